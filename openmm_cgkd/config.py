@@ -1,0 +1,265 @@
+"""system.yaml and run.yaml: what a fluid is, and what to do with it.
+
+Paths inside a file are relative to the file. Every physical quantity carries a unit; unknown fields are errors.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from .exceptions import ConfigError
+from .units import Density, Duration, Length, Mass, Pressure, Rate, Temperature, Time
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class MoleculeConfig(_Section):
+    """A molecule or ion of the fluid."""
+
+    name: str = Field(min_length=1, description="residue name in the force field")
+    structure: Path = Field(description="PDB file with one molecule and its CONECT records")
+    count: int = Field(gt=0)
+
+
+class BeadConfig(_Section):
+    """A bead: the centre of mass of some atoms of one molecule."""
+
+    type: str = Field(min_length=1, description="bead type name")
+    molecule: str
+    selection: str = Field("all", description="MDTraj selection of the bead's atoms within the molecule")
+
+
+class ReferenceConfig(_Section):
+    """Protocol of the all-atom run: pack, minimise, anneal, NPT, NVT at the mean density."""
+
+    initial_density: Density = "0.85 gram/centimeter**3"
+    pressure: Pressure = "1 bar"
+    nonbonded_cutoff: Length = "1.0 nanometer"
+    hydrogen_mass: Mass = "3 dalton"
+    timestep: Time = "4 femtosecond"
+    friction: Rate = "1 / picosecond"
+    annealing_temperature: Temperature = "450 kelvin"
+    annealing: Duration = "60 picosecond"
+    npt: Duration = "200 picosecond"
+    nvt: Duration = "20 picosecond"
+    production: Time = "1000 picosecond"
+    frame_interval: Time = "1 picosecond"
+    seed: int = Field(1, ge=1, lt=2**31)
+    platform: str | None = Field(None, description="OpenMM platform; the fastest one if absent")
+    threads: int | None = Field(None, gt=0, description="threads of the CPU platform; all cores if absent")
+
+
+class SystemConfig(_Section):
+    """A fluid: molecules, force field, state point and mapping (system.yaml)."""
+
+    name: str = Field(min_length=1)
+    force_field: Path = Field(description="OpenMM force-field XML")
+    temperature: Temperature
+    molecules: list[MoleculeConfig] = Field(min_length=1)
+    beads: list[BeadConfig] = Field(min_length=1)
+    reference: ReferenceConfig = ReferenceConfig()
+    _folder: Path = PrivateAttr(default=Path("."))
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        names = [molecule.name for molecule in self.molecules]
+        if len(set(names)) < len(names):
+            raise ValueError(f"molecule names repeat: {names}; name each molecule once")
+        for bead in self.beads:
+            if bead.molecule not in names:
+                raise ValueError(f"bead {bead.type} belongs to molecule {bead.molecule}, which is not among {names}")
+        return self
+
+    def path(self, relative: Path) -> Path:
+        """Absolute path of a file named in this configuration."""
+        return (self._folder / relative).resolve()
+
+
+class SplitConfig(_Section):
+    """Split of the frames into contiguous time blocks, with a gap between training and held-out blocks."""
+
+    validation: float = Field(0.1, gt=0, lt=1, description="share of frames that chooses the checkpoint")
+    test: float = Field(0.1, gt=0, lt=1, description="share of frames held out from everything")
+    gap: Duration = Field("5 picosecond", description="frames dropped on each side of a held-out block")
+
+
+class ModelConfig(_Section):
+    """TensorNet of torchmd-net with per-bead energies."""
+
+    channels: int = Field(64, gt=0)
+    layers: int = Field(1, ge=0)
+    cutoff: Length = "1.0 nanometer"
+    radial_functions: int = Field(32, gt=1)
+
+
+class PriorConfig(_Section):
+    """Exponential pair repulsion that switches on where the all-atom RDF vanishes."""
+
+    threshold: float = Field(0.001, gt=0, description="t is the first r with g(r) above this")
+    p: float = Field(0.05, gt=0, lt=1, description="force at t as a share of the mean force component")
+    distance: Length = Field("0.015 nanometer", description="inside t by this much the force is the mean component")
+
+
+class TrainingConfig(_Section):
+    """One optimisation."""
+
+    epochs: int = Field(30, gt=0)
+    batch_size: int = Field(4, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    patience: int = Field(8, gt=0, description="epochs without improvement before training stops")
+    gradient_clip: float = Field(1.0, gt=0)
+
+
+class TeachersConfig(_Section):
+    """Ensemble of force-matching teachers; members differ by seed and by resampled training blocks."""
+
+    count: int = Field(8, gt=0)
+    blocks: int = Field(20, gt=1, description="time blocks that each member resamples with replacement")
+    training: TrainingConfig = TrainingConfig()
+
+
+class LossWeights(_Section):
+    """Weights of the distillation loss; each term is scaled by the variance of its target."""
+
+    force: float = Field(1.0, ge=0)
+    energy: float = Field(0.0, ge=0, description="total energy per bead")
+    bead_energy: float = Field(0.1, ge=0, description="per-bead energies")
+
+    @model_validator(mode="after")
+    def _not_all_zero(self) -> Self:
+        if self.force == self.energy == self.bead_energy == 0:
+            raise ValueError("all loss weights are 0; set at least one of force, energy, bead_energy above 0")
+        return self
+
+
+class StudentConfig(_Section):
+    """The distilled model, or direct force matching for comparison."""
+
+    targets: Literal["ensemble", "single", "noisy"] = Field(
+        "ensemble", description="labels: teacher mean, the first teacher alone, or the mapped forces themselves"
+    )
+    weights: LossWeights = LossWeights()
+    model: ModelConfig | None = Field(None, description="as the teachers' if absent")
+    training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _noisy_has_no_energy(self) -> Self:
+        if self.targets == "noisy" and (self.weights.energy or self.weights.bead_energy):
+            raise ValueError("mapped all-atom frames carry no CG energy; with targets: noisy set energy and bead_energy to 0")
+        return self
+
+
+class SimulationConfig(_Section):
+    """Coarse-grained molecular dynamics."""
+
+    timestep: Time = "5 femtosecond"
+    friction: Rate = "1 / picosecond"
+    equilibration: Duration = "5 picosecond"
+    production: Time = "100 picosecond"
+    frame_interval: Time = "0.2 picosecond"
+    platform: str | None = Field(None, description="OpenMM platform; the fastest one if absent")
+    trajectory: Literal["dcd", "xtc"] = "dcd"
+    max_temperature_ratio: float = Field(3.0, gt=1, description="the run stops above this multiple of the set temperature")
+
+
+class ComparisonConfig(_Section):
+    """Radial distribution functions, CG against all-atom."""
+
+    bins: int = Field(150, gt=1)
+    r_max: Length | None = Field(None, description="half the smallest box height if absent")
+    blocks: int = Field(5, gt=1, description="time blocks for standard errors")
+
+
+class RunConfig(_Section):
+    """The whole pipeline on one fluid (run.yaml)."""
+
+    system: Path = Field(description="system.yaml of the fluid")
+    folder: Path = Field(description="results, logs and checkpoints")
+    frames: Path | None = Field(None, description="mapped all-atom frames; absent: run the all-atom stage")
+    max_frames: int | None = Field(None, gt=0, description="use evenly spaced frames, at most this many, for training")
+    seed: int = Field(1, ge=1, lt=2**31)
+    workers: int | None = Field(None, gt=0, description="teachers trained side by side; one per core if absent")
+    split: SplitConfig = SplitConfig()
+    model: ModelConfig = ModelConfig()
+    prior: PriorConfig = PriorConfig()
+    teachers: TeachersConfig = TeachersConfig()
+    student: StudentConfig = StudentConfig()
+    simulation: SimulationConfig = SimulationConfig()
+    comparison: ComparisonConfig = ComparisonConfig()
+    _folder: Path = PrivateAttr(default=Path("."))
+
+    def path(self, relative: Path) -> Path:
+        """Absolute path of a file or folder named in this configuration."""
+        return (self._folder / relative).resolve()
+
+    @property
+    def run_folder(self) -> Path:
+        return self.path(self.folder)
+
+
+_Config = TypeVar("_Config", SystemConfig, RunConfig)
+
+
+def _sentence(source: Path | str, error: ValidationError) -> str:
+    """One sentence for the first thing wrong in a configuration."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "the file"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "unknown field; check the spelling or remove it"
+    elif first["type"] != "value_error":
+        message = f"got {first['input']!r}: {message[0].lower()}{message[1:]}"
+        if first["type"] == "missing":
+            message = "required field is missing; add it"
+    return f"{source}: {field}: {message}."
+
+
+def parse(kind: type[_Config], data: Any, source: Path | str, folder: Path) -> _Config:
+    """Validate plain data as a configuration; relative paths refer to `folder`.
+
+    Raises
+    ------
+    ConfigError
+        Naming the file, the field, the value and the cure.
+    """
+    if not isinstance(data, dict):
+        raise ConfigError(f"{source}: expected a mapping of fields to values, got {type(data).__name__}.")
+    try:
+        config = kind.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_sentence(source, error)) from error
+    config._folder = folder.resolve()
+    return config
+
+
+def _load(kind: type[_Config], path: Path | str) -> _Config:
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file; give the path of a YAML configuration.") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}).") from error
+    return parse(kind, data, path, path.parent)
+
+
+def load_system(path: Path | str) -> SystemConfig:
+    """Read a system.yaml."""
+    return _load(SystemConfig, path)
+
+
+def load_run(path: Path | str) -> RunConfig:
+    """Read a run.yaml."""
+    return _load(RunConfig, path)
+
+
+def dump(config: SystemConfig | RunConfig) -> str:
+    """The fully expanded configuration as YAML, every default spelled out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,227 @@
+"""Linear map from atoms to beads.
+
+Positions map to centres of mass with the true atomic masses; forces sum over the atoms of the bead, which is
+the consistent force map for centre-of-mass beads (Noid et al., J. Chem. Phys. 2008, 128, 244114) and stays valid
+when constraints lie inside one bead, because constraint forces are internal and cancel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import mdtraj
+import numpy as np
+import openmm
+from scipy.sparse import csr_matrix
+
+from .config import SystemConfig
+from .exceptions import MappingError
+
+
+@dataclass(frozen=True)
+class BeadTopology:
+    """What the coarse-grained model knows of its particles.
+
+    Attributes
+    ----------
+    type_names : tuple of str
+        Bead type names; `types` indexes them.
+    types : ndarray, shape (n_beads,), int64
+    masses : ndarray, shape (n_beads,), dalton
+    molecules : ndarray, shape (n_beads,), int64
+        Index of the molecule each bead belongs to.
+    charges : ndarray, shape (n_beads,), elementary charge
+        Sum of the atomic charges; zero if the force field was not read.
+    """
+
+    type_names: tuple[str, ...]
+    types: np.ndarray
+    masses: np.ndarray
+    molecules: np.ndarray
+    charges: np.ndarray = field(default=None)
+
+    def __post_init__(self) -> None:
+        if self.charges is None:
+            object.__setattr__(self, "charges", np.zeros(len(self.types)))
+
+    @property
+    def n_beads(self) -> int:
+        return len(self.types)
+
+    @property
+    def names(self) -> list[str]:
+        """Type name of every bead."""
+        return [self.type_names[i] for i in self.types]
+
+    def to_mdtraj(self) -> mdtraj.Topology:
+        """MDTraj topology: one residue per molecule, one element-less atom per bead."""
+        topology = mdtraj.Topology()
+        chain = topology.add_chain()
+        residue, last = None, None
+        for name, molecule in zip(self.names, self.molecules, strict=True):
+            if residue is None or molecule != last:
+                residue, last = topology.add_residue(name, chain), molecule
+            topology.add_atom(name, mdtraj.element.virtual, residue)
+        return topology
+
+
+class Mapping:
+    """Centre-of-mass map of a whole system.
+
+    Parameters
+    ----------
+    bead_atoms : list of ndarray of int
+        Atom indices of every bead.
+    atom_masses : ndarray, shape (n_atoms,), dalton
+        True masses, without hydrogen-mass repartitioning.
+    topology : BeadTopology
+        Bead types and molecules; its masses are those of the atoms in each bead.
+
+    Raises
+    ------
+    MappingError
+        If an atom is in two beads or in none, or a bead is empty or massless.
+    """
+
+    def __init__(self, bead_atoms: list[np.ndarray], atom_masses: np.ndarray, topology: BeadTopology) -> None:
+        n_atoms, n_beads = len(atom_masses), len(bead_atoms)
+        owner = np.full(n_atoms, -1)
+        for bead, atoms in enumerate(bead_atoms):
+            if len(atoms) == 0:
+                raise MappingError(f"Bead {bead} ({topology.names[bead]}) has no atoms; check its selection.")
+            taken = owner[atoms] >= 0
+            if taken.any():
+                atom = atoms[np.argmax(taken)]
+                raise MappingError(f"Atom {atom} is in beads {owner[atom]} and {bead}; put every atom in one bead.")
+            owner[atoms] = bead
+        if (owner < 0).any():
+            missing = np.flatnonzero(owner < 0)
+            raise MappingError(
+                f"{len(missing)} atoms are in no bead (first: atom {missing[0]}); forces on them would be lost, add them to a bead."
+            )
+        masses = np.bincount(owner, weights=atom_masses, minlength=n_beads)
+        if (masses <= 0).any():
+            raise MappingError(f"Bead {np.argmin(masses)} has mass {masses.min()} dalton; atoms need their true masses.")
+        self.bead_of_atom = owner
+        self.topology = BeadTopology(topology.type_names, topology.types, masses, topology.molecules, topology.charges)
+        columns = np.arange(n_atoms)
+        self._sum = csr_matrix((np.ones(n_atoms), (owner, columns)), shape=(n_beads, n_atoms))
+        self._mean = csr_matrix((atom_masses / masses[owner], (owner, columns)), shape=(n_beads, n_atoms))
+
+    @property
+    def n_atoms(self) -> int:
+        return len(self.bead_of_atom)
+
+    def map_positions(self, positions: np.ndarray) -> np.ndarray:
+        """Centres of mass, shape (n_beads, 3), nm; `positions` (n_atoms, 3) must hold whole molecules."""
+        self._check_shape(positions, "positions")
+        return self._mean @ positions
+
+    def map_forces(self, forces: np.ndarray) -> np.ndarray:
+        """Mapped forces, shape (n_beads, 3), kJ/mol/nm, from atomic `forces` (n_atoms, 3)."""
+        self._check_shape(forces, "forces")
+        return self._sum @ forces
+
+    def check_constraints(self, system: openmm.System) -> None:
+        """Refuse a constraint between atoms of two beads.
+
+        Its force would act between beads, and ``State.getForces`` leaves constraint forces out.
+        """
+        for k in range(system.getNumConstraints()):
+            i, j, _ = system.getConstraintParameters(k)
+            if self.bead_of_atom[i] != self.bead_of_atom[j]:
+                raise MappingError(
+                    f"The constraint between atoms {i} and {j} crosses beads {self.bead_of_atom[i]} and {self.bead_of_atom[j]}; "
+                    "its force is missing from the mapped forces, so constrain only inside beads."
+                )
+
+    def _check_shape(self, values: np.ndarray, name: str) -> None:
+        if values.shape != (self.n_atoms, 3):
+            raise MappingError(f"Expected {name} of shape ({self.n_atoms}, 3), got {values.shape}; the topology does not fit.")
+
+
+def mapping_from_config(config: SystemConfig, topology: mdtraj.Topology, charges: np.ndarray | None = None) -> Mapping:
+    """Build the map of a system from the bead definitions of its configuration.
+
+    Parameters
+    ----------
+    config : SystemConfig
+    topology : mdtraj.Topology
+        One residue per molecule, residue names as in the configuration.
+    charges : ndarray, shape (n_atoms,), optional
+        Atomic charges in elementary charges.
+
+    Raises
+    ------
+    MappingError
+        If a molecule is unknown, miscounted, or a selection is not valid.
+    """
+    found: dict[str, int] = {}
+    for residue in topology.residues:
+        found[residue.name] = found.get(residue.name, 0) + 1
+    for molecule in config.molecules:
+        if found.pop(molecule.name, 0) != molecule.count:
+            n = sum(residue.name == molecule.name for residue in topology.residues)
+            raise MappingError(f"The topology holds {n} molecules of {molecule.name}, the configuration says {molecule.count}.")
+    if found:
+        raise MappingError(f"The topology holds molecules that the configuration does not name: {sorted(found)}.")
+
+    type_names = tuple(dict.fromkeys(bead.type for bead in config.beads))
+    bead_atoms, types, molecules = [], [], []
+    local: dict[str, list[tuple[int, np.ndarray]]] = {}
+    for index, residue in enumerate(topology.residues):
+        if residue.name not in local:
+            part = topology.subset([atom.index for atom in residue.atoms])
+            local[residue.name] = [
+                (type_names.index(bead.type), _select(part, bead.selection)) for bead in config.beads if bead.molecule == residue.name
+            ]
+        first = residue.atom(0).index
+        for bead_type, atoms in local[residue.name]:
+            bead_atoms.append(atoms + first)
+            types.append(bead_type)
+            molecules.append(index)
+    masses = np.array([atom.element.mass for atom in topology.atoms])
+    beads = BeadTopology(type_names, np.array(types), np.zeros(len(types)), np.array(molecules))
+    mapping = Mapping(bead_atoms, masses, beads)
+    if charges is not None:
+        # rounding removes the summation noise of float charges; force fields give at most five decimals
+        object.__setattr__(mapping.topology, "charges", np.round(mapping._sum @ charges, 6))
+    return mapping
+
+
+def _select(topology: mdtraj.Topology, selection: str) -> np.ndarray:
+    try:
+        return topology.select(selection)
+    except Exception as error:  # MDTraj's selection parser raises many types
+        raise MappingError(f"Selection '{selection}' is not valid MDTraj selection language.") from error
+
+
+def make_whole(positions: np.ndarray, box: np.ndarray, bonds: np.ndarray) -> np.ndarray:
+    """Put bonded atoms next to each other across periodic boundaries.
+
+    Parameters
+    ----------
+    positions : ndarray, shape (n_atoms, 3), nm
+    box : ndarray, shape (3, 3), nm
+        Box vectors as rows, triclinic allowed.
+    bonds : ndarray, shape (n_bonds, 2)
+        Ordered so that the first atom of each bond is placed before the second, as `bond_order` gives.
+    """
+    whole = positions.copy()
+    inverse = np.linalg.inv(box)
+    for i, j in bonds:
+        delta = whole[j] - whole[i]
+        whole[j] -= np.round(delta @ inverse) @ box
+    return whole
+
+
+def bond_order(topology: mdtraj.Topology) -> np.ndarray:
+    """Bonds of a topology as a spanning forest, parents before children, shape (n, 2)."""
+    import networkx
+
+    graph = topology.to_bondgraph()
+    index = {atom: atom.index for atom in graph}
+    order = [
+        (index[a], index[b]) for part in networkx.connected_components(graph) for a, b in networkx.bfs_edges(graph, min(part, key=index.get))
+    ]
+    return np.array(order, dtype=int).reshape(-1, 2)

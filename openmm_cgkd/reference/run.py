@@ -1,0 +1,217 @@
+"""Stage 1: pack, minimise, anneal, NPT, NVT at the mean density, and mapped frames; resumable."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import platform
+import sys
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+import openmm
+from openmm import app, unit
+
+from .. import __version__
+from ..config import SystemConfig, dump
+from ..exceptions import SimulationError
+from ..files import file_hash, replacing, write_text
+from ..mapping import mapping_from_config
+from ..progress import log_to, progress
+from .build import atomic_charges, create_system, pack
+from .reporter import MappedReporter
+
+logger = logging.getLogger(__name__)
+
+_SAVE_INTERVAL = 10.0  # ps between saved states of a stage
+
+
+def run_reference(config: SystemConfig, folder: Path) -> Path:
+    """Run the all-atom stage and return the path of the mapped frames.
+
+    Every phase saves its state regularly; a second call with the same folder continues where the first stopped.
+
+    Parameters
+    ----------
+    config : SystemConfig
+    folder : path
+        Holds ``box.pdb``, ``<phase>.xml`` states, ``<phase>.csv`` thermodynamics, ``frames.h5`` and ``reference.log``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with log_to(folder / "reference.log"):
+        write_text(folder / "system.yaml", dump(config))
+        return _Reference(config, folder).run()
+
+
+class _Reference:
+    def __init__(self, config: SystemConfig, folder: Path) -> None:
+        self.config, self.protocol, self.folder = config, config.reference, folder
+
+    def run(self) -> Path:
+        frames, protocol = self.folder / "frames.h5", self.protocol
+        if (self.folder / "production.xml").exists():
+            logger.info("all-atom stage is finished: %s", frames)
+            return frames
+        topology, positions = self._packed()
+        system = create_system(self.config, topology)
+        mapping = mapping_from_config(self.config, mdtraj.Topology.from_openmm(topology), atomic_charges(system))
+        mapping.check_constraints(system)
+
+        annealed = self._phase("annealing", system, topology, protocol.annealing, protocol.annealing_temperature, barostat=True, start=positions)
+        npt = self._phase("npt", system, topology, protocol.npt, self.config.temperature, barostat=True, start=annealed)
+        at_mean = self._at_mean_volume(npt, mapping.bead_of_atom, topology)
+        nvt = self._phase("nvt", system, topology, protocol.nvt, self.config.temperature, barostat=False, start=at_mean)
+        reporter = (frames, max(1, round(protocol.frame_interval / protocol.timestep)), mapping)
+        self._phase("production", system, topology, protocol.production, self.config.temperature, barostat=False, start=nvt, reporter=reporter)
+        return frames
+
+    def _packed(self) -> tuple[app.Topology, np.ndarray]:
+        path = self.folder / "box.pdb"
+        if not path.exists():
+            topology, positions = pack(self.config)
+            with replacing(path) as fresh, open(fresh, "w") as file:
+                app.PDBFile.writeFile(topology, positions * 10 * unit.angstrom, file, keepIds=False)
+            # the PDB is for looking; exact numbers come from the array
+            with replacing(self.folder / "box.npz") as fresh, open(fresh, "wb") as file:
+                np.savez(file, positions=positions, box=topology.getPeriodicBoxVectors().value_in_unit(unit.nanometer))
+            logger.info("packed %d atoms", topology.getNumAtoms())
+        with np.load(self.folder / "box.npz") as data:
+            positions, box = data["positions"], data["box"]
+        from .build import build_topology
+
+        topology = build_topology(self.config)
+        topology.setPeriodicBoxVectors(box * unit.nanometer)
+        return topology, positions
+
+    def _simulation(self, system: openmm.System, topology: app.Topology, temperature: float, barostat: bool) -> app.Simulation:
+        system = openmm.XmlSerializer.clone(system)
+        seed = self.protocol.seed
+        if barostat:
+            force = openmm.MonteCarloBarostat(self.protocol.pressure * unit.bar, temperature * unit.kelvin)
+            force.setRandomNumberSeed(seed)
+            system.addForce(force)
+        integrator = openmm.LangevinMiddleIntegrator(
+            temperature * unit.kelvin, self.protocol.friction / unit.picosecond, self.protocol.timestep * unit.picosecond
+        )
+        integrator.setRandomNumberSeed(seed)
+        if self.protocol.platform is None:
+            return app.Simulation(topology, system, integrator)
+        chosen = openmm.Platform.getPlatformByName(self.protocol.platform)
+        properties = {"Threads": str(self.protocol.threads)} if self.protocol.threads and self.protocol.platform == "CPU" else {}
+        return app.Simulation(topology, system, integrator, chosen, properties)
+
+    def _phase(self, name, system, topology, duration, temperature, barostat, start, reporter=None) -> openmm.State:
+        """Run one phase to its end, or read its result if it has ended before."""
+        done, partial = self.folder / f"{name}.xml", self.folder / f"{name}.partial.xml"
+        if done.exists():
+            return openmm.XmlSerializer.deserialize(done.read_text())
+        simulation = self._simulation(system, topology, temperature, barostat)
+        if partial.exists():
+            simulation.loadState(str(partial))
+            simulation.context.setStepCount(simulation.context.getStepCount())
+            logger.info("%s: resuming at %.1f ps", name, simulation.context.getTime().value_in_unit(unit.picosecond))
+        else:
+            self._start(simulation, start, temperature)
+        total = round(duration / self.protocol.timestep)
+        if reporter is not None:
+            path, interval, mapping = reporter
+            simulation.reporters.append(MappedReporter(path, interval, mapping, self._provenance(simulation), after_step=simulation.currentStep))
+        simulation.reporters.append(self._thermodynamics(name, simulation))
+        piece = max(1, round(_SAVE_INTERVAL / self.protocol.timestep))
+        with progress(f"all-atom {name}", duration, simulation.currentStep * self.protocol.timestep) as meter:
+            while simulation.currentStep < total:
+                try:
+                    simulation.step(min(piece - simulation.currentStep % piece, total - simulation.currentStep))
+                except openmm.OpenMMException as error:
+                    raise SimulationError(f"The all-atom run failed in phase {name}: {error}; lower the time step or initial_density.") from error
+                with replacing(partial) as fresh:
+                    simulation.saveState(str(fresh))
+                meter.update(simulation.currentStep * self.protocol.timestep)
+        with replacing(done) as fresh:
+            simulation.saveState(str(fresh))
+        for each in simulation.reporters:
+            if isinstance(each, MappedReporter):
+                each.close()
+        partial.unlink(missing_ok=True)
+        return openmm.XmlSerializer.deserialize(done.read_text())
+
+    def _start(self, simulation: app.Simulation, start, temperature: float) -> None:
+        context = simulation.context
+        if isinstance(start, np.ndarray):  # packed, not yet equilibrated: remove overlaps, then small steps
+            context.setPositions(start * unit.nanometer)
+            simulation.minimizeEnergy()
+            context.setVelocitiesToTemperature(temperature * unit.kelvin, self.protocol.seed)
+            timestep = simulation.integrator.getStepSize()
+            simulation.integrator.setStepSize(timestep / 4)
+            simulation.step(round(5.0 / (self.protocol.timestep / 4)))
+            simulation.integrator.setStepSize(timestep)
+        else:
+            context.setPeriodicBoxVectors(*start.getPeriodicBoxVectors())
+            context.setPositions(start.getPositions(asNumpy=True))
+            context.setVelocities(start.getVelocities(asNumpy=True))
+        simulation.currentStep = 0
+        context.setTime(0)
+
+    def _thermodynamics(self, name: str, simulation: app.Simulation) -> app.StateDataReporter:
+        path = self.folder / f"{name}.csv"
+        append = simulation.currentStep > 0 and path.exists()
+        return app.StateDataReporter(
+            str(path),
+            max(1, round(0.2 / self.protocol.timestep)),
+            step=True,
+            time=True,
+            potentialEnergy=True,
+            temperature=True,
+            volume=True,
+            density=True,
+            speed=True,
+            append=append,
+        )
+
+    def _at_mean_volume(self, npt: openmm.State, bead_of_atom: np.ndarray, topology: app.Topology) -> openmm.State:
+        """Scale molecule centres so that the box has the mean volume of the last two thirds of NPT."""
+        with open(self.folder / "npt.csv") as file:
+            volume = np.array([float(row["Box Volume (nm^3)"]) for row in csv.DictReader(file)])
+        mean = volume[len(volume) // 3 :].mean()
+        box = npt.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
+        scale = (mean / np.linalg.det(box)) ** (1 / 3)
+        positions = npt.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        molecule = np.array([atom.residue.index for atom in topology.atoms()])
+        count = np.bincount(molecule)
+        centres = np.stack([np.bincount(molecule, weights=positions[:, k]) / count for k in range(3)], axis=1)
+        moved = positions + (scale - 1) * centres[molecule]
+        logger.info("mean volume of NPT %.4f nm^3, box edges scaled by %.5f", mean, scale)
+        return _State(box * scale, moved, npt.getVelocities(asNumpy=True))
+
+    def _provenance(self, simulation: app.Simulation) -> dict[str, object]:
+        box = simulation.context.getState().getPeriodicBoxVolume().value_in_unit(unit.nanometer**3)
+        mass = sum(atom.element.mass.value_in_unit(unit.dalton) for atom in simulation.topology.atoms())
+        return {
+            "system": self.config.name,
+            "temperature": self.config.temperature,
+            "density": mass / box / 602.214076,
+            "n_atoms": simulation.topology.getNumAtoms(),
+            "seed": self.protocol.seed,
+            "command": " ".join(["cgkd", *sys.argv[1:]]),
+            "configuration": dump(self.config),
+            "force_field_sha256": file_hash(self.config.path(self.config.force_field)),
+            "versions": f"openmm_cgkd {__version__}, openmm {openmm.__version__}, python {platform.python_version()}",
+            "platform": simulation.context.getPlatform().getName(),
+        }
+
+
+class _State:
+    """The part of an `openmm.State` that a phase starts from."""
+
+    def __init__(self, box: np.ndarray, positions: np.ndarray, velocities: np.ndarray) -> None:
+        self._box, self._positions, self._velocities = box, positions, velocities
+
+    def getPeriodicBoxVectors(self) -> np.ndarray:
+        return self._box * unit.nanometer
+
+    def getPositions(self, asNumpy: bool = True) -> np.ndarray:
+        return self._positions * unit.nanometer
+
+    def getVelocities(self, asNumpy: bool = True) -> np.ndarray:
+        return self._velocities
