@@ -1,0 +1,113 @@
+"""Fixed pair repulsion that keeps beads from overlapping where the all-atom data are silent.
+
+For each pair of bead types U(r) = (s p / a) exp(a (t - r)) with a = ln(1/p) / d, where t is the first r with
+g(r) > threshold, s the mean magnitude of the mapped force components, p the share of s that the repulsion has at t, and d the
+distance inside t at which its force reaches s. Form and numbers follow the public coarse-graining example of the
+hippynn project; each pair is counted once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..config import PriorConfig
+from ..exceptions import FramesError
+from ..frames import Frames
+from .neighbors import find_pairs
+
+
+class PairRepulsion(nn.Module):
+    """Exponential repulsion between bead types.
+
+    Parameters
+    ----------
+    contact : Tensor, shape (n_types, n_types), nm
+        Distance t of each pair of types, symmetric.
+    force : float
+        s, kJ/mol/nm.
+    p, distance : float
+        Share of s at contact, and d in nm.
+    cutoff : float
+        Pairs at or beyond it contribute nothing, nm.
+    """
+
+    def __init__(self, contact: Tensor, force: float, p: float, distance: float, cutoff: float) -> None:
+        super().__init__()
+        self.steepness = math.log(1 / p) / distance  # a, 1/nm
+        self.height = force * p / self.steepness  # s p / a, kJ/mol
+        self.cutoff = cutoff
+        self.n_types = int(contact.shape[0])
+        self.register_buffer("contact", contact.reshape(-1))
+
+    def forward(self, types: Tensor, first: Tensor, second: Tensor, vectors: Tensor) -> Tensor:
+        """Per-bead energies (n_beads,), kJ/mol, half of each pair to either bead; arguments as `TensorNetEnergies`."""
+        distances = torch.linalg.vector_norm(vectors, dim=1)
+        kinds = types.index_select(0, first) * self.n_types + types.index_select(0, second)
+        exponent = self.steepness * (self.contact.index_select(0, kinds) - distances)
+        half = 0.5 * self.height * torch.exp(exponent) * (distances < self.cutoff).to(distances.dtype)
+        energies = torch.zeros(types.shape[0], dtype=vectors.dtype, device=vectors.device)
+        return energies.index_add(0, first, half).index_add(0, second, half)
+
+
+@dataclass(frozen=True)
+class PriorParameters:
+    """What `PairRepulsion` needs, as plain numbers for a JSON file."""
+
+    type_names: tuple[str, ...]
+    contact: list[list[float]]
+    force: float
+    p: float
+    distance: float
+
+    def build(self, cutoff: float) -> PairRepulsion:
+        return PairRepulsion(torch.tensor(self.contact), self.force, self.p, self.distance, cutoff)
+
+
+def fit_prior(frames: Frames, config: PriorConfig, bin_width: float = 0.005) -> PriorParameters:
+    """Read contact distances off the all-atom radial distribution functions.
+
+    Parameters
+    ----------
+    frames : Frames
+        All-atom frames; pairs are searched up to 1 nm or half the box, whichever is smaller.
+    config : PriorConfig
+    bin_width : float, nm
+
+    Raises
+    ------
+    FramesError
+        If two types never meet within the searched distance.
+    """
+    r_max = min(1.0, 0.499 * frames.smallest_height)
+    edges = np.arange(0, r_max + bin_width, bin_width)
+    n_types = len(frames.beads.type_names)
+    counts = np.zeros((n_types, n_types, len(edges) - 1))
+    density = np.zeros((n_types, n_types))  # expected pairs per nm^3 of shell, summed over frames
+    population = np.bincount(frames.beads.types, minlength=n_types)
+    possible = np.outer(population, population) - np.diag(population)
+    for positions, box in zip(frames.positions, frames.box, strict=True):
+        pairs = find_pairs(positions, box, r_max)
+        vectors = positions[pairs.second].astype(float) - positions[pairs.first] + pairs.shifts
+        bins = np.minimum((np.linalg.norm(vectors, axis=1) / bin_width).astype(int), len(edges) - 2)
+        a, b = frames.beads.types[pairs.first], frames.beads.types[pairs.second]
+        np.add.at(counts, (a, b, bins), 1)
+        np.add.at(counts, (b, a, bins), 1)
+        density += possible / np.linalg.det(box)
+    shell = 4 / 3 * np.pi * np.diff(edges**3)
+    contact = np.zeros((n_types, n_types))
+    for a in range(n_types):
+        for b in range(n_types):
+            if possible[a, b] == 0:
+                continue  # one bead of this type: it never meets itself
+            g = counts[a, b] / (density[a, b] * shell)
+            if not (g > config.threshold).any():
+                names = frames.beads.type_names
+                raise FramesError(f"Beads {names[a]} and {names[b]} never come within {r_max:g} nm in the frames; give more frames.")
+            contact[a, b] = edges[np.argmax(g > config.threshold)]
+    force = float(np.abs(frames.forces).mean())
+    return PriorParameters(tuple(frames.beads.type_names), contact.tolist(), force, config.p, config.distance)
