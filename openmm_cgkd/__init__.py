@@ -1,8 +1,19 @@
 """Coarse-grained force fields by knowledge distillation, run inside OpenMM."""
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 try:
     __version__ = version("openmm_cgkd")
 except PackageNotFoundError:  # running from a source tree that is not installed
     __version__ = "0+unknown"
+
+__all__ = ["CGPotential", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "CGPotential":  # on first use, so that importing the package stays light
+        from .runtime.cgpotential import CGPotential
+
+        return CGPotential
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

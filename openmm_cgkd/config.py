@@ -5,14 +5,34 @@ Paths inside a file are relative to the file. Every physical quantity carries a 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    SerializationInfo,
+    ValidationError,
+    model_validator,
+)
 
 from .exceptions import ConfigError
 from .units import Density, Duration, Length, Mass, Pressure, Rate, Temperature, Time
+
+
+def _write_path(path: Path, info: SerializationInfo) -> str:
+    """Keep a path pointing to the same file when its configuration is written into another folder."""
+    if not info.context or path.is_absolute():
+        return str(path)
+    return os.path.relpath(info.context["from"] / path, info.context["to"])
+
+
+_File = Annotated[Path, PlainSerializer(_write_path)]
 
 
 class _Section(BaseModel):
@@ -23,7 +43,7 @@ class MoleculeConfig(_Section):
     """A molecule or ion of the fluid."""
 
     name: str = Field(min_length=1, description="residue name in the force field")
-    structure: Path = Field(description="PDB file with one molecule and its CONECT records")
+    structure: _File = Field(description="PDB file with one molecule and its CONECT records")
     count: int = Field(gt=0)
 
 
@@ -59,12 +79,12 @@ class SystemConfig(_Section):
     """A fluid: molecules, force field, state point and mapping (system.yaml)."""
 
     name: str = Field(min_length=1)
-    force_field: Path = Field(description="OpenMM force-field XML")
+    force_field: _File = Field(description="OpenMM force-field XML")
     temperature: Temperature
     molecules: list[MoleculeConfig] = Field(min_length=1)
     beads: list[BeadConfig] = Field(min_length=1)
     reference: ReferenceConfig = ReferenceConfig()
-    _folder: Path = PrivateAttr(default=Path("."))
+    _folder: Path = PrivateAttr(default=Path())
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
@@ -180,9 +200,9 @@ class ComparisonConfig(_Section):
 class RunConfig(_Section):
     """The whole pipeline on one fluid (run.yaml)."""
 
-    system: Path = Field(description="system.yaml of the fluid")
-    folder: Path = Field(description="results, logs and checkpoints")
-    frames: Path | None = Field(None, description="mapped all-atom frames; absent: run the all-atom stage")
+    system: _File = Field(description="system.yaml of the fluid")
+    folder: _File = Field(description="results, logs and checkpoints")
+    frames: _File | None = Field(None, description="mapped all-atom frames; absent: run the all-atom stage")
     max_frames: int | None = Field(None, gt=0, description="use evenly spaced frames, at most this many, for training")
     seed: int = Field(1, ge=1, lt=2**31)
     workers: int | None = Field(None, gt=0, description="teachers trained side by side; one per core if absent")
@@ -193,7 +213,7 @@ class RunConfig(_Section):
     student: StudentConfig = StudentConfig()
     simulation: SimulationConfig = SimulationConfig()
     comparison: ComparisonConfig = ComparisonConfig()
-    _folder: Path = PrivateAttr(default=Path("."))
+    _folder: Path = PrivateAttr(default=Path())
 
     def path(self, relative: Path) -> Path:
         """Absolute path of a file or folder named in this configuration."""
@@ -260,6 +280,13 @@ def load_run(path: Path | str) -> RunConfig:
     return _load(RunConfig, path)
 
 
-def dump(config: SystemConfig | RunConfig) -> str:
-    """The fully expanded configuration as YAML, every default spelled out."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+def dump(config: SystemConfig | RunConfig, folder: Path | None = None) -> str:
+    """The fully expanded configuration as YAML, every default spelled out.
+
+    Parameters
+    ----------
+    folder : path, optional
+        Where the YAML will be written; its relative paths then refer to that folder.
+    """
+    context = {"from": config._folder.resolve(), "to": folder.resolve()} if folder else None
+    return yaml.safe_dump(config.model_dump(mode="json", context=context), sort_keys=False)

@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 
 from .exceptions import FramesError
+from .files import replacing
 from .mapping import BeadTopology
 
 FORMAT = "openmm_cgkd frames"
@@ -120,11 +121,9 @@ class FrameWriter:
         fresh = self.path.with_name(self.path.name + ".tmp")
         self._file = _create(fresh, beads, attributes)
         if kept is not None:
-            for k in range(len(kept)):
-                self._put({name: getattr(kept, name)[k] for name in _SHAPES})
-        self._file.flush()
+            _fill(self._file, kept)
+        self._file.swmr_mode = True  # before the file takes its name, so that a reader never meets a locked one
         os.replace(fresh, self.path)
-        self._file.swmr_mode = True
 
     def append(self, positions: np.ndarray, forces: np.ndarray, box: np.ndarray, time: float, step: int) -> None:
         """Append one frame; units as in `Frames`.
@@ -132,13 +131,16 @@ class FrameWriter:
         Raises
         ------
         FramesError
-            If the step does not grow or a value is not finite.
+            If the step does not grow, a shape does not fit the beads, or a value is not finite.
         """
         n = len(self._file["checksum"])
         if n and step <= self._file["step"][n - 1]:
             raise FramesError(f"{self.path}: step {step} is not after the last frame; resume with after_step or write to another file.")
         frame = {"positions": positions, "forces": forces, "box": box, "time": time, "step": step}
         for name, values in frame.items():
+            expected = self._file[name].shape[1:]
+            if np.shape(values) != expected:
+                raise FramesError(f"{self.path}: expected {name} of shape {expected}, got {np.shape(values)}; give every bead of the file.")
             if not np.all(np.isfinite(values)):
                 raise FramesError(f"{self.path}: {name} at step {step} are not finite; the simulation has failed, use a smaller time step.")
         self._put(frame)
@@ -150,7 +152,7 @@ class FrameWriter:
             self._file[name].resize(n + 1, axis=0)
             self._file[name][n] = frame[name]
             self._file[name].flush()
-        self._file["checksum"].resize(n + 1, axis=0)
+        self._file["checksum"].resize(n + 1, axis=0)  # last, because it makes the frame count
         self._file["checksum"][n] = _checksum(frame)
 
     def close(self) -> None:
@@ -163,6 +165,11 @@ class FrameWriter:
         self.close()
 
 
+def _shapes(beads: BeadTopology) -> dict[str, tuple[int, ...]]:
+    """Shape of each quantity in one frame."""
+    return {name: tuple(beads.n_beads if s == -1 else s for s in shape) for name, shape in _SHAPES.items()}
+
+
 def _create(path: Path, beads: BeadTopology, attributes: dict[str, Any]) -> h5py.File:
     file = h5py.File(path, "w", libver="latest")
     file.attrs.update({"format": FORMAT, "version": VERSION, **attributes})
@@ -170,12 +177,25 @@ def _create(path: Path, beads: BeadTopology, attributes: dict[str, Any]) -> h5py
     group.attrs["type_names"] = list(beads.type_names)
     for name in ("types", "masses", "molecules", "charges"):
         group[name] = getattr(beads, name)
-    for name, shape in _SHAPES.items():
-        shape = tuple(beads.n_beads if s == -1 else s for s in shape)
+    for name, shape in _shapes(beads).items():
         rows = 1 if len(shape) == 2 and shape[0] > 3 else 256
         file.create_dataset(name, shape=(0, *shape), maxshape=(None, *shape), chunks=(rows, *shape), dtype=_TYPES[name])
     file.create_dataset("checksum", shape=(0,), maxshape=(None,), chunks=(256,), dtype="u4")
     return file
+
+
+def _fill(file: h5py.File, frames: Frames) -> None:
+    """Write all frames at once into a new file."""
+    for name in _SHAPES:
+        file[name].resize(len(frames), axis=0)
+        file[name][:] = getattr(frames, name)
+    file["checksum"].resize(len(frames), axis=0)
+    file["checksum"][:] = _checksums(frames)
+
+
+def _checksums(frames: Frames) -> np.ndarray:
+    sums = [_checksum({name: getattr(frames, name)[k] for name in _SHAPES}) for k in range(len(frames))]
+    return np.array(sums, dtype="u4")
 
 
 def read_frames(path: Path | str, allow_empty: bool = False) -> Frames:
@@ -190,32 +210,17 @@ def read_frames(path: Path | str, allow_empty: bool = False) -> Frames:
     if not path.exists():
         raise FramesError(f"{path}: no such file; make mapped frames with 'cgkd reference' or 'cgkd map'.")
     try:
-        file = _open(path)
-    except OSError as error:
-        raise FramesError(f"{path}: is not an HDF5 file of mapped frames, or is damaged beyond reading.") from error
-    with file:
-        if file.attrs.get("format") != FORMAT:
-            raise FramesError(f"{path}: is not a file of mapped frames.")
-        if file.attrs["version"] > VERSION:
-            raise FramesError(f"{path}: has format version {file.attrs['version']}, this package reads up to {VERSION}; upgrade it.")
-        missing = [name for name in (*_SHAPES, "checksum") if name not in file]
-        if missing:
-            raise FramesError(f"{path}: has no {' and no '.join(missing)}; force matching needs positions and forces of every frame.")
-        group = file["beads"]
-        beads = BeadTopology(
-            tuple(str(name) for name in group.attrs["type_names"]), *(group[name][:] for name in ("types", "masses", "molecules", "charges"))
-        )
-        n = min(len(file[name]) for name in (*_SHAPES, "checksum"))
-        data = {name: file[name][:n] for name in _SHAPES}
-        stored = file["checksum"][:n]
-        attributes = {key: _plain(value) for key, value in file.attrs.items() if key not in ("format", "version")}
-    good = np.array([_checksum({name: data[name][k] for name in _SHAPES}) == stored[k] for k in range(n)], dtype=bool)
-    whole = n if good.all() else int(np.argmin(good))
+        with _open(path) as file:
+            frames, stored = _read(file, path)
+    except (OSError, KeyError, RuntimeError) as error:  # h5py raises all of these on damaged files
+        raise FramesError(f"{path}: is not an HDF5 file of mapped frames, or is damaged beyond reading; make it again.") from error
+    good = _checksums(frames) == stored
+    whole = len(frames) if good.all() else int(np.argmin(good))
     if good[whole:].any():
         raise FramesError(f"{path}: frame {whole} is damaged (checksum differs) but later ones are not; restore the file from a copy.")
     if whole == 0 and not allow_empty:
-        raise FramesError(f"{path}: holds no whole frame.")
-    frames = Frames(**{name: data[name][:whole] for name in _SHAPES}, beads=beads, attributes=attributes)
+        raise FramesError(f"{path}: holds no whole frame; make mapped frames with 'cgkd reference' or 'cgkd map'.")
+    frames = frames[:whole]
     for name in ("positions", "forces", "box"):
         bad = ~np.isfinite(getattr(frames, name)).all(axis=(1, 2))
         if bad.any():
@@ -223,12 +228,37 @@ def read_frames(path: Path | str, allow_empty: bool = False) -> Frames:
     return frames
 
 
+def _read(file: h5py.File, path: Path) -> tuple[Frames, np.ndarray]:
+    """Frames whose datasets are all long enough, and their stored checksums."""
+    if file.attrs.get("format") != FORMAT:
+        raise FramesError(f"{path}: is not a file of mapped frames; make one with 'cgkd reference' or 'cgkd map'.")
+    if file.attrs["version"] > VERSION:
+        raise FramesError(f"{path}: has format version {file.attrs['version']}, this package reads up to {VERSION}; upgrade openmm_cgkd.")
+    missing = [name for name in (*_SHAPES, "checksum") if name not in file]
+    if missing:
+        raise FramesError(f"{path}: has no {' and no '.join(missing)}; force matching needs positions and forces of every frame.")
+    group = file["beads"]
+    arrays = (group[name][:] for name in ("types", "masses", "molecules", "charges"))
+    beads = BeadTopology(tuple(str(name) for name in group.attrs["type_names"]), *arrays)
+    for name, expected in _shapes(beads).items():
+        if file[name].shape[1:] != expected:
+            raise FramesError(f"{path}: {name} have shape {file[name].shape[1:]} per frame, expected {expected} for {beads.n_beads} beads.")
+    n = min(len(file[name]) for name in (*_SHAPES, "checksum"))
+    attributes = {key: _plain(value) for key, value in file.attrs.items() if key not in ("format", "version")}
+    return Frames(**{name: file[name][:n] for name in _SHAPES}, beads=beads, attributes=attributes), file["checksum"][:n]
+
+
 def _open(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except OSError:
-        # marked as open for writing: its writer is alive or was killed
+    """Open for reading, in single-writer mode if the file's writer is alive or was killed.
+
+    Only then: in that mode HDF5 retries for minutes what it cannot read in a damaged file.
+    """
+    with open(path, "rb") as file:
+        head = file.read(12)
+    # superblock of version 3: signature, version, sizes of offsets and lengths, flags (1: open for writing, 4: single writer)
+    if head[:9] == b"\x89HDF\r\n\x1a\n\x03" and head[11:] > b"\0":
         return h5py.File(path, "r", libver="latest", swmr=True)
+    return h5py.File(path, "r")
 
 
 def _plain(value: Any) -> Any:
@@ -238,17 +268,12 @@ def _plain(value: Any) -> Any:
 def compress(source: Path | str, target: Path | str, every: int = 1) -> None:
     """Rewrite a file of frames with compression, complete or not at all; for shipping, not for appending."""
     frames = read_frames(source)[::every]
-    target = Path(target)
-    fresh = target.with_name(target.name + ".tmp")
-    with _create(fresh, frames.beads, frames.attributes) as file:
+    with replacing(Path(target)) as fresh, _create(fresh, frames.beads, frames.attributes) as file:
         for name in _SHAPES:
-            values = getattr(frames, name)
             del file[name]
-            file.create_dataset(name, data=values.astype(_TYPES[name]), chunks=True, compression="gzip", shuffle=True)
-        sums = [_checksum({name: getattr(frames, name)[k] for name in _SHAPES}) for k in range(len(frames))]
+            file.create_dataset(name, data=getattr(frames, name), chunks=True, compression="gzip", shuffle=True)
         del file["checksum"]
-        file["checksum"] = np.array(sums, dtype="u4")
-    os.replace(fresh, target)
+        file["checksum"] = _checksums(frames)
 
 
 @dataclass(frozen=True)
@@ -286,7 +311,8 @@ def split_frames(time: np.ndarray, validation: float, test: float, gap: float) -
         split = Split(index[:first_validation][in_training[:first_validation]], index[in_validation], index[first_test:])
         if min(len(split.training), len(split.validation)) > 0:
             return split
+    span = time[-1] - time[0] if n else 0.0
     raise FramesError(
-        f"{n} frames over {time[-1] - time[0]:g} ps cannot be split into training, validation ({validation:g}) and test ({test:g}) "
+        f"{n} frames over {span:g} ps cannot be split into training, validation ({validation:g}) and test ({test:g}) "
         f"with gaps of {gap:g} ps; use more frames, larger shares or a smaller gap."
     )

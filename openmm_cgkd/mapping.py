@@ -154,7 +154,7 @@ def mapping_from_config(config: SystemConfig, topology: mdtraj.Topology, charges
     Raises
     ------
     MappingError
-        If a molecule is unknown, miscounted, or a selection is not valid.
+        If a molecule is unknown, miscounted or has other atoms than its like, or a selection is not valid.
     """
     found: dict[str, int] = {}
     for residue in topology.residues:
@@ -169,12 +169,16 @@ def mapping_from_config(config: SystemConfig, topology: mdtraj.Topology, charges
     type_names = tuple(dict.fromkeys(bead.type for bead in config.beads))
     bead_atoms, types, molecules = [], [], []
     local: dict[str, list[tuple[int, np.ndarray]]] = {}
+    atom_names: dict[str, list[str]] = {}
     for index, residue in enumerate(topology.residues):
         if residue.name not in local:
             part = topology.subset([atom.index for atom in residue.atoms])
+            atom_names[residue.name] = [atom.name for atom in part.atoms]
             local[residue.name] = [
                 (type_names.index(bead.type), _select(part, bead.selection)) for bead in config.beads if bead.molecule == residue.name
             ]
+        if [atom.name for atom in residue.atoms] != atom_names[residue.name]:
+            raise MappingError(f"Molecule {index} ({residue.name}) has other atoms, or in another order, than the first {residue.name}.")
         first = residue.atom(0).index
         for bead_type, atoms in local[residue.name]:
             bead_atoms.append(atoms + first)
@@ -207,12 +211,13 @@ def make_whole(positions: np.ndarray, box: np.ndarray, bonds: np.ndarray) -> np.
     bonds : ndarray, shape (n_bonds, 2)
         Ordered so that the first atom of each bond is placed before the second, as `bond_order` gives.
     """
-    whole = positions.copy()
-    inverse = np.linalg.inv(box)
-    for i, j in bonds:
-        delta = whole[j] - whole[i]
-        whole[j] -= np.round(delta @ inverse) @ box
-    return whole
+    if len(bonds) == 0:
+        return positions.copy()
+    crossings = np.round((positions[bonds[:, 1]] - positions[bonds[:, 0]]) @ np.linalg.inv(box))
+    images = np.zeros_like(positions)  # box vectors between each atom and the first of its molecule
+    for (i, j), crossing in zip(bonds, crossings, strict=True):
+        images[j] = images[i] + crossing
+    return positions - images @ box
 
 
 def bond_order(topology: mdtraj.Topology) -> np.ndarray:
@@ -221,7 +226,6 @@ def bond_order(topology: mdtraj.Topology) -> np.ndarray:
 
     graph = topology.to_bondgraph()
     index = {atom: atom.index for atom in graph}
-    order = [
-        (index[a], index[b]) for part in networkx.connected_components(graph) for a, b in networkx.bfs_edges(graph, min(part, key=index.get))
-    ]
+    roots = [min(part, key=index.get) for part in networkx.connected_components(graph)]
+    order = [(index[a], index[b]) for root in roots for a, b in networkx.bfs_edges(graph, root)]
     return np.array(order, dtype=int).reshape(-1, 2)

@@ -89,7 +89,7 @@ class Stage:
         self.name, self.outputs = name, outputs
         self._stamp = folder.root / "stages" / f"{name}.json"
         self._inputs = json.loads(json.dumps(inputs, default=_plain))
-        write_text(folder.root / "run.yaml", dump(folder.config))
+        write_text(folder.root / "run.yaml", dump(folder.config, folder.root))
 
     @property
     def fingerprint(self) -> str:

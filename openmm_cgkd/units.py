@@ -6,6 +6,8 @@ Inside the package every number is in OpenMM's unit system: nm, ps, kJ/mol, dalt
 
 from __future__ import annotations
 
+import math
+import re
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -19,6 +21,10 @@ def _registry() -> pint.UnitRegistry:
     return pint.UnitRegistry(autoconvert_offset_to_baseunit=True)
 
 
+# pint alone would read '1,5 kelvin' as 15 and '3 kelvin; 2' as 6
+_NUMBER = r"(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf))"
+_NUMBER_AND_UNIT = re.compile(rf"\s*{_NUMBER}\s*(?P<unit>(?:(?:[A-Za-z(]|1? */)[\w\s*/^().-]*)?)")
+
 # unit name -> the same unit for openmm.unit.Quantity arguments
 _OPENMM_UNITS = {
     "kelvin": omm_unit.kelvin,
@@ -26,7 +32,7 @@ _OPENMM_UNITS = {
     "nanometer": omm_unit.nanometer,
     "dalton": omm_unit.dalton,
     "bar": omm_unit.bar,
-    "1/picosecond": omm_unit.picosecond**-1,
+    "picosecond**-1": omm_unit.picosecond**-1,
     "gram/centimeter**3": omm_unit.gram / omm_unit.centimeter**3,
     "kilojoule/mole": omm_unit.kilojoule_per_mole,
 }
@@ -38,15 +44,22 @@ def to_float(value: Any, unit: str) -> float:
     Parameters
     ----------
     value : str or openmm.unit.Quantity
-        For example ``"298.15 kelvin"``. A bare number is refused unless it is zero.
+        For example ``"298.15 kelvin"``; a bare number is refused.
     unit : str
         Name of the target unit, one of the package's internal units.
 
     Raises
     ------
     ValueError
-        If the unit is missing, unknown, or of another dimension.
+        If the unit is missing, unknown, or of another dimension, or the number is not finite.
     """
+    number = _convert(value, unit)
+    if not math.isfinite(number):
+        raise ValueError(f"got {value}; write a finite number, for example '1 {unit}'")
+    return number
+
+
+def _convert(value: Any, unit: str) -> float:
     if omm_unit.is_quantity(value):
         try:
             return float(value.value_in_unit(_OPENMM_UNITS[unit]))
@@ -54,19 +67,18 @@ def to_float(value: Any, unit: str) -> float:
             raise ValueError(f"got {value}, expected a quantity that converts to {unit}") from error
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise ValueError(f"got {value} without a unit; write for example '{value} {unit}'")
-    if not isinstance(value, str):
-        raise ValueError(f"got {value!r}; write a number and a unit, for example '1 {unit}'")
+    match = _NUMBER_AND_UNIT.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"got {value!r}, which is not a number with a unit; write for example '1 {unit}'")
+    number, written = float(match["number"]), match["unit"]
+    if not written:
+        raise ValueError(f"got '{value}' without a unit; write for example '{value} {unit}'")
     try:
-        quantity = _registry().Quantity(value)
-        if quantity.dimensionless:
-            raise ValueError(f"got '{value}' without a unit; write for example '{value} {unit}'")
-        return float(quantity.to(unit).magnitude)
-    except pint.UndefinedUnitError as error:
-        raise ValueError(f"got '{value}', whose unit is unknown; write for example '1 {unit}'") from error
+        return float(_registry().Quantity(number, f"1 {written}" if written.startswith("/") else written).to(unit).magnitude)
     except pint.DimensionalityError as error:
         raise ValueError(f"got '{value}', which does not convert to {unit}") from error
-    except (TypeError, AttributeError, AssertionError, pint.errors.PintError) as error:
-        raise ValueError(f"got '{value}', which is not a number with a unit; write for example '1 {unit}'") from error
+    except Exception as error:  # pint's parser raises many types, those of Python's tokenizer among them
+        raise ValueError(f"got '{value}', whose unit is unknown; write for example '1 {unit}'") from error
 
 
 def _dimension(unit: str, **bounds: float) -> Any:
@@ -87,5 +99,5 @@ Duration = _dimension("picosecond", ge=0)
 Length = _dimension("nanometer", gt=0)
 Mass = _dimension("dalton", gt=0)
 Pressure = _dimension("bar")
-Rate = _dimension("1/picosecond", gt=0)
+Rate = _dimension("picosecond**-1", gt=0)
 Density = _dimension("gram/centimeter**3", gt=0)

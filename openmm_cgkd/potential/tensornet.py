@@ -89,9 +89,17 @@ class _Interaction(nn.Module):
         return radial.reshape(-1, 3, self.channels)
 
     def forward(self, features: Tensor, filters: Tensor, self_filter: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        features = features / ((features**2).sum(1, keepdim=True) + 1)
-        ours = self.before(features)
+        features, ours = self.prepare(features)
         message = _mix(filters, ours, first, second) + _per_component(self_filter) * ours  # a bead is its own neighbour
+        return self.update(features, ours, message)
+
+    def prepare(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised features, and what neighbours see of them."""
+        features = features / ((features**2).sum(1, keepdim=True) + 1)
+        return features, self.before(features)
+
+    def update(self, features: Tensor, ours: Tensor, message: Tensor) -> Tensor:
+        """New features from the messages."""
         left, right = self._matrices(ours), self._matrices(message)  # (n_beads, channels, 3, 3)
         product = self._components(torch.matmul(right, left) + torch.matmul(left, right))
         update = self.after(product / ((product**2).sum(1, keepdim=True) + 1))
@@ -241,6 +249,9 @@ def network_arguments(config: ModelConfig, n_types: int) -> dict:
 
 def build_tensornet(config: ModelConfig, n_types: int, scale: float) -> TensorNetEnergies:
     """Fresh network; `scale` (kJ/mol) multiplies its dimensionless output."""
+    import warp
+
+    warp.config.log_level = warp.LOG_WARNING  # no banner of a library that torchmd-net loads
     from torchmdnet.models.model import create_model
 
     network = create_model(network_arguments(config, n_types), std=torch.tensor(scale))

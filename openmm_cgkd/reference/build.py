@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import openmm
 from openmm import app, unit
 
 from ..config import SystemConfig
-from ..exceptions import ForceFieldError
+from ..exceptions import BoxError, ForceFieldError
+from ..frames import smallest_height
 
 _AVOGADRO_NM3 = 602.214076  # (dalton / nm^3) per (g / cm^3): 1 g/cm^3 = 602.214076 dalton/nm^3
 
@@ -31,14 +33,23 @@ def load_molecule(config: SystemConfig, name: str) -> app.PDBFile:
     return pdb
 
 
-def build_topology(config: SystemConfig) -> app.Topology:
-    """Topology of the whole box: the molecules of the configuration in order, one chain per kind."""
+def build_topology(config: SystemConfig, names: list[str] | None = None) -> app.Topology:
+    """Topology of the whole box, one residue per molecule.
+
+    Parameters
+    ----------
+    config : SystemConfig
+    names : list of str, optional
+        Molecules in the order of the box; those of the configuration, in its order, if absent.
+    """
+    if names is None:
+        names = [molecule.name for molecule in config.molecules for _ in range(molecule.count)]
+    templates = {molecule.name: load_molecule(config, molecule.name).topology for molecule in config.molecules}
     topology = app.Topology()
-    for molecule in config.molecules:
-        template = load_molecule(config, molecule.name).topology
-        chain = topology.addChain()
-        for _ in range(molecule.count):
-            residue = topology.addResidue(molecule.name, chain)
+    for name, same in groupby(names):
+        template, chain = templates[name], topology.addChain()
+        for _ in same:
+            residue = topology.addResidue(name, chain)
             atoms = {atom: topology.addAtom(atom.name, atom.element, residue) for atom in template.atoms()}
             for first, second in template.bonds():
                 topology.addBond(atoms[first], atoms[second])
@@ -66,7 +77,8 @@ def pack(config: SystemConfig) -> tuple[app.Topology, np.ndarray]:
             shutil.copy(path, Path(folder, f"{molecule.name}.pdb"))
             # the margin keeps periodic images apart, which Packmol does not know of
             low, high = tolerance / 2, 10 * edge - tolerance / 2
-            lines += [f"structure {molecule.name}.pdb", f"  number {molecule.count}", f"  inside box {3 * f'{low} '}{3 * f'{high} '}", "end structure"]
+            corners = 3 * f"{low} " + 3 * f"{high} "
+            lines += [f"structure {molecule.name}.pdb", f"  number {molecule.count}", f"  inside box {corners}", "end structure"]
         executable = Path(sys.executable).with_name("packmol")
         script = Path(folder, "packmol.inp")
         script.write_text("\n".join(lines) + "\n")
@@ -79,9 +91,8 @@ def pack(config: SystemConfig) -> tuple[app.Topology, np.ndarray]:
         packed = Path(folder, "packed.pdb")
         if result.returncode or not packed.exists():
             raise ForceFieldError(f"Packmol could not pack the box at {config.reference.initial_density} g/cm^3; lower initial_density.")
-        positions = np.array(
-            [[float(line[k : k + 8]) for k in (30, 38, 46)] for line in packed.read_text().splitlines() if line.startswith(("ATOM", "HETATM"))]
-        )
+        records = (line for line in packed.read_text().splitlines() if line.startswith(("ATOM", "HETATM")))
+        positions = np.array([[float(line[k : k + 8]) for k in (30, 38, 46)] for line in records])
     topology.setPeriodicBoxVectors(np.eye(3) * edge * unit.nanometer)
     return topology, positions / 10
 
@@ -93,6 +104,8 @@ def create_system(config: SystemConfig, topology: app.Topology) -> openmm.System
     ------
     ForceFieldError
         If the force field lacks a template, a bond or an angle, or the box is not neutral.
+    BoxError
+        If the cutoff is above half the box.
     """
     path = config.path(config.force_field)
     if not path.exists():
@@ -103,6 +116,7 @@ def create_system(config: SystemConfig, topology: app.Topology) -> openmm.System
         raise ForceFieldError(f"{path}: is not a valid OpenMM force field ({' '.join(str(error).split())}).") from error
     for molecule in config.molecules:
         _check_complete(force_field, load_molecule(config, molecule.name).topology, molecule.name, path)
+    _check_box(topology, config.reference.nonbonded_cutoff)
     system = force_field.createSystem(
         topology,
         nonbondedMethod=app.PME,
@@ -114,6 +128,15 @@ def create_system(config: SystemConfig, topology: app.Topology) -> openmm.System
     if abs(charge) > 1e-4:
         raise ForceFieldError(f"The box carries a charge of {charge:+.4f} e; change the molecule counts so that it is neutral.")
     return system
+
+
+def _check_box(topology: app.Topology, cutoff: float) -> None:
+    vectors = topology.getPeriodicBoxVectors()
+    if vectors is None:
+        raise BoxError("The all-atom topology has no periodic box; set its periodic box vectors.")
+    height = smallest_height(np.array(vectors.value_in_unit(unit.nanometer)))
+    if height < 2 * cutoff:
+        raise BoxError(f"nonbonded_cutoff {cutoff:g} nm is above half the box ({height:.3f} nm); use more molecules or a shorter cutoff.")
 
 
 def atomic_charges(system: openmm.System) -> np.ndarray:
@@ -140,7 +163,7 @@ def _check_complete(force_field: app.ForceField, topology: app.Topology, name: s
         elif isinstance(force, openmm.HarmonicAngleForce):
             found = (force.getAngleParameters(a)[:3] for a in range(force.getNumAngles()))
             angles -= {(min(i, k), j, max(i, k)) for i, j, k in found}
-    for kind, missing in (("bond", bonds), ("angle", angles)):
+    for kind, missing in (("bond", sorted(map(sorted, bonds))), ("angle", sorted(angles))):
         if missing:
-            which = "-".join(atoms[i].name for i in sorted(next(iter(missing))))
+            which = "-".join(atoms[i].name for i in missing[0])
             raise ForceFieldError(f"{path}: has no {kind} parameter for {which} of {name}; add it.")

@@ -6,25 +6,29 @@ import csv
 import logging
 import platform
 import sys
+import zlib
+from contextlib import ExitStack
 from pathlib import Path
 
 import mdtraj
 import numpy as np
 import openmm
+import yaml
 from openmm import app, unit
 
 from .. import __version__
-from ..config import SystemConfig, dump
-from ..exceptions import SimulationError
+from ..config import SystemConfig, dump, load_system
+from ..exceptions import CGKDError, ConfigError, SimulationError
 from ..files import file_hash, replacing, write_text
 from ..mapping import mapping_from_config
 from ..progress import log_to, progress
-from .build import atomic_charges, create_system, pack
+from .build import atomic_charges, build_topology, create_system, pack
 from .reporter import MappedReporter
 
 logger = logging.getLogger(__name__)
 
-_SAVE_INTERVAL = 10.0  # ps between saved states of a stage
+_SAVE_INTERVAL = 10.0  # ps between saved states of a phase
+_WARM_UP = 5.0  # ps with a quarter of the time step after packing
 
 
 def run_reference(config: SystemConfig, folder: Path) -> Path:
@@ -37,11 +41,36 @@ def run_reference(config: SystemConfig, folder: Path) -> Path:
     config : SystemConfig
     folder : path
         Holds ``box.pdb``, ``<phase>.xml`` states, ``<phase>.csv`` thermodynamics, ``frames.h5`` and ``reference.log``.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds a run with other settings.
+    SimulationError
+        If the simulation fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with log_to(folder / "reference.log"):
-        write_text(folder / "system.yaml", dump(config))
+        _check_same_settings(config, folder)
+        write_text(folder / "system.yaml", dump(config, folder))
         return _Reference(config, folder).run()
+
+
+def _check_same_settings(config: SystemConfig, folder: Path) -> None:
+    """A run is continued with the settings it was started with; only the length of an unfinished production may change."""
+    path = folder / "system.yaml"
+    if not path.exists():
+        return
+    free = {"force_field", "molecules", "reference", "platform", "threads"}
+    if not (folder / "production.xml").exists():
+        free.add("production")
+    before, now = (yaml.safe_load(dump(each, folder)) for each in (load_system(path), config))
+    for each in (before, now):
+        each["counts"] = {molecule["name"]: molecule["count"] for molecule in each["molecules"]}
+        each.update(each["reference"])
+    for field in sorted(now.keys() & before.keys() - free):
+        if before[field] != now[field]:
+            raise ConfigError(f"{folder}: holds a run with {field} {before[field]}, got {now[field]}; put it back or use another folder.")
 
 
 class _Reference:
@@ -58,35 +87,34 @@ class _Reference:
         mapping = mapping_from_config(self.config, mdtraj.Topology.from_openmm(topology), atomic_charges(system))
         mapping.check_constraints(system)
 
-        annealed = self._phase("annealing", system, topology, protocol.annealing, protocol.annealing_temperature, barostat=True, start=positions)
-        npt = self._phase("npt", system, topology, protocol.npt, self.config.temperature, barostat=True, start=annealed)
-        at_mean = self._at_mean_volume(npt, mapping.bead_of_atom, topology)
-        nvt = self._phase("nvt", system, topology, protocol.nvt, self.config.temperature, barostat=False, start=at_mean)
+        temperature = self.config.temperature
+        hot = protocol.annealing_temperature
+        annealed = self._phase("annealing", system, topology, protocol.annealing, hot, barostat=True, start=positions)
+        npt = self._phase("npt", system, topology, protocol.npt, temperature, barostat=True, start=annealed)
+        at_mean = self._at_mean_volume(npt, topology)
+        nvt = self._phase("nvt", system, topology, protocol.nvt, temperature, barostat=False, start=at_mean)
         reporter = (frames, max(1, round(protocol.frame_interval / protocol.timestep)), mapping)
-        self._phase("production", system, topology, protocol.production, self.config.temperature, barostat=False, start=nvt, reporter=reporter)
+        self._phase("production", system, topology, protocol.production, temperature, barostat=False, start=nvt, reporter=reporter)
         return frames
 
     def _packed(self) -> tuple[app.Topology, np.ndarray]:
-        path = self.folder / "box.pdb"
+        path = self.folder / "box.npz"
         if not path.exists():
             topology, positions = pack(self.config)
-            with replacing(path) as fresh, open(fresh, "w") as file:
-                app.PDBFile.writeFile(topology, positions * 10 * unit.angstrom, file, keepIds=False)
             # the PDB is for looking; exact numbers come from the array
-            with replacing(self.folder / "box.npz") as fresh, open(fresh, "wb") as file:
+            with replacing(self.folder / "box.pdb") as fresh, open(fresh, "w") as file:
+                app.PDBFile.writeFile(topology, positions * 10 * unit.angstrom, file, keepIds=False)
+            with replacing(path) as fresh, open(fresh, "wb") as file:
                 np.savez(file, positions=positions, box=topology.getPeriodicBoxVectors().value_in_unit(unit.nanometer))
             logger.info("packed %d atoms", topology.getNumAtoms())
-        with np.load(self.folder / "box.npz") as data:
+        with np.load(path) as data:
             positions, box = data["positions"], data["box"]
-        from .build import build_topology
-
         topology = build_topology(self.config)
         topology.setPeriodicBoxVectors(box * unit.nanometer)
         return topology, positions
 
-    def _simulation(self, system: openmm.System, topology: app.Topology, temperature: float, barostat: bool) -> app.Simulation:
+    def _simulation(self, system: openmm.System, topology: app.Topology, temperature: float, barostat: bool, seed: int) -> app.Simulation:
         system = openmm.XmlSerializer.clone(system)
-        seed = self.protocol.seed
         if barostat:
             force = openmm.MonteCarloBarostat(self.protocol.pressure * unit.bar, temperature * unit.kelvin)
             force.setRandomNumberSeed(seed)
@@ -97,54 +125,60 @@ class _Reference:
         integrator.setRandomNumberSeed(seed)
         if self.protocol.platform is None:
             return app.Simulation(topology, system, integrator)
-        chosen = openmm.Platform.getPlatformByName(self.protocol.platform)
         properties = {"Threads": str(self.protocol.threads)} if self.protocol.threads and self.protocol.platform == "CPU" else {}
-        return app.Simulation(topology, system, integrator, chosen, properties)
+        return app.Simulation(topology, system, integrator, _platform(self.protocol.platform), properties)
 
     def _phase(self, name, system, topology, duration, temperature, barostat, start, reporter=None) -> openmm.State:
         """Run one phase to its end, or read its result if it has ended before."""
         done, partial = self.folder / f"{name}.xml", self.folder / f"{name}.partial.xml"
         if done.exists():
             return openmm.XmlSerializer.deserialize(done.read_text())
-        simulation = self._simulation(system, topology, temperature, barostat)
-        if partial.exists():
-            simulation.loadState(str(partial))
-            simulation.context.setStepCount(simulation.context.getStepCount())
-            logger.info("%s: resuming at %.1f ps", name, simulation.context.getTime().value_in_unit(unit.picosecond))
-        else:
-            self._start(simulation, start, temperature)
-        total = round(duration / self.protocol.timestep)
-        if reporter is not None:
-            path, interval, mapping = reporter
-            simulation.reporters.append(MappedReporter(path, interval, mapping, self._provenance(simulation), after_step=simulation.currentStep))
-        simulation.reporters.append(self._thermodynamics(name, simulation))
-        piece = max(1, round(_SAVE_INTERVAL / self.protocol.timestep))
-        with progress(f"all-atom {name}", duration, simulation.currentStep * self.protocol.timestep) as meter:
-            while simulation.currentStep < total:
-                try:
-                    simulation.step(min(piece - simulation.currentStep % piece, total - simulation.currentStep))
-                except openmm.OpenMMException as error:
-                    raise SimulationError(f"The all-atom run failed in phase {name}: {error}; lower the time step or initial_density.") from error
-                with replacing(partial) as fresh:
-                    simulation.saveState(str(fresh))
-                meter.update(simulation.currentStep * self.protocol.timestep)
+        saved = openmm.XmlSerializer.deserialize(partial.read_text()) if partial.exists() else None
+        seed = _phase_seed(self.protocol.seed, name, saved.getStepCount() if saved else 0)
+        try:
+            simulation = self._simulation(system, topology, temperature, barostat, seed)
+            if saved:
+                simulation.context.setState(saved)
+                logger.info("%s: resuming at %.1f ps", name, saved.getTime().value_in_unit(unit.picosecond))
+            else:
+                self._start(simulation, start, temperature, seed)
+            self._advance(name, simulation, round(duration / self.protocol.timestep), partial, reporter)
+        except CGKDError:
+            raise
+        except (openmm.OpenMMException, ValueError) as error:  # OpenMM's reporters raise ValueError when the energy is NaN
+            raise SimulationError(f"The all-atom run failed in phase {name}: {error}; lower the time step or initial_density.") from error
         with replacing(done) as fresh:
             simulation.saveState(str(fresh))
-        for each in simulation.reporters:
-            if isinstance(each, MappedReporter):
-                each.close()
         partial.unlink(missing_ok=True)
         return openmm.XmlSerializer.deserialize(done.read_text())
 
-    def _start(self, simulation: app.Simulation, start, temperature: float) -> None:
+    def _advance(self, name: str, simulation: app.Simulation, total: int, partial: Path, reporter=None) -> None:
+        """Step to the end of a phase, saving the state at intervals."""
+        timestep = self.protocol.timestep
+        piece = max(1, round(_SAVE_INTERVAL / timestep))
+        simulation.reporters.append(self._thermodynamics(name, simulation))
+        with ExitStack() as stack:
+            if reporter is not None:
+                path, interval, mapping = reporter
+                mapped = MappedReporter(path, interval, mapping, self._provenance(simulation), after_step=simulation.currentStep)
+                stack.callback(mapped.close)
+                simulation.reporters.append(mapped)
+            meter = stack.enter_context(progress(f"all-atom {name}", total * timestep, simulation.currentStep * timestep))
+            while simulation.currentStep < total:
+                simulation.step(min(piece - simulation.currentStep % piece, total - simulation.currentStep))
+                with replacing(partial) as fresh:
+                    simulation.saveState(str(fresh))
+                meter.update(simulation.currentStep * timestep)
+
+    def _start(self, simulation: app.Simulation, start, temperature: float, seed: int) -> None:
         context = simulation.context
         if isinstance(start, np.ndarray):  # packed, not yet equilibrated: remove overlaps, then small steps
             context.setPositions(start * unit.nanometer)
             simulation.minimizeEnergy()
-            context.setVelocitiesToTemperature(temperature * unit.kelvin, self.protocol.seed)
+            context.setVelocitiesToTemperature(temperature * unit.kelvin, seed)
             timestep = simulation.integrator.getStepSize()
             simulation.integrator.setStepSize(timestep / 4)
-            simulation.step(round(5.0 / (self.protocol.timestep / 4)))
+            simulation.step(round(_WARM_UP / (self.protocol.timestep / 4)))
             simulation.integrator.setStepSize(timestep)
         else:
             context.setPeriodicBoxVectors(*start.getPeriodicBoxVectors())
@@ -156,6 +190,8 @@ class _Reference:
     def _thermodynamics(self, name: str, simulation: app.Simulation) -> app.StateDataReporter:
         path = self.folder / f"{name}.csv"
         append = simulation.currentStep > 0 and path.exists()
+        if append:
+            _drop_rows_after(path, simulation.currentStep)
         return app.StateDataReporter(
             str(path),
             max(1, round(0.2 / self.protocol.timestep)),
@@ -169,12 +205,12 @@ class _Reference:
             append=append,
         )
 
-    def _at_mean_volume(self, npt: openmm.State, bead_of_atom: np.ndarray, topology: app.Topology) -> openmm.State:
+    def _at_mean_volume(self, npt: openmm.State, topology: app.Topology) -> openmm.State:
         """Scale molecule centres so that the box has the mean volume of the last two thirds of NPT."""
         with open(self.folder / "npt.csv") as file:
             volume = np.array([float(row["Box Volume (nm^3)"]) for row in csv.DictReader(file)])
-        mean = volume[len(volume) // 3 :].mean()
         box = npt.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
+        mean = volume[len(volume) // 3 :].mean() if len(volume) else np.linalg.det(box)  # a very short NPT run has no rows
         scale = (mean / np.linalg.det(box)) ** (1 / 3)
         positions = npt.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
         molecule = np.array([atom.residue.index for atom in topology.atoms()])
@@ -199,6 +235,29 @@ class _Reference:
             "versions": f"openmm_cgkd {__version__}, openmm {openmm.__version__}, python {platform.python_version()}",
             "platform": simulation.context.getPlatform().getName(),
         }
+
+
+def _platform(name: str) -> openmm.Platform:
+    present = [openmm.Platform.getPlatform(k).getName() for k in range(openmm.Platform.getNumPlatforms())]
+    if name not in present:
+        raise ConfigError(f"reference.platform: got {name}, but this OpenMM has {', '.join(present)}; name one of these or leave it out.")
+    return openmm.Platform.getPlatformByName(name)
+
+
+def _phase_seed(seed: int, phase: str, step: int) -> int:
+    """Seed of the thermostat from `step` on.
+
+    Every phase and every resumed piece gets its own noise: Langevin trajectories that are restarted with the same
+    noise synchronise (Cerutti et al., J. Chem. Theory Comput. 2009, 5, 1624).
+    """
+    return 1 + zlib.crc32(f"{seed} {phase} {step}".encode()) % (2**31 - 2)
+
+
+def _drop_rows_after(path: Path, step: int) -> None:
+    """Remove the rows of a thermodynamics file that a resumed phase will write again, and a torn last one."""
+    header, *rows = path.read_text().splitlines()
+    kept = [row for row in rows if row.count(",") == header.count(",") and int(row.split(",", 1)[0]) <= step]
+    write_text(path, "\n".join([header, *kept]) + "\n")
 
 
 class _State:

@@ -1,0 +1,89 @@
+"""Checkpoint of a trained model: everything needed to build the network again, as plain data and tensors."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from ..config import ModelConfig
+from ..exceptions import ModelFileError
+from ..files import replacing
+from ..potential.tensornet import TensorNetEnergies, build_tensornet
+
+_KEYS = {"model", "n_types", "scale", "state", "type_names", "frames", "training"}
+
+
+def save_checkpoint(
+    path: Path,
+    network: TensorNetEnergies,
+    model_config: ModelConfig,
+    scale: float,
+    frames_identity: str,
+    type_names: tuple[str, ...],
+    metadata: dict[str, Any],
+) -> None:
+    """Write a checkpoint, complete or not at all.
+
+    Parameters
+    ----------
+    path : path
+    network : TensorNetEnergies
+    model_config : ModelConfig
+    scale : float
+        Factor of the network's output, kJ/mol.
+    frames_identity : str
+        `Frames.identity` of the training data.
+    type_names : tuple of str
+        Bead type names in the order of the network's type indices.
+    metadata : dict
+        JSON-ready facts about the training: loss weights, targets, seed, epochs, losses.
+    """
+    content = {
+        "model": model_config.model_dump(mode="json"),
+        "n_types": len(type_names),
+        "scale": float(scale),
+        "state": {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()},
+        "type_names": list(type_names),
+        "frames": frames_identity,
+        "training": metadata,
+    }
+    with replacing(Path(path)) as fresh:
+        torch.save(content, fresh)
+
+
+def load_checkpoint(path: Path) -> tuple[TensorNetEnergies, dict[str, Any]]:
+    """Read a checkpoint.
+
+    Returns
+    -------
+    network : TensorNetEnergies
+        On the CPU, in evaluation mode.
+    content : dict
+        What `save_checkpoint` wrote.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing or is not a checkpoint of this package.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ModelFileError(f"{path}: no such file; train the model first with 'cgkd teach' or 'cgkd distill'.")
+    foreign = f"{path}: is not a checkpoint of openmm_cgkd, or is damaged; train the model again."
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise ModelFileError(foreign) from error
+    if not isinstance(content, dict) or not content.keys() >= _KEYS:
+        raise ModelFileError(foreign)
+    try:
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be replaced
+            network = build_tensornet(ModelConfig.model_validate(content["model"]), content["n_types"], content["scale"])
+        network.load_state_dict(content["state"])
+    except (ValidationError, RuntimeError) as error:
+        raise ModelFileError(f"{path}: its weights do not fit the model it describes; train the model again.") from error
+    return network.eval(), content

@@ -1,0 +1,59 @@
+"""What README and docs show must work."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from openmm_cgkd.config import RunConfig, SystemConfig, dump, load_run, load_system, parse
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(path: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
+
+
+def test_readme_example_runs(finished_run, tmp_path, monkeypatch):
+    run = finished_run[0].parent / "run"
+    for source in (run / "student.pt", run / "simulation" / "topology.pdb"):
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks("README.md", "python")
+    scope = {}
+    exec(compile(example, "README.md", "exec"), scope)
+    assert scope["simulation"].currentStep == 200
+    assert scope["system"].usesPeriodicBoundaryConditions()
+    assert (tmp_path / "trajectory.dcd").stat().st_size > 5 * 40 * 3 * 4  # five frames of 40 beads
+
+
+@pytest.mark.parametrize(("kind", "index"), [(SystemConfig, 0), (RunConfig, 1)])
+def test_formats_page_lists_every_field_with_its_default(kind, index, tmp_path):
+    shown = yaml.safe_load(blocks("docs/formats.md", "yaml")[index])
+    required = {name: shown[name] for name, field in kind.model_fields.items() if field.is_required()}
+    expanded = yaml.safe_load(dump(parse(kind, required, "page", tmp_path)))
+    assert yaml.safe_load(dump(parse(kind, shown, "page", tmp_path))) == expanded  # values are the defaults
+
+    def fields(data):
+        if isinstance(data, dict):
+            return {key: fields(value) for key, value in data.items()}
+        return None
+
+    assert fields(shown) == fields(expanded)  # and none is left out
+
+
+def test_links_and_commands_point_to_something():
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "systems").glob("*/README.md")]:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name} links to {target}"
+    for script in re.findall(r"\./(scripts/\w+)", (ROOT / "README.md").read_text()):
+        assert (ROOT / script).exists()
+
+
+@pytest.mark.parametrize("name", ["quickstart", "run"])
+def test_shipped_run_files_are_valid(name, ethaline):
+    run = load_run(ethaline.parent / f"{name}.yaml")
+    assert run.path(run.system) == ethaline
+    load_system(run.path(run.system))
+    assert run.run_folder.parent == ROOT / "runs"  # which git ignores

@@ -1,0 +1,219 @@
+"""From a potential file to forces in an OpenMM context."""
+
+import zipfile
+
+import mdtraj
+import numpy as np
+import openmm
+import pytest
+import torch
+from openmm import app, unit
+from small_potential import (
+    BOXES,
+    CUBIC,
+    CUTOFF,
+    MASSES,
+    NAMES,
+    TRICLINIC,
+    beads,
+    liquid,
+    prior_energy_and_forces,
+    torchmd_network,
+    write_potential,
+)
+from small_potential import working_platforms as find_platforms
+
+from openmm_cgkd import CGPotential
+from openmm_cgkd.exceptions import BoxError, ModelFileError
+from openmm_cgkd.runtime.cgpotential import bead_topology_to_openmm
+
+PLATFORMS = find_platforms()
+on_every_platform = pytest.mark.parametrize("platform", PLATFORMS)
+in_every_box = pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
+
+
+@pytest.fixture(scope="module")
+def potential(tmp_path_factory):
+    return CGPotential(write_potential(tmp_path_factory.mktemp("model") / "student.pt"))
+
+
+def context_of(system, platform="Reference"):
+    return openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform(platform))
+
+
+def evaluate(context, positions):
+    context.setPositions(positions)
+    state = context.getState(energy=True, forces=True)
+    return state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value
+
+
+def test_reference_and_cpu_are_tested():
+    assert {"Reference", "CPU"} <= set(PLATFORMS)
+
+
+@on_every_platform
+@in_every_box
+def test_equals_torchmd_net_and_prior_formula(potential, platform, box):
+    types, positions = liquid(box=box)
+    network = torchmd_network().double()
+    at = torch.tensor(positions, requires_grad=True)
+    learned, _ = network(torch.from_numpy(types), at, box=None if box is None else torch.from_numpy(box))
+    (gradient,) = torch.autograd.grad(learned.sum(), at)
+    prior, prior_forces = prior_energy_and_forces(types, positions, box)
+    system = potential.createSystem(bead_topology_to_openmm(beads(types), box))
+    energy, forces = evaluate(context_of(system, platform), positions)
+    expected = prior_forces - gradient.numpy()
+    allowed = 1e-5 if platform in ("Reference", "CPU") else 1e-4  # others pass positions in single precision
+    assert energy == pytest.approx(learned.item() + prior, rel=allowed)
+    assert np.abs(forces - expected).max() < allowed * np.abs(expected).max()
+
+
+@on_every_platform
+@in_every_box
+def test_forces_are_finite_differences_of_the_energy(potential, platform, box):
+    types, positions = liquid(box=box)
+    context = context_of(potential.createSystem(bead_topology_to_openmm(beads(types), box)), platform)
+    _, forces = evaluate(context, positions)
+    rng = np.random.default_rng(6)
+    directions = [rng.normal(size=positions.shape), np.zeros_like(positions), np.zeros_like(positions)]
+    directions[1][7, 0] = directions[2][29, 2] = 1.0
+    for direction in directions:
+        direction /= np.linalg.norm(direction)
+        slopes = []
+        for step in (2e-3, 4e-3):  # two steps, so that the error is of fourth order
+            ahead, behind = (evaluate(context, positions + sign * step * direction)[0] for sign in (1, -1))
+            slopes.append((ahead - behind) / (2 * step))
+        expected = -np.sum(forces * direction)
+        assert (4 * slopes[0] - slopes[1]) / 3 == pytest.approx(expected, abs=1e-3 * np.abs(forces).max())
+
+
+@on_every_platform
+def test_lattice_shifts_translation_and_permutation(potential, platform):
+    types, positions = liquid(box=TRICLINIC)
+    context = context_of(potential.createSystem(bead_topology_to_openmm(beads(types), TRICLINIC)), platform)
+    energy, forces = evaluate(context, positions)
+    shifts = np.random.default_rng(1).integers(-2, 3, positions.shape) @ TRICLINIC
+    like = np.flatnonzero(types == types[0])
+    order = np.arange(len(types))
+    order[like] = np.roll(like, 1)
+    allowed = 1e-6 if platform in ("Reference", "CPU") else 1e-4
+    moved = positions + np.array([0.3, 4.0, -7.1])
+    for changed, row in ((positions + shifts, slice(None)), (moved, slice(None)), (positions[order], order)):
+        found, found_forces = evaluate(context, changed)
+        assert found == pytest.approx(energy, rel=allowed)
+        np.testing.assert_allclose(found_forces, forces[row], atol=100 * allowed * np.abs(forces).max())
+
+
+@on_every_platform
+def test_force_is_exactly_zero_beyond_the_cutoff(potential, platform):
+    context = context_of(potential.createSystem(bead_topology_to_openmm(beads(np.array([0, 1])))), platform)
+    assert (evaluate(context, np.array([[0, 0, 0], [0, 0, CUTOFF + 1e-4]]))[1] == 0).all()
+    assert (evaluate(context, np.array([[0, 0, 0], [0, 0, 0.5]]))[1][:, 2] != 0).all()
+
+
+@on_every_platform
+def test_one_bead(potential, platform):
+    context = context_of(potential.createSystem(bead_topology_to_openmm(beads(np.array([2])), CUBIC)), platform)
+    energy, forces = evaluate(context, np.zeros((1, 3)))
+    assert np.isfinite(energy)
+    assert (forces == 0).all()
+
+
+@on_every_platform
+def test_box_that_shrinks_below_twice_the_cutoff_stops_the_run(potential, platform):
+    types, positions = liquid()
+    context = context_of(potential.createSystem(bead_topology_to_openmm(beads(types), CUBIC)), platform)
+    evaluate(context, positions)
+    context.setPeriodicBoxVectors(*np.diag([2.0, 2.0, 1.5]))
+    with pytest.raises(openmm.OpenMMException, match="below twice the cutoff"):
+        evaluate(context, positions)
+
+
+def test_system(potential):
+    types, _ = liquid()
+    system = potential.createSystem(bead_topology_to_openmm(beads(types), TRICLINIC))
+    masses = [system.getParticleMass(k).value_in_unit(unit.dalton) for k in range(system.getNumParticles())]
+    assert masses == [MASSES[kind] for kind in types]
+    box = [vector.value_in_unit(unit.nanometer) for vector in system.getDefaultPeriodicBoxVectors()]
+    np.testing.assert_allclose(box, TRICLINIC)
+    assert system.usesPeriodicBoundaryConditions()
+    assert sum(isinstance(force, openmm.CMMotionRemover) for force in system.getForces()) == 1
+    still = potential.createSystem(bead_topology_to_openmm(beads(types)), removeCMMotion=False)
+    assert not still.usesPeriodicBoundaryConditions()
+    assert still.getNumForces() == 1
+
+
+def test_topologies_of_mdtraj_openmm_and_ours_agree(potential):
+    types, positions = liquid()
+    topology = beads(types)
+    trajectory = mdtraj.Trajectory(positions, topology.to_mdtraj())
+    ways = [
+        (bead_topology_to_openmm(topology, CUBIC), {}),
+        (topology, {"boxVectors": CUBIC}),
+        (trajectory.topology, {"boxVectors": CUBIC * unit.nanometer}),
+        (trajectory.topology.to_openmm(), {"boxVectors": app.internal.unitcell.reducePeriodicBoxVectors(CUBIC.tolist() * unit.nanometer)}),
+    ]
+    energies = [evaluate(context_of(potential.createSystem(way, **options)), positions)[0] for way, options in ways]
+    assert energies == pytest.approx(4 * [energies[0]], rel=1e-12)
+    assert energies[0] != pytest.approx(evaluate(context_of(potential.createSystem(topology)), positions)[0], rel=1e-3)  # open
+
+
+def test_two_systems_of_one_potential_do_not_disturb_each_other(potential):
+    types, positions = liquid()
+    first = context_of(potential.createSystem(beads(types)))
+    energy, _ = evaluate(first, positions)
+    second = context_of(potential.createSystem(beads(np.zeros_like(types))))
+    assert evaluate(second, positions)[0] != pytest.approx(energy, rel=1e-3)
+    assert evaluate(first, positions)[0] == pytest.approx(energy, rel=1e-12)
+
+
+def test_system_survives_serialization(potential):
+    types, positions = liquid()
+    system = potential.createSystem(bead_topology_to_openmm(beads(types), CUBIC))
+    copy = openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(system))
+    assert evaluate(context_of(copy), positions)[0] == pytest.approx(evaluate(context_of(system), positions)[0], rel=1e-12)
+
+
+def test_box_that_is_not_reduced_is_the_same_lattice(potential):
+    types, positions = liquid(box=TRICLINIC)
+    skewed = TRICLINIC.copy()
+    skewed[2] += TRICLINIC[1] - 2 * TRICLINIC[0]
+    energies = [evaluate(context_of(potential.createSystem(beads(types), boxVectors=box)), positions)[0] for box in (TRICLINIC, skewed)]
+    assert energies[0] == pytest.approx(energies[1], rel=1e-6)
+
+
+def test_unknown_bead(potential):
+    types, _ = liquid()
+    topology = bead_topology_to_openmm(beads(types))
+    list(topology.atoms())[4].name = "HOH"
+    with pytest.raises(ModelFileError) as caught:
+        potential.createSystem(topology)
+    for part in ("Bead 4", "HOH", *NAMES):
+        assert part in str(caught.value)
+    with pytest.raises(ModelFileError, match="no beads"):
+        potential.createSystem(app.Topology())
+
+
+def test_bad_boxes(potential):
+    types, _ = liquid()
+    with pytest.raises(BoxError, match=r"0\.8 nm is above half .* 1\.5"):
+        potential.createSystem(beads(types), boxVectors=np.diag([2.0, 1.5, 2.0]))
+    with pytest.raises(BoxError, match="OpenMM's form"):
+        potential.createSystem(beads(types), boxVectors=CUBIC[::-1])
+    with pytest.raises(BoxError, match="OpenMM's form"):
+        potential.createSystem(beads(types), boxVectors=CUBIC[:2])
+
+
+def test_damaged_file(potential, tmp_path):
+    path = tmp_path / "student.pt"
+    with zipfile.ZipFile(potential.file) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            if not name.endswith("data.pkl"):
+                target.writestr(name, source.read(name))
+    with pytest.raises(ModelFileError, match="cannot load"):
+        CGPotential(path).createSystem(beads(np.array([0])))
+
+
+def test_metadata_attribute(potential):
+    assert potential.metadata.type_names == list(NAMES)
+    assert potential.metadata.cutoff == CUTOFF

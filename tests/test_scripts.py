@@ -1,0 +1,121 @@
+"""The shell scripts, with a stub in place of Python so that nothing is downloaded."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# answers the version question, makes a "virtual environment" that holds itself, and plays pip and the programs
+STUB = """#!/bin/bash
+here=$(dirname "$0")
+case "$*" in
+    --version) echo "Python 3.11.0" ;;
+    "-c import sys"*) exit ${STUB_WRONG:-0} ;;
+    "-m venv"*) mkdir -p "$4/bin" && touch "$4/pyvenv.cfg" && for name in python cgkd ruff; do cp "$0" "$4/bin/$name"; done ;;
+    "-m pip --version") [ -f "$here/../pyvenv.cfg" ] ;;
+    "-m pip install"*) echo "pip install ${*: -1}" >>"$CALLS"; [ -z "$STUB_PIP" ] || { echo "ERROR: $STUB_PIP"; exit 1; } ;;
+    *) echo "$(basename "$0") $*" >>"$CALLS" ;;
+esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Copy of the scripts with a stub Python; its path holds a space, as users' folders do."""
+    copy = tmp_path / "a checkout"
+    for name in ("scripts", ".ci"):
+        shutil.copytree(ROOT / name, copy / name)
+    for name in ("setup.cfg", "pyproject.toml"):
+        shutil.copy(ROOT / name, copy / name)
+    stub = tmp_path / "python3.11"
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    return copy
+
+
+def call(checkout: Path, script: str, *arguments: str, **environment: str) -> tuple[subprocess.CompletedProcess, list[str]]:
+    """Run a script from a folder that is not its own; return the result and what the stub was asked for."""
+    calls = checkout.parent / "calls"
+    calls.write_text("")
+    environment = {"PATH": os.environ["PATH"], "PYTHON": str(checkout.parent / "python3.11"), "CALLS": str(calls), **environment}
+    result = subprocess.run([checkout / script, *arguments], cwd="/", env=environment, capture_output=True, text=True, check=False)
+    return result, calls.read_text().splitlines()
+
+
+def test_quickstart_installs_once_then_runs(checkout: Path) -> None:
+    result, calls = call(checkout, "scripts/quickstart")
+    assert result.returncode == 0, result.stderr
+    assert calls == ["pip install .", "cgkd run systems/ethaline/quickstart.yaml"]
+    assert "reduced run" in result.stdout
+    assert "run.yaml" in result.stdout.splitlines()[-1]
+
+    _, calls = call(checkout, "scripts/quickstart")
+    assert calls == ["cgkd run systems/ethaline/quickstart.yaml"]
+
+    with open(checkout / "setup.cfg", "a") as file:
+        file.write("# other requirements\n")
+    _, calls = call(checkout, "scripts/quickstart")
+    assert calls[0] == "pip install ."
+
+
+def test_test_runs_ruff_and_pytest_with_arguments(checkout: Path) -> None:
+    result, calls = call(checkout, "scripts/test", "-k", "mapping")
+    assert result.returncode == 0, result.stderr
+    assert calls == ["pip install .[test]", "ruff check .", "python -m pytest -q -k mapping"]
+    _, calls = call(checkout, "scripts/quickstart")  # the test environment holds all that the quickstart needs
+    assert calls == ["cgkd run systems/ethaline/quickstart.yaml"]
+
+
+def test_ci_starts_from_a_fresh_environment(checkout: Path) -> None:
+    call(checkout, "scripts/test")
+    (checkout / ".venv" / "left over").touch()
+    _, calls = call(checkout, ".ci/run", CI="true")
+    assert calls == ["pip install .[test]", "ruff check .", "python -m pytest -q"]
+    assert not (checkout / ".venv" / "left over").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"STUB_WRONG": "1"}, "is not Python 3.11"),
+        ({"STUB_PIP": "Could not find a version that satisfies the requirement setuptools>=77"}, "check the network connection"),
+        ({"STUB_PIP": "Could not install packages due to an OSError: [Errno 28] No space left on device"}, "the disk is full"),
+        ({"STUB_PIP": "something else"}, "install.log"),
+    ],
+)
+def test_failure_is_one_sentence(checkout: Path, environment: dict[str, str], sentence: str) -> None:
+    result, calls = call(checkout, "scripts/quickstart", **environment)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert sentence in result.stderr
+    assert not any(line.startswith("cgkd") for line in calls)
+
+    result, calls = call(checkout, "scripts/quickstart")  # a failed install leaves no stamp
+    assert result.returncode == 0
+    assert calls[0] == "pip install ."
+
+
+def test_too_little_disk(checkout: Path) -> None:
+    df = checkout.parent / "df"
+    df.write_text("#!/bin/sh\nprintf 'Filesystem\\n/dev/disk 10 9 4194304 90%% /\\n'\n")
+    df.chmod(0o755)
+    result, calls = call(checkout, "scripts/quickstart", PATH=f"{checkout.parent}:{os.environ['PATH']}")
+    assert result.returncode == 1
+    assert "4 GB are free" in result.stderr
+    assert calls == []
+
+
+def test_a_foreign_folder_is_not_cleared(checkout: Path) -> None:
+    foreign = checkout.parent / "thesis"
+    foreign.mkdir()
+    (foreign / "chapter.txt").write_text("years of work")
+    result, calls = call(checkout, "scripts/test", CGKD_VENV=str(foreign))
+    assert result.returncode == 1
+    assert "is not a virtual environment" in result.stderr
+    assert calls == []
+    assert (foreign / "chapter.txt").exists()
