@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 _TOLERANCE = 1e-5  # allowed relative difference between the file and the model it was made from
 
 
-def _box_numbers(boxvectors: Tensor, cutoff: float) -> list[float]:
+def box_numbers(boxvectors: Tensor, cutoff: float) -> list[float]:
     """Non-zero numbers ax, bx, by, cx, cy, cz of a box in OpenMM's reduced form, checked against the cutoff."""
     rows: list[list[float]] = boxvectors.detach().to(torch.device("cpu"), torch.float64).tolist()
     a, b, c = rows[0], rows[1], rows[2]
@@ -135,7 +135,7 @@ class ExportedPotential(nn.Module):
         here = positions.to(self.network.scale.device)
         box: list[float] = []
         if boxvectors is not None:
-            box = _box_numbers(boxvectors, self.cutoff)
+            box = box_numbers(boxvectors, self.cutoff)
         first, second = _near_pairs(here.detach(), box, self.cutoff)
         vectors = here.index_select(0, second) - here.index_select(0, first)  # (n_pairs, 3)
         if len(box) > 0:

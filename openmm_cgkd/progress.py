@@ -40,8 +40,8 @@ def progress(label: str, total: float, done: float = 0) -> Iterator[Meter]:
     if not console.is_terminal:
         yield Meter(label, total, done, None)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
+    times = TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times, console=console) as bar:
         yield Meter(label, total, done, bar)
 
 

@@ -105,7 +105,7 @@ def test_finds_the_pairs_of_explicit_images(box):
     if box is not None:
         positions += rng.integers(-5, 6, (60, 3)) @ box  # far out of the box, as in a simulation that is not wrapped
     first, second, vectors = images(positions, box)
-    numbers = [] if box is None else export._box_numbers(torch.from_numpy(box), CUTOFF)
+    numbers = [] if box is None else export.box_numbers(torch.from_numpy(box), CUTOFF)
     found = torch.stack(export._near_pairs(torch.from_numpy(positions), numbers, CUTOFF)).numpy()
     assert len(first) > 10
     assert sorted(zip(*found, strict=True)) == sorted(zip(first, second, strict=True))

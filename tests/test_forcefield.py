@@ -156,7 +156,7 @@ def test_single_molecule(name, seed):
     system, _ = free_system(config)
     cluster = Cluster([name])
     expected = {**cluster.bonded(x), "lennard-jones": cluster.lennard_jones(x), "coulomb": cluster.coulomb(x)}
-    assert energies(system, x) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert energies(system, x) == pytest.approx(expected, rel=1e-6, abs=1e-6)
     zero = {term for term, value in expected.items() if abs(value) < 1e-3}  # a term that is zero tests nothing
     assert zero == {"CHO": set(), "CL": set(expected), "EGL": {"lennard-jones"}}[name]
 
@@ -168,7 +168,7 @@ def test_cluster_has_every_pair_of_kinds():
     x = np.concatenate([distorted(config, name, k) + 0.6 * np.array([k % 2, k // 2 % 2, k // 4]) for k, name in enumerate(names)])
     cluster = Cluster(names)
     expected = {**cluster.bonded(x), "lennard-jones": cluster.lennard_jones(x), "coulomb": cluster.coulomb(x)}
-    assert energies(system, x) == pytest.approx(expected, rel=1e-4)
+    assert energies(system, x) == pytest.approx(expected, rel=1e-6)
 
 
 def test_masses_and_charges():

@@ -202,9 +202,9 @@ def test_every_phase_and_resumed_piece_has_its_own_noise():
 
 
 def test_other_settings_in_the_same_folder(finished):
-    with pytest.raises(ConfigError, match="holds a run with friction 1 picosecond.*, got 2 picosecond.*; put it back or use another folder"):
+    with pytest.raises(ConfigError, match=r"friction 1 picosecond\S+, got 2 picosecond\S+; put it back or use another folder"):
         run_reference(tiny(friction="2 / ps"), finished)
-    with pytest.raises(ConfigError, match="holds a run with production 0.4 picosecond, got 0.8 picosecond"):
+    with pytest.raises(ConfigError, match=r"holds a run with production 0\.4 picosecond, got 0\.8"):
         run_reference(tiny(production="0.8 ps"), finished)
     with pytest.raises(ConfigError, match="holds a run with counts"):
         run_reference(small_config({**COUNTS, "EGL": 3}, **yaml.safe_load((finished / "system.yaml").read_text())["reference"]), finished)
@@ -251,10 +251,18 @@ def test_packing_that_cannot_succeed():
         pack(tiny(initial_density="9 g/cm^3"))
 
 
-def test_molecule_file_with_another_residue(tmp_path):
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (" EGL ", " GOL ", r"expected one residue named EGL, got \['GOL'\]"),
+        ("HETATM", "REMARK", "cannot be read as a PDB file; molecule EGL needs its atoms"),
+        ("  C1  EGL", "  XX  EGL", r"atoms \['XX'\] have no element; write it in columns 77-78"),
+    ],
+)
+def test_molecule_file_that_does_not_fit(tmp_path, old, new, message):
     config = small_config({"EGL": 1})
-    path = config.path(config.molecules[0].structure)
-    tmp_path.joinpath("EGL.pdb").write_text(path.read_text().replace(" EGL ", " GOL "))
+    text = config.path(config.molecules[0].structure).read_text().replace(old, new)
+    tmp_path.joinpath("EGL.pdb").write_text("\n".join(line[:60] if "XX" in line else line for line in text.splitlines()))
     molecule = config.molecules[0].model_copy(update={"structure": tmp_path / "EGL.pdb"})
-    with pytest.raises(ForceFieldError, match=r"expected one residue named EGL, got \['GOL'\]"):
+    with pytest.raises(ForceFieldError, match=message):
         load_molecule(config.model_copy(update={"molecules": [molecule]}), "EGL")

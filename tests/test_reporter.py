@@ -65,8 +65,8 @@ def test_frames_equal_independent_mapping(liquid, tmp_path):
     assert np.allclose(frames.positions, independent.positions, rtol=1e-5, atol=1e-5)  # element masses of two tables
     assert np.allclose(frames.forces, independent.forces, rtol=1e-5, atol=1e-2)
     assert np.allclose(frames.forces.sum(axis=1), independent.total, atol=2e-2)
-    box = simulation.system.getDefaultPeriodicBoxVectors()
-    assert np.allclose(frames.box, np.array(box.value_in_unit(unit.nanometer)))
+    box = [vector.value_in_unit(unit.nanometer) for vector in simulation.system.getDefaultPeriodicBoxVectors()]
+    assert np.allclose(frames.box, box)
     assert frames.beads.masses == pytest.approx([104.17] * 3 + [35.45] * 3 + [62.07] * 6, abs=0.01)
 
 

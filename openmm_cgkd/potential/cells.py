@@ -56,7 +56,7 @@ def _cells(positions, box, periodic, cutoff):
         for k in range(3):
             low[k] = fractional[:, k].min()
             span = fractional[:, k].max() - low[k]
-            counts[k] = min(max(1, int(span / cutoff)), 1 + int(round(n ** (1 / 3))))
+            counts[k] = min(max(1, int(span / cutoff)), 1 + int(n ** (1 / 3)))
             width[k] = span / counts[k] + 1e-12
     cell = np.empty(n, np.int64)
     start = np.zeros(counts[0] * counts[1] * counts[2] + 1, np.int64)

@@ -20,7 +20,7 @@ _EPS = 1e-5  # of torch.nn.LayerNorm
 
 
 def tabulate(function, cutoff: float, n_intervals: int = _N_INTERVALS) -> Tensor:
-    """Values and slopes of radial filters on an even grid from 0 to the cutoff.
+    """Cubic polynomials that take the values and slopes of radial filters at the ends of every interval.
 
     Parameters
     ----------
@@ -30,11 +30,17 @@ def tabulate(function, cutoff: float, n_intervals: int = _N_INTERVALS) -> Tensor
 
     Returns
     -------
-    Tensor, shape (n_intervals + 1, 2, 3, channels), float64
+    Tensor, shape (n_intervals, 4, 3, channels), float64
+        Coefficients of 1, t, t^2, t^3, where t runs from 0 to 1 over the interval. Coefficients, not values: in single
+        precision the slope would lose three digits as a difference of values.
     """
     knots = torch.linspace(0, cutoff, n_intervals + 1, dtype=torch.float64)
     values, slopes = torch.func.jvp(function, (knots,), (torch.ones_like(knots),))
-    return torch.stack([values, slopes], dim=1).detach()
+    slopes = slopes * (cutoff / n_intervals)
+    rise = values[1:] - values[:-1]
+    square = 3 * rise - 2 * slopes[:-1] - slopes[1:]
+    cube = slopes[:-1] + slopes[1:] - 2 * rise
+    return torch.stack([values[:-1], slopes[:-1], square, cube], dim=1).detach()
 
 
 class FastTensorNet(nn.Module):
@@ -46,13 +52,12 @@ class FastTensorNet(nn.Module):
         Copied, so that later training does not change this module.
     """
 
-    weights: list[Tensor]  # tables and weights in the order `_Evaluation` takes them
-
     def __init__(self, network: TensorNetEnergies) -> None:
         super().__init__()
         self.spacing = network.cutoff / _N_INTERVALS
         self.n_layers = len(network.layers)
         dtype = network.scale.dtype
+        # tables and weights in the order `_Evaluation` takes them; a plain list, because TorchScript cannot list buffers
         self.weights = [w.detach().to(dtype).contiguous() for w in _weights(copy.deepcopy(network).double())]
 
     def forward(self, types: Tensor, row: Tensor, column: Tensor, vectors: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 Features have shape (9, n_beads, channels), components as in `tensornet`. Loops run in parallel over beads; every bead
 sums over its own neighbours, so no two threads write to the same place and results do not depend on the number of
-threads. Nothing per edge and channel is stored. Filters are cubic Hermite interpolants on an even grid in r; their
-derivatives are those of the interpolant, so interpolation does not harm energy conservation.
+threads. Nothing per edge and channel is stored. Filters are cubic polynomials on an even grid in r, smooth to the first derivative;
+forces take the derivatives of these polynomials, so interpolation does not harm energy conservation.
 """
 
 from __future__ import annotations
@@ -20,19 +20,10 @@ _SQRT2, _SQRT3, _SQRT6 = math.sqrt(2.0), math.sqrt(3.0), math.sqrt(6.0)
 
 
 @_serial
-def _hermite(r, spacing, n, weights, slopes):
-    """Interval of r and the weights of (value, slope) at its two ends, for the value and for d/dr."""
+def _locate(r, spacing, n):
+    """Interval of r, and its place in it from 0 to 1."""
     k = min(int(r / spacing), n - 1)
-    t = r / spacing - k
-    weights[0] = (1 + 2 * t) * (1 - t) * (1 - t)
-    weights[1] = t * (1 - t) * (1 - t) * spacing
-    weights[2] = t * t * (3 - 2 * t)
-    weights[3] = t * t * (t - 1) * spacing
-    slopes[0] = 6 * t * (t - 1) / spacing
-    slopes[1] = (1 - t) * (1 - 3 * t)
-    slopes[2] = -slopes[0]
-    slopes[3] = t * (3 * t - 2)
-    return k
+    return k, r / spacing - k
 
 
 @_serial
@@ -47,20 +38,20 @@ def _shape(x, y, z, out):
 
 @_parallel
 def embed(row, column, vectors, types, pair, table, spacing, out):
-    n, channels = table.shape[0] - 1, pair.shape[2]
+    n, channels = table.shape[0], pair.shape[2]
     for i in numba.prange(row.shape[0] - 1):
-        w, dw, g = np.empty(4, table.dtype), np.empty(4, table.dtype), np.empty(9, table.dtype)
+        g = np.empty(9, table.dtype)
         for e in range(row[i], row[i + 1]):
             x, y, z = -vectors[e, 0], -vectors[e, 1], -vectors[e, 2]
             r = math.sqrt(x * x + y * y + z * z)
-            k = _hermite(r, spacing, n, w, dw)
+            k, t = _locate(r, spacing, n)
             _shape(x / r, y / r, z / r, g)
             a, b = types[i], types[column[e]]
             for f in range(channels):
                 z0 = pair[a, b, f]
-                r0 = (w[0] * table[k, 0, 0, f] + w[1] * table[k, 1, 0, f] + w[2] * table[k + 1, 0, 0, f] + w[3] * table[k + 1, 1, 0, f]) * z0
-                r1 = (w[0] * table[k, 0, 1, f] + w[1] * table[k, 1, 1, f] + w[2] * table[k + 1, 0, 1, f] + w[3] * table[k + 1, 1, 1, f]) * z0
-                r2 = (w[0] * table[k, 0, 2, f] + w[1] * table[k, 1, 2, f] + w[2] * table[k + 1, 0, 2, f] + w[3] * table[k + 1, 1, 2, f]) * z0
+                r0 = (table[k, 0, 0, f] + t * (table[k, 1, 0, f] + t * (table[k, 2, 0, f] + t * table[k, 3, 0, f]))) * z0
+                r1 = (table[k, 0, 1, f] + t * (table[k, 1, 1, f] + t * (table[k, 2, 1, f] + t * table[k, 3, 1, f]))) * z0
+                r2 = (table[k, 0, 2, f] + t * (table[k, 1, 2, f] + t * (table[k, 2, 2, f] + t * table[k, 3, 2, f]))) * z0
                 out[0, i, f] += g[0] * r0
                 out[1, i, f] += g[1] * r1
                 out[2, i, f] += g[2] * r1
@@ -74,13 +65,13 @@ def embed(row, column, vectors, types, pair, table, spacing, out):
 
 @_parallel
 def embed_backward(row, column, vectors, types, pair, table, spacing, gradient, out):
-    n, channels = table.shape[0] - 1, pair.shape[2]
+    n, channels = table.shape[0], pair.shape[2]
     for i in numba.prange(row.shape[0] - 1):
-        w, dw, g = np.empty(4, table.dtype), np.empty(4, table.dtype), np.empty(9, table.dtype)
+        g = np.empty(9, table.dtype)
         for e in range(row[i], row[i + 1]):
             x, y, z = -vectors[e, 0], -vectors[e, 1], -vectors[e, 2]
             r = math.sqrt(x * x + y * y + z * z)
-            k = _hermite(r, spacing, n, w, dw)
+            k, t = _locate(r, spacing, n)
             x, y, z = x / r, y / r, z / r
             _shape(x, y, z, g)
             a, b = types[i], types[column[e]]
@@ -88,11 +79,11 @@ def embed_backward(row, column, vectors, types, pair, table, spacing, gradient, 
             radial, s1, s2, s3, s4, s5, s6, s7, s8 = zero, zero, zero, zero, zero, zero, zero, zero, zero
             for f in range(channels):
                 z0 = pair[a, b, f]
-                r1 = (w[0] * table[k, 0, 1, f] + w[1] * table[k, 1, 1, f] + w[2] * table[k + 1, 0, 1, f] + w[3] * table[k + 1, 1, 1, f]) * z0
-                r2 = (w[0] * table[k, 0, 2, f] + w[1] * table[k, 1, 2, f] + w[2] * table[k + 1, 0, 2, f] + w[3] * table[k + 1, 1, 2, f]) * z0
-                d0 = dw[0] * table[k, 0, 0, f] + dw[1] * table[k, 1, 0, f] + dw[2] * table[k + 1, 0, 0, f] + dw[3] * table[k + 1, 1, 0, f]
-                d1 = dw[0] * table[k, 0, 1, f] + dw[1] * table[k, 1, 1, f] + dw[2] * table[k + 1, 0, 1, f] + dw[3] * table[k + 1, 1, 1, f]
-                d2 = dw[0] * table[k, 0, 2, f] + dw[1] * table[k, 1, 2, f] + dw[2] * table[k + 1, 0, 2, f] + dw[3] * table[k + 1, 1, 2, f]
+                r1 = (table[k, 0, 1, f] + t * (table[k, 1, 1, f] + t * (table[k, 2, 1, f] + t * table[k, 3, 1, f]))) * z0
+                r2 = (table[k, 0, 2, f] + t * (table[k, 1, 2, f] + t * (table[k, 2, 2, f] + t * table[k, 3, 2, f]))) * z0
+                d0 = table[k, 1, 0, f] + t * (2 * table[k, 2, 0, f] + t * (3 * table[k, 3, 0, f]))
+                d1 = table[k, 1, 1, f] + t * (2 * table[k, 2, 1, f] + t * (3 * table[k, 3, 1, f]))
+                d2 = table[k, 1, 2, f] + t * (2 * table[k, 2, 2, f] + t * (3 * table[k, 3, 2, f]))
                 g1, g2, g3 = gradient[1, i, f], gradient[2, i, f], gradient[3, i, f]
                 g4, g5, g6 = gradient[4, i, f], gradient[5, i, f], gradient[6, i, f]
                 g7, g8 = gradient[7, i, f], gradient[8, i, f]
@@ -112,6 +103,7 @@ def embed_backward(row, column, vectors, types, pair, table, spacing, gradient, 
             ux = _SQRT2 * (s1 + y * s4 + z * s5 + x * s7) - 2 * x * s8 / _SQRT6
             uy = _SQRT2 * (s2 + x * s4 + z * s6 - y * s7) - 2 * y * s8 / _SQRT6
             uz = _SQRT2 * (s3 + x * s5 + y * s6) + 4 * z * s8 / _SQRT6
+            radial /= spacing  # slopes above are per interval
             along = x * ux + y * uy + z * uz
             # the shape is that of the reversed vector, hence the signs
             out[e, 0] -= radial * x + (ux - along * x) / r
@@ -121,17 +113,16 @@ def embed_backward(row, column, vectors, types, pair, table, spacing, gradient, 
 
 @_parallel
 def mix(row, column, vectors, table, spacing, features, out):
-    n, channels = table.shape[0] - 1, features.shape[2]
+    n, channels = table.shape[0], features.shape[2]
     for i in numba.prange(row.shape[0] - 1):
-        w, dw = np.empty(4, table.dtype), np.empty(4, table.dtype)
         for e in range(row[i], row[i + 1]):
             x, y, z = vectors[e, 0], vectors[e, 1], vectors[e, 2]
-            k = _hermite(math.sqrt(x * x + y * y + z * z), spacing, n, w, dw)
+            k, t = _locate(math.sqrt(x * x + y * y + z * z), spacing, n)
             j = column[e]
             for f in range(channels):
-                r0 = w[0] * table[k, 0, 0, f] + w[1] * table[k, 1, 0, f] + w[2] * table[k + 1, 0, 0, f] + w[3] * table[k + 1, 1, 0, f]
-                r1 = w[0] * table[k, 0, 1, f] + w[1] * table[k, 1, 1, f] + w[2] * table[k + 1, 0, 1, f] + w[3] * table[k + 1, 1, 1, f]
-                r2 = w[0] * table[k, 0, 2, f] + w[1] * table[k, 1, 2, f] + w[2] * table[k + 1, 0, 2, f] + w[3] * table[k + 1, 1, 2, f]
+                r0 = table[k, 0, 0, f] + t * (table[k, 1, 0, f] + t * (table[k, 2, 0, f] + t * table[k, 3, 0, f]))
+                r1 = table[k, 0, 1, f] + t * (table[k, 1, 1, f] + t * (table[k, 2, 1, f] + t * table[k, 3, 1, f]))
+                r2 = table[k, 0, 2, f] + t * (table[k, 1, 2, f] + t * (table[k, 2, 2, f] + t * table[k, 3, 2, f]))
                 out[0, i, f] += r0 * features[0, j, f]
                 out[1, i, f] += r1 * features[1, j, f]
                 out[2, i, f] += r1 * features[2, j, f]
@@ -145,22 +136,21 @@ def mix(row, column, vectors, table, spacing, features, out):
 
 @_parallel
 def mix_backward(row, column, vectors, table, spacing, features, gradient, d_features, d_vectors):
-    n, channels = table.shape[0] - 1, features.shape[2]
+    n, channels = table.shape[0], features.shape[2]
     for i in numba.prange(row.shape[0] - 1):
-        w, dw = np.empty(4, table.dtype), np.empty(4, table.dtype)
         for e in range(row[i], row[i + 1]):
             x, y, z = vectors[e, 0], vectors[e, 1], vectors[e, 2]
             r = math.sqrt(x * x + y * y + z * z)
-            k = _hermite(r, spacing, n, w, dw)
+            k, t = _locate(r, spacing, n)
             j = column[e]
             radial = table.dtype.type(0)
             for f in range(channels):
-                r0 = w[0] * table[k, 0, 0, f] + w[1] * table[k, 1, 0, f] + w[2] * table[k + 1, 0, 0, f] + w[3] * table[k + 1, 1, 0, f]
-                r1 = w[0] * table[k, 0, 1, f] + w[1] * table[k, 1, 1, f] + w[2] * table[k + 1, 0, 1, f] + w[3] * table[k + 1, 1, 1, f]
-                r2 = w[0] * table[k, 0, 2, f] + w[1] * table[k, 1, 2, f] + w[2] * table[k + 1, 0, 2, f] + w[3] * table[k + 1, 1, 2, f]
-                d0 = dw[0] * table[k, 0, 0, f] + dw[1] * table[k, 1, 0, f] + dw[2] * table[k + 1, 0, 0, f] + dw[3] * table[k + 1, 1, 0, f]
-                d1 = dw[0] * table[k, 0, 1, f] + dw[1] * table[k, 1, 1, f] + dw[2] * table[k + 1, 0, 1, f] + dw[3] * table[k + 1, 1, 1, f]
-                d2 = dw[0] * table[k, 0, 2, f] + dw[1] * table[k, 1, 2, f] + dw[2] * table[k + 1, 0, 2, f] + dw[3] * table[k + 1, 1, 2, f]
+                r0 = table[k, 0, 0, f] + t * (table[k, 1, 0, f] + t * (table[k, 2, 0, f] + t * table[k, 3, 0, f]))
+                r1 = table[k, 0, 1, f] + t * (table[k, 1, 1, f] + t * (table[k, 2, 1, f] + t * table[k, 3, 1, f]))
+                r2 = table[k, 0, 2, f] + t * (table[k, 1, 2, f] + t * (table[k, 2, 2, f] + t * table[k, 3, 2, f]))
+                d0 = table[k, 1, 0, f] + t * (2 * table[k, 2, 0, f] + t * (3 * table[k, 3, 0, f]))
+                d1 = table[k, 1, 1, f] + t * (2 * table[k, 2, 1, f] + t * (3 * table[k, 3, 1, f]))
+                d2 = table[k, 1, 2, f] + t * (2 * table[k, 2, 2, f] + t * (3 * table[k, 3, 2, f]))
                 g0, g1, g2, g3 = gradient[0, j, f], gradient[1, j, f], gradient[2, j, f], gradient[3, j, f]
                 g4, g5, g6, g7, g8 = gradient[4, j, f], gradient[5, j, f], gradient[6, j, f], gradient[7, j, f], gradient[8, j, f]
                 d_features[0, i, f] += r0 * g0
@@ -185,9 +175,10 @@ def mix_backward(row, column, vectors, table, spacing, features, gradient, d_fea
                         + features[8, i, f] * g8
                     )
                 )
-            d_vectors[e, 0] += radial * x / r
-            d_vectors[e, 1] += radial * y / r
-            d_vectors[e, 2] += radial * z / r
+            radial /= spacing * r  # slopes above are per interval
+            d_vectors[e, 0] += radial * x
+            d_vectors[e, 1] += radial * y
+            d_vectors[e, 2] += radial * z
 
 
 @_serial

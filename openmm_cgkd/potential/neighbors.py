@@ -37,7 +37,8 @@ def check_cutoff(box: np.ndarray, cutoff: float) -> None:
     height = smallest_height(box)
     if cutoff > height / 2:
         raise BoxError(
-            f"The cutoff of {cutoff:g} nm is above half the smallest box height of {height:.4f} nm; use at most {height / 2:.4f} nm or a larger box."
+            f"The cutoff of {cutoff:g} nm is above half the smallest box height of {height:.4f} nm; "
+            f"use at most {height / 2:.4f} nm or a larger box."
         )
 
 

@@ -26,10 +26,16 @@ def load_molecule(config: SystemConfig, name: str) -> app.PDBFile:
     path = config.path(molecule.structure)
     if not path.exists():
         raise ForceFieldError(f"{path}: no such file; molecule {name} needs a PDB structure.")
-    pdb = app.PDBFile(str(path))
+    try:
+        pdb = app.PDBFile(str(path))
+    except Exception as error:  # OpenMM's reader raises many types on files that are not PDB
+        raise ForceFieldError(f"{path}: cannot be read as a PDB file; molecule {name} needs its atoms and CONECT records.") from error
     residues = list(pdb.topology.residues())
     if len(residues) != 1 or residues[0].name != name:
         raise ForceFieldError(f"{path}: expected one residue named {name}, got {[r.name for r in residues]}.")
+    unknown = [atom.name for atom in residues[0].atoms() if atom.element is None]
+    if unknown:
+        raise ForceFieldError(f"{path}: atoms {unknown} have no element; write it in columns 77-78.")
     return pdb
 
 

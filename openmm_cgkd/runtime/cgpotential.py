@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import mdtraj
 import numpy as np
@@ -11,7 +11,7 @@ import openmm
 from openmm import app, unit
 from openmm.app.internal.unitcell import reducePeriodicBoxVectors
 
-from ..exceptions import BoxError, ModelFileError
+from ..exceptions import BoxError, ConfigError, ModelFileError
 from ..mapping import BeadTopology
 from ..metadata import PotentialMetadata, read_metadata
 from .compatibility import check_stack, import_torch_force
@@ -30,6 +30,9 @@ class CGPotential:
     ----------
     file : path
         Potential written by ``cgkd export``.
+    engine : {"fused", "portable"}
+        How a CPU evaluates the potential: by this package's fused loops, or by the plain PyTorch operations in the file,
+        several times slower and equal to single precision. A GPU always runs the latter.
 
     Attributes
     ----------
@@ -43,8 +46,11 @@ class CGPotential:
         If the file is missing or not a potential of this package.
     """
 
-    def __init__(self, file: Path | str) -> None:
+    def __init__(self, file: Path | str, engine: Literal["fused", "portable"] = "fused") -> None:
         check_stack()
+        if engine not in ("fused", "portable"):
+            raise ConfigError(f"engine: got '{engine}'; choose 'fused' or 'portable'.")
+        self.engine = engine
         self.file = Path(file)
         self.metadata: PotentialMetadata = read_metadata(self.file)
 
@@ -110,8 +116,12 @@ class CGPotential:
     def _force(self, types: np.ndarray, periodic: bool) -> openmm.Force:
         import torch
 
+        from .fused import FusedPotential
+
         module = self.load()
         module.set_types(torch.from_numpy(types))
+        if self.engine == "fused":
+            module = torch.jit.script(FusedPotential(module, self.metadata))
         force = import_torch_force()(module)
         force.setUsesPeriodicBoundaryConditions(periodic)
         return force

@@ -39,7 +39,7 @@ def check_stack() -> None:
     if not _has_nvrtc():
         raise CompatibilityError(
             f"torch {version('torch')} is a build without CUDA 12, and openmmtorch 1.5 needs its libraries even on a CPU; "
-            f"reinstall with {INSTALL} --force-reinstall --index-url https://pypi.org/simple."
+            f"reinstall with {INSTALL} --force-reinstall from PyPI."
         )
 
 

@@ -27,9 +27,8 @@ class FusedPotential(nn.Module):
 
     def __init__(self, portable: torch.jit.ScriptModule, metadata: PotentialMetadata) -> None:
         super().__init__()
-        settings = dict(metadata.network)
-        scale = settings.pop("scale")
-        network = build_tensornet(ModelConfig(**settings), len(metadata.type_names), scale)
+        settings = {name: value for name, value in metadata.network.items() if name != "scale"}  # the scale is among the weights
+        network = build_tensornet(ModelConfig(**settings), len(metadata.type_names), 1.0)
         weights = {name.removeprefix("network."): value for name, value in portable.state_dict().items() if name.startswith("network.")}
         network.load_state_dict(weights)
         self.portable = portable
