@@ -16,9 +16,9 @@ from . import __version__
 from .config import SystemConfig, dump
 from .exceptions import BoxError, CompatibilityError, FramesError, MappingError
 from .files import file_hash, replacing
-from .frames import FrameWriter
+from .frames import FrameWriter, read_frames
 from .mapping import bond_order, make_whole, mapping_from_config
-from .progress import progress
+from .progress import log_to, progress
 from .reference.build import build_topology
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def map_trajectory(system: SystemConfig, trajectory: Path, topology: Path, outpu
     topology : path
         The same atoms with names and one residue per molecule, in a format MDAnalysis reads (PDB, GRO, TPR).
     output : path
-        HDF5 file of mapped frames; complete or absent.
+        HDF5 file of mapped frames; complete or absent. If it holds the frames of this trajectory already, nothing is done.
+        A log with the same name and ending ``.log`` stands beside it.
 
     Returns
     -------
@@ -56,7 +57,7 @@ def map_trajectory(system: SystemConfig, trajectory: Path, topology: Path, outpu
     CompatibilityError
         If MDAnalysis is not installed.
     FramesError
-        If a file is missing or unreadable, a frame has no forces or no positions, or a value is not finite.
+        If a file is missing or unreadable, a frame has no forces or no positions, a value is not finite, or `output` is another file.
     MappingError
         If the atoms or molecules differ from the configuration.
     BoxError
@@ -66,7 +67,7 @@ def map_trajectory(system: SystemConfig, trajectory: Path, topology: Path, outpu
     -----
     Constraints are not in a trajectory and cannot be checked: they must lie inside one bead.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), log_to(output.with_suffix(".log")):
         warnings.filterwarnings("ignore", module="MDAnalysis")  # guesses about fields that are not read here
         universe = _open(trajectory, topology)
         atoms = _atoms(system, universe, topology)
@@ -75,6 +76,8 @@ def map_trajectory(system: SystemConfig, trajectory: Path, topology: Path, outpu
             raise MappingError("Some atoms of a molecule are not bonded to the rest of it; add CONECT records to its molecule file.")
         frames = universe.trajectory
         attributes = _provenance(system, trajectory, topology, atoms)
+        if output.exists():
+            return _existing(output, attributes)
         with replacing(output) as fresh:
             fresh.unlink(missing_ok=True)  # left over from a killed call; it must not be continued
             with FrameWriter(fresh, mapping.topology, attributes) as writer, progress("map", len(frames)) as meter:
@@ -88,6 +91,18 @@ def map_trajectory(system: SystemConfig, trajectory: Path, topology: Path, outpu
                     writer.append(mapping.map_positions(whole), mapping.map_forces(forces), box, time, step)
                     meter.update(k + 1)
     logger.info("mapped %d frames of %d atoms onto %d beads: %s", len(frames), mapping.n_atoms, mapping.topology.n_beads, output)
+    return output
+
+
+def _existing(output: Path, attributes: dict[str, object]) -> Path:
+    """Accept a file that holds the same frames; refuse to replace any other."""
+    try:
+        found = read_frames(output).attributes
+    except FramesError as error:
+        raise FramesError(f"{output}: exists and is not a file of mapped frames; remove it or choose another --output.") from error
+    if any(found.get(key) != attributes[key] for key in ("configuration", "trajectory_sha256")):
+        raise FramesError(f"{output}: exists and holds frames of another trajectory or system; remove it or choose another --output.")
+    logger.info("%s: finished before, skipped", output)
     return output
 
 

@@ -112,12 +112,21 @@ def test_same_frames_as_the_reporter(any_box, tmp_path):
     assert not list(tmp_path.glob("*.tmp*"))
 
 
-def test_existing_output_is_replaced(case, tmp_path):
-    output = tmp_path / "mapped.h5"
-    for path in (output, tmp_path / "mapped.h5.tmp"):  # a file of before, and what a killed call left
-        path.write_bytes(b"old")
-    map_trajectory(case.config, case.write(tmp_path / "a.trr"), case.topology, output)
+def test_existing_output(case, tmp_path):
+    output, trajectory = tmp_path / "mapped.h5", case.write(tmp_path / "a.trr")
+    output.write_bytes(b"somebody's file")
+    with pytest.raises(FramesError, match="exists and is not a file of mapped frames"):
+        map_trajectory(case.config, trajectory, case.topology, output)
+    assert output.read_bytes() == b"somebody's file"
+    output.unlink()
+    map_trajectory(case.config, trajectory, case.topology, output)
     assert read_frames(output).step.tolist() == STEPS
+    made = output.stat().st_mtime_ns
+    map_trajectory(case.config, trajectory, case.topology, output)  # finished before
+    assert output.stat().st_mtime_ns == made
+    with pytest.raises(FramesError, match="another trajectory or system"):
+        map_trajectory(case.config.model_copy(update={"temperature": 300.0}), trajectory, case.topology, output)
+    assert "mapped" in (tmp_path / "mapped.log").read_text()
 
 
 def refuse(case: Case, trajectory: Path, error: type, message: str, topology: Path | None = None, config=None) -> None:
