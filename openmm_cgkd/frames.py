@@ -265,10 +265,9 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def compress(source: Path | str, target: Path | str, every: int = 1) -> None:
-    """Rewrite a file of frames with compression, complete or not at all; for shipping, not for appending."""
-    frames = read_frames(source)[::every]
-    with replacing(Path(target)) as fresh, _create(fresh, frames.beads, frames.attributes) as file:
+def write_frames(frames: Frames, path: Path | str) -> None:
+    """Write frames as a compressed file, complete or not at all; for shipping and for parts of a file."""
+    with replacing(Path(path)) as fresh, _create(fresh, frames.beads, frames.attributes) as file:
         for name in _SHAPES:
             del file[name]
             file.create_dataset(name, data=getattr(frames, name), chunks=True, compression="gzip", shuffle=True)
