@@ -13,7 +13,7 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path to write beside `path`; it takes the place of `path` only when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # processes of one run may write the same file
+    fresh = path.with_name(path.name + ".tmp")
     try:
         yield fresh
         with open(fresh, "rb") as written:
