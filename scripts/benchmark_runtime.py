@@ -32,8 +32,8 @@ def lattice(n: int, density: float):
     return (sites + rng.uniform(-0.1, 0.1, sites.shape)) * edge / per_side, np.eye(3) * edge
 
 
-def bead_simulation(system, positions, timestep: float):
-    """Simulation of beads on the CPU platform; time step in ps."""
+def bead_context(system, positions, timestep: float):
+    """Langevin dynamics of beads on the CPU platform; time step in ps."""
     import openmm
     from openmm import unit
 
@@ -41,7 +41,7 @@ def bead_simulation(system, positions, timestep: float):
     context = openmm.Context(system, integrator, openmm.Platform.getPlatform("CPU"))
     context.setPositions(positions)
     context.setVelocitiesToTemperature(363.15 * unit.kelvin, 1)
-    return integrator
+    return context
 
 
 def torchmdnet_system(network, types, box):
@@ -72,7 +72,7 @@ def torchmdnet_system(network, types, box):
 
 
 def network_sides(folder: Path) -> dict:
-    """Integrators of 300 beads with the same 64-channel network: torchmd-net's script, and ours fused and portable."""
+    """Contexts of 300 beads with the same 64-channel network: torchmd-net's script, and ours fused and portable."""
     import numpy as np
     import torch
     from torchmdnet.models.model import create_model
@@ -102,11 +102,11 @@ def network_sides(folder: Path) -> dict:
     systems = {"torchmd-net": torchmdnet_system(network, types, box)}
     for engine in ("fused", "portable"):
         systems[engine] = CGPotential(file, engine=engine).createSystem(beads, boxVectors=box)
-    return {name: (bead_simulation(system, positions, 0.001), 0.001) for name, system in systems.items()}
+    return {name: (bead_context(system, positions, 0.001), 0.001) for name, system in systems.items()}
 
 
 def fluid_sides(student: Path) -> dict:
-    """Integrators of the shipped ethaline box: all-atom at 4 fs, and the student at 5 fs from the last shipped frame."""
+    """Contexts of the shipped ethaline box: all-atom at 4 fs, and the student at 5 fs from the last shipped frame."""
     import numpy as np
     import openmm
     from openmm import unit
@@ -137,7 +137,7 @@ def fluid_sides(student: Path) -> dict:
         integrator.step(50)
     integrator.setStepSize(timestep * unit.picosecond)
     beads = CGPotential(student).createSystem(frames.beads, boxVectors=frames.box[-1])
-    return {"all-atom": (integrator, timestep), "student": (bead_simulation(beads, frames.positions[-1], 0.005), 0.005)}
+    return {"all-atom": (context, timestep), "student": (bead_context(beads, frames.positions[-1], 0.005), 0.005)}
 
 
 def _compress(context, topology, factor: float) -> None:
@@ -155,16 +155,17 @@ def _compress(context, topology, factor: float) -> None:
 def measure(sides: dict, rounds: int, seconds: float) -> dict[str, float]:
     """Median time of a step of each side, ms; sides alternate."""
     steps = {}
-    for name, (integrator, _) in sides.items():
+    for name, (context, _) in sides.items():
+        integrator = context.getIntegrator()
         integrator.step(5)  # compile and warm up
         begin = time.perf_counter()
         integrator.step(5)
         steps[name] = max(3, int(seconds * 5 / (time.perf_counter() - begin)))
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
-        for name, (integrator, _) in sides.items():
+        for name, (context, _) in sides.items():
             begin = time.perf_counter()
-            integrator.step(steps[name])
+            context.getIntegrator().step(steps[name])
             times[name].append((time.perf_counter() - begin) / steps[name] * 1e3)
     return {name: statistics.median(values) for name, values in times.items()}
 
