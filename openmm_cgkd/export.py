@@ -28,8 +28,9 @@ from .potential.model import SumModel, energies_and_forces
 from .potential.neighbors import find_pairs
 from .potential.prior import PairRepulsion, PriorParameters
 from .potential.tensornet import TensorNetEnergies
-from .progress import log_to
+from .progress import log_to, progress
 from .run_folder import RunFolder, Stage
+from .training.checkpoint import load_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -250,8 +251,6 @@ def export_student(run: RunConfig) -> Path:
     ModelFileError
         If the student has not been trained, or the written file fails its check.
     """
-    from .training.checkpoint import load_checkpoint
-
     folder = RunFolder(run)
     checkpoint = folder.student / "best.pt"
     with log_to(folder.log("export")):
@@ -277,7 +276,9 @@ def export_student(run: RunConfig) -> Path:
             frames_sha256=stored["frames"],
             checkpoint_sha256=inputs["checkpoint"],
         )
-        export_potential(folder.model, network, prior, metadata, frames.beads.types, frames.positions[-1], frames.box[-1])
+        with progress("export", 1) as meter:
+            export_potential(folder.model, network, prior, metadata, frames.beads.types, frames.positions[-1], frames.box[-1])
+            meter.update(1)
         stage.finish()
         logger.info("potential written to %s", folder.model)
     return folder.model
