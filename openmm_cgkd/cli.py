@@ -30,6 +30,7 @@ from .progress import console, logger
 # what each command reads of its YAML file, shown by --help
 _READS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
     "reference": (SystemConfig, ("name", "force_field", "temperature", "molecules", "beads", "reference")),
+    "meanforce": (SystemConfig, ("name", "force_field", "temperature", "molecules", "beads", "mean_force")),
     "map": (SystemConfig, ("name", "temperature", "molecules", "beads")),
     "teach": (RunConfig, ("folder", "frames", "max_frames", "seed", "workers", "split", "model", "prior", "teachers")),
     "label": (RunConfig, ("folder", "frames", "max_frames", "split", "teachers")),
@@ -48,20 +49,8 @@ class _Group(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-class _Command(TyperCommand):
-    """A stage: its help lists the fields it reads, its errors become one message and an exit code."""
-
-    def format_help(self, ctx: typer.Context, formatter: Any) -> None:
-        super().format_help(ctx, formatter)
-        model, names = _READS[self.name]
-        file = "RUN.yaml" if model is RunConfig else "SYSTEM.yaml"
-        table = Table(title=f"What it reads of {file}", title_justify="left", box=None, padding=(0, 2, 0, 0))
-        table.add_column("field", no_wrap=True)
-        table.add_column("default")
-        table.add_column("meaning")
-        for row in _field_rows(model, names):
-            table.add_row(*map(escape, row))
-        Console().print(table)
+class _Plain(TyperCommand):
+    """A command whose errors become one message and an exit code."""
 
     def invoke(self, ctx: typer.Context) -> Any:
         ctx.obj = {"folder": None}
@@ -75,6 +64,22 @@ class _Command(TyperCommand):
                 _fail(str(error), 2, debug)
             except Exception as error:
                 _fail(_unexpected(error, ctx.obj["folder"]), 1, debug)
+
+
+class _Command(_Plain):
+    """A stage: its help lists the fields it reads."""
+
+    def format_help(self, ctx: typer.Context, formatter: Any) -> None:
+        super().format_help(ctx, formatter)
+        model, names = _READS[self.name]
+        file = "RUN.yaml" if model is RunConfig else "SYSTEM.yaml"
+        table = Table(title=f"What it reads of {file}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+        table.add_column("field", no_wrap=True)
+        table.add_column("default")
+        table.add_column("meaning")
+        for row in _field_rows(model, names):
+            table.add_row(*map(escape, row))
+        Console().print(table)
 
 
 def _fail(message: str, code: int, debug: bool) -> None:
@@ -190,13 +195,54 @@ def _reference(
     ctx: typer.Context,
     system: SystemFile,
     folder: Annotated[Path, typer.Option("--folder", help="Box, states, logs and frames.h5 go here.", show_default=False)],
+    start: Annotated[
+        Path | None,
+        typer.Option("--start", help="Put atoms back on the last of these mapped frames instead of packing a box.", show_default=False),
+    ] = None,
 ) -> None:
     """Simulate the fluid all-atom and write mapped frames: pack, minimise, anneal, NPT, NVT."""
     config = load_system(system)
     ctx.obj["folder"] = folder.absolute()
     from .reference.run import run_reference
 
-    typer.echo(run_reference(config, folder))
+    typer.echo(run_reference(config, folder, start))
+
+
+@_command("meanforce")
+def _meanforce(
+    ctx: typer.Context,
+    system: SystemFile,
+    trajectory: Annotated[Path, typer.Argument(help="All atoms, such as production.xtc of 'cgkd reference'.", show_default=False)],
+    folder: Annotated[Path, typer.Option("--folder", help="Estimates and mean_forces.h5 go here.", show_default=False)],
+    frames: Annotated[int, typer.Option("--frames", min=2, help="Configurations, evenly spaced.")] = 20,
+    last: Annotated[float, typer.Option("--last", min=0, max=1, help="They come from this last share of the trajectory.")] = 0.1,
+) -> None:
+    """Average the forces on beads that are held: the mean force that models ought to learn, free of mapping noise."""
+    config = load_system(system)
+    ctx.obj["folder"] = folder.absolute()
+    from .reference.meanforce import run_mean_forces
+
+    typer.echo(run_mean_forces(config, trajectory, folder, frames, last))
+
+
+@app.command("noise", cls=_Plain)
+def _noise(
+    ctx: typer.Context,
+    frames: Annotated[Path, typer.Argument(help="Mapped frames.", show_default=False)],
+    mean_forces: Annotated[Path, typer.Option("--meanforce", help="Mean-force frames of the same fluid.", show_default=False)],
+) -> None:
+    """Show how much of the mapped forces is noise that no model can learn."""
+    from .frames import read_frames
+    from .mean_forces import read_mean_forces
+    from .noise import noise_floor
+
+    table = Table(title="variance per force component, (kJ/mol/nm)^2", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for title in ("beads", "labels", "mean force", "noise", "share of the loss that stays"):
+        table.add_column(title, justify="left" if title == "beads" else "right")
+    for floor in noise_floor(read_frames(frames), read_mean_forces(mean_forces)):
+        mean_force = f"{floor.mean_force:.0f} +- {floor.mean_force_error:.0f}"
+        table.add_row(floor.name, f"{floor.label:.0f}", mean_force, f"{floor.noise:.0f}", f"{floor.share:.3f} +- {floor.share_error:.3f}")
+    Console().print(table)
 
 
 @_command("map")

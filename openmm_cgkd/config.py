@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from .exceptions import ConfigError
-from .units import Density, Duration, Length, Mass, Pressure, Rate, Temperature, Time
+from .units import Density, Duration, ForceConstant, Length, Mass, Pressure, Rate, Temperature, Time
 
 
 def _write_path(path: Path, info: SerializationInfo) -> str:
@@ -70,9 +70,22 @@ class ReferenceConfig(_Section):
     nvt: Duration = "20 picosecond"
     production: Time = "1000 picosecond"
     frame_interval: Time = "1 picosecond"
+    snapshot_interval: Time = Field("10 picosecond", description="between configurations of all atoms in production.xtc")
     seed: int = Field(1, ge=1, lt=2**31)
     platform: str | None = Field(None, description="OpenMM platform; the fastest one if absent")
     threads: int | None = Field(None, gt=0, description="threads of the CPU platform; all cores if absent")
+
+
+class MeanForceConfig(_Section):
+    """Protocol of the restrained all-atom runs: equilibrate and sample around beads that are held."""
+
+    restraint_constant: ForceConstant = "2e5 kilojoule/mole/nanometer**2"
+    check_constant: ForceConstant = "5e4 kilojoule/mole/nanometer**2"
+    check_frames: int = Field(4, ge=0, description="configurations sampled again, with check_constant and from another start")
+    equilibration: Duration = "4 picosecond"
+    sampling: Time = "20 picosecond"
+    sample_interval: Time = "0.04 picosecond"
+    blocks: int = Field(10, gt=1, description="blocks for standard errors")
 
 
 class SystemConfig(_Section):
@@ -84,6 +97,7 @@ class SystemConfig(_Section):
     molecules: list[MoleculeConfig] = Field(min_length=1)
     beads: list[BeadConfig] = Field(min_length=1)
     reference: ReferenceConfig = ReferenceConfig()
+    mean_force: MeanForceConfig = MeanForceConfig()
     _folder: Path = PrivateAttr(default=Path())
 
     @model_validator(mode="after")

@@ -103,6 +103,7 @@ class Mapping:
         if (masses <= 0).any():
             raise MappingError(f"Bead {np.argmin(masses)} has mass {masses.min()} dalton; atoms need their true masses.")
         self.bead_of_atom = owner
+        self.atom_masses = np.asarray(atom_masses, dtype=float)
         self.topology = BeadTopology(topology.type_names, topology.types, masses, topology.molecules, topology.charges)
         columns = np.arange(n_atoms)
         self._sum = csr_matrix((np.ones(n_atoms), (owner, columns)), shape=(n_beads, n_atoms))

@@ -34,6 +34,7 @@ _OPENMM_UNITS = {
     "bar": omm_unit.bar,
     "picosecond**-1": omm_unit.picosecond**-1,
     "gram/centimeter**3": omm_unit.gram / omm_unit.centimeter**3,
+    "kilojoule/mole/nanometer**2": omm_unit.kilojoule_per_mole / omm_unit.nanometer**2,
     "kilojoule/mole": omm_unit.kilojoule_per_mole,
 }
 
@@ -101,3 +102,4 @@ Mass = _dimension("dalton", gt=0)
 Pressure = _dimension("bar")
 Rate = _dimension("picosecond**-1", gt=0)
 Density = _dimension("gram/centimeter**3", gt=0)
+ForceConstant = _dimension("kilojoule/mole/nanometer**2", gt=0)

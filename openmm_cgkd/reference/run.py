@@ -20,8 +20,10 @@ from .. import __version__
 from ..config import SystemConfig, dump, load_system
 from ..exceptions import CGKDError, ConfigError, SimulationError
 from ..files import file_hash, replacing, write_text
-from ..mapping import mapping_from_config
+from ..frames import read_frames
+from ..mapping import Mapping, mapping_from_config
 from ..progress import log_to, progress
+from .backmap import add_restraint, place_molecules, relax
 from .build import atomic_charges, build_topology, create_system, pack
 from .reporter import MappedReporter
 
@@ -29,9 +31,11 @@ logger = logging.getLogger(__name__)
 
 _SAVE_INTERVAL = 10.0  # ps between saved states of a phase
 _WARM_UP = 5.0  # ps with a quarter of the time step after packing
+_RESTRAINT = 2e5  # kJ/mol/nm^2, holds beads to 0.004 nm while atoms relax around them
+_COOLING = 5.0  # ps at the target temperature before the restraints go
 
 
-def run_reference(config: SystemConfig, folder: Path) -> Path:
+def run_reference(config: SystemConfig, folder: Path, start: Path | None = None) -> Path:
     """Run the all-atom stage and return the path of the mapped frames.
 
     Every phase saves its state regularly; a second call with the same folder continues where the first stopped.
@@ -41,11 +45,14 @@ def run_reference(config: SystemConfig, folder: Path) -> Path:
     config : SystemConfig
     folder : path
         Holds ``box.pdb``, ``<phase>.xml`` states, ``<phase>.csv`` thermodynamics, ``frames.h5`` and ``reference.log``.
+    start : path, optional
+        Mapped frames. Instead of packing, annealing and NPT, atoms are put back on the beads of the last frame, in its
+        box; they are annealed for the same time while the beads are held. NVT and production follow as usual.
 
     Raises
     ------
     ConfigError
-        If the folder holds a run with other settings.
+        If the folder holds a run with other settings or another start.
     SimulationError
         If the simulation fails.
     """
@@ -53,7 +60,7 @@ def run_reference(config: SystemConfig, folder: Path) -> Path:
     with log_to(folder / "reference.log"):
         _check_same_settings(config, folder)
         write_text(folder / "system.yaml", dump(config, folder))
-        return _Reference(config, folder).run()
+        return _Reference(config, folder, start).run()
 
 
 def _check_same_settings(config: SystemConfig, folder: Path) -> None:
@@ -74,31 +81,64 @@ def _check_same_settings(config: SystemConfig, folder: Path) -> None:
 
 
 class _Reference:
-    def __init__(self, config: SystemConfig, folder: Path) -> None:
-        self.config, self.protocol, self.folder = config, config.reference, folder
+    def __init__(self, config: SystemConfig, folder: Path, start: Path | None = None) -> None:
+        self.config, self.protocol, self.folder, self.start = config, config.reference, folder, start
 
     def run(self) -> Path:
         frames, protocol = self.folder / "frames.h5", self.protocol
         if (self.folder / "production.xml").exists():
             logger.info("all-atom stage is finished: %s", frames)
             return frames
-        topology, positions = self._packed()
-        system = create_system(self.config, topology)
-        mapping = mapping_from_config(self.config, mdtraj.Topology.from_openmm(topology), atomic_charges(system))
-        mapping.check_constraints(system)
-
+        packed, backmapped = self.folder / "box.npz", self.folder / "backmapped.xml"
+        if self.start and packed.exists():
+            raise ConfigError(f"{self.folder}: holds a run that began from a packed box; leave out the start frames or use another folder.")
         temperature = self.config.temperature
-        hot = protocol.annealing_temperature
-        annealed = self._phase("annealing", system, topology, protocol.annealing, hot, barostat=True, start=positions)
-        npt = self._phase("npt", system, topology, protocol.npt, temperature, barostat=True, start=annealed)
-        at_mean = self._at_mean_volume(npt, topology)
-        nvt = self._phase("nvt", system, topology, protocol.nvt, temperature, barostat=False, start=at_mean)
+        if self.start or backmapped.exists():
+            topology = build_topology(self.config)
+            system, mapping, begin = self._backmapped(topology, backmapped)
+        else:
+            topology, positions = self._packed(packed)
+            system, mapping = self._system(topology)
+            hot = protocol.annealing_temperature
+            annealed = self._phase("annealing", system, topology, protocol.annealing, hot, barostat=True, start=positions)
+            npt = self._phase("npt", system, topology, protocol.npt, temperature, barostat=True, start=annealed)
+            begin = self._at_mean_volume(npt, topology)
+        nvt = self._phase("nvt", system, topology, protocol.nvt, temperature, barostat=False, start=begin)
         reporter = (frames, max(1, round(protocol.frame_interval / protocol.timestep)), mapping)
         self._phase("production", system, topology, protocol.production, temperature, barostat=False, start=nvt, reporter=reporter)
         return frames
 
-    def _packed(self) -> tuple[app.Topology, np.ndarray]:
-        path = self.folder / "box.npz"
+    def _system(self, topology: app.Topology) -> tuple[openmm.System, Mapping]:
+        system = create_system(self.config, topology)
+        mapping = mapping_from_config(self.config, mdtraj.Topology.from_openmm(topology), atomic_charges(system))
+        mapping.check_constraints(system)
+        return system, mapping
+
+    def _backmapped(self, topology: app.Topology, path: Path) -> tuple[openmm.System, Mapping, openmm.State]:
+        """Atoms around the beads of the last start frame, relaxed while the beads are held."""
+        if path.exists():
+            state = openmm.XmlSerializer.deserialize(path.read_text())
+            topology.setPeriodicBoxVectors(state.getPeriodicBoxVectors())
+            return *self._system(topology), state
+        frame = read_frames(self.start)[-1:]
+        beads, box = frame.positions[0].astype(float), frame.box[0]
+        topology.setPeriodicBoxVectors(box * unit.nanometer)
+        system, mapping = self._system(topology)
+        if not np.array_equal(mapping.topology.types, frame.beads.types) or mapping.topology.type_names != frame.beads.type_names:
+            raise ConfigError(f"{self.start}: its beads are not those of {self.config.name}; start from frames of this system.")
+        held = openmm.XmlSerializer.clone(system)
+        add_restraint(held, mapping, beads, _RESTRAINT)
+        protocol, seed = self.protocol, phase_seed(self.protocol.seed, "backmapped", 0)
+        logger.info("backmapping the last frame of %s", self.start)
+        positions = place_molecules(self.config, topology, mapping, beads, box, seed)
+        simulation = self._simulation(held, topology, self.config.temperature, False, seed)
+        hot = protocol.annealing_temperature
+        relax(simulation, positions, hot, protocol.annealing, self.config.temperature, _COOLING, seed)
+        state = simulation.context.getState(positions=True, velocities=True)
+        write_text(path, openmm.XmlSerializer.serialize(state))
+        return system, mapping, state
+
+    def _packed(self, path: Path) -> tuple[app.Topology, np.ndarray]:
         if not path.exists():
             topology, positions = pack(self.config)
             # the PDB is for looking; exact numbers come from the array
@@ -119,14 +159,7 @@ class _Reference:
             force = openmm.MonteCarloBarostat(self.protocol.pressure * unit.bar, temperature * unit.kelvin)
             force.setRandomNumberSeed(seed)
             system.addForce(force)
-        integrator = openmm.LangevinMiddleIntegrator(
-            temperature * unit.kelvin, self.protocol.friction / unit.picosecond, self.protocol.timestep * unit.picosecond
-        )
-        integrator.setRandomNumberSeed(seed)
-        if self.protocol.platform is None:
-            return app.Simulation(topology, system, integrator)
-        properties = {"Threads": str(self.protocol.threads)} if self.protocol.threads and self.protocol.platform == "CPU" else {}
-        return app.Simulation(topology, system, integrator, _platform(self.protocol.platform), properties)
+        return langevin_simulation(self.config, system, topology, seed, temperature)
 
     def _phase(self, name, system, topology, duration, temperature, barostat, start, reporter=None) -> openmm.State:
         """Run one phase to its end, or read its result if it has ended before."""
@@ -134,7 +167,7 @@ class _Reference:
         if done.exists():
             return openmm.XmlSerializer.deserialize(done.read_text())
         saved = openmm.XmlSerializer.deserialize(partial.read_text()) if partial.exists() else None
-        seed = _phase_seed(self.protocol.seed, name, saved.getStepCount() if saved else 0)
+        seed = phase_seed(self.protocol.seed, name, saved.getStepCount() if saved else 0)
         try:
             simulation = self._simulation(system, topology, temperature, barostat, seed)
             if saved:
@@ -163,6 +196,7 @@ class _Reference:
                 mapped = MappedReporter(path, interval, mapping, self._provenance(simulation), after_step=simulation.currentStep)
                 stack.callback(mapped.close)
                 simulation.reporters.append(mapped)
+                simulation.reporters.append(self._snapshots(simulation))
             meter = stack.enter_context(progress(f"all-atom {name}", total * timestep, simulation.currentStep * timestep))
             while simulation.currentStep < total:
                 simulation.step(min(piece - simulation.currentStep % piece, total - simulation.currentStep))
@@ -205,6 +239,17 @@ class _Reference:
             append=append,
         )
 
+    def _snapshots(self, simulation: app.Simulation) -> app.XTCReporter:
+        """All atoms, rarely: to look at, and to start restrained runs from."""
+        path = self.folder / "production.xtc"
+        steps = max(1, round(self.protocol.snapshot_interval / self.protocol.timestep))
+        keep = simulation.currentStep // steps
+        if keep:
+            _keep_snapshots(path, keep)
+        else:
+            path.unlink(missing_ok=True)
+        return app.XTCReporter(str(path), steps, append=keep > 0, enforcePeriodicBox=False)
+
     def _at_mean_volume(self, npt: openmm.State, topology: app.Topology) -> openmm.State:
         """Scale molecule centres so that the box has the mean volume of the last two thirds of NPT."""
         with open(self.folder / "npt.csv") as file:
@@ -237,6 +282,27 @@ class _Reference:
         }
 
 
+def langevin_simulation(
+    config: SystemConfig, system: openmm.System, topology: app.Topology, seed: int, temperature: float | None = None
+) -> app.Simulation:
+    """Simulation with the thermostat, time step and platform of the all-atom protocol.
+
+    Parameters
+    ----------
+    temperature : float, optional
+        Kelvin; that of the configuration if absent.
+    """
+    protocol = config.reference
+    integrator = openmm.LangevinMiddleIntegrator(
+        (temperature or config.temperature) * unit.kelvin, protocol.friction / unit.picosecond, protocol.timestep * unit.picosecond
+    )
+    integrator.setRandomNumberSeed(seed)
+    if protocol.platform is None:
+        return app.Simulation(topology, system, integrator)
+    properties = {"Threads": str(protocol.threads)} if protocol.threads and protocol.platform == "CPU" else {}
+    return app.Simulation(topology, system, integrator, _platform(protocol.platform), properties)
+
+
 def _platform(name: str) -> openmm.Platform:
     present = [openmm.Platform.getPlatform(k).getName() for k in range(openmm.Platform.getNumPlatforms())]
     if name not in present:
@@ -244,7 +310,7 @@ def _platform(name: str) -> openmm.Platform:
     return openmm.Platform.getPlatformByName(name)
 
 
-def _phase_seed(seed: int, phase: str, step: int) -> int:
+def phase_seed(seed: int, phase: str, step: int) -> int:
     """Seed of the thermostat from `step` on.
 
     Every phase and every resumed piece gets its own noise: Langevin trajectories that are restarted with the same
@@ -258,6 +324,17 @@ def _drop_rows_after(path: Path, step: int) -> None:
     header, *rows = path.read_text().splitlines()
     kept = [row for row in rows if row.count(",") == header.count(",") and int(row.split(",", 1)[0]) <= step]
     write_text(path, "\n".join([header, *kept]) + "\n")
+
+
+def _keep_snapshots(path: Path, count: int) -> None:
+    """Keep the first snapshots; a resumed production will write the later ones again."""
+    try:
+        with mdtraj.formats.XTCTrajectoryFile(str(path)) as file:
+            xyz, time, step, box = file.read(n_frames=count)
+    except (OSError, RuntimeError) as error:
+        raise SimulationError(f"{path}: cannot be read ({error}); restore it, or start the run again in another folder.") from error
+    with replacing(path) as fresh, mdtraj.formats.XTCTrajectoryFile(str(fresh), "w") as file:
+        file.write(xyz, time, step, box)
 
 
 class _State:

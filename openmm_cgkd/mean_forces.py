@@ -1,0 +1,127 @@
+"""The HDF5 file of mean-force frames: conditional mean forces on beads, with their standard errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from .exceptions import FramesError
+from .files import replacing
+from .mapping import BeadTopology
+
+FORMAT = "openmm_cgkd mean forces"
+VERSION = 1
+# groups with estimates at some of the configurations again: at another restraint constant, and from other atom positions
+CHECKS = ("other_constant", "other_start")
+_ARRAYS = {"positions": "f4", "forces": "f4", "standard_error": "f4", "box": "f8", "time": "f8"}
+
+
+@dataclass(frozen=True)
+class MeanForces:
+    """Mean forces at fixed bead configurations.
+
+    Attributes
+    ----------
+    positions : ndarray, shape (n_frames, n_beads, 3), nm
+        Mean bead positions of the restrained runs, to which the forces belong.
+    forces : ndarray, shape (n_frames, n_beads, 3), kJ/mol/nm
+        Mean mapped force of the atoms, without the restraint.
+    standard_error : ndarray, shape (n_frames, n_beads, 3), kJ/mol/nm
+        From block averages.
+    box : ndarray, shape (n_frames, 3, 3), nm
+    time : ndarray, shape (n_frames,), ps
+        Of the configuration in the all-atom trajectory it was taken from.
+    beads : BeadTopology
+    attributes : dict
+        Provenance: trajectory, restraint constant, protocol, versions.
+    """
+
+    positions: np.ndarray
+    forces: np.ndarray
+    standard_error: np.ndarray
+    box: np.ndarray
+    time: np.ndarray
+    beads: BeadTopology
+    attributes: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def variance(self, beads: np.ndarray | slice = slice(None)) -> float:
+        """Variance of the mean force per component over the chosen beads, (kJ/mol/nm)^2, freed of its own error.
+
+        The estimate's square is on average the true square plus the squared standard error, which is subtracted.
+        """
+        return float((self.forces[:, beads] ** 2).mean() - (self.standard_error[:, beads] ** 2).mean())
+
+
+def write_mean_forces(path: Path | str, mean_forces: MeanForces, checks: dict[str, MeanForces] | None = None) -> None:
+    """Write a file of mean-force frames, complete or not at all.
+
+    Parameters
+    ----------
+    checks : dict, optional
+        Estimates at some of the same configurations, by the names of `CHECKS`.
+    """
+    with replacing(Path(path)) as fresh, h5py.File(fresh, "w") as file:
+        file.attrs.update({"format": FORMAT, "version": VERSION})
+        beads = mean_forces.beads
+        group = file.create_group("beads")
+        group.attrs["type_names"] = list(beads.type_names)
+        for name in ("types", "masses", "molecules", "charges"):
+            group[name] = getattr(beads, name)
+        _put(file, mean_forces)
+        for name, check in (checks or {}).items():
+            _put(file.create_group(name), check)
+
+
+def _put(group: h5py.Group, mean_forces: MeanForces) -> None:
+    group.attrs.update(mean_forces.attributes)
+    for name, kind in _ARRAYS.items():
+        group.create_dataset(name, data=np.asarray(getattr(mean_forces, name), dtype=kind), compression="gzip", shuffle=True)
+
+
+def read_mean_forces(path: Path | str, check: str | None = None) -> MeanForces:
+    """Read the mean-force frames of a file.
+
+    Parameters
+    ----------
+    check : str, optional
+        The estimates of this check instead, one of `CHECKS`.
+
+    Raises
+    ------
+    FramesError
+        If the file is missing, foreign, damaged or holds no estimate of this kind.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FramesError(f"{path}: no such file; make mean-force frames with 'cgkd meanforce'.")
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format") != FORMAT:
+                raise FramesError(f"{path}: is not a file of mean-force frames; make one with 'cgkd meanforce'.")
+            if file.attrs["version"] > VERSION:
+                raise FramesError(
+                    f"{path}: has format version {file.attrs['version']}, this package reads up to {VERSION}; upgrade openmm_cgkd."
+                )
+            if check and check not in file:
+                raise FramesError(f"{path}: holds no estimates of the check {check}; make them with 'cgkd meanforce'.")
+            source = file[check] if check else file
+            group = file["beads"]
+            arrays = (group[name][:] for name in ("types", "masses", "molecules", "charges"))
+            beads = BeadTopology(tuple(str(name) for name in group.attrs["type_names"]), *arrays)
+            values = {name: source[name][:] for name in _ARRAYS}
+            attributes = {key: value.item() if isinstance(value, np.generic) else value for key, value in source.attrs.items()}
+    except (OSError, KeyError, RuntimeError) as error:  # h5py raises all of these on damaged files
+        raise FramesError(
+            f"{path}: is not an HDF5 file of mean-force frames, or is damaged; make it again with 'cgkd meanforce'."
+        ) from error
+    for name in ("positions", "forces", "standard_error"):
+        if not np.isfinite(values[name]).all():
+            raise FramesError(f"{path}: {name} are not finite; make the file again with 'cgkd meanforce'.")
+    return MeanForces(**values, beads=beads, attributes=attributes)

@@ -1,0 +1,210 @@
+"""Mean forces from restrained runs, against exact answers."""
+
+import mdtraj
+import numpy as np
+import openmm
+import pytest
+from openmm import app
+from small_ethaline import small_config
+
+from openmm_cgkd.exceptions import ConfigError, FramesError
+from openmm_cgkd.mapping import BeadTopology, Mapping
+from openmm_cgkd.mean_forces import MeanForces, read_mean_forces, write_mean_forces
+from openmm_cgkd.reference.backmap import add_restraint
+from openmm_cgkd.reference.meanforce import agreement, run_mean_forces, sample_mean_force
+from openmm_cgkd.reference.run import run_reference
+
+KT = 0.00831446 * 300
+
+
+class Springs:
+    """Three molecules of two atoms, every force harmonic: the potential of mean force of the beads is quadratic.
+
+    With U = x.K.x/2 per Cartesian component and X = M x, W(X) = X.inv(M inv(K) M^T).X/2.
+    """
+
+    masses = np.array([12.0, 3.0, 16.0, 1.0, 14.0, 5.0])
+    bonds = ((0, 1, 4000.0), (2, 3, 3000.0), (4, 5, 5000.0), (1, 2, 900.0), (3, 4, 700.0), (0, 5, 500.0))
+    anchors = (300.0, 50.0, 200.0, 400.0, 100.0, 250.0)
+
+    def __init__(self):
+        beads = BeadTopology(("A",), np.zeros(3, int), np.zeros(3), np.arange(3))
+        self.mapping = Mapping([np.array([0, 1]), np.array([2, 3]), np.array([4, 5])], self.masses, beads)
+        matrix = np.diag(self.anchors)
+        for i, j, k in self.bonds:
+            matrix[[i, j], [i, j]] += k
+            matrix[[i, j], [j, i]] -= k
+        weights = np.zeros((3, 6))
+        for bead in range(3):
+            mine = self.masses * (self.mapping.bead_of_atom == bead)
+            weights[bead] = mine / mine.sum()
+        self.curvature = np.linalg.inv(weights @ np.linalg.inv(matrix) @ weights.T)
+
+    def simulation(self, beads, constant):
+        system = openmm.System()
+        for mass in self.masses:
+            system.addParticle(mass)
+        force = openmm.HarmonicBondForce()  # of length zero, hence harmonic in every component
+        for i, j, k in self.bonds:
+            force.addBond(i, j, 0.0, k)
+        anchor = openmm.CustomExternalForce("0.5*k*(x^2+y^2+z^2)")
+        anchor.addPerParticleParameter("k")
+        for i, k in enumerate(self.anchors):
+            anchor.addParticle(i, [k])
+        system.addForce(force)
+        system.addForce(anchor)
+        add_restraint(system, self.mapping, beads, constant)
+        topology = app.Topology()
+        residue = topology.addResidue("X", topology.addChain())
+        for _ in self.masses:
+            topology.addAtom("C", app.Element.getBySymbol("C"), residue)
+        integrator = openmm.LangevinMiddleIntegrator(300, 5, 0.002)
+        integrator.setRandomNumberSeed(3)
+        simulation = app.Simulation(topology, system, integrator, openmm.Platform.getPlatformByName("Reference"))
+        simulation.context.setPositions(beads[self.mapping.bead_of_atom])
+        simulation.context.setVelocitiesToTemperature(300, 3)
+        simulation.step(1000)
+        return simulation
+
+
+BEADS = np.array([[0.1, 0.02, -0.15], [0.3, -0.1, 0.05], [-0.2, 0.25, 0.1]])
+
+
+@pytest.mark.parametrize("constant", [2e4, 1e5])
+def test_mean_force_of_harmonic_molecules(constant):
+    springs = Springs()
+    found = sample_mean_force(springs.simulation(BEADS, constant), springs.mapping, BEADS, 200.0, 0.02, 20)
+    exact = -springs.curvature @ found.positions
+    z = (found.forces - exact) / found.standard_error
+    # nine components, Student's t with 19 degrees of freedom
+    assert np.sqrt((z**2).mean()) < 1.8
+    assert np.abs(z).max() < 4.5
+    assert np.sqrt((found.standard_error**2).mean()) < 0.05 * np.sqrt((exact**2).mean())
+
+
+def test_mean_positions_remove_the_first_order_of_the_restraint():
+    """At the restraint's centres, a soft restraint gives a force that is wrong by W''/k; at the mean positions it is right."""
+    springs = Springs()
+    found = sample_mean_force(springs.simulation(BEADS, 5e3), springs.mapping, BEADS, 400.0, 0.02, 20)
+    at_centres, at_means = (np.abs(found.forces + springs.curvature @ x) for x in (BEADS, found.positions))
+    assert at_means.mean() < 0.4 * at_centres.mean()
+    assert at_centres.max() > 5 * found.standard_error.max()
+
+
+def test_standard_error_shrinks_with_time_and_is_honest():
+    springs = Springs()
+    simulation = springs.simulation(BEADS, 5e4)
+    estimates = [sample_mean_force(simulation, springs.mapping, BEADS, 10.0, 0.02, 10) for _ in range(24)]
+    scatter = np.std([e.forces for e in estimates], axis=0, ddof=1)
+    claimed = np.sqrt(np.mean([e.standard_error**2 for e in estimates], axis=0))
+    # chi-squared with 23 degrees of freedom for each of nine components
+    assert 0.75 < np.sqrt((scatter**2).mean() / (claimed**2).mean()) < 1.3
+
+
+def mean_forces(seed, noise, frames=6, beads=40, signal=80.0):
+    truth = np.random.default_rng(0).normal(0, signal, (frames, beads, 3))
+    error = np.full_like(truth, noise)
+    topology = BeadTopology(("A", "B"), np.arange(beads) % 2, np.ones(beads), np.arange(beads))
+    forces = truth + np.random.default_rng(seed).normal(0, noise, truth.shape)
+    box = np.tile(3 * np.eye(3), (frames, 1, 1))
+    return MeanForces(truth * 0, forces, error, box, np.arange(frames) * 10.0, topology, {"restraint_constant": 1e5})
+
+
+def test_variance_is_freed_of_its_own_noise():
+    found = mean_forces(1, noise=80.0)
+    exact = np.var(mean_forces(1, noise=0.0).forces)
+    assert abs(found.variance() / exact - 1) < 0.25
+    assert abs((found.forces**2).mean() / exact - 1) > 0.7
+
+
+def test_agreement_of_estimates_that_do_and_do_not_agree():
+    first, second = mean_forces(1, noise=20.0), mean_forces(2, noise=20.0)
+    same = agreement(first, second)
+    assert abs(same["slope"] - 1) < 4 * same["slope_error"]
+    assert abs(same["difference"] / same["expected"] - 1) < 0.15
+    wrong = MeanForces(
+        second.positions, 0.7 * second.forces, *[getattr(second, n) for n in ("standard_error", "box", "time", "beads", "attributes")]
+    )
+    assert abs(agreement(first, wrong)["slope"] - 0.7) < 0.1
+
+
+def test_file_round_trip(tmp_path):
+    main, check = mean_forces(1, 20.0), mean_forces(2, 20.0, frames=2)
+    path = tmp_path / "mean_forces.h5"
+    write_mean_forces(path, main, {"other_constant": check})
+    found = read_mean_forces(path)
+    np.testing.assert_allclose(found.forces, main.forces, rtol=1e-6)
+    np.testing.assert_allclose(read_mean_forces(path, "other_constant").standard_error, check.standard_error)
+    assert found.beads.type_names == ("A", "B")
+    assert found.attributes["restraint_constant"] == 1e5
+    with pytest.raises(FramesError, match="other_start"):
+        read_mean_forces(path, "other_start")
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(FramesError, match="damaged"):
+        read_mean_forces(path)
+    with pytest.raises(FramesError, match="no such file"):
+        read_mean_forces(tmp_path / "none.h5")
+
+
+COUNTS = {"CHO": 2, "CL": 2, "EGL": 2}
+
+
+@pytest.fixture(scope="module")
+def atoms(tmp_path_factory):
+    """A short all-atom run with snapshots."""
+    reference = {"annealing": "0.2 ps", "npt": "0.8 ps", "nvt": "0.2 ps", "production": "0.4 ps", "frame_interval": "0.1 ps"}
+    config = small_config(COUNTS, **reference, snapshot_interval="40 fs", nonbonded_cutoff="0.45 nm", initial_density="0.3 g/cm^3")
+    protocol = config.mean_force.model_copy(
+        update={"equilibration": 0.1, "sampling": 0.4, "sample_interval": 0.02, "blocks": 4, "check_frames": 1}
+    )
+    config = config.model_copy(update={"mean_force": protocol})
+    return config, run_reference(config, tmp_path_factory.mktemp("aa")).with_name("production.xtc")
+
+
+def test_mean_forces_of_ethaline(atoms, tmp_path):
+    config, trajectory = atoms
+    path = run_mean_forces(config, trajectory, tmp_path / "mf", count=2, share=0.5)
+    found = read_mean_forces(path)
+    with mdtraj.formats.XTCTrajectoryFile(str(trajectory)) as file:
+        assert len(file.read()[0]) == 10
+    assert found.forces.shape == (2, 6, 3)
+    # the force pulls a bead off its centre by F/k: about 1e-3 nm for hundreds of kJ/mol/nm, on top of thermal motion
+    assert found.standard_error.min() > 0
+    for name in ("other_constant", "other_start"):
+        check = read_mean_forces(path, name)
+        assert check.time.tolist() == found.time[:1].tolist()
+        assert np.abs(check.positions[0] - found.positions[0]).max() < 0.02
+        assert np.abs(check.forces[0] - found.forces[0]).max() > 0
+    # a second call has nothing left to do and gives the same file
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "mf").glob("*.npz")}
+    np.testing.assert_array_equal(read_mean_forces(run_mean_forces(config, trajectory, tmp_path / "mf", 2, 0.5)).forces, found.forces)
+    assert before == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "mf").glob("*.npz")}
+
+
+def test_bad_input(atoms, tmp_path):
+    config, trajectory = atoms
+    with pytest.raises(ConfigError, match="holds 5 configurations, 9 were asked for"):
+        run_mean_forces(config, trajectory, tmp_path / "a", count=9, share=0.5)
+    with pytest.raises(ConfigError, match="no such file"):
+        run_mean_forces(config, tmp_path / "none.xtc", tmp_path / "a", count=1, share=0.5)
+    other = small_config({"CHO": 2, "CL": 2, "EGL": 3})
+    with pytest.raises(ConfigError, match="is not a trajectory of"):
+        run_mean_forces(other, trajectory, tmp_path / "a", count=1, share=0.5)
+    assert not (tmp_path / "a").exists()
+    run_mean_forces(config, trajectory, tmp_path / "b", count=1, share=0.2)
+    colder = config.model_copy(update={"temperature": 350.0})
+    with pytest.raises(ConfigError, match="other settings"):
+        run_mean_forces(colder, trajectory, tmp_path / "b", count=1, share=0.2)
+
+
+def test_snapshots_survive_a_resumed_run(atoms, tmp_path):
+    """Production cut back to an earlier state writes every snapshot once."""
+    from openmm_cgkd.reference.run import _keep_snapshots
+
+    copy = tmp_path / "production.xtc"
+    copy.write_bytes(atoms[1].read_bytes()[:-100])  # torn
+    _keep_snapshots(copy, 7)
+    with mdtraj.formats.XTCTrajectoryFile(str(copy)) as file, mdtraj.formats.XTCTrajectoryFile(str(atoms[1])) as whole:
+        (xyz, time, *_), (exact, exact_time, *_) = file.read(), whole.read(7)
+    np.testing.assert_allclose(xyz, exact, atol=1e-6)
+    np.testing.assert_allclose(time, exact_time)
