@@ -1,4 +1,4 @@
-"""A few molecules of ethaline, for tests that need a real all-atom system."""
+"""A few molecules of ethaline or another fluid, for tests that need a real all-atom system."""
 
 from pathlib import Path
 
@@ -13,14 +13,15 @@ ETHALINE = Path(__file__).parent.parent / "systems" / "ethaline"
 COUNTS = {"CHO": 3, "CL": 3, "EGL": 6}
 
 
-def small_config(counts: dict[str, int] = COUNTS, **reference) -> SystemConfig:
-    """Ethaline with other molecule counts; `reference` replaces entries of that section."""
-    data = yaml.safe_load((ETHALINE / "system.yaml").read_text())
+def small_config(counts: dict[str, int] = COUNTS, fluid: str = "ethaline", **reference) -> SystemConfig:
+    """A fluid of `systems` with other molecule counts; `reference` replaces entries of that section."""
+    folder = ETHALINE.parent / fluid
+    data = yaml.safe_load((folder / "system.yaml").read_text())
     data["molecules"] = [dict(m, count=counts[m["name"]]) for m in data["molecules"] if m["name"] in counts]
     data["beads"] = [bead for bead in data["beads"] if bead["molecule"] in counts]
     data["reference"].update(initial_density="0.4 gram/centimeter**3", nonbonded_cutoff="0.5 nanometer", platform="CPU", threads=1)
     data["reference"].update(reference)
-    return parse(SystemConfig, data, "small", ETHALINE)
+    return parse(SystemConfig, data, "small", folder)
 
 
 def simulation_of(config: SystemConfig, system: openmm.System, topology: app.Topology, positions: np.ndarray) -> app.Simulation:
