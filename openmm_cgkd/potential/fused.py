@@ -1,9 +1,11 @@
-"""Message passing for simulation: loops over edges with radial filters from tables, and loops over beads.
+"""TensorNet with analytic forces as loops over beads and edges, for simulation.
 
-Features have shape (9, n_beads, channels), components as in `tensornet`. Loops run in parallel over beads; every bead
-sums over its own neighbours, so no two threads write to the same place and results do not depend on the number of
-threads. Nothing per edge and channel is stored. Filters are cubic polynomials on an even grid in r, smooth to the first derivative;
-forces take the derivatives of these polynomials, so interpolation does not harm energy conservation.
+Features of a bead are 9 rows of `C` channels (components as in `tensornet`, C padded with zeros to whole vectors), all arrays flat.
+Every kernel runs in parallel over beads and sums over the bead's own neighbours: no two threads write to the same place, and
+results do not depend on the number of threads. Nothing per edge and channel is stored. Radial filters are cubic polynomials on an
+even grid in r, smooth to the first derivative; forces take the derivatives of these polynomials, so that energy is conserved.
+
+`w` holds all weights, `o` where in it each part begins, as the constants below number them; the `L_` parts repeat for each layer.
 """
 
 from __future__ import annotations
@@ -13,382 +15,296 @@ import math
 import numba
 import numpy as np
 
+from .algebra import (
+    activate,
+    activate_gradient,
+    affine,
+    anticommutator,
+    by_order,
+    components,
+    filter_slope,
+    filter_value,
+    layer_norm,
+    layer_norm_gradient,
+    linear9,
+    load9,
+    matrix,
+    normalised,
+    normalised_gradient,
+    scaled,
+    silu,
+    silu_slope,
+    squares,
+    store9,
+    sum9,
+    transpose,
+)
+from .simd import WIDTH, fill, load, spread, store, total
+
 _parallel = numba.njit(fastmath=True, cache=True, nogil=True, parallel=True, error_model="numpy")
 _serial = numba.njit(fastmath=True, cache=True, nogil=True, error_model="numpy")
 
+ZERO, PAIR, OWN, TABLE, GAIN, BIAS, W1, B1, W1T, W2, B2, W2T, LINEAR, LINEAR_T = range(14)
+OUT_GAIN, OUT_BIAS, V1, C1, V1T, V2, C2, V2T, V3, C3 = range(14, 24)
+L_TABLE, L_SELF, L_BEFORE, L_BEFORE_T, L_AFTER, L_AFTER_T = range(6)  # from 24 + 6 * layer on
+
 _SQRT2, _SQRT3, _SQRT6 = math.sqrt(2.0), math.sqrt(3.0), math.sqrt(6.0)
+_R2, _R6 = 1 / _SQRT2, 1 / _SQRT6
 
 
 @_serial
-def _locate(r, spacing, n):
-    """Interval of r, and its place in it from 0 to 1."""
-    k = min(int(r / spacing), n - 1)
-    return k, r / spacing - k
+def _layer(layer, part):
+    return 24 + 6 * layer + part
 
 
 @_serial
-def _shape(x, y, z, out):
+def _shape(x, y, z, out, at):
     """Components of identity, skew matrix and traceless outer product of a unit vector, as `TensorNetEnergies._shape`."""
-    out[0] = _SQRT3
-    out[1], out[2], out[3] = _SQRT2 * x, _SQRT2 * y, _SQRT2 * z
-    out[4], out[5], out[6] = _SQRT2 * x * y, _SQRT2 * x * z, _SQRT2 * y * z
-    out[7] = (x * x - y * y) / _SQRT2
-    out[8] = (2 * z * z - x * x - y * y) / _SQRT6
+    out[at] = _SQRT3
+    out[at + 1], out[at + 2], out[at + 3] = _SQRT2 * x, _SQRT2 * y, _SQRT2 * z
+    out[at + 4], out[at + 5], out[at + 6] = _SQRT2 * x * y, _SQRT2 * x * z, _SQRT2 * y * z
+    out[at + 7] = (x * x - y * y) * _R2
+    out[at + 8] = (2 * z * z - x * x - y * y) * _R6
 
 
 @_parallel
-def embed(row, column, vectors, types, pair, table, spacing, out):
-    n, channels = table.shape[0], pair.shape[2]
-    for i in numba.prange(row.shape[0] - 1):
-        g = np.empty(9, table.dtype)
-        for e in range(row[i], row[i + 1]):
-            x, y, z = -vectors[e, 0], -vectors[e, 1], -vectors[e, 2]
-            r = math.sqrt(x * x + y * y + z * z)
-            k, t = _locate(r, spacing, n)
-            _shape(x / r, y / r, z / r, g)
-            a, b = types[i], types[column[e]]
-            for f in range(channels):
-                z0 = pair[a, b, f]
-                r0 = (table[k, 0, 0, f] + t * (table[k, 1, 0, f] + t * (table[k, 2, 0, f] + t * table[k, 3, 0, f]))) * z0
-                r1 = (table[k, 0, 1, f] + t * (table[k, 1, 1, f] + t * (table[k, 2, 1, f] + t * table[k, 3, 1, f]))) * z0
-                r2 = (table[k, 0, 2, f] + t * (table[k, 1, 2, f] + t * (table[k, 2, 2, f] + t * table[k, 3, 2, f]))) * z0
-                out[0, i, f] += g[0] * r0
-                out[1, i, f] += g[1] * r1
-                out[2, i, f] += g[2] * r1
-                out[3, i, f] += g[3] * r1
-                out[4, i, f] += g[4] * r2
-                out[5, i, f] += g[5] * r2
-                out[6, i, f] += g[6] * r2
-                out[7, i, f] += g[7] * r2
-                out[8, i, f] += g[8] * r2
+def embed(start, count, column, knot, place, unit, types, n_types, w, o, channels, c, summed, features, linear, h1, h2):
+    """Features of every bead from its neighbours, before the first layer; `summed`, `linear`, `h1`, `h2` are kept for the gradient."""
+    n1 = 2 * c
+    for i in numba.prange(count.shape[0]):
+        first, last = start[i], start[i] + count[i]
+        shape = np.empty(9 * (last - first), w.dtype)
+        for e in range(first, last):
+            _shape(-unit[e, 0], -unit[e, 1], -unit[e, 2], shape, 9 * (e - first))
+        for f in range(0, c, WIDTH):
+            zero = fill(w[0])
+            s0, s1, s2, s3, s4, s5, s6, s7, s8 = load(w, o[OWN] + types[i] * c + f), zero, zero, zero, zero, zero, zero, zero, zero
+            for e in range(first, last):
+                t, q, g = spread(place, e), o[TABLE] + 12 * c * knot[e] + f, 9 * (e - first)
+                pair = load(w, o[PAIR] + (types[i] * n_types + types[column[e]]) * c + f)
+                r0, r1, r2 = filter_value(w, q, c, t) * pair, filter_value(w, q + c, c, t) * pair, filter_value(w, q + 2 * c, c, t) * pair
+                s0 += spread(shape, g) * r0
+                s1 += spread(shape, g + 1) * r1
+                s2 += spread(shape, g + 2) * r1
+                s3 += spread(shape, g + 3) * r1
+                s4 += spread(shape, g + 4) * r2
+                s5 += spread(shape, g + 5) * r2
+                s6 += spread(shape, g + 6) * r2
+                s7 += spread(shape, g + 7) * r2
+                s8 += spread(shape, g + 8) * r2
+            store9(summed, 9 * c * i + f, c, (s0, s1, s2, s3, s4, s5, s6, s7, s8))
+        x, y = np.empty(n1, w.dtype), np.empty(n1, w.dtype)
+        squares(summed, 9 * c * i, c, x)
+        layer_norm(w, o[GAIN], o[BIAS], x, y, 1, channels, c)
+        affine(w, o[W1], o[B1], y, c, h1, n1 * i, n1)
+        activate(h1, n1 * i, x, n1)
+        affine(w, o[W2], o[B2], x, n1, h2, 3 * c * i, 3 * c)
+        linear9(w, o[LINEAR], summed, 9 * c * i, linear, 9 * c * i, c)
+        for f in range(0, c, WIDTH):
+            gate = 3 * c * i + f
+            s0, s1, s2 = silu(load(h2, gate)), silu(load(h2, gate + c)), silu(load(h2, gate + 2 * c))
+            store9(features, 9 * c * i + f, c, by_order(load9(linear, 9 * c * i + f, c), s0, s1, s2))
 
 
 @_parallel
-def embed_backward(row, column, vectors, types, pair, table, spacing, gradient, out):
-    n, channels = table.shape[0], pair.shape[2]
-    for i in numba.prange(row.shape[0] - 1):
-        g = np.empty(9, table.dtype)
-        for e in range(row[i], row[i + 1]):
-            x, y, z = -vectors[e, 0], -vectors[e, 1], -vectors[e, 2]
-            r = math.sqrt(x * x + y * y + z * z)
-            k, t = _locate(r, spacing, n)
-            x, y, z = x / r, y / r, z / r
-            _shape(x, y, z, g)
-            a, b = types[i], types[column[e]]
-            zero = table.dtype.type(0)
-            radial, s1, s2, s3, s4, s5, s6, s7, s8 = zero, zero, zero, zero, zero, zero, zero, zero, zero
-            for f in range(channels):
-                z0 = pair[a, b, f]
-                r1 = (table[k, 0, 1, f] + t * (table[k, 1, 1, f] + t * (table[k, 2, 1, f] + t * table[k, 3, 1, f]))) * z0
-                r2 = (table[k, 0, 2, f] + t * (table[k, 1, 2, f] + t * (table[k, 2, 2, f] + t * table[k, 3, 2, f]))) * z0
-                d0 = table[k, 1, 0, f] + t * (2 * table[k, 2, 0, f] + t * (3 * table[k, 3, 0, f]))
-                d1 = table[k, 1, 1, f] + t * (2 * table[k, 2, 1, f] + t * (3 * table[k, 3, 1, f]))
-                d2 = table[k, 1, 2, f] + t * (2 * table[k, 2, 2, f] + t * (3 * table[k, 3, 2, f]))
-                g1, g2, g3 = gradient[1, i, f], gradient[2, i, f], gradient[3, i, f]
-                g4, g5, g6 = gradient[4, i, f], gradient[5, i, f], gradient[6, i, f]
-                g7, g8 = gradient[7, i, f], gradient[8, i, f]
-                radial += z0 * (
-                    d0 * g[0] * gradient[0, i, f]
-                    + d1 * (g[1] * g1 + g[2] * g2 + g[3] * g3)
-                    + d2 * (g[4] * g4 + g[5] * g5 + g[6] * g6 + g[7] * g7 + g[8] * g8)
+def embed_gradient(
+    start, count, column, knot, place, unit, distance, types, n_types, w, o, spacing, channels, c, kept, gradient, edge_gradient
+):
+    """Add to the gradient with respect to edge vectors, from that with respect to the features."""
+    summed, linear, h1, h2 = kept
+    n1, per_length = 2 * c, 1 / spacing
+    for i in numba.prange(count.shape[0]):
+        at = 9 * c * i
+        a, b, q = np.zeros(3 * c, w.dtype), np.zeros(3 * c, w.dtype), np.empty(c, w.dtype)
+        d_linear, d_summed = np.empty(9 * c, w.dtype), np.empty(9 * c, w.dtype)
+        for f in range(0, c, WIDTH):
+            g, x = load9(gradient, at + f, c), load9(linear, at + f, c)
+            gate = 3 * c * i + f
+            z0, z1, z2 = load(h2, gate), load(h2, gate + c), load(h2, gate + 2 * c)
+            store(a, f, g[0] * x[0] * silu_slope(z0))
+            store(a, f + c, (g[1] * x[1] + g[2] * x[2] + g[3] * x[3]) * silu_slope(z1))
+            store(a, f + 2 * c, (g[4] * x[4] + g[5] * x[5] + g[6] * x[6] + g[7] * x[7] + g[8] * x[8]) * silu_slope(z2))
+            store9(d_linear, f, c, by_order(g, silu(z0), silu(z1), silu(z2)))
+        affine(w, o[W2T], o[ZERO], a, 3 * c, b, 0, n1)
+        activate_gradient(h1, n1 * i, b, n1)
+        affine(w, o[W1T], o[ZERO], b, n1, a, 0, c)
+        squares(summed, at, c, q)
+        layer_norm_gradient(w, o[GAIN], q, a, 1, channels, c)
+        linear9(w, o[LINEAR_T], d_linear, 0, d_summed, 0, c)
+        for f in range(0, c, WIDTH):
+            store9(d_summed, f, c, sum9(load9(d_summed, f, c), scaled(load9(summed, at + f, c), 2.0 * load(a, f))))
+        g = np.empty(9, w.dtype)
+        for e in range(start[i], start[i] + count[i]):
+            x, y, z = -unit[e, 0], -unit[e, 1], -unit[e, 2]
+            _shape(x, y, z, g, 0)
+            t, at_pair = spread(place, e), o[PAIR] + (types[i] * n_types + types[column[e]]) * c
+            zero = fill(w[0])
+            radial, ux, uy, uz = zero, zero, zero, zero
+            for f in range(0, c, WIDTH):
+                q_at = o[TABLE] + 12 * c * knot[e] + f
+                pair, d = load(w, at_pair + f), load9(d_summed, f, c)
+                r1, r2 = filter_value(w, q_at + c, c, t) * pair, filter_value(w, q_at + 2 * c, c, t) * pair
+                even = g[4] * d[4] + g[5] * d[5] + g[6] * d[6] + g[7] * d[7] + g[8] * d[8]
+                radial += pair * (
+                    filter_slope(w, q_at, c, t) * (g[0] * d[0])
+                    + filter_slope(w, q_at + c, c, t) * (g[1] * d[1] + g[2] * d[2] + g[3] * d[3])
+                    + filter_slope(w, q_at + 2 * c, c, t) * even
                 )
-                s1 += r1 * g1
-                s2 += r1 * g2
-                s3 += r1 * g3
-                s4 += r2 * g4
-                s5 += r2 * g5
-                s6 += r2 * g6
-                s7 += r2 * g7
-                s8 += r2 * g8
-            ux = _SQRT2 * (s1 + y * s4 + z * s5 + x * s7) - 2 * x * s8 / _SQRT6
-            uy = _SQRT2 * (s2 + x * s4 + z * s6 - y * s7) - 2 * y * s8 / _SQRT6
-            uz = _SQRT2 * (s3 + x * s5 + y * s6) + 4 * z * s8 / _SQRT6
-            radial /= spacing  # slopes above are per interval
-            along = x * ux + y * uy + z * uz
+                axial = d[8] * _R6
+                ux += _SQRT2 * r1 * d[1] + r2 * (_SQRT2 * (y * d[4] + z * d[5] + x * d[7]) - 2 * x * axial)
+                uy += _SQRT2 * r1 * d[2] + r2 * (_SQRT2 * (x * d[4] + z * d[6] - y * d[7]) - 2 * y * axial)
+                uz += _SQRT2 * r1 * d[3] + r2 * (_SQRT2 * (x * d[5] + y * d[6]) + 4 * z * axial)
+            slope, tx, ty, tz = total(radial) * per_length, total(ux), total(uy), total(uz)
+            along, scale = x * tx + y * ty + z * tz, 1 / distance[e]
             # the shape is that of the reversed vector, hence the signs
-            out[e, 0] -= radial * x + (ux - along * x) / r
-            out[e, 1] -= radial * y + (uy - along * y) / r
-            out[e, 2] -= radial * z + (uz - along * z) / r
+            edge_gradient[e, 0] -= slope * x + (tx - along * x) * scale
+            edge_gradient[e, 1] -= slope * y + (ty - along * y) * scale
+            edge_gradient[e, 2] -= slope * z + (tz - along * z) * scale
 
 
 @_parallel
-def mix(row, column, vectors, table, spacing, features, out):
-    n, channels = table.shape[0], features.shape[2]
-    for i in numba.prange(row.shape[0] - 1):
-        for e in range(row[i], row[i + 1]):
-            x, y, z = vectors[e, 0], vectors[e, 1], vectors[e, 2]
-            k, t = _locate(math.sqrt(x * x + y * y + z * z), spacing, n)
-            j = column[e]
-            for f in range(channels):
-                r0 = table[k, 0, 0, f] + t * (table[k, 1, 0, f] + t * (table[k, 2, 0, f] + t * table[k, 3, 0, f]))
-                r1 = table[k, 0, 1, f] + t * (table[k, 1, 1, f] + t * (table[k, 2, 1, f] + t * table[k, 3, 1, f]))
-                r2 = table[k, 0, 2, f] + t * (table[k, 1, 2, f] + t * (table[k, 2, 2, f] + t * table[k, 3, 2, f]))
-                out[0, i, f] += r0 * features[0, j, f]
-                out[1, i, f] += r1 * features[1, j, f]
-                out[2, i, f] += r1 * features[2, j, f]
-                out[3, i, f] += r1 * features[3, j, f]
-                out[4, i, f] += r2 * features[4, j, f]
-                out[5, i, f] += r2 * features[5, j, f]
-                out[6, i, f] += r2 * features[6, j, f]
-                out[7, i, f] += r2 * features[7, j, f]
-                out[8, i, f] += r2 * features[8, j, f]
+def prepare(w, o, layer, c, features, ours):
+    """What neighbours see of a bead's features in a layer."""
+    before = o[_layer(layer, L_BEFORE)]
+    for i in numba.prange(features.shape[0] // (9 * c)):
+        normal = np.empty(9 * c, w.dtype)
+        for f in range(0, c, WIDTH):
+            store9(normal, f, c, normalised(load9(features, 9 * c * i + f, c)))
+        linear9(w, before, normal, 0, ours, 9 * c * i, c)
 
 
 @_parallel
-def mix_backward(row, column, vectors, table, spacing, features, gradient, d_features, d_vectors):
-    n, channels = table.shape[0], features.shape[2]
-    for i in numba.prange(row.shape[0] - 1):
-        for e in range(row[i], row[i + 1]):
-            x, y, z = vectors[e, 0], vectors[e, 1], vectors[e, 2]
-            r = math.sqrt(x * x + y * y + z * z)
-            k, t = _locate(r, spacing, n)
-            j = column[e]
-            radial = table.dtype.type(0)
-            for f in range(channels):
-                r0 = table[k, 0, 0, f] + t * (table[k, 1, 0, f] + t * (table[k, 2, 0, f] + t * table[k, 3, 0, f]))
-                r1 = table[k, 0, 1, f] + t * (table[k, 1, 1, f] + t * (table[k, 2, 1, f] + t * table[k, 3, 1, f]))
-                r2 = table[k, 0, 2, f] + t * (table[k, 1, 2, f] + t * (table[k, 2, 2, f] + t * table[k, 3, 2, f]))
-                d0 = table[k, 1, 0, f] + t * (2 * table[k, 2, 0, f] + t * (3 * table[k, 3, 0, f]))
-                d1 = table[k, 1, 1, f] + t * (2 * table[k, 2, 1, f] + t * (3 * table[k, 3, 1, f]))
-                d2 = table[k, 1, 2, f] + t * (2 * table[k, 2, 2, f] + t * (3 * table[k, 3, 2, f]))
-                g0, g1, g2, g3 = gradient[0, j, f], gradient[1, j, f], gradient[2, j, f], gradient[3, j, f]
-                g4, g5, g6, g7, g8 = gradient[4, j, f], gradient[5, j, f], gradient[6, j, f], gradient[7, j, f], gradient[8, j, f]
-                d_features[0, i, f] += r0 * g0
-                d_features[1, i, f] += r1 * g1
-                d_features[2, i, f] += r1 * g2
-                d_features[3, i, f] += r1 * g3
-                d_features[4, i, f] += r2 * g4
-                d_features[5, i, f] += r2 * g5
-                d_features[6, i, f] += r2 * g6
-                d_features[7, i, f] += r2 * g7
-                d_features[8, i, f] += r2 * g8
+def interact(start, count, column, knot, place, w, o, layer, c, features, ours, message, update, out):
+    """One layer: messages from neighbours, matrix product, update; `message` and `update` are kept for the gradient."""
+    table, own, after = o[_layer(layer, L_TABLE)], o[_layer(layer, L_SELF)], o[_layer(layer, L_AFTER)]
+    for i in numba.prange(count.shape[0]):
+        product = np.empty(9 * c, w.dtype)
+        for f in range(0, c, WIDTH):
+            at = 9 * c * i + f
+            y = load9(ours, at, c)
+            m0, m1, m2, m3, m4, m5, m6, m7, m8 = by_order(y, load(w, own + f), load(w, own + c + f), load(w, own + 2 * c + f))
+            for e in range(start[i], start[i] + count[i]):
+                t, q, j = spread(place, e), table + 12 * c * knot[e] + f, 9 * c * column[e] + f
+                r0, r1, r2 = filter_value(w, q, c, t), filter_value(w, q + c, c, t), filter_value(w, q + 2 * c, c, t)
+                m0 += r0 * load(ours, j)
+                m1 += r1 * load(ours, j + c)
+                m2 += r1 * load(ours, j + 2 * c)
+                m3 += r1 * load(ours, j + 3 * c)
+                m4 += r2 * load(ours, j + 4 * c)
+                m5 += r2 * load(ours, j + 5 * c)
+                m6 += r2 * load(ours, j + 6 * c)
+                m7 += r2 * load(ours, j + 7 * c)
+                m8 += r2 * load(ours, j + 8 * c)
+            m = (m0, m1, m2, m3, m4, m5, m6, m7, m8)
+            store9(message, at, c, m)
+            store9(product, f, c, normalised(components(anticommutator(matrix(y), matrix(m)))))
+        linear9(w, after, product, 0, update, 9 * c * i, c)
+        for f in range(0, c, WIDTH):
+            at = 9 * c * i + f
+            u = load9(update, at, c)
+            square = scaled(components(anticommutator(matrix(u), matrix(u))), 0.5)
+            store9(out, at, c, sum9(normalised(load9(features, at, c)), sum9(u, square)))
+
+
+@_parallel
+def update_gradient(w, o, layer, c, ours, message, update, gradient, d_ours, d_message):
+    """Gradients with respect to the messages and, through the product alone, `ours`; from that of the layer's result."""
+    own, after_t = o[_layer(layer, L_SELF)], o[_layer(layer, L_AFTER_T)]
+    for i in numba.prange(gradient.shape[0] // (9 * c)):
+        d_update, d_product = np.empty(9 * c, w.dtype), np.empty(9 * c, w.dtype)
+        for f in range(0, c, WIDTH):
+            g = load9(gradient, 9 * c * i + f, c)
+            square = components(anticommutator(matrix(g), transpose(matrix(load9(update, 9 * c * i + f, c)))))
+            store9(d_update, f, c, sum9(g, square))
+        linear9(w, after_t, d_update, 0, d_product, 0, c)
+        for f in range(0, c, WIDTH):
+            at = 9 * c * i + f
+            a, b = matrix(load9(ours, at, c)), matrix(load9(message, at, c))
+            inner = matrix(normalised_gradient(components(anticommutator(a, b)), load9(d_product, f, c)))
+            da, db = components(anticommutator(inner, transpose(b))), components(anticommutator(inner, transpose(a)))
+            through_self = by_order(db, load(w, own + f), load(w, own + c + f), load(w, own + 2 * c + f))
+            store9(d_message, at, c, db)
+            store9(d_ours, at, c, sum9(da, through_self))
+
+
+@_parallel
+def interact_gradient(
+    start, count, column, knot, place, unit, w, o, spacing, layer, c, features, ours, d_ours, d_message, gradient, edge_gradient
+):
+    """Replace the gradient of the layer's result by that of its features, and add to that of the edge vectors."""
+    table, before_t, per_length = o[_layer(layer, L_TABLE)], o[_layer(layer, L_BEFORE_T)], 1 / spacing
+    for i in numba.prange(count.shape[0]):
+        first, degree = start[i], count[i]
+        slopes, d_normal = np.zeros(degree * WIDTH, w.dtype), np.empty(9 * c, w.dtype)
+        for f in range(0, c, WIDTH):
+            at = 9 * c * i + f
+            y = load9(ours, at, c)
+            d0, d1, d2, d3, d4, d5, d6, d7, d8 = load9(d_ours, at, c)
+            for e in range(first, first + degree):
+                t, q, g = spread(place, e), table + 12 * c * knot[e] + f, load9(d_message, 9 * c * column[e] + f, c)
+                r0, r1, r2 = filter_value(w, q, c, t), filter_value(w, q + c, c, t), filter_value(w, q + 2 * c, c, t)
+                d0 += r0 * g[0]
+                d1 += r1 * g[1]
+                d2 += r1 * g[2]
+                d3 += r1 * g[3]
+                d4 += r2 * g[4]
+                d5 += r2 * g[5]
+                d6 += r2 * g[6]
+                d7 += r2 * g[7]
+                d8 += r2 * g[8]
                 # the edge j <- i has the same length, so its share is booked here, where the gradient of j is at hand
-                radial += (
-                    d0 * features[0, i, f] * g0
-                    + d1 * (features[1, i, f] * g1 + features[2, i, f] * g2 + features[3, i, f] * g3)
-                    + d2
-                    * (
-                        features[4, i, f] * g4
-                        + features[5, i, f] * g5
-                        + features[6, i, f] * g6
-                        + features[7, i, f] * g7
-                        + features[8, i, f] * g8
-                    )
-                )
-            radial /= spacing * r  # slopes above are per interval
-            d_vectors[e, 0] += radial * x
-            d_vectors[e, 1] += radial * y
-            d_vectors[e, 2] += radial * z
-
-
-@_serial
-def _matrix(x):
-    """3x3 matrix, row by row, of nine components."""
-    x0, x1, x2, x3, x4, x5, x6, x7, x8 = x
-    trace, diagonal, axial = x0 / _SQRT3, x7 / _SQRT2, x8 / _SQRT6
-    return (
-        trace + diagonal - axial,
-        (x4 - x3) / _SQRT2,
-        (x5 + x2) / _SQRT2,
-        (x4 + x3) / _SQRT2,
-        trace - diagonal - axial,
-        (x6 - x1) / _SQRT2,
-        (x5 - x2) / _SQRT2,
-        (x6 + x1) / _SQRT2,
-        trace + 2 * axial,
-    )
-
-
-@_serial
-def _components(m):
-    """Nine components of a 3x3 matrix; inverse and transpose of `_matrix`."""
-    return (
-        (m[0] + m[4] + m[8]) / _SQRT3,
-        (m[7] - m[5]) / _SQRT2,
-        (m[2] - m[6]) / _SQRT2,
-        (m[3] - m[1]) / _SQRT2,
-        (m[1] + m[3]) / _SQRT2,
-        (m[2] + m[6]) / _SQRT2,
-        (m[5] + m[7]) / _SQRT2,
-        (m[0] - m[4]) / _SQRT2,
-        (2 * m[8] - m[0] - m[4]) / _SQRT6,
-    )
-
-
-@_serial
-def _anticommutator(a, b):
-    """AB + BA."""
-    return (
-        2 * a[0] * b[0] + a[1] * b[3] + a[2] * b[6] + b[1] * a[3] + b[2] * a[6],
-        a[0] * b[1] + a[1] * b[4] + a[2] * b[7] + b[0] * a[1] + b[1] * a[4] + b[2] * a[7],
-        a[0] * b[2] + a[1] * b[5] + a[2] * b[8] + b[0] * a[2] + b[1] * a[5] + b[2] * a[8],
-        a[3] * b[0] + a[4] * b[3] + a[5] * b[6] + b[3] * a[0] + b[4] * a[3] + b[5] * a[6],
-        a[3] * b[1] + 2 * a[4] * b[4] + a[5] * b[7] + b[3] * a[1] + b[5] * a[7],
-        a[3] * b[2] + a[4] * b[5] + a[5] * b[8] + b[3] * a[2] + b[4] * a[5] + b[5] * a[8],
-        a[6] * b[0] + a[7] * b[3] + a[8] * b[6] + b[6] * a[0] + b[7] * a[3] + b[8] * a[6],
-        a[6] * b[1] + a[7] * b[4] + a[8] * b[7] + b[6] * a[1] + b[7] * a[4] + b[8] * a[7],
-        a[6] * b[2] + a[7] * b[5] + 2 * a[8] * b[8] + b[6] * a[2] + b[7] * a[5],
-    )
-
-
-@_serial
-def _transpose(m):
-    return m[0], m[3], m[6], m[1], m[4], m[7], m[2], m[5], m[8]
-
-
-@_serial
-def _load(x, i, f):
-    return x[0, i, f], x[1, i, f], x[2, i, f], x[3, i, f], x[4, i, f], x[5, i, f], x[6, i, f], x[7, i, f], x[8, i, f]
-
-
-@_serial
-def _dot(a, b):
-    return (
-        a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3] + a[4] * b[4] + a[5] * b[5] + a[6] * b[6] + a[7] * b[7] + a[8] * b[8]
-    )
+                even = y[4] * g[4] + y[5] * g[5] + y[6] * g[6] + y[7] * g[7] + y[8] * g[8]
+                slope = filter_slope(w, q, c, t) * (y[0] * g[0]) + filter_slope(w, q + 2 * c, c, t) * even
+                slope += filter_slope(w, q + c, c, t) * (y[1] * g[1] + y[2] * g[2] + y[3] * g[3])
+                store(slopes, (e - first) * WIDTH, load(slopes, (e - first) * WIDTH) + slope)
+            store9(d_ours, at, c, (d0, d1, d2, d3, d4, d5, d6, d7, d8))
+        for e in range(first, first + degree):
+            slope = total(load(slopes, (e - first) * WIDTH)) * per_length
+            for k in range(3):
+                edge_gradient[e, k] += slope * unit[e, k]
+        linear9(w, before_t, d_ours, 9 * c * i, d_normal, 0, c)
+        for f in range(0, c, WIDTH):
+            at = 9 * c * i + f
+            g = sum9(load9(gradient, at, c), load9(d_normal, f, c))
+            store9(gradient, at, c, normalised_gradient(load9(features, at, c), g))
 
 
 @_parallel
-def normalise(x, out):
-    """x / (|x|^2 + 1) for each bead and channel."""
-    for i in numba.prange(x.shape[1]):
-        for f in range(x.shape[2]):
-            a = _load(x, i, f)
-            scale = 1 / (_dot(a, a) + 1)
-            out[0, i, f] = a[0] * scale
-            out[1, i, f] = a[1] * scale
-            out[2, i, f] = a[2] * scale
-            out[3, i, f] = a[3] * scale
-            out[4, i, f] = a[4] * scale
-            out[5, i, f] = a[5] * scale
-            out[6, i, f] = a[6] * scale
-            out[7, i, f] = a[7] * scale
-            out[8, i, f] = a[8] * scale
+def output(w, o, channels, c, hidden, features, energies, gradient):
+    """Add the energy of every bead, and give the gradient of their sum with respect to the features."""
+    for i in numba.prange(energies.shape[0]):
+        x, y, h1, h2 = np.empty(3 * c, w.dtype), np.empty(3 * c, w.dtype), np.empty(c, w.dtype), np.empty(hidden, w.dtype)
+        for f in range(0, c, WIDTH):
+            v = load9(features, 9 * c * i + f, c)
+            store(x, f, v[0] * v[0])
+            store(x, f + c, v[1] * v[1] + v[2] * v[2] + v[3] * v[3])
+            store(x, f + 2 * c, v[4] * v[4] + v[5] * v[5] + v[6] * v[6] + v[7] * v[7] + v[8] * v[8])
+        layer_norm(w, o[OUT_GAIN], o[OUT_BIAS], x, y, 3, channels, c)
+        affine(w, o[V1], o[C1], y, 3 * c, h1, 0, c)
+        activate(h1, 0, y, c)
+        affine(w, o[V2], o[C2], y, c, h2, 0, hidden)
+        energy = fill(w[0])
+        for f in range(0, hidden, WIDTH):
+            energy += silu(load(h2, f)) * load(w, o[V3] + f)
+            store(h2, f, silu_slope(load(h2, f)) * load(w, o[V3] + f))
+        energies[i] += total(energy) + w[o[C3]]
+        affine(w, o[V2T], o[ZERO], h2, hidden, y, 0, c)
+        activate_gradient(h1, 0, y, c)
+        d = np.zeros(3 * c, w.dtype)
+        affine(w, o[V1T], o[ZERO], y, c, d, 0, 3 * c)
+        layer_norm_gradient(w, o[OUT_GAIN], x, d, 3, channels, c)
+        for f in range(0, c, WIDTH):
+            at = 9 * c * i + f
+            s0, s1, s2 = 2 * load(d, f), 2 * load(d, f + c), 2 * load(d, f + 2 * c)
+            store9(gradient, at, c, by_order(load9(features, at, c), s0, s1, s2))
 
 
 @_parallel
-def normalise_backward(x, gradient):
-    """Replace the gradient of `normalise`'s result by that of x."""
-    for i in numba.prange(x.shape[1]):
-        for f in range(x.shape[2]):
-            a, g = _load(x, i, f), _load(gradient, i, f)
-            scale = 1 / (_dot(a, a) + 1)
-            along = 2 * _dot(a, g) * scale * scale
-            gradient[0, i, f] = g[0] * scale - along * a[0]
-            gradient[1, i, f] = g[1] * scale - along * a[1]
-            gradient[2, i, f] = g[2] * scale - along * a[2]
-            gradient[3, i, f] = g[3] * scale - along * a[3]
-            gradient[4, i, f] = g[4] * scale - along * a[4]
-            gradient[5, i, f] = g[5] * scale - along * a[5]
-            gradient[6, i, f] = g[6] * scale - along * a[6]
-            gradient[7, i, f] = g[7] * scale - along * a[7]
-            gradient[8, i, f] = g[8] * scale - along * a[8]
-
-
-@_parallel
-def product(left, right, out):
-    """C / (|C|^2 + 1) with C = LR + RL, as matrices."""
-    for i in numba.prange(left.shape[1]):
-        for f in range(left.shape[2]):
-            c_ = _components(_anticommutator(_matrix(_load(left, i, f)), _matrix(_load(right, i, f))))
-            scale = 1 / (_dot(c_, c_) + 1)
-            out[0, i, f] = c_[0] * scale
-            out[1, i, f] = c_[1] * scale
-            out[2, i, f] = c_[2] * scale
-            out[3, i, f] = c_[3] * scale
-            out[4, i, f] = c_[4] * scale
-            out[5, i, f] = c_[5] * scale
-            out[6, i, f] = c_[6] * scale
-            out[7, i, f] = c_[7] * scale
-            out[8, i, f] = c_[8] * scale
-
-
-@_parallel
-def product_backward(left, right, gradient, d_left, d_right):
-    """Gradients of `product` with respect to both factors."""
-    for i in numba.prange(left.shape[1]):
-        for f in range(left.shape[2]):
-            a, b = _matrix(_load(left, i, f)), _matrix(_load(right, i, f))
-            c_, g = _components(_anticommutator(a, b)), _load(gradient, i, f)
-            scale = 1 / (_dot(c_, c_) + 1)
-            along = 2 * _dot(c_, g) * scale * scale
-            inner = _matrix((
-                g[0] * scale - along * c_[0],
-                g[1] * scale - along * c_[1],
-                g[2] * scale - along * c_[2],
-                g[3] * scale - along * c_[3],
-                g[4] * scale - along * c_[4],
-                g[5] * scale - along * c_[5],
-                g[6] * scale - along * c_[6],
-                g[7] * scale - along * c_[7],
-                g[8] * scale - along * c_[8],
-            ))
-            da = _components(_anticommutator(inner, _transpose(b)))
-            db = _components(_anticommutator(inner, _transpose(a)))
-            d_left[0, i, f] = da[0]
-            d_right[0, i, f] = db[0]
-            d_left[1, i, f] = da[1]
-            d_right[1, i, f] = db[1]
-            d_left[2, i, f] = da[2]
-            d_right[2, i, f] = db[2]
-            d_left[3, i, f] = da[3]
-            d_right[3, i, f] = db[3]
-            d_left[4, i, f] = da[4]
-            d_right[4, i, f] = db[4]
-            d_left[5, i, f] = da[5]
-            d_right[5, i, f] = db[5]
-            d_left[6, i, f] = da[6]
-            d_right[6, i, f] = db[6]
-            d_left[7, i, f] = da[7]
-            d_right[7, i, f] = db[7]
-            d_left[8, i, f] = da[8]
-            d_right[8, i, f] = db[8]
-
-
-@_parallel
-def add_update(x, update):
-    """x += U + UU, as matrices."""
-    for i in numba.prange(x.shape[1]):
-        for f in range(x.shape[2]):
-            u = _load(update, i, f)
-            m = _matrix(u)
-            square = _components(_anticommutator(m, m))
-            x[0, i, f] += u[0] + square[0] / 2
-            x[1, i, f] += u[1] + square[1] / 2
-            x[2, i, f] += u[2] + square[2] / 2
-            x[3, i, f] += u[3] + square[3] / 2
-            x[4, i, f] += u[4] + square[4] / 2
-            x[5, i, f] += u[5] + square[5] / 2
-            x[6, i, f] += u[6] + square[6] / 2
-            x[7, i, f] += u[7] + square[7] / 2
-            x[8, i, f] += u[8] + square[8] / 2
-
-
-@_parallel
-def add_update_backward(update, gradient, out):
-    """Gradient of the update in `add_update`."""
-    for i in numba.prange(update.shape[1]):
-        for f in range(update.shape[2]):
-            m, g = _matrix(_load(update, i, f)), _load(gradient, i, f)
-            inner = _components(_anticommutator(_matrix(g), _transpose(m)))
-            out[0, i, f] = g[0] + inner[0]
-            out[1, i, f] = g[1] + inner[1]
-            out[2, i, f] = g[2] + inner[2]
-            out[3, i, f] = g[3] + inner[3]
-            out[4, i, f] = g[4] + inner[4]
-            out[5, i, f] = g[5] + inner[5]
-            out[6, i, f] = g[6] + inner[6]
-            out[7, i, f] = g[7] + inner[7]
-            out[8, i, f] = g[8] + inner[8]
-
-
-@_parallel
-def repulsion(row, column, vectors, types, contact, height, steepness, energies, gradient):
-    """Half of U(r) = height exp(steepness (contact - r)) to either bead, and the gradient with respect to the vectors."""
-    for i in numba.prange(row.shape[0] - 1):
-        for e in range(row[i], row[i + 1]):
-            x, y, z = vectors[e, 0], vectors[e, 1], vectors[e, 2]
-            r = math.sqrt(x * x + y * y + z * z)
-            half = 0.5 * height * math.exp(steepness * (contact[types[i], types[column[e]]] - r))
+def repulsion(start, count, column, unit, distance, types, contact, height, steepness, energies, edge_gradient):
+    """Add half of U(r) = height exp(steepness (contact - r)) to either bead, and its gradient to that of the edge vectors."""
+    for i in numba.prange(count.shape[0]):
+        for e in range(start[i], start[i] + count[i]):
+            half = 0.5 * height * math.exp(steepness * (contact[types[i], types[column[e]]] - distance[e]))
             energies[i] += half
-            gradient[e, 0], gradient[e, 1], gradient[e, 2] = -steepness * half * x / r, -steepness * half * y / r, -steepness * half * z / r
+            for k in range(3):
+                edge_gradient[e, k] -= steepness * half * unit[e, k]

@@ -1,0 +1,167 @@
+"""Modules that become potential files: energy of beads from positions alone, scriptable by TorchScript.
+
+`ExportedPotential` is plain PyTorch and runs anywhere; `FusedPotential` calls this package's operators and is much
+faster on a CPU.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .fast import FastPotential
+from .prior import PairRepulsion
+from .tensornet import TensorNetEnergies
+
+
+def box_numbers(boxvectors: Tensor, cutoff: float) -> list[float]:
+    """Non-zero numbers ax, bx, by, cx, cy, cz of a box in OpenMM's reduced form, checked against the cutoff."""
+    rows: list[list[float]] = boxvectors.detach().to(torch.device("cpu"), torch.float64).tolist()
+    a, b, c = rows[0], rows[1], rows[2]
+    if a[1] != 0.0 or a[2] != 0.0 or b[2] != 0.0:
+        raise RuntimeError("Box vectors must be in OpenMM's reduced form: a along x, b in the xy plane.")
+    volume = a[0] * b[1] * c[2]
+    # area of the face spanned by two vectors; height = volume / area
+    area_bc = ((b[1] * c[2]) ** 2 + (b[0] * c[2]) ** 2 + (b[0] * c[1] - b[1] * c[0]) ** 2) ** 0.5
+    area_ca = ((a[0] * c[2]) ** 2 + (a[0] * c[1]) ** 2) ** 0.5
+    height = min(volume / area_bc, min(volume / area_ca, c[2]))
+    if height < 2.0 * cutoff * (1.0 - 1e-6):  # OpenMM passes boxes in single precision on some platforms
+        raise RuntimeError(f"The smallest box height of {height} nm is below twice the cutoff of {cutoff} nm; use a larger box.")
+    return [a[0], b[0], b[1], c[0], c[1], c[2]]
+
+
+def _image_shifts(x: Tensor, y: Tensor, z: Tensor, box: list[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """Nearest-image differences; in reduced form right for all distances up to half the smallest box height."""
+    ax, bx, by, cx, cy, cz = box[0], box[1], box[2], box[3], box[4], box[5]
+    images = torch.round(z / cz)
+    z = z - images * cz
+    if cy != 0.0:
+        y = y - images * cy
+    if cx != 0.0:
+        x = x - images * cx
+    images = torch.round(y / by)
+    y = y - images * by
+    if bx != 0.0:
+        x = x - images * bx
+    return x - torch.round(x / ax) * ax, y, z
+
+
+def _near_pairs(positions: Tensor, box: list[float], cutoff: float) -> tuple[Tensor, Tensor]:
+    """All pairs i < j closer than the cutoff; blocks of rows keep memory small for many beads."""
+    n = positions.shape[0]
+    columns = positions.t().contiguous()
+    x, y, z = columns[0], columns[1], columns[2]
+    rows = max(1, 32768 // max(n, 1))
+    found: list[Tensor] = []
+    for start in range(0, n, rows):
+        stop = min(start + rows, n)
+        dx = x[start:].unsqueeze(0) - x[start:stop].unsqueeze(1)  # (rows, n - start)
+        dy = y[start:].unsqueeze(0) - y[start:stop].unsqueeze(1)
+        dz = z[start:].unsqueeze(0) - z[start:stop].unsqueeze(1)
+        if len(box) > 0:
+            dx, dy, dz = _image_shifts(dx, dy, dz, box)
+        near = (dx * dx + dy * dy + dz * dz < cutoff * cutoff).triu(1)
+        found.append(torch.nonzero(near) + start)
+    pairs = torch.cat(found) if len(found) > 0 else torch.zeros(0, 2, dtype=torch.int64, device=positions.device)
+    return pairs[:, 0].contiguous(), pairs[:, 1].contiguous()
+
+
+def check_positions(positions: Tensor, types: Tensor) -> None:
+    """Refuse positions that are not finite or of another number of beads than the types."""
+    if positions.shape[0] != types.shape[0]:
+        raise RuntimeError(f"Got positions of {positions.shape[0]} beads, types of {types.shape[0]}; call set_types.")
+    if not bool(torch.isfinite(positions).all()):
+        raise RuntimeError("Bead positions are not finite; use a smaller time step.")
+
+
+class ExportedPotential(nn.Module):
+    """Energy of beads from positions alone: neighbour search, prior and network in one scriptable module.
+
+    Parameters
+    ----------
+    prior : PairRepulsion
+        Evaluated in the type of the positions: it is steep, single precision would cost it five digits.
+    network : TensorNetEnergies
+        Evaluated in the type of its weights.
+    """
+
+    def __init__(self, prior: PairRepulsion, network: TensorNetEnergies) -> None:
+        super().__init__()
+        self.prior, self.network = prior, network
+        self.n_types = prior.n_types
+        self.cutoff = network.cutoff
+        self.register_buffer("types", torch.zeros(0, dtype=torch.int64))
+
+    @torch.jit.export
+    def set_types(self, types: Tensor) -> None:
+        """Say which bead is of which type: int64, shape (n_beads,)."""
+        if types.dim() != 1 or bool(((types < 0) | (types >= self.n_types)).any()):
+            raise RuntimeError(f"Bead types must be one row of integers from 0 to {self.n_types - 1}.")
+        self.types = types.to(self.types.device, torch.int64)
+
+    def forward(self, positions: Tensor, boxvectors: Tensor | None = None) -> Tensor:
+        """Potential energy.
+
+        Parameters
+        ----------
+        positions : Tensor, shape (n_beads, 3), nm
+            Any floating type and device; differences between beads are taken in that type before the network's.
+        boxvectors : Tensor, shape (3, 3), nm, optional
+            Rows are the box vectors in OpenMM's reduced form; absent for open boundaries.
+
+        Returns
+        -------
+        Tensor, scalar, kJ/mol
+            In the type and on the device of the positions.
+        """
+        check_positions(positions, self.types)
+        here = positions.to(self.network.scale.device)
+        box: list[float] = []
+        if boxvectors is not None:
+            box = box_numbers(boxvectors, self.cutoff)
+        first, second = _near_pairs(here.detach(), box, self.cutoff)
+        vectors = here.index_select(0, second) - here.index_select(0, first)  # (n_pairs, 3)
+        if len(box) > 0:
+            x, y, z = _image_shifts(vectors[:, 0], vectors[:, 1], vectors[:, 2], box)
+            vectors = torch.stack([x, y, z], dim=1)
+        learned = self.network(self.types, first, second, vectors.to(self.network.scale.dtype))
+        energies = self.prior(self.types, first, second, vectors) + learned.to(vectors.dtype)
+        return energies.sum().to(positions.device)
+
+
+class FusedPotential(nn.Module):
+    """The same energy from fused operators, equal to single precision; on a GPU it falls back on the portable module.
+
+    Parameters
+    ----------
+    prior : PairRepulsion
+    network : TensorNetEnergies
+        Both copied.
+    portable : torch.jit.ScriptModule
+        `ExportedPotential` of the same prior and network, scripted; its bead types are taken over.
+    """
+
+    def __init__(self, prior: PairRepulsion, network: TensorNetEnergies, portable: torch.jit.ScriptModule) -> None:
+        super().__init__()
+        self.portable = portable
+        self.n_types = prior.n_types
+        self.cutoff = network.cutoff
+        self.fast = FastPotential(network, prior)
+        self.register_buffer("types", portable.types.clone())
+
+    @torch.jit.export
+    def set_types(self, types: Tensor) -> None:
+        """Say which bead is of which type: int64, shape (n_beads,)."""
+        self.portable.set_types(types)
+        self.types = self.portable.types
+
+    def forward(self, positions: Tensor, boxvectors: Tensor | None = None) -> Tensor:
+        """Potential energy, scalar, kJ/mol; arguments as `ExportedPotential.forward`."""
+        if positions.is_cuda:
+            return self.portable(positions, boxvectors)
+        check_positions(positions, self.types)
+        box = torch.empty(0, 3, dtype=torch.float64)
+        if boxvectors is not None:
+            box_numbers(boxvectors, self.cutoff)  # refuses a box that is too small
+            box = boxvectors.to(torch.float64)
+        return self.fast(self.types, positions.to(torch.float64), box).to(positions.dtype)
