@@ -8,7 +8,7 @@ try:
 except PackageNotFoundError:  # running from a source tree that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["CGPotential", "__version__"]
+__all__ = ["CGPotential", "MappedReporter", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +16,8 @@ def __getattr__(name: str) -> Any:
         from .runtime.cgpotential import CGPotential
 
         return CGPotential
+    if name == "MappedReporter":
+        from .reference.reporter import MappedReporter
+
+        return MappedReporter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,146 +5,19 @@ The stages are imported inside the commands, after the configuration has been re
 
 from __future__ import annotations
 
-import logging
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel, BeforeValidator, PlainSerializer
-from pydantic.fields import FieldInfo
 from rich.console import Console
-from rich.logging import RichHandler
-from rich.markup import escape
 from rich.table import Table
-from typer.core import TyperCommand, TyperGroup
 
-from . import __version__
-from .config import RunConfig, SystemConfig, load_run, load_system
-from .exceptions import CGKDError, ConfigError
-from .files import write_text
-from .progress import console, logger
+from .command import Group, Plain, Stage
+from .config import RunConfig, load_run, load_system
+from .exceptions import ConfigError
+from .units import to_float
 
-# what each command reads of its YAML file, shown by --help
-_READS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
-    "reference": (SystemConfig, ("name", "force_field", "temperature", "molecules", "beads", "reference")),
-    "meanforce": (SystemConfig, ("name", "force_field", "temperature", "molecules", "beads", "mean_force")),
-    "map": (SystemConfig, ("name", "temperature", "molecules", "beads")),
-    "teach": (RunConfig, ("folder", "frames", "max_frames", "seed", "workers", "split", "model", "prior", "teachers")),
-    "label": (RunConfig, ("folder", "frames", "max_frames", "split", "teachers")),
-    "distill": (RunConfig, ("folder", "frames", "max_frames", "seed", "split", "model", "student")),
-    "export": (RunConfig, ("folder", "frames")),
-    "simulate": (RunConfig, ("folder", "frames", "seed", "simulation")),
-    "compare": (RunConfig, ("folder", "frames", "comparison")),
-    "run": (RunConfig, tuple(RunConfig.model_fields)),
-}
-
-
-class _Group(TyperGroup):
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        if "--debug" in args:  # welcome after the command, too
-            args = ["--debug", *(arg for arg in args if arg != "--debug")]
-        return super().parse_args(ctx, args)
-
-
-class _Plain(TyperCommand):
-    """A command whose errors become one message and an exit code."""
-
-    def invoke(self, ctx: typer.Context) -> Any:
-        ctx.obj = {"folder": None}
-        debug = ctx.find_root().params["debug"]
-        with _log_to_terminal():
-            try:
-                return super().invoke(ctx)
-            except KeyboardInterrupt:
-                _fail("interrupted; run the same command to resume", 130, debug)
-            except CGKDError as error:
-                _fail(str(error), 2, debug)
-            except Exception as error:
-                _fail(_unexpected(error, ctx.obj["folder"]), 1, debug)
-
-
-class _Command(_Plain):
-    """A stage: its help lists the fields it reads."""
-
-    def format_help(self, ctx: typer.Context, formatter: Any) -> None:
-        super().format_help(ctx, formatter)
-        model, names = _READS[self.name]
-        file = "RUN.yaml" if model is RunConfig else "SYSTEM.yaml"
-        table = Table(title=f"What it reads of {file}", title_justify="left", box=None, padding=(0, 2, 0, 0))
-        table.add_column("field", no_wrap=True)
-        table.add_column("default")
-        table.add_column("meaning")
-        for row in _field_rows(model, names):
-            table.add_row(*map(escape, row))
-        Console().print(table)
-
-
-def _fail(message: str, code: int, debug: bool) -> None:
-    if debug:
-        console.file.write(traceback.format_exc())
-    console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
-    raise typer.Exit(code)
-
-
-def _unexpected(error: Exception, folder: Path | None) -> str:
-    message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    if folder is None:
-        return f"{message}; repeat with --debug for the traceback."
-    try:
-        write_text(folder / "error.log", f"openmm_cgkd {__version__}\n{traceback.format_exc()}")
-    except OSError:  # for example a full disk
-        return f"{message}; repeat with --debug for the traceback."
-    return f"{message}; the traceback is in {folder / 'error.log'}."
-
-
-@contextmanager
-def _log_to_terminal() -> Iterator[None]:
-    plain = {"show_path": False, "show_level": False, "omit_repeated_times": False, "log_time_format": "%H:%M:%S"}
-    handler = RichHandler(console=console, **plain) if console.is_terminal else logging.StreamHandler(console.file)
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-
-
-def _field_rows(model: type[BaseModel], names: tuple[str, ...], indent: str = "") -> Iterator[tuple[str, str, str]]:
-    """Rows (field, default, meaning) of a configuration section, nested sections indented as in YAML."""
-    for name in names:
-        field = model.model_fields[name]
-        section = _section(field)
-        if section is not None:
-            yield f"{indent}{name}:", "", "list of" if get_origin(field.annotation) is list else ""
-            yield from _field_rows(section, tuple(section.model_fields), indent + "  ")
-            continue
-        unit = _unit(field)
-        default = "required" if field.is_required() else "absent" if field.default is None else str(field.default)
-        if unit and not isinstance(field.default, str):  # a default that is written out carries its unit
-            default = f"{default} ({unit})"
-        yield f"{indent}{name}", default, "" if field.description in (None, unit) else field.description
-
-
-def _section(field: FieldInfo) -> type[BaseModel] | None:
-    """The section a field holds one or a list of."""
-    kind = get_args(field.annotation)[0] if get_origin(field.annotation) is list else field.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-
-
-def _unit(field: FieldInfo) -> str:
-    """Unit of a dimensional field, as its serializer writes it; only dimensional types parse their input."""
-    parts = [*field.metadata, *(part for kind in get_args(field.annotation) for part in get_args(kind)[1:])]
-    if not any(isinstance(part, BeforeValidator) for part in parts):
-        return ""
-    write = next(part.func for part in parts if isinstance(part, PlainSerializer))
-    return write(1.0).removeprefix("1 ")
-
-
-app = typer.Typer(cls=_Group, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Group, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="What to do; see docs/formats.md.", show_default=False)]
 SystemFile = Annotated[Path, typer.Argument(metavar="SYSTEM.yaml", help="The fluid; see docs/formats.md.", show_default=False)]
@@ -186,8 +59,12 @@ def _open_run(ctx: typer.Context, path: Path, folder: Path | None) -> RunConfig:
     return run
 
 
+def _setting(meaning: str) -> Any:
+    return typer.Option(help=meaning, show_default=False)
+
+
 def _command(name: str) -> Any:
-    return app.command(name, cls=_Command)
+    return app.command(name, cls=Stage)
 
 
 @_command("reference")
@@ -225,7 +102,7 @@ def _meanforce(
     typer.echo(run_mean_forces(config, trajectory, folder, frames, last))
 
 
-@app.command("noise", cls=_Plain)
+@app.command("noise", cls=Plain)
 def _noise(
     ctx: typer.Context,
     frames: Annotated[Path, typer.Argument(help="Mapped frames.", show_default=False)],
@@ -248,16 +125,47 @@ def _noise(
 @_command("map")
 def _map(
     ctx: typer.Context,
-    trajectory: Annotated[Path, typer.Argument(help="All-atom trajectory with positions and forces, such as .trr.", show_default=False)],
+    trajectory: Annotated[
+        Path,
+        typer.Argument(help="All atoms with positions and forces: .trr, Amber .nc, .h5md, LAMMPS .dump or .lammpstrj.", show_default=False),
+    ],
     topology: Annotated[Path, typer.Argument(help="Names and residues of the same atoms: PDB, GRO or TPR.", show_default=False)],
     system: Annotated[Path, typer.Option("--system", help="system.yaml of the fluid.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", help="File of mapped frames.")] = Path("frames.h5"),
+    mapping: Annotated[
+        Path | None,
+        typer.Option("--mapping", help="Mapping file of OpenMSCG's cgmap, in place of the beads of system.yaml.", show_default=False),
+    ] = None,
+    units: Annotated[
+        str | None, typer.Option("--units", help="LAMMPS dumps: unit style of the run, real, metal, electron or si.", show_default=False)
+    ] = None,
+    timestep: Annotated[
+        str | None, typer.Option("--timestep", help="LAMMPS dumps without times: the time step, '1 femtosecond'.", show_default=False)
+    ] = None,
+    thin: Annotated[bool, typer.Option("--thin", help="Keep only frames that are independent by the force autocorrelation.")] = False,
 ) -> None:
     """Map an existing all-atom trajectory with forces onto beads."""
     config = load_system(system)
+    try:
+        step = None if timestep is None else to_float(timestep, "picosecond")
+    except ValueError as error:
+        raise ConfigError(f"--timestep: {error}.") from error
     from .trajectory import map_trajectory
 
-    typer.echo(map_trajectory(config, trajectory, topology, output))
+    typer.echo(map_trajectory(config, trajectory, topology, output, units=units, timestep=step, mapping=mapping, thin=thin))
+
+
+@app.command("verify", cls=Plain)
+def _verify(
+    ctx: typer.Context,
+    frames: Annotated[Path, typer.Argument(help="Mapped frames.", show_default=False)],
+    repair: Annotated[bool, typer.Option("--repair", help="Save the whole frames of a file whose tail is torn.")] = False,
+) -> None:
+    """Check a file of mapped frames from end to end and show what it holds."""
+    from .verify import verify_frames
+
+    for label, value in verify_frames(frames, repair).rows():
+        typer.echo(f"{label:<24} {value}")
 
 
 @_command("teach")
@@ -283,14 +191,14 @@ def _label(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> Non
 def _distill(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> None:
     """Train the student on the labels."""
     config = _open_run(ctx, run, folder)
-    from .training.distill import train_student
+    from .workflow import distill
 
-    typer.echo(train_student(config))
+    typer.echo(distill(config))
 
 
 @_command("export")
 def _export(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> None:
-    """Write the student as one TorchScript file that OpenMM can run."""
+    """Write the student as TorchScript files that OpenMM can run: student.pt, which needs torch alone, and student-fast.pt."""
     config = _open_run(ctx, run, folder)
     from .export import export_student
 
@@ -306,13 +214,74 @@ def _simulate(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> 
     typer.echo(simulate(config))
 
 
-@_command("compare")
-def _compare(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> None:
-    """Compare radial distribution functions, coarse-grained against all-atom."""
-    config = _open_run(ctx, run, folder)
-    from .analysis.compare import compare
+@app.command("timestep", cls=Plain)
+def _timestep(
+    student: Annotated[Path, typer.Argument(help="Potential file of 'cgkd export'.", show_default=False)],
+    frames: Annotated[Path | None, _setting("Mapped frames to start from; those of the run.yaml beside the potential if absent.")] = None,
+    timestep: Annotated[list[str] | None, _setting("Time step to try, repeatable; default '2 fs' to '14 fs', every second.")] = None,
+    nve: Annotated[str | None, _setting("Duration at constant energy; default '4 ps', from each of four starts.")] = None,
+    nvt: Annotated[str | None, _setting("Duration of Langevin dynamics; default '50 ps'.")] = None,
+    friction: Annotated[str | None, _setting("Default '1 / ps'.")] = None,
+    max_drift: Annotated[float | None, _setting("Energy drift allowed, kT/ns per bead; default 1.")] = None,
+    max_temperature_error: Annotated[float | None, _setting("Relative error of the kinetic temperature allowed; default 0.02.")] = None,
+    max_energy_error: Annotated[float | None, _setting("Change of mean potential energy allowed, kT per bead; default 0.1.")] = None,
+    platform: Annotated[str | None, _setting("OpenMM platform; the fastest one if absent.")] = None,
+    seed: Annotated[int, typer.Option()] = 1,
+    validate: Annotated[bool, typer.Option("--validate", help="Also compare RDFs with those at half the time step.")] = False,
+) -> None:
+    """Find the longest time step that conserves energy and keeps temperature and averages; 'cgkd simulate' uses it by default."""
+    from .runtime.timestep import TimestepSearch, frames_of, read_recommendation, search_timestep
 
-    typer.echo(compare(config))
+    bounds = {"max_drift": max_drift, "max_temperature_error": max_temperature_error, "max_energy_error": max_energy_error}
+    options = {"timesteps": timestep or None, "nve": nve, "nvt": nvt, "friction": friction, "platform": platform, "seed": seed}
+    search = TimestepSearch.of(**options, **bounds, validate_structure=validate)
+    path = search_timestep(student, frames_of(student, frames), search)
+    typer.echo(f"{read_recommendation(student) * 1e3:g} fs  {path}")
+
+
+@_command("compare")
+def _compare(
+    ctx: typer.Context,
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="[LABEL=]RUN", help="One run.yaml; or, with --against, any number.", show_default=False),
+    ],
+    against: Annotated[Path | None, typer.Option("--against", help="All-atom: mapped frames, or a trajectory.", show_default=False)] = None,
+    output: Annotated[Path, typer.Option("--output", help="With --against: results go here.")] = Path("comparison"),
+    blocks: Annotated[int | None, typer.Option("--blocks", help="With --against: time blocks for errors.", show_default="5")] = None,
+    bins: Annotated[int | None, typer.Option("--bins", help="With --against: bins of the RDFs.", show_default="150")] = None,
+    r_max: Annotated[
+        str | None, typer.Option("--r-max", help="With --against: largest distance, '1.3 nm'.", show_default="half the smallest box height")
+    ] = None,
+    folder: FolderOption = None,
+) -> None:
+    """Compare structure and dynamics, coarse-grained against all-atom.
+
+    With --against each RUN is a run.yaml, a run folder, a trajectory with topology.pdb beside it, or a file of mapped frames. Runs
+    that share a LABEL are independent trainings of one model: the standard deviation over them is told.
+    """
+    if against is None:
+        if len(runs) > 1:
+            raise ConfigError(f"{len(runs)} runs were given without all-atom frames to compare with; name them with --against.")
+        config = _open_run(ctx, Path(runs[0]), folder)
+        from .analysis.compare import compare
+
+        typer.echo(compare(config))
+        return
+    if folder is not None:
+        raise ConfigError("--folder belongs to a single RUN.yaml; with --against name the results with --output.")
+    from .analysis.compare import compare_runs, comparison_settings
+
+    typer.echo(compare_runs(runs, against, output, comparison_settings(blocks=blocks, bins=bins, r_max=r_max)))
+
+
+@_command("stability")
+def _stability(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> None:
+    """Run replicas from different all-atom frames and tell how long each stays physical."""
+    config = _open_run(ctx, run, folder)
+    from .analysis.stability import check_stability
+
+    typer.echo(check_stability(config))
 
 
 @_command("run")

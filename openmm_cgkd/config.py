@@ -18,10 +18,12 @@ from pydantic import (
     PrivateAttr,
     SerializationInfo,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
 from .exceptions import ConfigError
+from .execution import ExecutionConfig
 from .units import Density, Duration, ForceConstant, Length, Mass, Pressure, Rate, Temperature, Time
 
 
@@ -147,8 +149,19 @@ class TrainingConfig(_Section):
     batch_size: int = Field(4, gt=0)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
+    warm_up: float = Field(0.05, ge=0, lt=1, description="share of all steps over which the learning rate rises")
+    schedule: Literal["cosine", "plateau"] = Field("cosine", description="fall to 0, or halve after patience/2 epochs without improvement")
     patience: int = Field(8, gt=0, description="epochs without improvement before training stops")
     gradient_clip: float = Field(1.0, gt=0)
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="of the average of the weights, which is the result; 0: last weights")
+    precision: Literal["float32", "float64", "tf32"] = Field("float32", description="of the training; tf32 acts on GPUs alone")
+    devices: int = Field(1, gt=0, description="GPUs, or processes without a GPU, that share every batch")
+
+    @model_validator(mode="after")
+    def _batches_are_shared_equally(self) -> Self:
+        if self.batch_size % self.devices:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of devices {self.devices}; every device takes an equal share")
+        return self
 
 
 class TeachersConfig(_Section):
@@ -173,6 +186,23 @@ class LossWeights(_Section):
         return self
 
 
+class ExtraConfig(_Section):
+    """Configurations beyond the all-atom frames, which the teachers label for the student as well."""
+
+    trajectories: list[_File] = Field([], description="student or teacher MD, DCD or XTC, beads in the order of the frames")
+    snapshots: int = Field(100, gt=0, description="evenly spaced ones of every trajectory, at most")
+    perturbed: int = Field(0, ge=0, description="training frames whose beads are displaced at random")
+    displacement: Length = "0.01 nanometer"
+
+
+class OnPolicyConfig(_Section):
+    """Rounds of: simulate with the student, let the teachers label what it visits, train the student again."""
+
+    rounds: int = Field(0, ge=0)
+    production: Time = Field("20 picosecond", description="of every round; the other settings are those of simulation")
+    snapshots: int = Field(100, gt=0, description="per round")
+
+
 class StudentConfig(_Section):
     """The distilled model, or direct force matching for comparison."""
 
@@ -182,33 +212,78 @@ class StudentConfig(_Section):
     weights: LossWeights = LossWeights()
     model: ModelConfig | None = Field(None, description="as the teachers' if absent")
     training: TrainingConfig = TrainingConfig()
+    spread_weights: bool = Field(False, description="beads on which the teachers disagree count less in the loss")
+    max_spread: float = Field(
+        2.0, gt=0, description="bound on the teachers' disagreement in configurations beyond the frames, see physics.md"
+    )
+    extra: ExtraConfig = ExtraConfig()
+    on_policy: OnPolicyConfig = OnPolicyConfig()
 
     @model_validator(mode="after")
     def _noisy_has_no_energy(self) -> Self:
         if self.targets == "noisy" and (self.weights.energy or self.weights.bead_energy):
             raise ValueError("mapped all-atom frames carry no CG energy; with targets: noisy set energy and bead_energy to 0")
+        if self.targets == "noisy" and (self.beyond_frames or self.spread_weights):
+            raise ValueError("extra, on_policy and spread_weights need labels of teachers; with targets: noisy leave them out")
         return self
+
+    @property
+    def beyond_frames(self) -> bool:
+        """Whether the student learns configurations beyond the all-atom frames."""
+        return bool(self.extra.trajectories or self.extra.perturbed or self.on_policy.rounds)
+
+
+class CommitteeConfig(_Section):
+    """Watch how far the teachers disagree on the forces along the student's trajectory."""
+
+    interval: Time = "1 picosecond"
+    max_ratio: float = Field(1.5, gt=0, description="alarm above this multiple of the largest disagreement in the labels")
+    action: Literal["warn", "stop"] = "warn"
 
 
 class SimulationConfig(_Section):
     """Coarse-grained molecular dynamics."""
 
-    timestep: Time = "5 femtosecond"
+    timestep: Time | None = Field(None, description="what 'cgkd timestep' recommends, if absent or 'auto'")
     friction: Rate = "1 / picosecond"
+    pressure: Pressure | None = Field(None, description="of a Monte Carlo barostat; constant volume if absent")
     equilibration: Duration = "5 picosecond"
     production: Time = "100 picosecond"
     frame_interval: Time = "0.2 picosecond"
     platform: str | None = Field(None, description="OpenMM platform; the fastest one if absent")
     trajectory: Literal["dcd", "xtc"] = "dcd"
     max_temperature_ratio: float = Field(3.0, gt=1, description="the run stops above this multiple of the set temperature")
+    committee: CommitteeConfig | None = Field(None, description="watch the teachers' disagreement; not watched if absent")
+
+    @field_validator("timestep", mode="before")
+    @classmethod
+    def _auto(cls, value: Any) -> Any:
+        return None if value == "auto" else value
 
 
 class ComparisonConfig(_Section):
-    """Radial distribution functions, CG against all-atom."""
+    """Structure and dynamics, CG against all-atom."""
 
     bins: int = Field(150, gt=1)
     r_max: Length | None = Field(None, description="half the smallest box height if absent")
     blocks: int = Field(5, gt=1, description="time blocks for standard errors")
+    angle_bins: int = Field(60, gt=1)
+    shell_frames: int = Field(100, gt=1, description="frames at most, evenly spaced, for angles and coordination numbers")
+
+    @model_validator(mode="after")
+    def _frames_fill_blocks(self) -> Self:
+        if self.shell_frames < 2 * self.blocks:
+            raise ValueError(f"shell_frames of {self.shell_frames} cannot fill {self.blocks} blocks; use at least {2 * self.blocks}")
+        return self
+
+
+class StabilityConfig(_Section):
+    """Independent coarse-grained runs from different all-atom frames, with the protocol of the simulation section."""
+
+    replicas: int = Field(8, gt=0)
+    duration: Time = "100 picosecond"
+    window: Time = Field("5 picosecond", description="the temperature is averaged over this time")
+    temperature_tolerance: float = Field(0.1, gt=0, description="largest relative excess of that average over the set temperature")
 
 
 class RunConfig(_Section):
@@ -218,8 +293,11 @@ class RunConfig(_Section):
     folder: _File = Field(description="results, logs and checkpoints")
     frames: _File | None = Field(None, description="mapped all-atom frames; absent: run the all-atom stage")
     max_frames: int | None = Field(None, gt=0, description="use evenly spaced frames, at most this many, for training")
+    mean_forces: _File | None = Field(None, description="mean-force frames, to report errors that are free of noise")
+    tensorboard: bool = Field(False, description="write metrics for TensorBoard, too")
     seed: int = Field(1, ge=1, lt=2**31)
     workers: int | None = Field(None, gt=0, description="teachers trained side by side; one per core if absent")
+    execution: ExecutionConfig = ExecutionConfig()
     split: SplitConfig = SplitConfig()
     model: ModelConfig = ModelConfig()
     prior: PriorConfig = PriorConfig()
@@ -227,7 +305,14 @@ class RunConfig(_Section):
     student: StudentConfig = StudentConfig()
     simulation: SimulationConfig = SimulationConfig()
     comparison: ComparisonConfig = ComparisonConfig()
+    stability: StabilityConfig = StabilityConfig()
     _folder: Path = PrivateAttr(default=Path())
+
+    @model_validator(mode="after")
+    def _spread_needs_teachers(self) -> Self:
+        if self.teachers.count < 2 and (self.student.beyond_frames or self.student.spread_weights):
+            raise ValueError("one teacher has no spread, which extra, on_policy and spread_weights need; set teachers.count to 2 or more")
+        return self
 
     def path(self, relative: Path) -> Path:
         """Absolute path of a file or folder named in this configuration."""
@@ -241,7 +326,7 @@ class RunConfig(_Section):
 _Config = TypeVar("_Config", SystemConfig, RunConfig)
 
 
-def _sentence(source: Path | str, error: ValidationError) -> str:
+def describe_mistake(source: Path | str, error: ValidationError) -> str:
     """One sentence for the first thing wrong in a configuration."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -268,7 +353,7 @@ def parse(kind: type[_Config], data: Any, source: Path | str, folder: Path) -> _
     try:
         config = kind.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(_sentence(source, error)) from error
+        raise ConfigError(describe_mistake(source, error)) from error
     config._folder = folder.resolve()
     return config
 

@@ -37,8 +37,35 @@ class CompatibilityError(CGKDError, ImportError):
     """The installed libraries cannot run the potential."""
 
 
+class ConformanceError(CGKDError, AssertionError):
+    """A potential fails checks of `openmm_cgkd.testing`, or they cannot be made."""
+
+
 class SimulationError(CGKDError, RuntimeError):
     """A molecular dynamics run failed or exploded."""
+
+
+class ExplosionError(SimulationError):
+    """A molecular dynamics run reached a state that is not physical.
+
+    Attributes
+    ----------
+    kind : str
+        "non-finite" or "exploded" (far too hot).
+    time : float, ps
+    """
+
+    def __init__(self, message: str, kind: str, time: float) -> None:
+        super().__init__(message)
+        self.kind, self.time = kind, time
+
+
+class ExecutionError(CGKDError, RuntimeError):
+    """Independent tasks failed; `failures` holds the error of each by its name."""
+
+    def __init__(self, message: str, failures: dict[str, BaseException] | None = None) -> None:
+        super().__init__(message)
+        self.failures = failures or {}
 
 
 class AnalysisError(CGKDError, ValueError):

@@ -1,8 +1,7 @@
-"""The HDF5 file of mapped frames: write, append after a crash, read, split.
+"""Mapped frames: in memory, and their HDF5 file, which is written, appended after a crash, streamed and read.
 
-Layout (``docs/formats.md``): one extendable dataset per quantity with the frame as first axis, a CRC-32 per frame,
-bead data under ``/beads``, provenance as attributes of the root. The file is written in HDF5's single-writer mode,
-so a killed writer leaves a readable file; a frame counts only when its checksum, which is written last, is right.
+The file (``docs/formats.md``) is written in HDF5's single-writer mode, so a killed writer leaves a readable file; a
+frame counts only when its checksum, which is written last, is right.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,19 +19,11 @@ import numpy as np
 
 from .exceptions import FramesError
 from .files import replacing
+from .frames_h5 import QUANTITIES, Header, append_rows, checksums, create, frame_shapes, opened, read_header, read_rows
 from .mapping import BeadTopology
+from .mended import hold
 
-FORMAT = "openmm_cgkd frames"
-VERSION = 1
-_SHAPES = {"positions": (-1, 3), "forces": (-1, 3), "box": (3, 3), "time": (), "step": ()}
-_TYPES = {"positions": "f4", "forces": "f4", "box": "f8", "time": "f8", "step": "i8"}
-
-
-def _checksum(frame: dict[str, np.ndarray]) -> int:
-    crc = 0
-    for name in _SHAPES:
-        crc = zlib.crc32(np.ascontiguousarray(frame[name], dtype=_TYPES[name]).tobytes(), crc)
-    return crc
+_STREAM = 2**22  # bytes of frames in memory while a file is streamed
 
 
 @dataclass(frozen=True)
@@ -68,6 +59,11 @@ class Frames:
         return Frames(
             self.positions[index], self.forces[index], self.box[index], self.time[index], self.step[index], self.beads, self.attributes
         )
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Quantities of the frames by name, in the order of the file's checksum."""
+        return {name: getattr(self, name) for name in QUANTITIES}
 
     @property
     def temperature(self) -> float:
@@ -110,19 +106,24 @@ class FrameWriter:
 
     def __init__(self, path: Path | str, beads: BeadTopology, attributes: dict[str, Any], after_step: int | None = None) -> None:
         self.path = Path(path)
-        kept = None
-        if self.path.exists():
-            kept = read_frames(self.path, allow_empty=True)
-            if kept.beads.type_names != beads.type_names or not np.array_equal(kept.beads.types, beads.types):
+        continued = self.path.exists()
+        if continued:
+            found = frames_header(self.path)
+            if found.beads.type_names != beads.type_names or not np.array_equal(found.beads.types, beads.types):
                 raise FramesError(f"{self.path}: holds other beads than this simulation; write to another file.")
-            attributes = kept.attributes
-            kept = kept[kept.step <= after_step] if after_step is not None else kept
+            attributes = found.attributes
         # a killed HDF5 writer leaves the file marked as open, so continue in a fresh file that then takes its place
         fresh = self.path.with_name(self.path.name + ".tmp")
-        self._file = _create(fresh, beads, attributes)
-        if kept is not None:
-            _fill(self._file, kept)
+        self._file = create(fresh, beads, attributes)
+        try:
+            for frames in iterate_frames(self.path) if continued else ():
+                append_rows(self._file, (frames if after_step is None else frames[frames.step <= after_step]).arrays)
+        except FramesError:
+            self._file.close()
+            fresh.unlink()
+            raise
         self._file.swmr_mode = True  # before the file takes its name, so that a reader never meets a locked one
+        self._hold = hold(fresh)
         os.replace(fresh, self.path)
 
     def append(self, positions: np.ndarray, forces: np.ndarray, box: np.ndarray, time: float, step: int) -> None:
@@ -148,15 +149,16 @@ class FrameWriter:
 
     def _put(self, frame: dict[str, Any]) -> None:
         n = len(self._file["checksum"])
-        for name in _SHAPES:
+        for name in QUANTITIES:
             self._file[name].resize(n + 1, axis=0)
             self._file[name][n] = frame[name]
             self._file[name].flush()
         self._file["checksum"].resize(n + 1, axis=0)  # last, because it makes the frame count
-        self._file["checksum"][n] = _checksum(frame)
+        self._file["checksum"][n] = checksums({name: np.asarray(values)[None] for name, values in frame.items()})[0]
 
     def close(self) -> None:
         self._file.close()
+        self._hold.close()
 
     def __enter__(self) -> Self:
         return self
@@ -165,37 +167,53 @@ class FrameWriter:
         self.close()
 
 
-def _shapes(beads: BeadTopology) -> dict[str, tuple[int, ...]]:
-    """Shape of each quantity in one frame."""
-    return {name: tuple(beads.n_beads if s == -1 else s for s in shape) for name, shape in _SHAPES.items()}
+def frames_header(path: Path | str) -> Header:
+    """Beads, provenance and number of frames of a file, without its frames.
+
+    Raises
+    ------
+    FramesError
+        If the file is missing, foreign or damaged.
+    """
+    with opened(Path(path)) as file:
+        return read_header(file, Path(path))
 
 
-def _create(path: Path, beads: BeadTopology, attributes: dict[str, Any]) -> h5py.File:
-    file = h5py.File(path, "w", libver="latest")
-    file.attrs.update({"format": FORMAT, "version": VERSION, **attributes})
-    group = file.create_group("beads")
-    group.attrs["type_names"] = list(beads.type_names)
-    for name in ("types", "masses", "molecules", "charges"):
-        group[name] = getattr(beads, name)
-    for name, shape in _shapes(beads).items():
-        rows = 1 if len(shape) == 2 and shape[0] > 3 else 256
-        file.create_dataset(name, shape=(0, *shape), maxshape=(None, *shape), chunks=(rows, *shape), dtype=_TYPES[name])
-    file.create_dataset("checksum", shape=(0,), maxshape=(None,), chunks=(256,), dtype="u4")
-    return file
+def iterate_frames(path: Path | str) -> Iterator[Frames]:
+    """Stream every whole frame of a file in pieces of a few megabytes; memory does not grow with the file.
+
+    Raises
+    ------
+    FramesError
+        If the file is missing or foreign, or holds a damaged frame before its last whole one, or a value that is not
+        finite. What comes after the last whole frame is left out.
+    """
+    with opened(Path(path)) as file:
+        header = read_header(file, Path(path))
+        yield from _whole_frames(file, header, Path(path), max(1, _STREAM // (24 * header.beads.n_beads)))
 
 
-def _fill(file: h5py.File, frames: Frames) -> None:
-    """Write all frames at once into a new file."""
-    for name in _SHAPES:
-        file[name].resize(len(frames), axis=0)
-        file[name][:] = getattr(frames, name)
-    file["checksum"].resize(len(frames), axis=0)
-    file["checksum"][:] = _checksums(frames)
+def _whole_frames(file: h5py.File, header: Header, path: Path, size: int) -> Iterator[Frames]:
+    """Frames up to the first torn one, `size` at a time."""
+    torn = None  # index of the first torn frame, once it is met
+    for first in range(0, header.rows, size):
+        arrays, good = read_rows(file, slice(first, min(first + size, header.rows)))
+        n = 0 if torn is not None else len(good) if good.all() else int(np.argmin(good))
+        if n < len(good):
+            torn = first + n if torn is None else torn
+            if good[n:].any():
+                raise FramesError(f"{path}: frame {torn} is damaged (checksum differs) but later ones are not; restore it from a copy.")
+        if n:
+            frames = Frames(**arrays, beads=header.beads, attributes=header.attributes)[:n]
+            _check_finite(frames, first, path)
+            yield frames
 
 
-def _checksums(frames: Frames) -> np.ndarray:
-    sums = [_checksum({name: getattr(frames, name)[k] for name in _SHAPES}) for k in range(len(frames))]
-    return np.array(sums, dtype="u4")
+def _check_finite(frames: Frames, first: int, path: Path) -> None:
+    for name in ("positions", "forces", "box"):
+        bad = ~np.isfinite(getattr(frames, name)).all(axis=(1, 2))
+        if bad.any():
+            raise FramesError(f"{path}: {name} of frame {first + np.argmax(bad)} are not finite; remove that frame or make the file again.")
 
 
 def read_frames(path: Path | str, allow_empty: bool = False) -> Frames:
@@ -207,72 +225,38 @@ def read_frames(path: Path | str, allow_empty: bool = False) -> Frames:
         If the file is missing, foreign, empty, or holds a damaged frame before its last whole one.
     """
     path = Path(path)
-    if not path.exists():
-        raise FramesError(f"{path}: no such file; make mapped frames with 'cgkd reference' or 'cgkd map'.")
-    try:
-        with _open(path) as file:
-            frames, stored = _read(file, path)
-    except (OSError, KeyError, RuntimeError) as error:  # h5py raises all of these on damaged files
-        raise FramesError(f"{path}: is not an HDF5 file of mapped frames, or is damaged beyond reading; make it again.") from error
-    good = _checksums(frames) == stored
-    whole = len(frames) if good.all() else int(np.argmin(good))
-    if good[whole:].any():
-        raise FramesError(f"{path}: frame {whole} is damaged (checksum differs) but later ones are not; restore the file from a copy.")
-    if whole == 0 and not allow_empty:
+    with opened(path) as file:
+        header = read_header(file, path)
+        for frames in _whole_frames(file, header, path, max(1, header.rows)):
+            return frames
+    if not allow_empty:
         raise FramesError(f"{path}: holds no whole frame; make mapped frames with 'cgkd reference' or 'cgkd map'.")
-    frames = frames[:whole]
-    for name in ("positions", "forces", "box"):
-        bad = ~np.isfinite(getattr(frames, name)).all(axis=(1, 2))
-        if bad.any():
-            raise FramesError(f"{path}: {name} of frame {np.argmax(bad)} are not finite; remove that frame or make the file again.")
-    return frames
+    empty = {name: np.zeros((0, *shape)) for name, shape in frame_shapes(header.beads.n_beads).items()}
+    return Frames(**empty, beads=header.beads, attributes=header.attributes)
 
 
-def _read(file: h5py.File, path: Path) -> tuple[Frames, np.ndarray]:
-    """Frames whose datasets are all long enough, and their stored checksums."""
-    if file.attrs.get("format") != FORMAT:
-        raise FramesError(f"{path}: is not a file of mapped frames; make one with 'cgkd reference' or 'cgkd map'.")
-    if file.attrs["version"] > VERSION:
-        raise FramesError(f"{path}: has format version {file.attrs['version']}, this package reads up to {VERSION}; upgrade openmm_cgkd.")
-    missing = [name for name in (*_SHAPES, "checksum") if name not in file]
-    if missing:
-        raise FramesError(f"{path}: has no {' and no '.join(missing)}; force matching needs positions and forces of every frame.")
-    group = file["beads"]
-    arrays = (group[name][:] for name in ("types", "masses", "molecules", "charges"))
-    beads = BeadTopology(tuple(str(name) for name in group.attrs["type_names"]), *arrays)
-    for name, expected in _shapes(beads).items():
-        if file[name].shape[1:] != expected:
-            raise FramesError(f"{path}: {name} have shape {file[name].shape[1:]} per frame, expected {expected} for {beads.n_beads} beads.")
-    n = min(len(file[name]) for name in (*_SHAPES, "checksum"))
-    attributes = {key: _plain(value) for key, value in file.attrs.items() if key not in ("format", "version")}
-    return Frames(**{name: file[name][:n] for name in _SHAPES}, beads=beads, attributes=attributes), file["checksum"][:n]
+def write_stream(path: Path, beads: BeadTopology, attributes: dict[str, Any], parts: Iterable[Frames]) -> int:
+    """Write frames as they come, complete or not at all; memory does not grow with their number.
 
-
-def _open(path: Path) -> h5py.File:
-    """Open for reading, in single-writer mode if the file's writer is alive or was killed.
-
-    Only then: in that mode HDF5 retries for minutes what it cannot read in a damaged file.
+    Returns
+    -------
+    int
+        Number of frames.
     """
-    with open(path, "rb") as file:
-        head = file.read(12)
-    # superblock of version 3: signature, version, sizes of offsets and lengths, flags (1: open for writing, 4: single writer)
-    if head[:9] == b"\x89HDF\r\n\x1a\n\x03" and head[11:] > b"\0":
-        return h5py.File(path, "r", libver="latest", swmr=True)
-    return h5py.File(path, "r")
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+    with replacing(path) as fresh, create(fresh, beads, attributes, at_once=True) as file:
+        for part in parts:
+            append_rows(file, part.arrays)
+        return len(file["checksum"])
 
 
 def write_frames(frames: Frames, path: Path | str) -> None:
     """Write frames as a compressed file, complete or not at all; for shipping and for parts of a file."""
-    with replacing(Path(path)) as fresh, _create(fresh, frames.beads, frames.attributes) as file:
-        for name in _SHAPES:
+    with replacing(Path(path)) as fresh, create(fresh, frames.beads, frames.attributes) as file:
+        for name, values in frames.arrays.items():
             del file[name]
-            file.create_dataset(name, data=getattr(frames, name), chunks=True, compression="gzip", shuffle=True)
+            file.create_dataset(name, data=values, chunks=True, compression="gzip", shuffle=True)
         del file["checksum"]
-        file["checksum"] = _checksums(frames)
+        file["checksum"] = checksums(frames.arrays)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .exceptions import ModelFileError
 
 FORMAT = "openmm_cgkd potential"
-VERSION = 1
+VERSION = 2
 FILE_NAME = "metadata.json"
 _UNITS = {"length": "nanometer", "energy": "kilojoule/mole", "mass": "dalton", "temperature": "kelvin"}
 
@@ -34,6 +35,8 @@ class PotentialMetadata(BaseModel):
 
     Attributes
     ----------
+    kind : {"portable", "fast"}
+        Plain PyTorch operations, or operators that ``import openmm_cgkd.operators`` registers.
     type_names : list of str
         Bead type names; the potential's ``types`` index them.
     masses : list of float, dalton
@@ -51,12 +54,15 @@ class PotentialMetadata(BaseModel):
         Loss weights, targets, seeds, losses.
     frames_sha256, checkpoint_sha256 : str
         Identities of the training frames and of the student's checkpoint.
+    content_sha256 : str
+        Of the rest of the file and of these metadata, see `content_hash`; set when the file is written.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["openmm_cgkd potential"] = FORMAT
     version: int = VERSION
+    kind: Literal["portable", "fast"] = "portable"
     type_names: list[str] = Field(min_length=1)
     masses: list[float]
     cutoff: float = Field(gt=0)
@@ -70,6 +76,7 @@ class PotentialMetadata(BaseModel):
     checkpoint_sha256: str | None = None
     versions: dict[str, str] = Field(default_factory=_versions)
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    content_sha256: str = ""
 
     @model_validator(mode="after")
     def _every_type_has_a_mass(self) -> Self:
@@ -78,36 +85,66 @@ class PotentialMetadata(BaseModel):
         return self
 
 
+def content_hash(records: dict[str, bytes], data: dict[str, Any]) -> str:
+    """SHA-256 of everything in a potential file but the hash itself.
+
+    Parameters
+    ----------
+    records : dict of bytes
+        Content of the archive by name, without the folder that all names begin with; ``metadata.json`` is left out.
+    data : dict
+        The metadata; ``content_sha256`` is left out.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(records.keys() - {f"extra/{FILE_NAME}"}):
+        digest.update(f"{name} {len(records[name])}\n".encode() + records[name])
+    digest.update(json.dumps({key: value for key, value in data.items() if key != "content_sha256"}, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
 def read_metadata(path: Path | str) -> PotentialMetadata:
     """Read the metadata of an exported potential, without loading the potential.
 
     Raises
     ------
     ModelFileError
-        If the file is missing, not TorchScript, TorchScript from elsewhere, or of a newer format version.
+        If the file is missing, not TorchScript, TorchScript from elsewhere, of another format version, or was changed after
+        it was written.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such file; export a potential with 'cgkd export'.")
+    records = _records(path)
+    if not any(name.startswith("code/") for name in records):
+        raise ModelFileError(f"{path}: is not a TorchScript file (a training checkpoint?); export a potential with 'cgkd export'.")
     try:
-        with zipfile.ZipFile(path) as archive:  # TorchScript files are zip archives
-            names = archive.namelist()
-            if not any("/code/" in name for name in names):
-                raise ModelFileError(f"{path}: is not a TorchScript file (a training checkpoint?); export a potential with 'cgkd export'.")
-            inside = next((name for name in names if name.endswith(f"/extra/{FILE_NAME}")), None)
-            data = json.loads(archive.read(inside)) if inside else {}
-    except (zipfile.BadZipFile, OSError) as error:
-        raise ModelFileError(f"{path}: is not a TorchScript file, or is damaged; export a potential with 'cgkd export'.") from error
+        data = json.loads(records.get(f"extra/{FILE_NAME}", b"{}"))
     except ValueError as error:
-        if isinstance(error, ModelFileError):
-            raise
         raise ModelFileError(f"{path}: its {FILE_NAME} cannot be read; export it again with 'cgkd export'.") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ModelFileError(f"{path}: is TorchScript but not a potential of this package; export one with 'cgkd export'.")
     if not isinstance(data.get("version"), int) or data["version"] > VERSION:
-        raise ModelFileError(f"{path}: has format version {data.get('version')}, this package reads up to {VERSION}; upgrade openmm_cgkd.")
+        raise ModelFileError(f"{path}: has format version {data.get('version')}, this package reads {VERSION}; upgrade openmm_cgkd.")
+    if data["version"] < VERSION:
+        raise ModelFileError(
+            f"{path}: has format version {data['version']}, this package reads {VERSION}; export it again with 'cgkd export'."
+        )
+    if content_hash(records, data) != data.get("content_sha256"):
+        raise ModelFileError(
+            f"{path}: its content does not fit the SHA-256 in its {FILE_NAME}, so it was changed after the export; export it again with "
+            "'cgkd export', or get the file again from where it came."
+        )
     try:
         return PotentialMetadata.model_validate(data)
     except ValidationError as error:
         field = ".".join(str(part) for part in error.errors()[0]["loc"]) or "masses"
         raise ModelFileError(f"{path}: field {field} of its {FILE_NAME} is not valid; export it again with 'cgkd export'.") from error
+
+
+def _records(path: Path) -> dict[str, bytes]:
+    """Content of a zip archive, as TorchScript files are, by name without the first folder."""
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such file; export a potential with 'cgkd export'.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ModelFileError(f"{path}: is not a TorchScript file, or is damaged; export a potential with 'cgkd export'.") from error

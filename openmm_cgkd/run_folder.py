@@ -51,9 +51,22 @@ class RunFolder:
         return self.root / "labels.h5"
 
     @property
+    def extra_labels(self) -> Path:
+        """Labels of configurations beyond the all-atom frames."""
+        return self.root / "extra.h5"
+
+    def on_policy(self, k: int) -> Path:
+        """Folder of one on-policy round, from 1."""
+        return self.root / "on_policy" / f"{k:02d}"
+
+    def student_of_round(self, k: int) -> Path:
+        """Folder of the student's training in an on-policy round; 0: before the first one."""
+        return self.on_policy(k) / "student" if k else self.root / "student"
+
+    @property
     def student(self) -> Path:
-        """Folder of the student's training."""
-        return self.root / "student"
+        """Folder of the final student's training."""
+        return self.student_of_round(self.config.student.on_policy.rounds)
 
     @property
     def model(self) -> Path:
@@ -67,6 +80,10 @@ class RunFolder:
     @property
     def comparison(self) -> Path:
         return self.root / "comparison"
+
+    def tasks(self, stage: str) -> Path:
+        """Folder for tracebacks and logs of a stage's tasks side by side."""
+        return self.root / "tasks" / stage
 
     def log(self, stage: str) -> Path:
         return self.root / "logs" / f"{stage}.log"

@@ -1,24 +1,30 @@
-"""Mapped frames from an existing all-atom trajectory with forces, read through MDAnalysis."""
+"""Mapped frames from an existing all-atom trajectory with forces."""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mdtraj
 import numpy as np
 import openmm
 
 from . import __version__
+from .cgmap import mapping_from_cgmap
 from .config import SystemConfig, dump
-from .exceptions import BoxError, CompatibilityError, FramesError, MappingError
+from .correlation import ForceAutocorrelation
+from .exceptions import FramesError, MappingError
 from .files import file_hash, replacing
-from .frames import FrameWriter, read_frames
-from .mapping import bond_order, make_whole, mapping_from_config
+from .frames import Frames, frames_header, iterate_frames, write_stream
+from .lammps import AtomFrame
+from .mapping import Mapping, bond_order, mapping_from_config
 from .progress import log_to, progress
+from .readers import AtomTrajectory, open_topology, open_trajectory
 from .reference.build import build_topology
 
 if TYPE_CHECKING:
@@ -26,26 +32,46 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ANGSTROM = 0.1  # nm
-# what MDAnalysis' parsers and readers raise on files that they cannot read
-_READ_ERRORS = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, AttributeError, RuntimeError)
+_PIECE = 64  # frames mapped before they are written
+_BOND_LENGTHS = 0.05, 0.3  # nm, wider than the mean bond length of any molecule
 
 
-def map_trajectory(system: SystemConfig, trajectory: Path, topology: Path, output: Path) -> Path:
+def map_trajectory(
+    system: SystemConfig,
+    trajectory: Path,
+    topology: Path,
+    output: Path,
+    *,
+    units: str | None = None,
+    timestep: float | None = None,
+    mapping: Path | None = None,
+    thin: bool = False,
+) -> Path:
     """Map every frame of an all-atom trajectory and write a file of mapped frames.
+
+    Memory does not grow with the number of frames.
 
     Parameters
     ----------
     system : SystemConfig
         Molecules, temperature and beads. Masses, atom names and bonds come from its molecule files.
     trajectory : path
-        All-atom trajectory with positions and forces at the same steps, such as a GROMACS ``.trr``; molecules may be
-        broken across the periodic box, which may be triclinic.
+        All-atom trajectory with positions and forces at the same steps: GROMACS ``.trr``, Amber NetCDF ``.nc``, ``.h5md``,
+        LAMMPS ``.dump`` or ``.lammpstrj``, or another format that MDAnalysis reads forces of. Molecules may be broken
+        across the periodic box, which may be triclinic.
     topology : path
         The same atoms with names and one residue per molecule, in a format MDAnalysis reads (PDB, GRO, TPR).
     output : path
         HDF5 file of mapped frames; complete or absent. If it holds the frames of this trajectory already, nothing is done.
         A log with the same name and ending ``.log`` stands beside it.
+    units : str, optional
+        Unit style of a LAMMPS run (``real``, ``metal``, ``electron``, ``si``); other formats have units of their own.
+    timestep : float, optional
+        Time step of a LAMMPS run whose dump has no times, ps.
+    mapping : path, optional
+        Mapping file of OpenMSCG's ``cgmap``, used in place of the beads of `system`.
+    thin : bool
+        Keep only frames that are independent by the measured autocorrelation of the forces.
 
     Returns
     -------
@@ -56,76 +82,159 @@ def map_trajectory(system: SystemConfig, trajectory: Path, topology: Path, outpu
     ------
     CompatibilityError
         If MDAnalysis is not installed.
+    ConfigError
+        If `units` or `timestep` are missing, not needed or contradict the trajectory.
     FramesError
-        If a file is missing or unreadable, a frame has no forces or no positions, a value is not finite, or `output` is another file.
+        If a file is missing or unreadable, a frame has no forces or no positions, a value is not finite, lengths are in
+        other units than the format says, or `output` is another file.
     MappingError
-        If the atoms or molecules differ from the configuration.
+        If the atoms or molecules differ from the configuration, or a bead ends at a bond to hydrogen.
     BoxError
         If a frame has no periodic box.
+    AnalysisError
+        If `thin` is asked for and the frames are too few or not evenly spaced in time.
 
     Notes
     -----
-    Constraints are not in a trajectory and cannot be checked: they must lie inside one bead.
+    Constraints are not in a trajectory and cannot be checked: they must lie inside one bead. Those on bonds to hydrogen
+    are so common that no such bond may cross beads.
     """
     with warnings.catch_warnings(), log_to(output.with_suffix(".log")):
         warnings.filterwarnings("ignore", module="MDAnalysis")  # guesses about fields that are not read here
-        universe = _open(trajectory, topology)
+        universe = open_topology(topology)
+        source = open_trajectory(trajectory, universe, topology, units, timestep)
         atoms = _atoms(system, universe, topology)
-        mapping, bonds = mapping_from_config(system, atoms), bond_order(atoms)
+        bonds = bond_order(atoms)
         if len(bonds) != atoms.n_atoms - atoms.n_residues:
             raise MappingError("Some atoms of a molecule are not bonded to the rest of it; add CONECT records to its molecule file.")
-        frames = universe.trajectory
-        attributes = _provenance(system, trajectory, topology, atoms)
+        beads = _mapping(system, mapping, atoms)
+        options = {"units": units, "timestep": timestep, "thin": thin, "mapping": mapping and file_hash(mapping)}
+        attributes = _provenance(system, trajectory, topology, atoms, options)
+        mapped = _MappedFrames(source, trajectory, beads, bonds, attributes)
         if output.exists():
             return _existing(output, attributes)
         with replacing(output) as fresh:
-            fresh.unlink(missing_ok=True)  # left over from a killed call; it must not be continued
-            with FrameWriter(fresh, mapping.topology, attributes) as writer, progress("map", len(frames)) as meter:
-                last = -1
-                for k in range(len(frames)):
-                    positions, forces, box, time, step = _read(frames, k, trajectory)
-                    if step <= last:
-                        raise FramesError(f"{trajectory}: frame {k} is at step {step}, not after {last}; remove repeated frames.")
-                    last = step
-                    whole = make_whole(positions, box, bonds)
-                    writer.append(mapping.map_positions(whole), mapping.map_forces(forces), box, time, step)
-                    meter.update(k + 1)
-    logger.info("mapped %d frames of %d atoms onto %d beads: %s", len(frames), mapping.n_atoms, mapping.topology.n_beads, output)
+            n = write_stream(fresh, mapped.beads, attributes, mapped)
+            if n == 0:
+                raise FramesError(f"{trajectory}: holds no frames; give a trajectory with positions and forces.")
+            if thin:
+                n = _thin(fresh, mapped)
+    logger.info("mapped %d frames of %d atoms onto %d beads: %s", n, atoms.n_atoms, mapped.beads.n_beads, output)
     return output
+
+
+class _MappedFrames:
+    """Mapped frames in pieces; checks every frame and measures the force autocorrelation on the way."""
+
+    def __init__(self, source: AtomTrajectory, path: Path, mapping: Mapping, bonds: np.ndarray, attributes: dict[str, object]) -> None:
+        self.beads, self.attributes, self.correlation = mapping.topology, attributes, ForceAutocorrelation()
+        self._source, self._path, self._mapping = source, path, mapping
+        self._whole = _WholeMolecules(bonds, mapping.n_atoms)
+
+    def __iter__(self) -> Iterator[Frames]:
+        piece: list[AtomFrame] = []
+        last = -1
+        with progress("map", len(self._source)) as meter:
+            for k, frame in enumerate(self._source):
+                for name in ("positions", "forces"):
+                    if not np.isfinite(getattr(frame, name)).all():
+                        raise FramesError(
+                            f"{self._path}: {name} of frame {k} are not finite; remove that frame or run again with a smaller time step."
+                        )
+                if frame.step <= last:
+                    raise FramesError(f"{self._path}: frame {k} is at step {frame.step}, not after {last}; remove repeated frames.")
+                last = frame.step
+                piece.append(frame)
+                if len(piece) == _PIECE:
+                    yield self._map(piece)
+                    piece = []
+                meter.update(k + 1)
+        if piece:
+            yield self._map(piece)
+
+    def _map(self, piece: list[AtomFrame]) -> Frames:
+        positions = [self._mapping.map_positions(self._placed(frame)) for frame in piece]
+        forces = [self._mapping.map_forces(frame.forces) for frame in piece]
+        box, time, step = ([getattr(frame, name) for frame in piece] for name in ("box", "time", "step"))
+        # in the precision of the file, which the checksums are taken in
+        arrays = (np.array(positions, "f4"), np.array(forces, "f4"), np.array(box), np.array(time), np.array(step))
+        frames = Frames(*arrays, beads=self.beads, attributes=self.attributes)
+        self.correlation.compute(frames)
+        return frames
+
+    def _placed(self, frame: AtomFrame) -> np.ndarray:
+        """Positions with whole molecules; wrong units show in the bond lengths."""
+        positions, length = self._whole(frame.positions, frame.box)
+        if length is not None and not _BOND_LENGTHS[0] < length < _BOND_LENGTHS[1]:
+            raise FramesError(
+                f"{self._path}: bonds are {length:.3g} nm long on average at step {frame.step}; the positions are in other units than the "
+                "file or --units says, or the topology is of other atoms."
+            )
+        return positions
+
+
+class _WholeMolecules:
+    """Put bonded atoms next to each other across periodic boundaries; as `mapping.make_whole`, by generations of bonds."""
+
+    def __init__(self, bonds: np.ndarray, n_atoms: int) -> None:
+        depth = np.zeros(n_atoms, dtype=int)
+        for parent, child in bonds:
+            depth[child] = depth[parent] + 1
+        self._bonds = bonds
+        self._generations = [bonds[depth[bonds[:, 1]] == d].T for d in range(1, depth.max() + 1)]
+
+    def __call__(self, positions: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, float | None]:
+        """Whole molecules, shape (n_atoms, 3), nm, and the mean bond length, nm, if there are bonds."""
+        inverse, images = np.linalg.inv(box), np.zeros_like(positions)  # images: box vectors between an atom and its molecule's first
+        for parents, children in self._generations:
+            images[children] = images[parents] + np.round((positions[children] - positions[parents]) @ inverse)
+        whole = positions - images @ box
+        if len(self._bonds) == 0:
+            return whole, None
+        return whole, float(np.linalg.norm(whole[self._bonds[:, 1]] - whole[self._bonds[:, 0]], axis=1).mean())
+
+
+def _thin(path: Path, mapped: _MappedFrames) -> int:
+    """Keep independent frames of a file; returns their number."""
+    stride, time = mapped.correlation.independent_stride, mapped.correlation.integrated_time
+    attributes = mapped.attributes | {"force_correlation_time": time, "thinned": stride}
+    if not mapped.correlation.is_complete:
+        logger.warning("forces correlate for longer than the longest lag, so the frames that are kept are not independent")
+    logger.info("forces correlate for %.3g ps: one frame in %d is kept", time, stride)
+    return write_stream(path, mapped.beads, attributes, _every(stride, path))
+
+
+def _every(stride: int, path: Path) -> Iterator[Frames]:
+    n = 0
+    for frames in iterate_frames(path):
+        yield frames[-n % stride :: stride]
+        n += len(frames)
+
+
+def _mapping(system: SystemConfig, file: Path | None, atoms: mdtraj.Topology) -> Mapping:
+    """Atoms to beads, checked against the bonds to hydrogen."""
+    mapping = mapping_from_cgmap(file, atoms) if file else mapping_from_config(system, atoms)
+    for first, second in atoms.bonds:
+        i, j = first.index, second.index
+        if "H" in (first.element.symbol, second.element.symbol) and mapping.bead_of_atom[i] != mapping.bead_of_atom[j]:
+            raise MappingError(
+                f"The bond to hydrogen between atoms {i} and {j} crosses beads {mapping.bead_of_atom[i]} and {mapping.bead_of_atom[j]}; "
+                "such bonds are constrained in most runs and trajectories lack constraint forces, so put both atoms in one bead."
+            )
+    return mapping
 
 
 def _existing(output: Path, attributes: dict[str, object]) -> Path:
     """Accept a file that holds the same frames; refuse to replace any other."""
     try:
-        found = read_frames(output).attributes
+        found = frames_header(output).attributes
     except FramesError as error:
         raise FramesError(f"{output}: exists and is not a file of mapped frames; remove it or choose another --output.") from error
-    if any(found.get(key) != attributes[key] for key in ("configuration", "trajectory_sha256")):
-        raise FramesError(f"{output}: exists and holds frames of another trajectory or system; remove it or choose another --output.")
+    if any(found.get(key) != attributes[key] for key in ("configuration", "trajectory_sha256", "options")):
+        cure = "remove it or choose another --output"
+        raise FramesError(f"{output}: exists and holds frames of another trajectory or system, or made with other options; {cure}.")
     logger.info("%s: finished before, skipped", output)
     return output
-
-
-def _open(trajectory: Path, topology: Path) -> MDAnalysis.Universe:
-    try:
-        import MDAnalysis
-    except ImportError as error:
-        raise CompatibilityError("Reading trajectories needs MDAnalysis; install it with: pip install 'MDAnalysis>=2.8'.") from error
-    for path in (trajectory, topology):
-        if not path.exists():
-            raise FramesError(f"{path}: no such file; give an all-atom trajectory with forces and its topology.")
-    try:
-        universe = MDAnalysis.Universe(str(topology), to_guess=())
-    except _READ_ERRORS as error:
-        raise FramesError(f"{topology}: cannot be read as a topology ({_one_line(error)}); give a PDB, GRO or TPR file.") from error
-    try:
-        universe.load_new(str(trajectory))
-    except _READ_ERRORS as error:
-        if "same number of atoms" in str(error):
-            n_atoms = len(universe.atoms)
-            raise MappingError(f"{trajectory}: has not the {n_atoms} atoms of {topology}; give the topology of this trajectory.") from error
-        raise FramesError(f"{trajectory}: cannot be read as a trajectory ({_one_line(error)}); give a TRR file with forces.") from error
-    return universe
 
 
 def _atoms(system: SystemConfig, universe: MDAnalysis.Universe, path: Path) -> mdtraj.Topology:
@@ -147,26 +256,9 @@ def _atoms(system: SystemConfig, universe: MDAnalysis.Universe, path: Path) -> m
     return atoms
 
 
-def _read(frames: Any, k: int, path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, int]:
-    """Positions, forces, box, time and step of one frame in nm, kJ/mol/nm and ps."""
-    try:
-        frame = frames[k]
-    except _READ_ERRORS as error:
-        raise FramesError(f"{path}: frame {k} cannot be read ({_one_line(error)}); the file is damaged, remove that frame.") from error
-    for name in ("positions", "forces"):
-        if not getattr(frame, f"has_{name}"):
-            raise FramesError(f"{path}: frame {k} has no {name}; write both positions and forces (GROMACS: nstfout = nstxout).")
-        if not np.isfinite(getattr(frame, name)).all():
-            raise FramesError(f"{path}: {name} of frame {k} are not finite; remove that frame or run again with a smaller time step.")
-    box = frame.triclinic_dimensions
-    if box is None or np.linalg.det(box) <= 0:
-        raise BoxError(f"{path}: frame {k} has no periodic box; only periodic fluids can be mapped.")
-    # MDAnalysis converts every format to angstrom and kJ/(mol angstrom)
-    positions, forces = frame.positions.astype(float) * _ANGSTROM, frame.forces.astype(float) / _ANGSTROM
-    return positions, forces, box.astype(float) * _ANGSTROM, frame.time, int(frame.data.get("step", k))
-
-
-def _provenance(system: SystemConfig, trajectory: Path, topology: Path, atoms: mdtraj.Topology) -> dict[str, object]:
+def _provenance(
+    system: SystemConfig, trajectory: Path, topology: Path, atoms: mdtraj.Topology, options: dict[str, object]
+) -> dict[str, object]:
     return {
         "system": system.name,
         "temperature": system.temperature,
@@ -176,9 +268,6 @@ def _provenance(system: SystemConfig, trajectory: Path, topology: Path, atoms: m
         "trajectory": trajectory.name,
         "trajectory_sha256": file_hash(trajectory),
         "topology": topology.name,
+        "options": json.dumps(options),
         "versions": f"openmm_cgkd {__version__}, openmm {openmm.__version__}",
     }
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from .config import RunConfig, load_system
+from .exceptions import SimulationError
+from .files import file_hash
 from .run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
+
+_CAREFUL = 0.002  # ps, time step of on-policy rounds where none is given: no search for a student that is about to be replaced
 
 
 def run_all(run: RunConfig) -> None:
@@ -38,18 +43,61 @@ def _stages() -> dict[str, Callable[[RunConfig], object]]:
     from .analysis.compare import compare
     from .export import export_student
     from .runtime.simulate import simulate
-    from .training.distill import train_student
     from .training.label import label_frames
     from .training.teach import train_teachers
 
     return {
         "teach": train_teachers,
         "label": label_frames,
-        "distill": train_student,
+        "distill": distill,
         "export": export_student,
         "simulate": simulate,
         "compare": compare,
     }
+
+
+def distill(run: RunConfig) -> Path:
+    """Train the student, with the on-policy rounds that the configuration asks for; returns its checkpoint."""
+    from .training.onpolicy import train_on_policy
+
+    return train_on_policy(run, simulate_student)
+
+
+def simulate_student(run: RunConfig, checkpoint: Path, folder: Path) -> Path:
+    """Dynamics with the student of a checkpoint for an on-policy round, from the last training frame; returns the trajectory.
+
+    A student that explodes is what such a round is for: what it has written until then is returned.
+    """
+    from .export import export_potential, type_masses
+    from .frames import read_frames
+    from .metadata import PotentialMetadata
+    from .runtime.cgpotential import CGPotential, bead_topology_to_openmm
+    from .runtime.simulate import run_dynamics
+    from .training.checkpoint import load_checkpoint
+    from .training.data import load_prior, split_run
+
+    frames, prior = read_frames(RunFolder(run).frames), load_prior(RunFolder(run).prior)
+    network, stored = load_checkpoint(checkpoint)
+    facts = {"type_names": list(stored["type_names"]), "masses": type_masses(frames.beads), "cutoff": network.cutoff}
+    metadata = PotentialMetadata(**facts, prior=vars(prior), network=stored["model"])
+    start = split_run(run, frames).training[-1]
+    positions, box, model = frames.positions[start], frames.box[start], folder / "student.pt"
+    export_potential(model, network, prior, metadata, frames.beads.types, positions, box)
+    topology = bead_topology_to_openmm(frames.beads, box)
+    system = CGPotential(model).createSystem(topology)
+    settings = run.student.on_policy
+    timestep = run.simulation.timestep or _CAREFUL
+    interval = max(settings.production / settings.snapshots, timestep)  # at least one time step between snapshots
+    changes = {"timestep": timestep, "production": settings.production, "frame_interval": interval, "pressure": None, "committee": None}
+    protocol = run.simulation.model_copy(update=changes)
+    trajectory = folder / f"trajectory.{protocol.trajectory}"
+    try:
+        run_dynamics(system, topology, positions, folder, protocol, frames.temperature, run.seed, file_hash(checkpoint))
+    except SimulationError as error:
+        if not trajectory.exists():
+            raise
+        logger.warning("on-policy simulation: %s", error)
+    return trajectory
 
 
 def summary(run: RunConfig) -> list[tuple[str, str]]:

@@ -1,8 +1,9 @@
-# Shared by quickstart and test: makes the virtual environment of this checkout. Sourced, not run.
+# Shared by quickstart, test and test_newer_stack: makes the virtual environment of this checkout. Sourced, not run.
 # CGKD_VENV puts the environment elsewhere, PYTHON names the interpreter to make it with.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-venv=${CGKD_VENV:-$root/.venv}
+stack=${stack:-torchforce} # the extra of setup.cfg that runs potentials in OpenMM: torchforce or newer
+venv=${venv:-${CGKD_VENV:-$root/.venv}}
 
 fail() {
     echo "error: $*" >&2
@@ -32,8 +33,7 @@ free_gb() { df -Pk "$1" | awk 'NR == 2 {print int($4 / 1024 / 1024)}'; }
 
 # make_environment [EXTRA]: nothing to do when the stamp of an earlier install fits the requirements of today
 make_environment() {
-    local extra=${1:-} python stamp log options=() free target=.
-    [ -n "$extra" ] && target=".[$extra]"
+    local extra=${1:-} python stamp log options=() free target=".[$stack${1:+,$1}]"
     stamp=$venv/.installed${extra:+-$extra}
     local wanted
     wanted=$({ echo "$root" && cat "$root/setup.cfg" "$root/pyproject.toml"; } | sha256sum)
@@ -56,8 +56,8 @@ make_environment() {
             fail "$python cannot make virtual environments; on Debian: 'apt install python3.11-venv'."
     fi
 
-    echo "Installing the package and its TorchForce stack: about 8 GB, most of it CUDA libraries that"
-    echo "openmmtorch links even where there is no GPU. This takes some minutes the first time."
+    echo "Installing the package with the extra $stack: about 8 GB, most of it CUDA libraries that torch brings"
+    echo "even where there is no GPU. This takes some minutes the first time."
     log=$venv/install.log
     if ! (cd "$root" && "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off "${options[@]}" -e "$target") 2>&1 |
         tee "$log" | sed -u -n -E '/^(Collecting|Installing|Successfully|ERROR)/p'; then

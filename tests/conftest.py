@@ -1,5 +1,6 @@
 """Fixtures shared by several test modules: the ethaline system, small real frames, and one finished run."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +85,31 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, small_run: dict) -> t
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(small_run))
     return path, cgkd("run", path)
+
+
+@pytest.fixture(scope="session")
+def labelled_run(tmp_path_factory: pytest.TempPathFactory):
+    """A small run with two trained teachers and their labels, and its frames; not to be changed."""
+    from training_cases import ignore, make_frames, make_run
+
+    from openmm_cgkd.training.data import write_prior
+    from openmm_cgkd.training.label import label_frames
+    from openmm_cgkd.training.teach import train_member
+
+    frames = make_frames(20, 12, noise=1.0)[0]
+    run = make_run(tmp_path_factory.mktemp("labelled"), frames)
+    write_prior(run, frames)
+    for k in range(2):
+        train_member(run, k, "inputs", ignore)
+    label_frames(run)
+    return run, frames
+
+
+@pytest.fixture
+def own_labelled_run(labelled_run, tmp_path):
+    """A copy of `labelled_run` that a test may change."""
+    run, frames = labelled_run
+    shutil.copytree(run._folder, tmp_path / "copy")
+    own = run.model_copy()
+    own._folder = tmp_path / "copy"
+    return own, frames

@@ -1,5 +1,7 @@
 """A small exported potential and configurations of beads, for tests of the export and of the runtime."""
 
+import json
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from torchmdnet.models.model import TorchMD_Net, create_model
 from openmm_cgkd.config import ModelConfig
 from openmm_cgkd.export import export_potential
 from openmm_cgkd.mapping import BeadTopology
-from openmm_cgkd.metadata import PotentialMetadata
+from openmm_cgkd.metadata import PotentialMetadata, content_hash
 from openmm_cgkd.potential.prior import PriorParameters
 from openmm_cgkd.potential.tensornet import TensorNetEnergies, network_arguments
 
@@ -53,9 +55,23 @@ def beads(types: np.ndarray) -> BeadTopology:
     return BeadTopology(NAMES, types, np.array(MASSES)[types], np.arange(len(types)))
 
 
-def write_potential(path: Path) -> Path:
+def write_potential(path: Path, kind: str = "portable") -> Path:
     types, positions = liquid()
-    return export_potential(path, TensorNetEnergies(torchmd_network()), PRIOR, metadata(), types, positions, CUBIC)
+    return export_potential(path, TensorNetEnergies(torchmd_network()), PRIOR, metadata(kind=kind), types, positions, CUBIC)
+
+
+def rewritten(source, target, edit=lambda name, content: content, hashed=False, **changes):
+    """Copy of a potential file with edited records and changed metadata; `hashed`: with a hash that fits."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        root = old.namelist()[0].partition("/")[0]
+        records = {name.removeprefix(f"{root}/"): edit(name, old.read(name)) for name in old.namelist()}
+        data = {**json.loads(records["extra/metadata.json"]), **changes}
+        if hashed:
+            data["content_sha256"] = content_hash(records, data)
+        records["extra/metadata.json"] = json.dumps(data).encode()
+        for name, content in records.items():
+            new.writestr(f"{root}/{name}", content)
+    return target
 
 
 def working_platforms() -> list[str]:

@@ -10,7 +10,8 @@ from matplotlib.image import imread
 
 from openmm_cgkd.analysis.compare import compare
 from openmm_cgkd.analysis.errors import curve_error, jackknife_error, standard_error
-from openmm_cgkd.analysis.rdf import RDF, Frame, all_rdfs, block_rdfs, first_peak, largest_r_max
+from openmm_cgkd.analysis.neighborhood import Frame, largest_r_max
+from openmm_cgkd.analysis.rdf import RDF, all_rdfs, block_rdfs, first_peak
 from openmm_cgkd.analysis.trajectory import read_trajectory
 from openmm_cgkd.config import RunConfig, parse
 from openmm_cgkd.exceptions import AnalysisError, BoxError

@@ -51,7 +51,7 @@ def test_help_of_each_stage_shows_fields_units_and_defaults(stage):
         "map": ["selection"],
         "teach": ["gap", "5 picosecond", "cutoff", "1.0 nanometer"],
         "distill": ["bead_energy", "0.1"],
-        "simulate": ["timestep", "5 femtosecond", "friction", "1 / picosecond"],
+        "simulate": ["timestep", "friction", "1 / picosecond"],
         "compare": ["r_max", "absent (nanometer)"],
     }
     for word in shown.get(stage, []):

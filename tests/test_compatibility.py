@@ -8,9 +8,9 @@ import openmm
 import pytest
 
 from openmm_cgkd import CGPotential
-from openmm_cgkd.exceptions import CompatibilityError
+from openmm_cgkd.exceptions import CompatibilityError, ConfigError
 from openmm_cgkd.runtime import compatibility
-from openmm_cgkd.runtime.compatibility import check_stack, platforms, stack_report
+from openmm_cgkd.runtime.compatibility import check_python_force, check_stack, choose_engine, platforms, stack_report
 
 
 @pytest.fixture
@@ -73,6 +73,36 @@ def test_potential_refuses_before_it_looks_at_the_file(pretend):
     pretend(torch="2.10.0")
     with pytest.raises(CompatibilityError):
         CGPotential("no such file.pt")
+
+
+def test_python_force_takes_over_where_torch_force_cannot_run(pretend, caplog):
+    assert choose_engine() == "fused"
+    pretend(torch="2.15.0", openmm="8.6.1", openmmtorch=None)
+    with caplog.at_level("INFO"):
+        assert choose_engine() == "python"
+    assert "PythonForce" in caplog.text
+    pretend(torch="2.15.0", openmm="8.4.0")
+    with pytest.raises(CompatibilityError, match=r"torch 2\.15\.0 is installed"):
+        choose_engine()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"), [({}, "openmm 8.4"), ({"openmm": "8.5", "torch": "2.8"}, "torch 2.8"), ({"openmm": None}, "openmm is not")]
+)
+def test_python_force_needs_a_newer_openmm(pretend, changes, sentence):
+    pretend(**changes)
+    with pytest.raises(CompatibilityError, match="PythonForce needs") as caught:
+        check_python_force()
+    assert sentence in str(caught.value)
+    assert "pip install 'torch>=2.9' 'openmm>=8.5'" in str(caught.value)
+    assert stack_report()["PythonForce"] == str(caught.value)
+
+
+def test_engines_that_cannot_run_or_do_not_exist():
+    with pytest.raises(CompatibilityError, match="PythonForce needs"):
+        CGPotential("student.pt", engine="python")
+    with pytest.raises(ConfigError, match="got 'turbo'; choose 'fused', 'portable' or 'python'"):
+        CGPotential("student.pt", engine="turbo")
 
 
 def python(script):

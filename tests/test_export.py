@@ -24,6 +24,7 @@ from small_potential import (
     liquid,
     metadata,
     prior_energy_and_forces,
+    rewritten,
     torchmd_network,
     write_potential,
 )
@@ -31,11 +32,12 @@ from small_potential import (
 from openmm_cgkd import export
 from openmm_cgkd.config import RunConfig, parse
 from openmm_cgkd.exceptions import MappingError, ModelFileError
-from openmm_cgkd.export import export_potential, export_student, type_masses
+from openmm_cgkd.export import export_potential, export_student, fast_path, type_masses
 from openmm_cgkd.files import write_text
 from openmm_cgkd.frames import read_frames
 from openmm_cgkd.mapping import BeadTopology
 from openmm_cgkd.metadata import VERSION, read_metadata
+from openmm_cgkd.potential import scripted
 from openmm_cgkd.potential.prior import PriorParameters
 from openmm_cgkd.potential.tensornet import TensorNetEnergies, build_tensornet
 from openmm_cgkd.run_folder import RunFolder
@@ -45,6 +47,11 @@ from openmm_cgkd.training.checkpoint import save_checkpoint
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return write_potential(tmp_path_factory.mktemp("model") / "student.pt")
+
+
+@pytest.fixture(scope="module")
+def fast_model(model):
+    return write_potential(fast_path(model), kind="fast")
 
 
 def evaluate(model, types, positions, box=None, dtype=torch.float64):
@@ -92,10 +99,41 @@ def test_works_with_torch_alone(model, tmp_path):
         energy.backward()
         print(energy.item(), positions.grad.norm().item())
     """
-    command = [sys.executable, "-c", textwrap.dedent(script), str(model), str(tmp_path / "beads.npz")]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    result = in_another_process(script, model, tmp_path / "beads.npz", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
     energy, forces = evaluate(model, types, positions, CUBIC)
     assert [float(word) for word in result.stdout.split()] == pytest.approx([energy, np.linalg.norm(forces)], rel=1e-6)
+
+
+def in_another_process(script, *arguments, folder):
+    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+
+
+@pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
+def test_fast_file_equals_the_portable_one(model, fast_model, box):
+    types, positions = liquid(box=box)
+    energy, forces = evaluate(model, types, positions, box)
+    found, fast_forces = evaluate(fast_model, types, positions, box)
+    assert found == pytest.approx(energy, rel=1e-5)
+    assert np.abs(fast_forces - forces).max() < 1e-4 * np.abs(forces).max()
+    assert [read_metadata(path).kind for path in (model, fast_model)] == ["portable", "fast"]
+
+
+def test_fast_file_needs_the_operators_and_no_torchmd_net(fast_model, tmp_path):
+    script = """
+        import sys, torch
+        sys.modules["torchmdnet"] = None  # importing it now fails
+        try:
+            torch.jit.load(sys.argv[1])
+        except RuntimeError as error:
+            print(error)
+        import openmm_cgkd.operators
+        torch.jit.load(sys.argv[1])
+    """
+    result = in_another_process(script, fast_model, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "Unknown builtin op: openmm_cgkd::" in result.stdout  # without the operators torch names the package
 
 
 @pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
@@ -105,13 +143,13 @@ def test_finds_the_pairs_of_explicit_images(box):
     if box is not None:
         positions += rng.integers(-5, 6, (60, 3)) @ box  # far out of the box, as in a simulation that is not wrapped
     first, second, vectors = images(positions, box)
-    numbers = [] if box is None else export.box_numbers(torch.from_numpy(box), CUTOFF)
-    found = torch.stack(export._near_pairs(torch.from_numpy(positions), numbers, CUTOFF)).numpy()
+    numbers = [] if box is None else scripted.box_numbers(torch.from_numpy(box), CUTOFF)
+    found = torch.stack(scripted._near_pairs(torch.from_numpy(positions), numbers, CUTOFF)).numpy()
     assert len(first) > 10
     assert sorted(zip(*found, strict=True)) == sorted(zip(first, second, strict=True))
     if box is not None:
         delta = torch.from_numpy(positions[second] - positions[first])
-        nearest = torch.stack(export._image_shifts(*delta.unbind(1), numbers), dim=1).numpy()
+        nearest = torch.stack(scripted._image_shifts(*delta.unbind(1), numbers), dim=1).numpy()
         np.testing.assert_allclose(nearest, vectors, atol=1e-12)
 
 
@@ -119,7 +157,7 @@ def test_blocks_of_the_pair_search_miss_nothing(model):
     n = 700  # several blocks
     rng = np.random.default_rng(5)
     positions = rng.uniform(0, 9, (n, 3))
-    found = torch.stack(export._near_pairs(torch.from_numpy(positions), [], CUTOFF)).numpy()
+    found = torch.stack(scripted._near_pairs(torch.from_numpy(positions), [], CUTOFF)).numpy()
     distance = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
     expected = np.argwhere(np.triu(distance < CUTOFF, 1))
     assert n * n > 2 * 32768
@@ -218,23 +256,48 @@ def test_file_says_nothing_of_the_machine_that_made_it(model):
     assert str(export.__file__).encode() not in content
 
 
-@pytest.mark.parametrize("kind", ["missing", "text", "checkpoint", "foreign", "newer", "damaged"])
-def test_files_that_are_not_ours(model, tmp_path, kind):
+def flip(name, content):
+    """One bit of all weights."""
+    return bytes([content[0] ^ 1]) + content[1:] if "/data/" in name and content else content
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("missing", "no such file"),
+        ("text", "not a TorchScript file"),
+        ("checkpoint", "not a TorchScript file"),
+        ("foreign", "not a potential"),
+        ("newer", "upgrade openmm_cgkd"),
+        ("older", "export it again"),
+        ("invalid", "field masses"),
+        ("other weights", "changed after the export"),
+        ("other masses", "changed after the export"),
+    ],
+)
+def test_files_that_are_not_ours(model, tmp_path, kind, expected):
     path = tmp_path / "student.pt"
-    messages = {"missing": "no such file", "foreign": "not a potential", "newer": "upgrade", "damaged": "masses"}
-    expected = messages.get(kind, "not a TorchScript file")
     if kind == "text":
         path.write_text("energy")
     elif kind == "checkpoint":
         torch.save({"state": torch.zeros(3)}, path)
     elif kind == "foreign":
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(path))
-    elif kind in ("newer", "damaged"):
-        data = json.loads(read_metadata(model).model_dump_json()) | ({"version": VERSION + 1} if kind == "newer" else {"masses": [1.0]})
-        torch.jit.save(torch.jit.load(str(model)), str(path), _extra_files={"metadata.json": json.dumps(data)})
+    elif kind in ("newer", "older"):
+        rewritten(model, path, version=VERSION + (1 if kind == "newer" else -1))
+    elif kind == "invalid":
+        rewritten(model, path, hashed=True, masses=[1.0])
+    elif kind == "other weights":
+        rewritten(model, path, edit=flip)
+    elif kind == "other masses":
+        rewritten(model, path, masses=[1.0, 2.0, 3.0])
     with pytest.raises(ModelFileError, match=expected) as caught:
         read_metadata(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_copy_is_still_ours(model, tmp_path):
+    assert read_metadata(rewritten(model, tmp_path / "copy.pt")) == read_metadata(model)
 
 
 def test_a_file_that_differs_from_its_model_is_not_written(tmp_path, monkeypatch):
@@ -278,6 +341,8 @@ def test_export_student(lj_frames, small_run, tmp_path):
     prior = PriorParameters(("A", "B"), [[0.3, 0.3], [0.3, 0.3]], 50.0, 0.05, 0.015)
     write_text(folder.prior, json.dumps(asdict(prior)))
     path = export_student(run)
+    assert path == folder.root / "student.pt"
+    assert read_metadata(folder.root / "student-fast.pt").kind == "fast"
     found = read_metadata(path)
     assert (found.system, found.temperature, found.masses) == ("lj", 120.0, [40.0, 80.0])
     assert found.training == facts

@@ -15,6 +15,7 @@ import pytest
 
 from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.frames import FrameWriter, read_frames, smallest_height, split_frames, write_frames
+from openmm_cgkd.frames_h5 import checksums
 from openmm_cgkd.mapping import BeadTopology
 
 N = 7
@@ -150,11 +151,9 @@ def test_non_finite_values_are_refused_on_reading(tmp_path):
     path = write(tmp_path / "frames.h5", range(5))
     values = frame(3)
     values["forces"][0, 0] = np.nan
-    from openmm_cgkd.frames import _checksum
-
     with h5py.File(path, "r+") as file:
         file["forces"][3] = values["forces"]
-        file["checksum"][3] = _checksum(values)
+        file["checksum"][3] = checksums({name: np.asarray(value)[None] for name, value in values.items()})[0]
     with pytest.raises(FramesError, match="forces of frame 3 are not finite"):
         read_frames(path)
 
@@ -196,7 +195,7 @@ def test_missing_bead_data(tmp_path):
     path = write(tmp_path / "frames.h5", range(3))
     with h5py.File(path, "r+") as file:
         del file["beads/masses"]
-    with pytest.raises(FramesError, match="damaged beyond reading"):
+    with pytest.raises(FramesError, match="or is damaged; try 'cgkd verify"):
         read_frames(path)
 
 

@@ -4,10 +4,12 @@ import mdtraj
 import numpy as np
 import openmm
 import pytest
+import yaml
 from openmm import app, unit
-from small_ethaline import simulation_of, small_config
+from small_ethaline import COUNTS, ETHALINE, simulation_of, small_config
 
-from openmm_cgkd.exceptions import FramesError, MappingError
+import openmm_cgkd
+from openmm_cgkd.exceptions import BoxError, ConfigError, MappingError
 from openmm_cgkd.frames import read_frames
 from openmm_cgkd.mapping import BeadTopology, Mapping, mapping_from_config
 from openmm_cgkd.reference.build import atomic_charges, create_system, pack
@@ -133,5 +135,86 @@ def test_constraint_across_beads_stops_the_simulation(tmp_path):
     with pytest.raises(MappingError, match="constraint between atoms 0 and 1 crosses beads"):
         simulation.step(1)
     reporter.close()
-    with pytest.raises(FramesError, match="holds no whole frame"):
-        read_frames(tmp_path / "frames.h5")
+    assert not list(tmp_path.iterdir())
+
+
+def test_from_system_yaml(liquid, tmp_path):
+    """The public class with nothing but a system.yaml; heavy hydrogens do not move beads."""
+    simulation, mapping = liquid
+    data = yaml.safe_load((ETHALINE / "system.yaml").read_text())
+    data["molecules"] = [
+        {"name": m["name"], "structure": str(ETHALINE / m["structure"]), "count": COUNTS[m["name"]]} for m in data["molecules"]
+    ]
+    path = tmp_path / "system.yaml"
+    path.write_text(yaml.safe_dump(data))
+    reporters = [
+        openmm_cgkd.MappedReporter(tmp_path / "a.h5", 5, path),
+        MappedReporter(tmp_path / "b.h5", 5, mapping, {"temperature": 363.15}),
+    ]
+    simulation.reporters = list(reporters)
+    simulation.step(10)
+    simulation.reporters = []
+    for reporter in reporters:
+        reporter.close()
+    frames, expected = read_frames(tmp_path / "a.h5"), read_frames(tmp_path / "b.h5")
+    assert len(frames) == 2
+    assert np.array_equal(frames.positions, expected.positions)
+    assert np.array_equal(frames.forces, expected.forces)
+    assert frames.attributes == {"system": "ethaline", "temperature": 363.15}
+    assert frames.beads.charges == pytest.approx([0.8] * 3 + [-0.8] * 3 + [0.0] * 6, abs=1e-4)
+
+
+def test_constant_pressure(liquid, tmp_path):
+    """The box of each frame is that of its state."""
+    config = small_config(hydrogen_mass="3 dalton")
+    topology, positions = pack(config)
+    system = create_system(config, topology)
+    system.addForce(openmm.MonteCarloBarostat(1 * unit.bar, config.temperature * unit.kelvin, 1))
+    simulation = simulation_of(config, system, topology, positions)
+    reporter = MappedReporter(tmp_path / "frames.h5", 10, liquid[1], {"temperature": 363.15})
+    simulation.reporters = [reporter]
+    boxes = []
+    for _ in range(4):
+        simulation.step(10)
+        boxes.append(simulation.context.getState().getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer))
+    reporter.close()
+    frames = read_frames(tmp_path / "frames.h5")
+    assert np.allclose(frames.box, boxes)
+    assert np.ptp(np.linalg.det(frames.box)) > 1e-4
+
+
+def test_what_cannot_be_mapped(liquid, tmp_path):
+    """Refused before the first step, without a file."""
+    simulation, mapping = liquid
+    cases = [
+        (MappedReporter(tmp_path / "a.h5", 5, mapping), ConfigError, "the temperature of the run is missing"),
+        (
+            MappedReporter(tmp_path / "a.h5", 5, mapping, {"temperature": 300.0}),
+            ConfigError,
+            "integrator runs at 363.15 K, .* 300 K; correct",
+        ),
+        (
+            MappedReporter(tmp_path / "a.h5", 5, ETHALINE / "system.yaml"),
+            MappingError,
+            "holds 3 molecules of CHO, the configuration says 60",
+        ),
+    ]
+    for reporter, error, message in cases:
+        simulation.reporters = [reporter]
+        with pytest.raises(error, match=message):
+            simulation.step(5)
+        reporter.close()
+    simulation.reporters = []
+    assert not list(tmp_path.iterdir())
+
+
+def test_open_boundaries(tmp_path):
+    system, topology = openmm.System(), app.Topology()
+    system.addParticle(1.0)
+    topology.addAtom("A", app.element.hydrogen, topology.addResidue("A", topology.addChain()))
+    simulation = app.Simulation(topology, system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    simulation.context.setPositions([[0, 0, 0]])
+    mapping = Mapping([np.array([0])], np.ones(1), BeadTopology(("A",), np.array([0]), np.ones(1), np.array([0])))
+    simulation.reporters.append(MappedReporter(tmp_path / "frames.h5", 1, mapping, {"temperature": 300.0}))
+    with pytest.raises(BoxError, match="is not periodic; only periodic fluids can be mapped"):
+        simulation.step(1)

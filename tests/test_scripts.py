@@ -49,7 +49,7 @@ def call(checkout: Path, script: str, *arguments: str, **environment: str) -> tu
 def test_quickstart_installs_once_then_runs(checkout: Path) -> None:
     result, calls = call(checkout, "scripts/quickstart")
     assert result.returncode == 0, result.stderr
-    assert calls == ["pip install .", "cgkd run systems/ethaline/quickstart.yaml"]
+    assert calls == ["pip install .[torchforce]", "cgkd run systems/ethaline/quickstart.yaml"]
     assert "reduced run" in result.stdout
     assert "run.yaml" in result.stdout.splitlines()[-1]
 
@@ -59,22 +59,30 @@ def test_quickstart_installs_once_then_runs(checkout: Path) -> None:
     with open(checkout / "setup.cfg", "a") as file:
         file.write("# other requirements\n")
     _, calls = call(checkout, "scripts/quickstart")
-    assert calls[0] == "pip install ."
+    assert calls[0] == "pip install .[torchforce]"
 
 
 def test_test_runs_ruff_and_pytest_with_arguments(checkout: Path) -> None:
     result, calls = call(checkout, "scripts/test", "-k", "mapping")
     assert result.returncode == 0, result.stderr
-    assert calls == ["pip install .[test]", "ruff check .", "python -m pytest -q -k mapping"]
+    assert calls == ["pip install .[torchforce,test]", "ruff check .", "python -m pytest -q -k mapping"]
     _, calls = call(checkout, "scripts/quickstart")  # the test environment holds all that the quickstart needs
     assert calls == ["cgkd run systems/ethaline/quickstart.yaml"]
+
+
+def test_newer_stack_has_an_environment_of_its_own(checkout: Path) -> None:
+    result, calls = call(checkout, ".ci/newer_stack", "-x")
+    assert result.returncode == 0, result.stderr
+    assert calls == ["pip install .[newer,test]", "python -m pytest -q tests/newer_stack.py -x"]
+    assert (checkout / ".venv-newer" / ".installed-test").exists()
+    assert not (checkout / ".venv").exists()
 
 
 def test_ci_starts_from_a_fresh_environment(checkout: Path) -> None:
     call(checkout, "scripts/test")
     (checkout / ".venv" / "left over").touch()
     _, calls = call(checkout, ".ci/run", CI="true")
-    assert calls == ["pip install .[test]", "ruff check .", "python -m pytest -q"]
+    assert calls == ["pip install .[torchforce,test]", "ruff check .", "python -m pytest -q"]
     assert not (checkout / ".venv" / "left over").exists()
 
 
@@ -97,7 +105,7 @@ def test_failure_is_one_sentence(checkout: Path, environment: dict[str, str], se
 
     result, calls = call(checkout, "scripts/quickstart")  # a failed install leaves no stamp
     assert result.returncode == 0
-    assert calls[0] == "pip install ."
+    assert calls[0] == "pip install .[torchforce]"
 
 
 def test_too_little_disk(checkout: Path) -> None:

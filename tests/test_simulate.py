@@ -161,6 +161,98 @@ def test_resume_after_a_kill_repeats_no_frame(tmp_path, monkeypatch, suffix, mom
         np.testing.assert_allclose(after.time, 0.02 * np.arange(1, 51), rtol=1e-4)
 
 
+def test_equilibration_resumes_after_a_kill(tmp_path, monkeypatch, caplog):
+    case, settings = harmonic_case(), protocol(equilibration="0.6 ps")  # 300 steps, saved every 100
+    original, calls = simulate_module._save_state, []
+
+    def killed(simulation, path):
+        calls.append(path.name)
+        if len(calls) == 3:
+            raise KilledError
+        original(simulation, path)
+
+    monkeypatch.setattr(simulate_module, "_save_state", killed)
+    monkeypatch.setattr(simulate_module._Dynamics, "_rescue", lambda *_: None)  # as if nothing could be done any more
+    with pytest.raises(KilledError):
+        run_dynamics(*case, tmp_path, settings, TEMPERATURE)
+    monkeypatch.undo()
+    assert set(calls) == {"equilibration.xml"}
+    steps = []
+    step = simulate_module._Dynamics._step
+    monkeypatch.setattr(simulate_module._Dynamics, "_step", lambda self, sim, n: (steps.append(n), step(self, sim, n)))
+    with caplog.at_level("INFO", "openmm_cgkd"):
+        run_dynamics(*case, tmp_path, settings, TEMPERATURE)
+    assert "resuming equilibration at 0.4 ps" in caplog.text
+    assert sum(steps) == 100 + 200  # what was left of the equilibration, and production
+    assert load(tmp_path).n_frames == 20
+    np.testing.assert_allclose(log_column(tmp_path / "state.csv", "Time"), 0.02 * np.arange(1, 21))
+    assert not (tmp_path / "equilibration.xml").exists()
+
+
+def test_good_state_is_saved_on_an_error_and_resumed_from(tmp_path, monkeypatch):
+    class FullDisk:
+        def describeNextReport(self, simulation):
+            return {"steps": 157 - simulation.currentStep if simulation.currentStep < 157 else 10**9, "periodic": False, "include": []}
+
+        def report(self, simulation, state):
+            raise OSError("No space left on device")
+
+    case, original = harmonic_case(), simulate_module._Dynamics._reporters
+    monkeypatch.setattr(simulate_module._Dynamics, "_reporters", lambda self, append: [*original(self, append), FullDisk()])
+    with pytest.raises(OSError, match="No space"):
+        run_dynamics(*case, tmp_path, protocol(), TEMPERATURE)
+    monkeypatch.undo()
+    assert openmm.XmlSerializer.deserialize((tmp_path / "state.xml").read_text()).getStepCount() == 157
+    assert not (tmp_path / "failure.xml").exists()
+    before = load(tmp_path).xyz
+    run_dynamics(*case, tmp_path, protocol(), TEMPERATURE)
+    after = load(tmp_path).xyz
+    np.testing.assert_allclose(after[:15], before, atol=1e-6)
+    np.testing.assert_allclose(log_column(tmp_path / "state.csv", "Step"), 10 * np.arange(1, 21))
+    jumps = np.abs(np.diff(after, axis=0)).max(axis=(1, 2))
+    assert 0 < jumps[14] < 3 * np.median(jumps)
+
+
+def test_barostat_gives_an_ideal_gas_its_volume(tmp_path):
+    """p(V) ~ V^N exp(-PV/kT), so <V> = (N + 1) kT / P."""
+    n, pressure = 30, 107.0
+    system, force = openmm.System(), openmm.CustomExternalForce("0*periodicdistance(x, y, z, 0, 0, 0)")  # only makes it periodic
+    for _ in range(n):
+        system.addParticle(60.0)
+    system.addForce(force)
+    system.setDefaultPeriodicBoxVectors(*CUBIC)
+    topology = bead_topology_to_openmm(beads(np.zeros(n, dtype=int)), CUBIC)
+    positions = np.random.default_rng(0).uniform(0, 2, (n, 3))
+    settings = protocol(timestep="10 fs", equilibration="30 ps", production="300 ps", frame_interval="0.25 ps", pressure=f"{pressure} bar")
+    run_dynamics(system, topology, positions, tmp_path, settings, TEMPERATURE)
+    volumes = load(tmp_path).unitcell_volumes
+    expected = (n + 1) * 8.314462618e-3 * TEMPERATURE / (pressure / 16.6053907)  # 1 kJ/mol/nm^3 is 16.6 bar
+    blocks = volumes.reshape(10, -1).mean(axis=1)
+    error = blocks.std(ddof=1) / np.sqrt(10)
+    assert error < 0.06 * expected
+    assert volumes.mean() == pytest.approx(expected, abs=4 * error)
+    summary = json.loads((tmp_path / "simulation.json").read_text())
+    assert summary["mean_density"] == pytest.approx((n * 60.0 / volumes).mean() * 1.66053907e-3, rel=1e-3)
+    assert summary["pressure_bar"] == pressure
+    assert not any(isinstance(force, openmm.MonteCarloBarostat) for force in system.getForces())  # the caller's system stays as it is
+
+
+def test_box_that_shrinks_below_twice_the_cutoff(potential, tmp_path):
+    box = 1.606 * np.eye(3)
+    positions = 0.803 * np.stack(np.meshgrid(*3 * [np.arange(2)], indexing="ij"), axis=-1).reshape(-1, 3)
+    topology = bead_topology_to_openmm(beads(np.zeros(8, dtype=int)), box)
+    settings = protocol(pressure="1e5 bar", equilibration="0 ps", production="20 ps")
+    with pytest.raises(SimulationError, match=r"stopped at step \d+ .*below twice the cutoff of 0\.8 nm; use a larger box\.$"):
+        run_dynamics(potential.createSystem(topology), topology, positions, tmp_path, settings, TEMPERATURE)
+    kept = openmm.XmlSerializer.deserialize((tmp_path / "state.xml").read_text())
+    assert 1.6 <= kept.getPeriodicBoxVectors()[0][0]._value <= 1.606
+    assert (tmp_path / "failure.xml").exists()
+    context = openmm.Context(potential.createSystem(topology), openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("CPU"))
+    context.setPeriodicBoxVectors(*kept.getPeriodicBoxVectors())
+    context.setPositions(kept.getPositions())
+    assert np.isfinite(context.getState(energy=True).getPotentialEnergy()._value)
+
+
 def test_longer_production_continues_and_other_inputs_begin_anew(tmp_path):
     case = harmonic_case()
     run_dynamics(*case, tmp_path, protocol(), TEMPERATURE)
@@ -223,6 +315,7 @@ def test_explosion_keeps_trajectory_and_last_good_state(tmp_path, monkeypatch):
     assert load(tmp_path).n_frames == 20  # nothing of the explosion is in it
     assert len(log_column(tmp_path / "state.csv", "Step")) == 20
     assert openmm.XmlSerializer.deserialize((tmp_path / "state.xml").read_text()).getStepCount() == 200
+    assert openmm.XmlSerializer.deserialize((tmp_path / "failure.xml").read_text()).getStepCount() == 210
 
 
 @pytest.mark.parametrize(("cause", "expected"), [("sqrt(-1-x^2)", "energy|finite|NaN"), ("1e38*x^4", "finite|NaN|temperature")])
@@ -263,6 +356,7 @@ def test_open_boundaries(potential, tmp_path):
         ({"frame_interval": "0.5 fs"}, ConfigError, "frame_interval: 0.0005 ps is below the time step"),
         ({"frame_interval": "1 ps"}, ConfigError, "frame_interval: 1 ps is above the production"),
         ({"platform": "Abacus"}, SimulationError, "platform: Abacus.*Reference"),
+        ({"timestep": "auto"}, ConfigError, "timestep: is absent; write one, or let 'cgkd timestep' find one"),
     ],
 )
 def test_bad_settings(tmp_path, changes, error, message):
@@ -275,6 +369,12 @@ def test_bead_name_that_a_pdb_cannot_hold(tmp_path):
     names = BeadTopology(("GLYCOL",), np.zeros(30, dtype=int), np.ones(30), np.arange(30))
     with pytest.raises(SimulationError, match="GLYCOL becomes GLYC"):
         run_dynamics(system, bead_topology_to_openmm(names, CUBIC), positions, tmp_path, protocol(), TEMPERATURE)
+
+
+def test_pressure_without_a_box(tmp_path):
+    system, topology, positions = harmonic_case()
+    with pytest.raises(ConfigError, match="pressure: needs a periodic box"):
+        run_dynamics(system, topology, positions, tmp_path, protocol(pressure="1 bar"), TEMPERATURE)
 
 
 def test_topology_file_opens_in_openmm_too(case, tmp_path):

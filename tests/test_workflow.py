@@ -100,6 +100,19 @@ def test_changed_input_runs_again_from_there(copied_run):
     assert not any(name.startswith(("teachers", "labels", "student", "prior")) for name in changed)
 
 
+def test_committee_watches_the_simulation(copied_run):
+    folder = copied_run.parent / "run"
+    data = yaml.safe_load(copied_run.read_text())
+    data["simulation"]["committee"] = {"interval": "0.2 ps", "max_ratio": 1e-6}
+    copied_run.write_text(yaml.safe_dump(data))
+    result = call("simulate", copied_run)
+    rows = (folder / "simulation" / "committee.csv").read_text().splitlines()
+    assert rows[0].startswith("step,time (ps),A mean (kJ/mol/nm),A largest (kJ/mol/nm),B mean")
+    assert [int(row.split(",")[0]) for row in rows[1:]] == [100, 200, 300, 400]
+    assert (folder / "teachers" / "01" / "potential.pt").exists()
+    assert result.stderr.count("outside of what the student has learnt") == 2  # a warning for each bead type
+
+
 def test_lost_result_is_made_again(copied_run):
     folder = copied_run.parent / "run"
     before = stamps(folder)

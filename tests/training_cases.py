@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 
-from openmm_cgkd.config import RunConfig, parse
-from openmm_cgkd.frames import Frames, FrameWriter
+from openmm_cgkd.config import ModelConfig, RunConfig, StudentConfig, TrainingConfig, parse
+from openmm_cgkd.frames import Frames, FrameWriter, split_frames
 from openmm_cgkd.mapping import BeadTopology
+from openmm_cgkd.training.data import FrameGraphs, Targets, mapped_targets, target_variances
+from openmm_cgkd.training.fit import Task
+from openmm_cgkd.training.teach import FORCES_ONLY
 
 BOX = 1.9 * np.eye(3)
 SIGMA = np.array([[0.40, 0.45], [0.45, 0.50]])  # nm
@@ -80,3 +84,39 @@ def make_run(folder: Path, frames: Frames, **changes) -> RunConfig:
         "student": {"training": training},
     }
     return parse(RunConfig, data | changes, "test", folder)
+
+
+SMALL = ModelConfig(channels=8, layers=1, cutoff=f"{CUTOFF} nm", radial_functions=8)
+
+
+def make_task(folder: Path, graphs: FrameGraphs, targets: Targets | None = None, **changes) -> Task:
+    """A small optimisation on all frames of `graphs`; `changes` replaces fields."""
+    targets = targets or mapped_targets(graphs)
+    split = split_frames(graphs.frames.time, 0.1, 0.1, 0)
+    task = Task(
+        folder=folder,
+        graphs=graphs,
+        targets=targets,
+        training=split.training,
+        validation=split.validation,
+        variances=target_variances(targets, split.training),
+        model=SMALL,
+        weights=FORCES_ONLY,
+        settings=TrainingConfig(epochs=4, batch_size=5),
+        seed=7,
+        fingerprint="these inputs",
+        identity=graphs.frames.identity,
+        metadata={"targets": "noisy"},
+    )
+    return dataclasses.replace(task, **changes)
+
+
+def ignore(epochs: float, note: str) -> None:
+    """A report that nobody reads."""
+
+
+def change_student(run: RunConfig, **changes) -> RunConfig:
+    """The same run with another student."""
+    changed = run.model_copy(update={"student": StudentConfig.model_validate(run.student.model_dump(mode="json") | changes)})
+    changed._folder = run._folder
+    return changed

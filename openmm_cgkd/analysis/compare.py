@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
-from ..config import RunConfig
-from ..exceptions import AnalysisError
-from ..files import file_hash, replacing, write_text
+from ..config import ComparisonConfig, RunConfig, describe_mistake
+from ..exceptions import AnalysisError, ConfigError
+from ..files import file_hash, write_text
 from ..frames import Frames, read_frames
-from ..progress import log_to, progress
+from ..progress import log_to
 from ..run_folder import RunFolder, Stage
-from .errors import CurveError, curve_error, jackknife_error, standard_error
-from .figures import Panel, draw_rdfs
-from .rdf import RDF, block_rdfs, first_peak, largest_r_max
-from .trajectory import Trajectory, read_trajectory
+from .comparison import Comparison, Result, compare_models, report
+from .curves import CurveComparison
+from .pictures import write_pictures
+from .sources import Source, read_source, source_of_frames
+from .tables import write_tables
 
 logger = logging.getLogger(__name__)
 
-_VOLUME_TOLERANCE = 0.01  # relative; beyond it the two runs are at different states and differ for that reason alone
 _DEFINITIONS = {
     "mean_absolute_error": "mean over all bins from 0 to r_max of |g_CG - g_AA|",
     "integrated_absolute_error": "integral of |g_CG - g_AA| from 0 to r_max, nm",
@@ -38,110 +35,11 @@ _DEFINITIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Curve:
-    """One RDF with the block curves behind its error; built from an even number of parts, two to a block."""
-
-    parts: list[RDF]
-
-    @cached_property
-    def rdf(self) -> RDF:
-        return RDF.merged(self.parts)
-
-    @property
-    def g(self) -> np.ndarray:
-        return self.rdf.values
-
-    @cached_property
-    def blocks(self) -> np.ndarray:
-        """g(r) of every time block, shape (n_blocks, bins)."""
-        pairs = zip(self.parts[::2], self.parts[1::2], strict=True)
-        return np.array([RDF.merged(pair).values for pair in pairs])
-
-    @property
-    def standard_error(self) -> np.ndarray:
-        return standard_error(self.blocks)
-
-    @property
-    def halves(self) -> tuple[np.ndarray, np.ndarray]:
-        """g(r) of the first and of the second half of the frames."""
-        middle = len(self.parts) // 2
-        return RDF.merged(self.parts[:middle]).values, RDF.merged(self.parts[middle:]).values
-
-    def peak(self) -> dict[str, float | None]:
-        """First peak, nulls where there is none."""
-        r = self.rdf.bin_centers
-        peak = first_peak(r, self.g)
-        if peak is None:
-            return dict.fromkeys(("position", "position_se", "height", "height_se"))
-
-        def value_of(name: str) -> Callable[[np.ndarray], float]:
-            return lambda g: getattr(first_peak(r, g), name, math.nan)
-
-        errors = {f"{name}_se": _number(jackknife_error(self.blocks, value_of(name))) for name in ("position", "height")}
-        return {"position": peak.position, "height": peak.height, **errors}
-
-
-@dataclass(frozen=True)
-class PairComparison:
-    """All-atom and coarse-grained RDF of one pair of bead types."""
-
-    types: tuple[str, str]
-    all_atom: Curve
-    coarse_grained: Curve
-
-    @property
-    def bin_width(self) -> float:
-        return self.all_atom.rdf.r_max / self.all_atom.rdf.bins
-
-    @cached_property
-    def error(self) -> CurveError:
-        return curve_error(self.coarse_grained.g, self.all_atom.g, self.bin_width)
-
-    @cached_property
-    def error_se(self) -> float:
-        """Standard error of the mean absolute error from the blocks of both trajectories."""
-        aa, cg = self.all_atom, self.coarse_grained
-        return math.hypot(
-            jackknife_error(aa.blocks, lambda g: curve_error(cg.g, g, self.bin_width).mean_absolute),
-            jackknife_error(cg.blocks, lambda g: curve_error(g, aa.g, self.bin_width).mean_absolute),
-        )
-
-    @cached_property
-    def floor(self) -> float:
-        """Mean absolute difference between the halves of the all-atom frames."""
-        return curve_error(*self.all_atom.halves, self.bin_width).mean_absolute
-
-    def numbers(self) -> dict[str, Any]:
-        return {
-            "types": list(self.types),
-            "mean_absolute_error": self.error.mean_absolute,
-            "mean_absolute_error_se": self.error_se,
-            "integrated_absolute_error": self.error.integrated_absolute,
-            "rmse": self.error.rmse,
-            "all_atom_halves": self.floor,
-            "first_peak": {"all_atom": self.all_atom.peak(), "coarse_grained": self.coarse_grained.peak()},
-        }
-
-    def panel(self) -> Panel:
-        return Panel(
-            title="\u2013".join(self.types),
-            r=self.all_atom.rdf.bin_centers,
-            reference=self.all_atom.g,
-            reference_se=self.all_atom.standard_error,
-            model=self.coarse_grained.g,
-            model_se=self.coarse_grained.standard_error,
-            error=self.error.mean_absolute,
-            error_se=self.error_se,
-            floor=self.floor,
-        )
-
-
 def compare(run: RunConfig) -> Path:
     """Compare the coarse-grained trajectory of a run with its all-atom frames.
 
     Reads ``simulation/trajectory.dcd`` (or ``.xtc``), ``simulation/topology.pdb`` and, if present, ``simulation/simulation.json``;
-    writes ``comparison.json``, ``rdf.csv`` and ``rdf.png`` into the comparison folder.
+    writes ``comparison.json``, CSV files of curves and errors, and pictures into the comparison folder.
 
     Returns
     -------
@@ -158,73 +56,93 @@ def compare(run: RunConfig) -> Path:
     """
     folder = RunFolder(run)
     path = folder.simulation / f"trajectory.{run.simulation.trajectory}"
-    outputs = [folder.comparison / name for name in ("comparison.json", "rdf.csv", "rdf.png")]
+    outputs = [folder.comparison / name for name in ("comparison.json", "rdf.csv", "errors.csv", "rdf.png")]
     with log_to(folder.log("compare")):
         frames = read_frames(folder.frames)
-        trajectory = read_trajectory(path, folder.simulation / "topology.pdb")
+        if not path.exists():
+            raise AnalysisError(f"{path}: no such file; run 'cgkd simulate' first.")
         speed = _simulation_numbers(folder.simulation / "simulation.json")
         inputs = {"comparison": run.comparison, "frames": frames.identity, "trajectory": file_hash(path), "simulation": speed}
         stage = Stage(folder, "compare", inputs, outputs)
         if stage.finished:
             return outputs[0]
-        r_max = _check(frames, trajectory, run)
-        pairs = _compare_pairs(frames, trajectory, run.comparison.bins, r_max, run.comparison.blocks)
-        report = _report(frames, trajectory, pairs, run, r_max, speed)
-        write_text(outputs[0], json.dumps(report, indent=1, allow_nan=False))
-        _write_curves(outputs[1], pairs)
-        system, temperature = report["system"], report["temperature"]
-        with replacing(outputs[2]) as fresh:
-            draw_rdfs(fresh, [pair.panel() for pair in pairs], f"{system} at {temperature:g} K", _caption(report))
-        _log_table(pairs, report)
+        all_atom, model = source_of_frames(frames, folder.frames), read_source(path, "CG")
+        comparison = compare_models(all_atom, [model], run.comparison, everything=False)
+        numbers = _report(frames, comparison, speed)
+        write_text(outputs[0], json.dumps(numbers, indent=1, allow_nan=False))
+        write_tables(comparison, folder.comparison)
+        write_pictures(comparison, folder.comparison, _title(frames.attributes), ("png",))
+        _log_table(comparison.results[0], numbers["mean"])
         stage.finish()
     return outputs[0]
 
 
-def _check(frames: Frames, trajectory: Trajectory, run: RunConfig) -> float:
-    """Refuse what cannot be compared; return r_max in nm."""
-    # a PDB file keeps four characters of a name
-    expected, found = [name[:4] for name in frames.beads.names], [name[:4] for name in trajectory.names]
-    if expected != found:
-        raise AnalysisError(
-            f"The trajectory holds other beads ({_composition(found)}) than the all-atom frames ({_composition(expected)}), "
-            "or in another order; compare runs of the same system."
-        )
-    volumes = [float(np.abs(np.linalg.det(boxes)).mean()) for boxes in (frames.box, trajectory.boxes)]
-    if abs(volumes[1] / volumes[0] - 1) > _VOLUME_TOLERANCE:
-        raise AnalysisError(
-            f"The mean box volume is {volumes[1]:.3f} nm^3 in the trajectory and {volumes[0]:.3f} nm^3 in the all-atom frames; "
-            "simulate at the all-atom density."
-        )
-    blocks = run.comparison.blocks
-    for what, n in (("all-atom frames", len(frames)), ("frames of the trajectory", len(trajectory.positions))):
-        if n < 2 * blocks:
-            raise AnalysisError(
-                f"{n} {what} are too few for comparison.blocks = {blocks}, which needs {2 * blocks}; simulate longer or use fewer blocks."
-            )
-    largest = min(largest_r_max(frames.box), largest_r_max(trajectory.boxes))
-    r_max = run.comparison.r_max or largest
-    if r_max > largest:
-        raise AnalysisError(f"comparison.r_max of {r_max:g} nm is above half the smallest box height; use at most {largest:g} nm.")
-    return r_max
+def compare_runs(models: Sequence[str], against: Path | str, folder: Path, settings: ComparisonConfig) -> Path:
+    """Compare any number of runs or trajectories with all-atom.
+
+    Parameters
+    ----------
+    models : sequence of str
+        Paths as `read_source` takes them, each with or without ``label=`` in front. Paths of one label are independent trainings
+        of one model.
+    against : path
+        All-atom: a file of mapped frames, or anything else that `read_source` takes.
+    folder : path
+        Gets ``comparison.json``, CSV files and pictures.
+    settings : ComparisonConfig
+
+    Returns
+    -------
+    Path
+        ``comparison.json``.
+
+    Raises
+    ------
+    AnalysisError
+        As `compare_models` and `read_source`.
+    """
+    folder = Path(folder)
+    all_atom = read_source(against)
+    sources = [_labelled(model) for model in models]
+    comparison = compare_models(all_atom, sources, settings)
+    path = folder / "comparison.json"
+    numbers = _state(all_atom.attributes) | {"settings": settings.model_dump(mode="json"), "r_max": comparison.r_max} | report(comparison)
+    write_text(path, json.dumps(numbers, indent=1, allow_nan=False))
+    write_tables(comparison, folder)
+    write_pictures(comparison, folder, _title(all_atom.attributes))
+    _log_scores(comparison)
+    return path
 
 
-def _composition(names: list[str]) -> str:
-    return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names)) or "none"
+def comparison_settings(**values: Any) -> ComparisonConfig:
+    """Settings from values that may be absent (None); quantities carry a unit.
+
+    Raises
+    ------
+    ConfigError
+        Naming the field, the value and the cure.
+    """
+    try:
+        return ComparisonConfig(**{name: value for name, value in values.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigError(describe_mistake("comparison", error)) from error
 
 
-def _compare_pairs(frames: Frames, trajectory: Trajectory, bins: int, r_max: float, blocks: int) -> list[PairComparison]:
-    # two parts to a block, so that blocks and halves both come from one pass over the frames
-    curves = []
-    for label, positions, boxes in (("all-atom", frames.positions, frames.box), ("coarse-grained", trajectory.positions, trajectory.boxes)):
-        with progress(f"RDFs {label}", len(positions)) as meter:
-            curves.append(block_rdfs(positions, boxes, frames.beads, bins, r_max, 2 * blocks, meter.update))
-    pairs = [PairComparison(types, Curve(curves[0][types]), Curve(curves[1][types])) for types in curves[0]]
-    for pair in pairs:
-        if not pair.all_atom.g.any():
-            raise AnalysisError(
-                f"Beads {pair.types[0]} and {pair.types[1]} never come within {r_max:g} nm in the all-atom frames; raise comparison.r_max."
-            )
-    return pairs
+def _labelled(model: str) -> Source:
+    """A source from ``path`` or ``label=path``; a path may itself hold an equals sign."""
+    label, sign, path = str(model).partition("=")
+    if sign and path and not Path(model).exists():
+        return read_source(path, label)
+    return read_source(model)
+
+
+def _state(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {"system": attributes.get("system", "unnamed system"), "temperature": attributes.get("temperature")}
+
+
+def _title(attributes: dict[str, Any]) -> str:
+    state = _state(attributes)
+    return state["system"] if state["temperature"] is None else f"{state['system']} at {state['temperature']:g} K"
 
 
 def _simulation_numbers(path: Path) -> dict[str, Any] | None:
@@ -238,57 +156,51 @@ def _simulation_numbers(path: Path) -> dict[str, Any] | None:
         raise AnalysisError(f"{path}: is not valid JSON ({error}); run 'cgkd simulate' again.") from error
 
 
-def _report(
-    frames: Frames, trajectory: Trajectory, pairs: list[PairComparison], run: RunConfig, r_max: float, speed: dict[str, Any] | None
-) -> dict[str, Any]:
-    numbers = [pair.numbers() for pair in pairs]
+def _report(frames: Frames, comparison: Comparison, speed: dict[str, Any] | None) -> dict[str, Any]:
+    """The report of a run: its RDFs on top, all observables under "structure"."""
+    result = comparison.results[0]
+    pairs = [_pair_numbers(types, pair) for types, pair in result.of_kind("rdf").items()]
+    settings = comparison.settings
     return {
-        "system": frames.attributes.get("system", "unnamed system"),
-        "temperature": frames.temperature,
-        "frames": {"all_atom": len(frames), "coarse_grained": len(trajectory.positions), "coarse_grained_trajectories": 1},
+        **_state(frames.attributes),
+        "frames": {"all_atom": len(frames), "coarse_grained": len(result.analysis.source), "coarse_grained_trajectories": 1},
         "frames_sha256": frames.identity,
-        "bins": run.comparison.bins,
-        "r_max": r_max,
-        "blocks": run.comparison.blocks,
+        "bins": settings.bins,
+        "r_max": comparison.r_max,
+        "blocks": settings.blocks,
         "definitions": _DEFINITIONS,
-        "mean": {key: float(np.mean([pair[key] for pair in numbers])) for key in ("mean_absolute_error", "rmse", "all_atom_halves")},
-        "pairs": numbers,
+        "mean": {key: float(np.mean([pair[key] for pair in pairs])) for key in ("mean_absolute_error", "rmse", "all_atom_halves")},
+        "pairs": pairs,
         "simulation": speed,
+        "structure": report(comparison),
     }
 
 
-def _write_curves(path: Path, pairs: list[PairComparison]) -> None:
-    """CSV: r in nm, then g(r), its standard error and the running coordination number of every pair and source."""
-    columns = {"r / nm": pairs[0].all_atom.rdf.bin_centers}
-    for pair in pairs:
-        name = "-".join(pair.types)
-        for source, curve in (("AA", pair.all_atom), ("CG", pair.coarse_grained)):
-            columns |= {f"{name} {source} g": curve.g, f"{name} {source} g se": curve.standard_error}
-            columns[f"{name} {source} coordination to outer edge"] = curve.rdf.coordination
-    with replacing(path) as fresh, open(fresh, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows([f"{value:.6g}" for value in row] for row in zip(*columns.values(), strict=True))
+def _pair_numbers(types: tuple[str, ...], pair: CurveComparison) -> dict[str, Any]:
+    return {
+        "types": list(types),
+        "mean_absolute_error": pair.error.mean_absolute,
+        "mean_absolute_error_se": pair.error_se.mean_absolute,
+        "integrated_absolute_error": pair.error.integrated_absolute,
+        "rmse": pair.error.rmse,
+        "all_atom_halves": pair.floor.mean_absolute,
+        "first_peak": {"all_atom": pair.all_atom.peak(), "coarse_grained": pair.coarse_grained.peak()},
+    }
 
 
-def _caption(report: dict[str, Any]) -> str:
-    frames, mean = report["frames"], report["mean"]
-    return (
-        f"error: mean |Δg| from 0 to {report['r_max']:.3g} nm; mean of all pairs {mean['mean_absolute_error']:.3f}, "
-        f"all-atom halves {mean['all_atom_halves']:.3f}\n"
-        f"{frames['all_atom']} all-atom and {frames['coarse_grained']} CG frames, one trajectory each; "
-        f"bands: ±2 standard errors over {report['blocks']} time blocks"
-    )
-
-
-def _log_table(pairs: list[PairComparison], report: dict[str, Any]) -> None:
-    for pair in pairs:
-        numbers = ("-".join(pair.types), pair.error.mean_absolute, pair.error_se, pair.error.rmse, pair.floor)
+def _log_table(result: Result, mean: dict[str, float]) -> None:
+    pairs = result.of_kind("rdf")
+    for types, pair in pairs.items():
+        error, se, floor = pair.error, pair.error_se, pair.floor
+        numbers = ("-".join(types), error.mean_absolute, se.mean_absolute, error.rmse, floor.mean_absolute)
         logger.info("%-12s RDF error %.3f +- %.3f, rmse %.3f, all-atom halves %.3f", *numbers)
-    mean = report["mean"]
     logger.info("mean of %d pairs: RDF error %.3f, all-atom halves %.3f", len(pairs), mean["mean_absolute_error"], mean["all_atom_halves"])
 
 
-def _number(value: float) -> float | None:
-    """JSON has no nan."""
-    return value if math.isfinite(value) else None
+def _log_scores(comparison: Comparison) -> None:
+    for result in comparison.results:
+        values = result.scores
+        shown = ", ".join(f"{name} {values[name]:.3f}" for name in values if not name.endswith(("_se", "_halves")))
+        logger.info("%-12s overlap with all-atom: %s (all-atom halves %.3f)", result.label, shown, values["combined_halves"])
+        if result.aggregation["first_frame"] is not None:
+            logger.warning("%-12s aggregates from frame %d on", result.label, result.aggregation["first_frame"])

@@ -11,42 +11,24 @@ liquid still tends to a value slightly off 1 at large r, by an amount of order 1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
-from typing import NamedTuple, Self
 
 import numpy as np
 from scipy.signal import find_peaks, savgol_filter
 
-from ..exceptions import AnalysisError, BoxError
-from ..frames import smallest_height
+from ..exceptions import AnalysisError
 from ..mapping import BeadTopology
-from ..potential.neighbors import find_pairs
+from .neighborhood import Frame, Neighbors, near_pairs, volume
+from .observable import Observable
 
 _SMOOTHING = 0.05  # nm: narrower than any first shell of molecular beads, wider than the counting noise of bins
 _PROMINENCE = 0.1  # a peak rises above its surroundings by this share of the highest value; less is noise
+_DEPTH = 1 / 30  # and a dip is deeper than this share
 
 
-class Frame(NamedTuple):
-    """One configuration.
-
-    Attributes
-    ----------
-    positions : ndarray, shape (n_beads, 3), nm
-        Wrapped into the box or not.
-    box : ndarray, shape (3, 3), nm
-        Box vectors as rows, triclinic allowed.
-    types : sequence, shape (n_beads,)
-        Type of every bead, as names or as indices.
-    """
-
-    positions: np.ndarray
-    box: np.ndarray
-    types: np.ndarray
-
-
-class RDF:
+class RDF(Observable):
     """Radial distribution function of one pair of bead types, accumulated over frames.
 
     Parameters
@@ -71,6 +53,9 @@ class RDF:
     >>> rdf.bin_centers, rdf.values, rdf.coordination
     """
 
+    _settings = ("types", "bins", "r_max")
+    _sums = ("_counts", "_density", "_centres")
+
     def __init__(self, types: tuple[Hashable, Hashable], bins: int = 150, r_max: float = 1.3) -> None:
         if bins < 1 or not r_max > 0:
             raise AnalysisError(f"RDF got bins={bins} and r_max={r_max:g} nm; give at least one bin and an r_max above 0.")
@@ -82,27 +67,15 @@ class RDF:
         self._density = 0.0  # pairs per nm^3 of an ideal gas, summed over frames
         self._centres = 0  # beads of type a, summed over frames
 
-    def compute(self, frame: Frame, reset: bool = True) -> Self:
-        """Add one frame; ``reset=False`` keeps the frames before it.
-
-        Raises
-        ------
-        AnalysisError
-            If the frame holds no such pair of beads.
-        BoxError
-            If r_max is above half the smallest box height.
-        """
-        if reset:
-            self._reset()
+    def _add(self, frame: Frame, neighbors: Neighbors | None) -> None:
         types = np.asarray(frame.types)
         members = np.flatnonzero((types == self.types[0]) | (types == self.types[1]))
-        distances, first, second = _pair_distances(np.asarray(frame.positions)[members], frame.box, self.r_max)
+        first, second, _, distances = near_pairs(Frame(np.asarray(frame.positions)[members], frame.box, types[members]), self.r_max)
         in_a, in_b = types[members] == self.types[0], types[members] == self.types[1]
         wanted = (in_a[first] & in_b[second]) | (in_b[first] & in_a[second])
-        self._add(distances[wanted], int(in_a.sum()), int(in_b.sum()), _volume(frame.box))
-        return self
+        self._count(distances[wanted], int(in_a.sum()), int(in_b.sum()), volume(frame.box))
 
-    def _add(self, distances: np.ndarray, n_a: int, n_b: int, volume: float) -> None:
+    def _count(self, distances: np.ndarray, n_a: int, n_b: int, volume: float) -> None:
         """Add the distances (nm) of one frame's pairs, each pair once."""
         like = self.types[0] == self.types[1]
         possible = n_a * (n_a - 1) / 2 if like else n_a * n_b
@@ -137,7 +110,17 @@ class RDF:
     def values(self) -> np.ndarray:
         """g(r), shape (bins,)."""
         self._check_computed()
-        return self._counts / (self._density * 4 / 3 * np.pi * np.diff(self.bin_edges**3))
+        return self._counts / (self._density * self.weights)
+
+    @property
+    def bin_width(self) -> float:
+        """Width of a bin, nm."""
+        return self.r_max / self.bins
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Volume of every shell, shape (bins,), nm^3."""
+        return 4 / 3 * np.pi * np.diff(self.bin_edges**3)
 
     @property
     def coordination(self) -> np.ndarray:
@@ -149,25 +132,6 @@ class RDF:
     def _check_computed(self) -> None:
         if not self._centres:
             raise AnalysisError(f"The RDF of {self.types[0]}-{self.types[1]} holds no frame; call compute(frame) first.")
-
-    @classmethod
-    def merged(cls, parts: Iterable[RDF]) -> RDF:
-        """The RDF over all frames of several RDFs of the same pair and bins.
-
-        Raises
-        ------
-        AnalysisError
-            If the parts differ in types, bins or r_max, or there is none.
-        """
-        parts = list(parts)
-        if len({(part.types, part.bins, part.r_max) for part in parts}) != 1:
-            raise AnalysisError(f"Got {len(parts)} RDFs to merge; give at least one, all of the same types, bins and r_max.")
-        total = cls(parts[0].types, parts[0].bins, parts[0].r_max)
-        for part in parts:
-            total._counts += part._counts
-            total._density += part._density
-            total._centres += part._centres
-        return total
 
 
 def all_rdfs(
@@ -204,10 +168,10 @@ def all_rdfs(
     kinds = [(a, b) for a, b in combinations_with_replacement(range(len(population)), 2) if a != b or population[a] != 1]
     rdfs = {kind: RDF((beads.type_names[kind[0]], beads.type_names[kind[1]]), bins, r_max) for kind in kinds}
     for frame, box in zip(positions, boxes, strict=True):
-        distances, first, second = _pair_distances(frame, box, r_max)
+        first, second, _, distances = near_pairs(Frame(frame, box, beads.types), r_max)
         low, high = np.sort([beads.types[first], beads.types[second]], axis=0)
         for (a, b), rdf in rdfs.items():
-            rdf._add(distances[(low == a) & (high == b)], int(population[a]), int(population[b]), _volume(box))
+            rdf._count(distances[(low == a) & (high == b)], int(population[a]), int(population[b]), volume(box))
     return {rdf.types: rdf for rdf in rdfs.values()}
 
 
@@ -239,11 +203,6 @@ def block_rdfs(
     return {pair: [part[pair] for part in parts] for pair in parts[0]}
 
 
-def largest_r_max(boxes: np.ndarray) -> float:
-    """Half the smallest height of boxes (..., 3, 3), rounded down to 0.001 nm."""
-    return float(np.floor(500 * smallest_height(boxes) - 1e-6) / 1000)
-
-
 @dataclass(frozen=True)
 class Peak:
     """Position (nm) and height of a peak."""
@@ -265,8 +224,7 @@ def first_peak(r: np.ndarray, values: np.ndarray) -> Peak | None:
     values : ndarray, shape (bins,)
     """
     width = r[1] - r[0]
-    window = 2 * int(0.5 * _SMOOTHING / width) + 1
-    smooth = savgol_filter(values, window, polyorder=3) if window >= 5 and window <= len(values) else np.asarray(values, dtype=float)
+    smooth = _smoothed(r, values, _SMOOTHING)
     peaks, _ = find_peaks(smooth, prominence=_PROMINENCE * smooth.max())
     if len(peaks) == 0:
         return None
@@ -276,18 +234,27 @@ def first_peak(r: np.ndarray, values: np.ndarray) -> Peak | None:
     return Peak(float(r[peaks[0]] + offset * width), float(top - 0.25 * (left - right) * offset))
 
 
-def _pair_distances(positions: np.ndarray, box: np.ndarray, r_max: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distances (nm) of all pairs within r_max and the indices of their beads, each of shape (n_pairs,)."""
-    height = smallest_height(np.asarray(box))
-    if r_max > height / 2:
-        raise BoxError(
-            f"r_max of {r_max:g} nm is above half the smallest box height of {height:.4f} nm; "
-            f"use at most {largest_r_max(np.asarray(box)):g} nm or a larger box."
-        )
-    pairs = find_pairs(positions, box, r_max)
-    vectors = np.asarray(positions, dtype=float)[pairs.second] - np.asarray(positions, dtype=float)[pairs.first] + pairs.shifts
-    return np.linalg.norm(vectors, axis=1), pairs.first, pairs.second
+def first_minimum(r: np.ndarray, values: np.ndarray) -> float | None:
+    """Distance (nm) of the first minimum of g(r) after its first peak, or None where there is none below r_max.
+
+    The first dip, in a curve smoothed by a local cubic over 0.1 nm, that is deeper than a thirtieth of the highest value.
+
+    Parameters
+    ----------
+    r : ndarray, shape (bins,), nm
+        Equally spaced.
+    values : ndarray, shape (bins,)
+    """
+    peak = first_peak(r, values)
+    if peak is None:
+        return None
+    smooth = _smoothed(r, values, 2 * _SMOOTHING)
+    start = int(np.searchsorted(r, peak.position))
+    dips, _ = find_peaks(-smooth[start:], prominence=_DEPTH * smooth.max())
+    return float(r[start + dips[0]]) if len(dips) else None
 
 
-def _volume(box: np.ndarray) -> float:
-    return float(abs(np.linalg.det(box)))
+def _smoothed(r: np.ndarray, values: np.ndarray, width: float) -> np.ndarray:
+    """Savitzky-Golay, which keeps heights; unchanged where the bins are too wide for it."""
+    window = 2 * int(0.5 * width / (r[1] - r[0])) + 1
+    return savgol_filter(values, window, polyorder=3) if 5 <= window <= len(values) else np.asarray(values, dtype=float)

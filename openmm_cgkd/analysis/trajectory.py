@@ -10,13 +10,26 @@ import numpy as np
 
 from ..exceptions import AnalysisError
 
+_TIMED = (".xtc", ".trr", ".nc")  # of other formats, such as DCD, MDTraj makes up the times
+
 
 class Trajectory(NamedTuple):
-    """A trajectory of beads: positions (n_frames, n_beads, 3) nm, boxes (n_frames, 3, 3) nm, names of the beads."""
+    """A trajectory of beads.
+
+    Attributes
+    ----------
+    positions : ndarray, shape (n_frames, n_beads, 3), nm
+    boxes : ndarray, shape (n_frames, 3, 3), nm
+    names : list of str
+        Names of the beads.
+    times : ndarray, shape (n_frames,), ps, or None
+        None if the format has none.
+    """
 
     positions: np.ndarray
     boxes: np.ndarray
     names: list[str]
+    times: np.ndarray | None
 
 
 def read_trajectory(path: Path | str, topology_path: Path | str) -> Trajectory:
@@ -52,4 +65,5 @@ def read_trajectory(path: Path | str, topology_path: Path | str) -> Trajectory:
         bad = ~np.isfinite(values).all(axis=(1, 2))
         if bad.any():
             raise AnalysisError(f"{path}: {name} of frame {np.argmax(bad)} are not finite; the simulation has failed, run it again.")
-    return Trajectory(trajectory.xyz, boxes, [atom.name for atom in topology.atoms])
+    times = trajectory.time if Path(path).suffix in _TIMED else None
+    return Trajectory(trajectory.xyz, boxes, [atom.name for atom in topology.atoms], times)

@@ -14,7 +14,7 @@ from openmm.app.internal.unitcell import reducePeriodicBoxVectors
 from ..exceptions import BoxError, ConfigError, ModelFileError
 from ..mapping import BeadTopology
 from ..metadata import PotentialMetadata, read_metadata
-from .compatibility import check_stack, import_torch_force
+from .compatibility import check_python_force, check_stack, choose_engine, import_torch_force
 
 if TYPE_CHECKING:
     import torch
@@ -29,30 +29,40 @@ class CGPotential:
     Parameters
     ----------
     file : path
-        Potential written by ``cgkd export``.
-    engine : {"fused", "portable"}
-        How a CPU evaluates the potential: by this package's fused loops, or by the plain PyTorch operations in the file,
-        several times slower and equal to single precision. A GPU always runs the latter.
+        Potential written by ``cgkd export``, portable or fast.
+    engine : {"fused", "portable", "python"}, optional
+        "fused": `TorchForce`; a CPU evaluates the potential by this package's fused loops, a GPU by plain PyTorch operations.
+        "portable": `TorchForce` with plain PyTorch operations everywhere, on a CPU several times slower and equal to single precision.
+        "python": OpenMM's `PythonForce` with the fused loops on the CPU; needs no openmmtorch and runs with newer torch.
+        Absent: "fused" where `TorchForce` can run, otherwise "python".
 
     Attributes
     ----------
     metadata : PotentialMetadata
+    cutoff : float, nm
+        Distance beyond which beads do not act on each other.
 
     Raises
     ------
     CompatibilityError
-        If the installed torch, OpenMM and openmmtorch do not fit each other.
+        If the installed torch, OpenMM and openmmtorch cannot run the engine.
     ModelFileError
-        If the file is missing or not a potential of this package.
+        If the file is missing, not a potential of this package, or was changed after the export.
     """
 
-    def __init__(self, file: Path | str, engine: Literal["fused", "portable"] = "fused") -> None:
-        check_stack()
-        if engine not in ("fused", "portable"):
-            raise ConfigError(f"engine: got '{engine}'; choose 'fused' or 'portable'.")
+    def __init__(self, file: Path | str, engine: Literal["fused", "portable", "python"] | None = None) -> None:
+        if engine not in (None, "fused", "portable", "python"):
+            raise ConfigError(f"engine: got '{engine}'; choose 'fused', 'portable' or 'python'.")
+        if engine is None:
+            engine = choose_engine()
+        elif engine == "python":
+            check_python_force()
+        else:
+            check_stack()
         self.engine = engine
         self.file = Path(file)
         self.metadata: PotentialMetadata = read_metadata(self.file)
+        self.cutoff = self.metadata.cutoff
 
     def createSystem(
         self,
@@ -75,34 +85,85 @@ class CGPotential:
         Raises
         ------
         ModelFileError
-            If the topology holds a bead that the potential does not know.
+            If the topology holds a bead that the potential does not know, or beads of other masses than the potential's.
         BoxError
             If a box height is below twice the cutoff, or the box is not in OpenMM's form.
         """
-        from ..potential.neighbors import check_cutoff
-
-        types = self._types(bead_names(topology))
         box = _box(boxVectors if boxVectors is not None else _own_box(topology))
-        if box is not None:
-            check_cutoff(box, self.metadata.cutoff)
         system = openmm.System()
-        for kind in types:
-            system.addParticle(self.metadata.masses[kind])
+        for mass in self.bead_masses(topology):
+            system.addParticle(mass)
         if box is not None:
             system.setDefaultPeriodicBoxVectors(*(openmm.Vec3(*row) for row in box))
-        system.addForce(self._force(types, periodic=box is not None))
+        system.addForce(self.createForce(topology, box))
         if removeCMMotion:
             system.addForce(openmm.CMMotionRemover())
         return system
 
-    def load(self) -> torch.jit.ScriptModule:
-        """The TorchScript module itself; ``set_types`` it, then call it with positions and, if periodic, box vectors."""
+    def bead_masses(self, topology: app.Topology | mdtraj.Topology | BeadTopology) -> np.ndarray:
+        """Masses of the beads of a topology, shape (n_beads,), dalton; arguments and errors as `createSystem`."""
+        masses = np.array(self.metadata.masses)[self._types(bead_names(topology))]
+        if isinstance(topology, BeadTopology) and not np.allclose(topology.masses, masses, rtol=0, atol=1e-2):
+            k = int(np.argmax(np.abs(topology.masses - masses)))
+            raise ModelFileError(
+                f"Bead {k} ({topology.names[k]}) weighs {topology.masses[k]:g} dalton, in {self.file.name} {masses[k]:g} dalton; "
+                "use a potential of this fluid and this mapping."
+            )
+        return masses
+
+    def createForce(self, topology: app.Topology | mdtraj.Topology | BeadTopology, boxVectors: Any = None) -> openmm.Force:
+        """The potential as one `openmm.Force`, for a system with the same beads; arguments and errors as `createSystem`.
+
+        Parameters
+        ----------
+        topology : openmm.app.Topology, mdtraj.Topology or BeadTopology
+        boxVectors : Quantity or array of shape (3, 3) in nm, optional
+            The force is periodic if they are given; a box of the topology itself is not looked at.
+        """
         import torch
 
+        from ..potential.neighbors import check_cutoff
+
+        box = _box(boxVectors)
+        if box is not None:
+            check_cutoff(box, self.cutoff)
+        module = self.load()
+        module.set_types(torch.from_numpy(self._types(bead_names(topology))))
+        if self.engine == "python":
+            from .pythonforce import make_python_force
+
+            return make_python_force(module, periodic=box is not None)
+        force = import_torch_force()(module)
+        force.setUsesPeriodicBoundaryConditions(box is not None)
+        return force
+
+    def load(self) -> torch.jit.ScriptModule:
+        """The TorchScript module of the engine; ``set_types`` it, then call it with positions and, if periodic, box vectors.
+
+        Raises
+        ------
+        ModelFileError
+            If torch cannot load the file.
+        """
+        import torch
+
+        from .. import operators  # noqa: F401  a fast file needs them
+        from .fused import fuse
+
         try:
-            return torch.jit.load(str(self.file), map_location="cpu").eval()
+            module = torch.jit.load(str(self.file), map_location="cpu").eval()
         except RuntimeError as error:
-            raise ModelFileError(f"{self.file}: torch cannot load it; the file is damaged, export it again with 'cgkd export'.") from error
+            if "Unknown builtin op" in str(error):
+                cure = (
+                    "it was written by another version of openmm_cgkd, whose operators this one lacks; export it again with 'cgkd export'"
+                )
+            else:
+                cure = "the file is damaged, export it again with 'cgkd export'"
+            raise ModelFileError(f"{self.file}: torch cannot load it; {cure}.") from error
+        fast = self.metadata.kind == "fast"
+        if self.engine == "portable":
+            return module.portable if fast else module
+        return module if fast else fuse(module, self.metadata)
 
     def _types(self, names: list[str]) -> np.ndarray:
         known = {name: k for k, name in enumerate(self.metadata.type_names)}
@@ -112,19 +173,6 @@ class CGPotential:
         if not names:
             raise ModelFileError("The topology has no beads; give one atom per bead, named by its type.")
         return np.array([known[name] for name in names], dtype=np.int64)
-
-    def _force(self, types: np.ndarray, periodic: bool) -> openmm.Force:
-        import torch
-
-        from .fused import FusedPotential
-
-        module = self.load()
-        module.set_types(torch.from_numpy(types))
-        if self.engine == "fused":
-            module = torch.jit.script(FusedPotential(module, self.metadata))
-        force = import_torch_force()(module)
-        force.setUsesPeriodicBoundaryConditions(periodic)
-        return force
 
 
 def bead_names(topology: app.Topology | mdtraj.Topology | BeadTopology) -> list[str]:

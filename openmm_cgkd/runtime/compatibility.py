@@ -1,4 +1,4 @@
-"""Can the installed libraries run `TorchForce`? Asked before they are imported, because a wrong pair of them crashes."""
+"""Can the installed libraries run `TorchForce` or `PythonForce`? Asked before they are imported: a wrong pair of them crashes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import re
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..exceptions import CompatibilityError
 
 logger = logging.getLogger(__name__)
 
 INSTALL = "pip install 'torch>=2.9,<2.10' 'openmm>=8.4,<8.5' openmmtorch==1.5"
+INSTALL_NEWER = "pip install 'torch>=2.9' 'openmm>=8.5'"
 
 # openmmtorch 1.5 is compiled against torch 2.9 and OpenMM 8.4; it mixes badly with others, up to killing the process
 _NEEDED = {"torch": ((2, 9), (2, 10)), "openmm": ((8, 4), (8, 5)), "openmmtorch": ((1, 5), (1, 6))}
@@ -33,14 +34,52 @@ def check_stack() -> None:
         try:
             found = version(name)
         except PackageNotFoundError as error:
-            raise CompatibilityError(f"{name} is not installed, running a potential in OpenMM needs {wanted}; {INSTALL}.") from error
+            raise CompatibilityError(f"{name} is not installed, TorchForce needs {wanted}; {INSTALL}.") from error
         if not lowest <= _numbers(found) < above:
-            raise CompatibilityError(f"{name} {found} is installed, running a potential in OpenMM needs {wanted}; {INSTALL}.")
+            raise CompatibilityError(f"{name} {found} is installed, TorchForce needs {wanted}; {INSTALL}.")
     if not _has_nvrtc():
         raise CompatibilityError(
             f"torch {version('torch')} is a build without CUDA 12, and openmmtorch 1.5 needs its libraries even on a CPU; "
             f"reinstall with {INSTALL} --force-reinstall from PyPI."
         )
+
+
+def check_python_force() -> None:
+    """Make sure that torch is there and OpenMM has `PythonForce`, which runs a potential with any newer torch.
+
+    Raises
+    ------
+    CompatibilityError
+        Naming the library, its version and the command that installs the right one.
+    """
+    for name, lowest in (("torch", (2, 9)), ("openmm", (8, 5))):
+        wanted = f"{name} >= {_dotted(lowest)}"
+        try:
+            found = version(name)
+        except PackageNotFoundError as error:
+            raise CompatibilityError(f"{name} is not installed, PythonForce needs {wanted}; {INSTALL_NEWER}.") from error
+        if _numbers(found) < lowest:
+            raise CompatibilityError(f"{name} {found} is installed, PythonForce needs {wanted}; {INSTALL_NEWER}.")
+
+
+def choose_engine() -> Literal["fused", "python"]:
+    """The engine that the installed libraries can run: `TorchForce` before `PythonForce`.
+
+    Raises
+    ------
+    CompatibilityError
+        If they can run neither.
+    """
+    try:
+        check_stack()
+        return "fused"
+    except CompatibilityError as error:
+        try:
+            check_python_force()
+        except CompatibilityError:
+            raise error from None
+        logger.info("TorchForce cannot run here, the potential runs through PythonForce: %s", error)
+        return "python"
 
 
 @lru_cache(maxsize=1)
@@ -111,11 +150,12 @@ def stack_report() -> dict[str, str]:
             report[name] = version(name)
         except PackageNotFoundError:
             report[name] = "not installed"
-    try:
-        check_stack()
-        report["TorchForce"] = "ready"
-    except CompatibilityError as error:
-        report["TorchForce"] = str(error)
+    for name, check in (("TorchForce", check_stack), ("PythonForce", check_python_force)):
+        try:
+            check()
+            report[name] = "ready"
+        except CompatibilityError as error:
+            report[name] = str(error)
     report["platforms"] = ", ".join(platforms()) or "none"
     return report
 

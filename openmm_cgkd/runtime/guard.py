@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
 import openmm
 from openmm import app, unit
 
-from ..exceptions import SimulationError
+from ..exceptions import ExplosionError, SimulationError
 
 
 class ExplosionGuard:
@@ -44,16 +45,30 @@ class ExplosionGuard:
         SimulationError
             Naming step, time and cause.
         """
+        cause = self.cause(simulation.system, state)
+        if cause is not None:
+            raise stopped(simulation, cause)
+
+    def accepts(self, simulation: app.Simulation) -> bool:
+        """Is the state that the simulation is in now a good one?"""
+        try:
+            return self.cause(simulation.system, simulation.context.getState(positions=True, energy=True)) is None
+        except openmm.OpenMMException:  # the potential refuses the coordinates or the box
+            return False
+
+    def cause(self, system: openmm.System, state: openmm.State) -> str | None:
+        """What is wrong with a state that has positions and energies; None for a good one."""
         energy = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
-        freedom = max(degrees_of_freedom(simulation.system), 1)
+        freedom = max(degrees_of_freedom(system), 1)
         temperature = 2 * state.getKineticEnergy() / (freedom * unit.MOLAR_GAS_CONSTANT_R) / unit.kelvin
         highest = self._temperature * max(self._ratio, 1 + 10 * math.sqrt(2 / freedom))
         if not np.isfinite(state.getPositions(asNumpy=True)._value).all():
-            raise stopped(simulation, "coordinates are not finite")
+            return "coordinates are not finite"
         if not math.isfinite(energy):
-            raise stopped(simulation, f"the potential energy is {energy}")
+            return f"the potential energy is {energy}"
         if not temperature <= highest:
-            raise stopped(simulation, f"the temperature is {temperature:.0f} K, set is {self._temperature:g} K, allowed {highest:.0f} K")
+            return f"the temperature is {temperature:.0f} K, set is {self._temperature:g} K, allowed {highest:.0f} K"
+        return None
 
 
 def degrees_of_freedom(system: openmm.System) -> int:
@@ -64,14 +79,20 @@ def degrees_of_freedom(system: openmm.System) -> int:
 
 
 def stopped(simulation: app.Simulation, cause: str) -> SimulationError:
-    """The error of a run that cannot go on."""
+    """The error of a run that cannot go on: an `ExplosionError` where the state is to blame."""
     step = simulation.currentStep
     time = simulation.context.getTime().value_in_unit(unit.picosecond)
-    cure = "use a smaller time step or a better trained potential"
-    return SimulationError(f"The simulation stopped at step {step} ({time:g} ps): {cause}; {cure}.")
+    cure = "" if "; use " in cause else "; use a smaller time step or a better trained potential"  # a potential's errors bring their own
+    message = f"The simulation stopped at step {step} ({time:g} ps): {cause}{cure}."
+    if re.search(r"\bnan\b|\binf\b|finite", cause, re.IGNORECASE):
+        return ExplosionError(message, "non-finite", time)
+    return ExplosionError(message, "exploded", time) if cause.startswith("the temperature") else SimulationError(message)
 
 
 def cause_of(error: Exception) -> str:
     """The telling line of an exception from OpenMM, which for a TorchScript failure comes after a long listing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].removeprefix("builtins.").removeprefix("RuntimeError: ").split("  For more")[0].rstrip(".;") if lines else repr(error)
+    if not lines:
+        return repr(error)
+    line = lines[-1].removeprefix("builtins.").removeprefix("RuntimeError: ").split("  For more")[0].rstrip(".;")
+    return re.sub(r"\d+\.\d{7,}", lambda number: f"{float(number[0]):.6g}", line)  # TorchScript writes 17 digits

@@ -92,10 +92,10 @@ def _vectors(boxes: np.ndarray | None, k: int) -> Any:
     return None if boxes is None else [Vec3(*map(float, row)) for row in boxes[k]] * unit.nanometer
 
 
-def open_log(path: Path, interval: int, append: bool) -> app.StateDataReporter:
-    """CSV with step, time (ps), energies (kJ/mol), temperature (K) and speed (ns/day)."""
+def open_log(path: Path, interval: int, append: bool, density: bool = False) -> app.StateDataReporter:
+    """CSV with step, time (ps), energies (kJ/mol), temperature (K), density (g/mL) if wanted, and speed (ns/day)."""
     columns = {"step": True, "time": True, "potentialEnergy": True, "kineticEnergy": True, "temperature": True, "speed": True}
-    return app.StateDataReporter(str(path), interval, append=append, **columns)
+    return app.StateDataReporter(str(path), interval, append=append, density=density, **columns)
 
 
 def cut_log(path: Path, last_step: int) -> None:

@@ -46,13 +46,18 @@ def save_checkpoint(
         "model": model_config.model_dump(mode="json"),
         "n_types": len(type_names),
         "scale": float(scale),
-        "state": {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()},
+        "state": {name: _single(tensor.detach().cpu()) for name, tensor in network.state_dict().items()},
         "type_names": list(type_names),
         "frames": frames_identity,
         "training": metadata,
     }
     with replacing(Path(path)) as fresh:
         torch.save(content, fresh)
+
+
+def _single(values: torch.Tensor) -> torch.Tensor:
+    """Single precision, in which potentials run, whatever the training used."""
+    return values.float() if values.is_floating_point() else values
 
 
 def load_checkpoint(path: Path) -> tuple[TensorNetEnergies, dict[str, Any]]:

@@ -6,15 +6,15 @@ Targets are for the network alone: the fixed pair prior is subtracted, because t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from openmm import unit
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from ..config import RunConfig
 from ..exceptions import FramesError, TrainingError
@@ -142,6 +142,10 @@ class Batch:
     forces : Tensor, shape (n_beads, 3), kJ/mol/nm, or None
     energies : Tensor, shape (n_beads,), kJ/mol, or None
         Targets, where there are some.
+    mapped, prior : Tensor, shape (n_beads, 3), kJ/mol/nm, or None
+        Mapped forces and forces of the prior, where targets are given.
+    force_weights, energy_weights : Tensor, shape (n_beads,), or None
+        Weights of the beads in the loss; equal where absent.
     """
 
     types: Tensor
@@ -153,11 +157,24 @@ class Batch:
     indices: Tensor
     forces: Tensor | None = None
     energies: Tensor | None = None
+    mapped: Tensor | None = None
+    prior: Tensor | None = None
+    force_weights: Tensor | None = None
+    energy_weights: Tensor | None = None
+
+    def to(self, target: torch.device | torch.dtype) -> Batch:
+        """Everything on another device, or its floating-point numbers in another type."""
+        moved = {name: value.to(target) for name, value in vars(self).items() if value is not None and _converts(value, target)}
+        return replace(self, **moved)
 
     @property
     def graph(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Arguments of `energies_and_forces` after the model."""
         return self.types, self.positions, self.first, self.second, self.shifts
+
+
+def _converts(values: Tensor, target: torch.device | torch.dtype) -> bool:
+    return isinstance(target, torch.device) or values.is_floating_point()
 
 
 @dataclass(frozen=True)
@@ -169,6 +186,8 @@ class Targets:
     forces : ndarray, shape (n_frames, n_beads, 3), kJ/mol/nm
     energies : ndarray, shape (n_frames, n_beads), kJ/mol, or None
         Per-bead energies centred by bead type; mapped all-atom frames have none.
+    force_weights, energy_weights : ndarray, shape (n_frames, n_beads), or None
+        Weights of the beads in the loss; equal where absent.
 
     Raises
     ------
@@ -178,6 +197,8 @@ class Targets:
 
     forces: np.ndarray
     energies: np.ndarray | None = None
+    force_weights: np.ndarray | None = None
+    energy_weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         _refuse_not_finite("target forces", self.forces)
@@ -231,12 +252,14 @@ class GraphDataset(Dataset):
     targets : Targets
         Of all frames of `graphs`.
     indices : ndarray of int
+    dtype : torch.dtype
+        Of the batches' floating-point numbers.
     """
 
-    def __init__(self, graphs: FrameGraphs, targets: Targets, indices: np.ndarray) -> None:
+    def __init__(self, graphs: FrameGraphs, targets: Targets, indices: np.ndarray, dtype: torch.dtype = torch.float32) -> None:
         if targets.forces.shape != graphs.prior_forces.shape:
             raise FramesError(f"Targets have shape {targets.forces.shape}, frames {graphs.prior_forces.shape}; run 'cgkd label' again.")
-        self.graphs, self.targets, self.indices = graphs, targets, np.asarray(indices)
+        self.graphs, self.targets, self.indices, self.dtype = graphs, targets, np.asarray(indices), dtype
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -247,43 +270,11 @@ class GraphDataset(Dataset):
     def collate(self, indices: list[int]) -> Batch:
         """Join frames into one graph with targets; for ``DataLoader(dataset, collate_fn=dataset.collate)``."""
         batch = self.graphs.batch(indices)
-        batch.forces = torch.from_numpy(self.targets.forces[indices].reshape(-1, 3)).float()
-        if self.targets.energies is not None:
-            batch.energies = torch.from_numpy(self.targets.energies[indices].reshape(-1)).float()
-        return batch
-
-
-class SeededShuffle(Sampler[int]):
-    """Random order that depends on the seed and the epoch only, so that resumed training sees what it would have seen.
-
-    Lightning calls `set_epoch` before every epoch.
-    """
-
-    def __init__(self, length: int, seed: int) -> None:
-        self._length, self._seed, self._epoch = length, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(np.random.default_rng((self._seed, self._epoch)).permutation(self._length).tolist())
-
-
-def resample_blocks(indices: np.ndarray, blocks: int, seed: int) -> np.ndarray:
-    """Block bootstrap: cut into contiguous blocks and draw as many with replacement, in time order.
-
-    Blocks, not frames, because neighbouring frames are correlated.
-
-    Raises
-    ------
-    TrainingError
-        If there are fewer frames than blocks.
-    """
-    if len(indices) < blocks:
-        raise TrainingError(f"teachers.blocks is {blocks}, but training has only {len(indices)} frames; use fewer blocks or more frames.")
-    parts = np.array_split(indices, blocks)
-    drawn = np.sort(np.random.default_rng(seed).integers(blocks, size=blocks))
-    return np.concatenate([parts[k] for k in drawn])
+        batch.forces = torch.from_numpy(self.targets.forces[indices].reshape(-1, 3))
+        batch.mapped = torch.from_numpy(self.graphs.frames.forces[indices].reshape(-1, 3))
+        batch.prior = torch.from_numpy(self.graphs.prior_forces[indices].reshape(-1, 3))
+        for name in ("energies", "force_weights", "energy_weights"):
+            values = getattr(self.targets, name)
+            if values is not None:
+                setattr(batch, name, torch.from_numpy(values[indices].reshape(-1)))
+        return batch.to(self.dtype)

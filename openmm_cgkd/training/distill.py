@@ -19,18 +19,30 @@ from ..run_folder import RunFolder, Stage
 from .checkpoint import load_checkpoint
 from .consistency import check_consistency
 from .data import FrameGraphs, Targets, load_frames, load_prior, mapped_targets, split_run, target_variances, write_prior
-from .fit import BEST, Task, fit
-from .label import load_labels, mapped_error, predict
+from .extra import join, without_forces
+from .fit import Task, fit
+from .keeper import BEST
+from .label import mapped_error
+from .labels import Labels, load_labels, refuse_stale
+from .mean_force import load_mean_force_test
+from .predict import predict
 
 logger = logging.getLogger(__name__)
 
 CONSISTENCY = "consistency.json"
 
 
-def train_student(run: RunConfig) -> Path:
+def train_student(run: RunConfig, round_: int = 0) -> Path:
     """Train the student, or go on training it.
 
-    Writes the best checkpoint, the metrics, and ``consistency.json`` with the force-energy check to `RunFolder.student`.
+    Writes the best checkpoint, the metrics, and ``consistency.json`` with the force-energy check to
+    `RunFolder.student_of_round`.
+
+    Parameters
+    ----------
+    run : RunConfig
+    round_ : int
+        On-policy round, whose labels and those of the rounds before it exist; 0: before the first one.
 
     Returns
     -------
@@ -40,9 +52,9 @@ def train_student(run: RunConfig) -> Path:
     Raises
     ------
     TrainingError
-        If the loss is not finite, a target does not vary, or forces are not the gradient of the energies.
+        If loss or gradient are not finite, memory runs out, a target does not vary, or forces are not the gradient of the energies.
     FramesError
-        If labels are missing or belong to other frames.
+        If labels are missing, belong to other frames, or are of other teachers than those in the run folder.
     BoxError
         If the cutoff exceeds half the smallest box height.
     """
@@ -52,46 +64,78 @@ def train_student(run: RunConfig) -> Path:
         frames = load_frames(run)
         check_cutoff(frames.box, model.cutoff)
         noisy = student.targets == "noisy"
-        if not noisy:
-            load_labels(folder.labels, frames)  # refuses labels of other frames before any work
+        sources = [] if noisy else _label_files(run, round_)
+        for path in sources:  # refuses labels of other frames or teachers before any work
+            refuse_stale(path, load_labels(path, frames).attributes, folder)
         prior = write_prior(run, frames) if noisy else load_prior(folder.prior)
         inputs = {
             "frames": frames.identity,
-            "labels": None if noisy else file_hash(folder.labels),
+            "labels": [file_hash(path) for path in sources],
             "prior": asdict(prior),
             "seed": run.seed,
             "split": run.split,
-            "student": student,
+            "student": student.model_dump(mode="json", exclude={"extra", "on_policy", "max_spread"}),  # those are in the labels
             "model": model,
         }
-        best, report = folder.student / BEST, folder.student / CONSISTENCY
-        stage = Stage(folder, "distill", inputs, [best, report])
-        if stage.finished:
-            return best
-        _train(run, model, frames, prior, stage.fingerprint)
-        stage.finish()
-    return best
+        output = folder.student_of_round(round_)
+        stage = Stage(folder, "distill" if round_ == 0 else f"distill-{round_:02d}", inputs, [output / BEST, output / CONSISTENCY])
+        if not stage.finished:
+            _train(run, output, model, frames, prior, sources, stage.fingerprint)
+            stage.finish()
+    return output / BEST
 
 
-def _targets(run: RunConfig, graphs: FrameGraphs) -> Targets:
-    if run.student.targets == "noisy":
-        return mapped_targets(graphs)
-    labels = load_labels(RunFolder(run).labels, graphs.frames)
-    if run.student.targets == "single":
-        return Targets(labels.single_forces, labels.single_energies)
-    return Targets(labels.forces, labels.energies)
+def _label_files(run: RunConfig, round_: int) -> list[Path]:
+    """Labels of the frames, then those of configurations beyond them."""
+    folder = RunFolder(run)
+    extra = [folder.extra_labels] if run.student.extra.trajectories or run.student.extra.perturbed else []
+    return [folder.labels, *extra, *(folder.on_policy(k) / "labels.h5" for k in range(1, round_ + 1))]
 
 
-def _train(run: RunConfig, model: ModelConfig, frames: Frames, prior: PriorParameters, fingerprint: str) -> None:
-    folder, student = RunFolder(run), run.student
-    split = split_run(run, frames)
-    graphs = FrameGraphs(frames, model.cutoff, prior)
-    targets = _targets(run, graphs)
+def _configurations(frames: Frames, labels: list[Labels]) -> Frames:
+    """The frames, followed by the labelled configurations beyond them."""
+    return join([frames, *(without_forces(part.positions, part.box, frames) for part in labels[1:])]) if len(labels) > 1 else frames
+
+
+def _label_targets(run: RunConfig, labels: list[Labels], training: np.ndarray) -> Targets:
+    """Targets, and weights where beads on which the teachers disagree shall count less."""
+    prefix = "single_" if run.student.targets == "single" else ""
+    names = (f"{prefix}forces", f"{prefix}energies", "force_spread", "energy_spread")
+    forces, energies, *spreads = (np.concatenate([getattr(part, name) for part in labels]) for name in names)
+    weights = [spread_weights(spread, training) for spread in spreads] if run.student.spread_weights else [None, None]
+    return Targets(forces, energies, *weights)
+
+
+def spread_weights(spread: np.ndarray, training: np.ndarray) -> np.ndarray:
+    """Weights 1 / (1 + s^2 / <s^2>) of beads, with mean 1; s is the teachers' spread and < > the mean over the training frames.
+
+    The inverse variance of a label whose error has a part common to all beads and a part given by the spread, both equal
+    where the spread is typical. Without the common part the few beads on which teachers agree by chance would dominate.
+
+    Parameters
+    ----------
+    spread : ndarray, shape (n_frames, n_beads)
+    training : ndarray of int
+    """
+    squares = spread.astype(float) ** 2
+    typical = squares[training].mean()
+    weights = 1 / (1 + squares / typical) if typical > 0 else np.ones_like(squares)
+    return weights / weights[training].mean()
+
+
+def _train(
+    run: RunConfig, output: Path, model: ModelConfig, frames: Frames, prior: PriorParameters, sources: list[Path], fingerprint: str
+) -> None:
+    student, split = run.student, split_run(run, frames)
+    labels = [load_labels(path, frames) for path in sources]
+    graphs = FrameGraphs(_configurations(frames, labels), model.cutoff, prior)
+    targets = _label_targets(run, labels, split.training) if labels else mapped_targets(graphs)
+    beyond = np.arange(len(frames), len(graphs))
     task = Task(
-        folder=folder.student,
+        folder=output,
         graphs=graphs,
         targets=targets,
-        training=split.training,
+        training=np.concatenate([split.training, beyond]),
         validation=split.validation,
         variances=target_variances(targets, split.training),
         model=model,
@@ -99,8 +143,13 @@ def _train(run: RunConfig, model: ModelConfig, frames: Frames, prior: PriorParam
         settings=student.training,
         seed=run.seed + run.teachers.count,  # not a teacher's seed: equal first weights would favour that teacher
         fingerprint=fingerprint,
-        metadata={"role": "student", "targets": student.targets},
+        identity=frames.identity,
+        metadata={"role": "student", "targets": student.targets, "configurations_beyond_frames": len(beyond)},
+        mean_forces=load_mean_force_test(run, frames, model.cutoff, prior),
+        tensorboard=run.tensorboard,
     )
+    if len(beyond):
+        logger.info("student: %d training frames and %d configurations beyond them", len(split.training), len(beyond))
     with progress("student", student.training.epochs) as meter:
         best = fit(task, meter.update)
         meter.update(student.training.epochs)

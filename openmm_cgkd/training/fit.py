@@ -1,16 +1,15 @@
-"""Train one network with Lightning: best checkpoint, exact resume, metrics, progress."""
+"""Train one network with Lightning, in this process or shared by several; the result does not depend on interruptions."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import logging
+import os
 import pickle
+import shutil
 import signal
-import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,22 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from ..config import LossWeights, ModelConfig, TrainingConfig
-from ..files import replacing, write_text
+from ..exceptions import ConfigError, TrainingError
 from ..potential.tensornet import build_tensornet
-from .checkpoint import save_checkpoint
-from .data import FrameGraphs, GraphDataset, SeededShuffle, Targets, Variances, thermal_energy
+from ..progress import log_to
+from .data import FrameGraphs, GraphDataset, Targets, Variances, thermal_energy
+from .keeper import BEST, LAST, METRICS, TENSORBOARD, Keeper
+from .mean_force import MeanForceTest
 from .module import Distillation
+from .processes import Report, free_port, run_together
+from .sampling import JointBatches
 
 logger = logging.getLogger(__name__)
-
-BEST, LAST, METRICS = "best.pt", "last.ckpt", "metrics.csv"
-Report = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,14 @@ class Task:
         Decides initial weights and the order of the frames.
     fingerprint : str
         Identity of the inputs; partial work of other inputs is discarded.
+    identity : str
+        `Frames.identity` of the all-atom frames, for the checkpoint.
     metadata : dict
         JSON-ready; goes into the checkpoint.
+    mean_forces : MeanForceTest, optional
+        A further measure, reported after every epoch.
+    tensorboard : bool
+        Also write the metrics for TensorBoard.
     """
 
     folder: Path
@@ -70,7 +77,10 @@ class Task:
     settings: TrainingConfig
     seed: int
     fingerprint: str
+    identity: str
     metadata: dict[str, Any]
+    mean_forces: MeanForceTest | None = None
+    tensorboard: bool = False
 
 
 def fit(task: Task, report: Report) -> Path:
@@ -90,51 +100,33 @@ def fit(task: Task, report: Report) -> Path:
     Raises
     ------
     TrainingError
-        If the loss is not finite or a target does not vary.
+        If there is nothing to train on or to validate with, memory runs out, loss or gradient are not finite, or a target does not vary.
+    ConfigError
+        If there are fewer GPUs than `devices`.
     """
-    last, best = task.folder / LAST, task.folder / BEST
+    for name in ("training", "validation"):
+        if len(getattr(task, name)) == 0:
+            raise TrainingError(f"The {name} part has no frames; give more frames, or change the shares and the gap in split.")
+    last, best, world = task.folder / LAST, task.folder / BEST, task.settings.devices
     task.folder.mkdir(parents=True, exist_ok=True)
     state = _partial_work(last, task.fingerprint)
     if state is None:
         for path in (last, best, task.folder / METRICS):
             path.unlink(missing_ok=True)
+        shutil.rmtree(task.folder / TENSORBOARD, ignore_errors=True)
     elif state["finished"] and best.exists():
         return best
     else:
         logger.info("%s: resuming after epoch %d", task.folder.name, state["epoch"] + 1)
-    frames = task.graphs.frames
-    scale = thermal_energy(frames)
-    with torch.random.fork_rng():
-        torch.manual_seed(task.seed)
-        network = build_tensornet(task.model, len(frames.beads.type_names), scale)
-    labels = task.targets.forces[task.validation] + task.graphs.prior_forces[task.validation]
-    module = Distillation(
-        network, task.weights, task.variances, float(np.var(labels, dtype=float)), task.settings, frames.beads.type_names, task.fingerprint
-    )
-    stopping = EarlyStopping("validation_loss", patience=task.settings.patience, check_finite=False)
-    with _quiet_lightning():
-        trainer = lightning.Trainer(
-            accelerator="cuda" if torch.cuda.is_available() else "cpu",
-            devices=1,
-            max_epochs=task.settings.epochs,
-            gradient_clip_val=task.settings.gradient_clip,
-            callbacks=[stopping, _Keeper(task, scale, report)],
-            default_root_dir=task.folder,
-            inference_mode=False,  # forces need gradients during validation too
-            num_sanity_val_steps=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        try:
-            trainer.fit(module, *_loaders(task), ckpt_path=last if state else None, weights_only=True)
-        except SystemExit as stop:
-            if not isinstance(stop.__context__, KeyboardInterrupt):
-                raise
-            # Lightning answers Ctrl-C with an exit and leaves it ignored; callers shall see the interrupt itself
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt from stop
+    if world == 1:
+        _optimise(task, state is not None, report)
+        return best
+    if len(task.training) < task.settings.batch_size:
+        raise TrainingError(f"{len(task.training)} training frames do not fill one batch of {task.settings.batch_size}; lower batch_size.")
+    if torch.cuda.is_available() and torch.cuda.device_count() < world:
+        raise ConfigError(f"training.devices is {world}, this machine has {torch.cuda.device_count()} GPUs; use at most as many.")
+    port = free_port()
+    run_together([(_optimise_share, (task, state is not None, rank, port)) for rank in range(world)], report)
     return best
 
 
@@ -150,75 +142,92 @@ def _partial_work(last: Path, fingerprint: str) -> dict[str, Any] | None:
     return state if state.get("fingerprint") == fingerprint else None
 
 
-def _loaders(task: Task) -> tuple[DataLoader, DataLoader]:
-    training = GraphDataset(task.graphs, task.targets, task.training)
-    validation = GraphDataset(task.graphs, task.targets, task.validation)
-    size = task.settings.batch_size
-    shuffle = SeededShuffle(len(training), task.seed)
+def _optimise_share(task: Task, resume: bool, rank: int, port: int, report: Report) -> None:
+    """One of several processes that share every batch; Lightning learns from the environment which one it is."""
+    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": str(rank)})
+    with log_to(task.folder / "train.log") if rank == 0 else contextlib.nullcontext():
+        _optimise(task, resume, report if rank == 0 else _silent, rank)
+
+
+def _silent(epochs: float, note: str) -> None:
+    """The report of all processes but the first."""
+
+
+def _optimise(task: Task, resume: bool, report: Report, rank: int = 0) -> None:
+    settings, world, frames = task.settings, task.settings.devices, task.graphs.frames
+    scale = thermal_energy(frames)
+    with torch.random.fork_rng():
+        torch.manual_seed(task.seed)
+        network = build_tensornet(task.model, len(frames.beads.type_names), scale)
+    arguments = (task.weights, task.variances, settings, frames.beads.type_names, task.fingerprint, task.mean_forces)
+    module = Distillation(network.to(_dtype(settings)), *arguments)
+    # it counts before the keeper saves its count
+    stopping = EarlyStopping("validation_loss", patience=settings.patience, check_finite=False, check_on_train_epoch_end=False)
+    with _quiet_lightning(), _precision(settings), _memory(task):
+        trainer = lightning.Trainer(
+            accelerator="cuda" if torch.cuda.is_available() else "cpu",
+            devices=world,
+            # forces fix no energy zero, so that weights without a gradient exist
+            strategy=DDPStrategy(find_unused_parameters=True) if world > 1 else "auto",
+            use_distributed_sampler=False,
+            max_epochs=settings.epochs,
+            callbacks=[stopping, Keeper(task, scale, report)],
+            default_root_dir=task.folder,
+            inference_mode=False,  # forces need gradients during validation too
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        try:
+            trainer.fit(module, *_loaders(task, rank), ckpt_path=task.folder / LAST if resume else None, weights_only=True)
+        except SystemExit as stop:
+            if not isinstance(stop.__context__, KeyboardInterrupt):
+                raise
+            # Lightning answers Ctrl-C with an exit and leaves it ignored; callers shall see the interrupt itself
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from stop
+
+
+def _loaders(task: Task, rank: int) -> tuple[DataLoader, DataLoader]:
+    """Batches of training, of which every process has its share, and of validation, which each does in full."""
+    settings = task.settings
+    training = GraphDataset(task.graphs, task.targets, task.training, _dtype(settings))
+    validation = GraphDataset(task.graphs, task.targets, task.validation, _dtype(settings))
+    batches = JointBatches(len(training), settings.batch_size, task.seed, rank, settings.devices)
     return (
-        DataLoader(training, size, sampler=shuffle, collate_fn=training.collate),
-        DataLoader(validation, size, collate_fn=validation.collate),
+        DataLoader(training, batch_sampler=batches, collate_fn=training.collate),
+        DataLoader(validation, max(1, settings.batch_size // settings.devices), collate_fn=validation.collate),
     )
 
 
-class _Keeper(Callback):
-    """After every epoch writes the metrics, the best network and the state to resume from."""
-
-    def __init__(self, task: Task, scale: float, report: Report) -> None:
-        self._task, self._scale, self._report = task, scale, report
-        self._rows: list[dict[str, float]] = []
-        self._best = float("inf")
-        self._note = ""
-        self._on_terminate = signal.getsignal(signal.SIGTERM)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self._rows, "best": self._best}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._rows, self._best = state["rows"], state["best"]
-
-    def on_train_start(self, trainer: lightning.Trainer, module: Distillation) -> None:
-        # Lightning swallows SIGTERM; the state of the last epoch is on disk, so ending at once is safe and is what was asked for
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._on_terminate)
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, module: Distillation, outputs: Any, batch: Any, index: int) -> None:
-        self._report(trainer.current_epoch + (index + 1) / trainer.num_training_batches, self._note)
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, module: Distillation) -> None:
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self._rows.append({"epoch": trainer.current_epoch + 1, "learning_rate": rate, **module.metrics})
-        text = io.StringIO(newline="")
-        table = csv.DictWriter(text, list(self._rows[0]))
-        table.writeheader()
-        table.writerows(self._rows)
-        write_text(self._task.folder / METRICS, text.getvalue())
-        self._note = f"force loss {module.metrics['force_ratio']:.3f} of label variance"
-        logger.info("%s: epoch %d, %s", self._task.folder.name, trainer.current_epoch + 1, _figures(module.metrics))
-        if module.metrics["validation_loss"] < self._best:
-            self._best = module.metrics["validation_loss"]
-            self._save_best(module)
-        with replacing(self._task.folder / LAST) as fresh:
-            trainer.save_checkpoint(fresh)
-
-    def _save_best(self, module: Distillation) -> None:
-        task, frames = self._task, self._task.graphs.frames
-        facts = {
-            **task.metadata,
-            "weights": task.weights.model_dump(mode="json"),
-            "settings": task.settings.model_dump(mode="json"),
-            "variances": vars(task.variances),
-            "seed": task.seed,
-            "best": self._rows[-1],
-        }
-        save_checkpoint(task.folder / BEST, module.network, task.model, self._scale, frames.identity, frames.beads.type_names, facts)
+def _dtype(settings: TrainingConfig) -> torch.dtype:
+    return torch.float64 if settings.precision == "float64" else torch.float32
 
 
-def _figures(metrics: dict[str, float]) -> str:
-    return (
-        f"loss {metrics['training_loss']:.4g} (validation {metrics['validation_loss']:.4g}), "
-        f"force RMSE {metrics['force_rmse']:.1f} kJ/mol/nm, {metrics['force_ratio']:.4f} of label variance"
-    )
+@contextlib.contextmanager
+def _precision(settings: TrainingConfig) -> Iterator[None]:
+    """Let matrix products on a GPU round to TF32 if that is asked for, and only then."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = settings.precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def _memory(task: Task) -> Iterator[None]:
+    """Say what to do when memory runs out."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError on a GPU is a RuntimeError
+        if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)):
+            raise
+        size, n_beads = task.settings.batch_size, task.graphs.frames.beads.n_beads
+        cure = f"try batch_size {size // 2}" if size > 1 else "use fewer channels, fewer layers or a smaller cutoff"
+        raise TrainingError(f"Training ran out of memory with batch_size {size} and {n_beads} beads in a frame; {cure}.") from error
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The optimisation of one network, teacher or student: loss, metrics, optimiser."""
+"""The optimisation of one network, teacher or student: loss, averaged weights, optimiser, metrics."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..config import LossWeights, TrainingConfig
 from ..exceptions import TrainingError
 from ..potential.model import energies_and_forces
 from ..potential.tensornet import TensorNetEnergies
 from .data import Batch, Variances
+from .mean_force import MeanForceTest
+from .metrics import Errors
+from .predict import predict
 
-_WARM_UP = 0.05  # share of all steps with a rising learning rate
+_PLATEAU_FACTOR = 0.5  # of the learning rate, after half the patience without improvement
 
 
 def distillation_loss(energies: Tensor, forces: Tensor, batch: Batch, weights: LossWeights, variances: Variances) -> Tensor:
     """L = w_F MSE(F) / var(F) + w_E MSE(E/n) / var(E/n) + w_e MSE(e_i) / var(e_i).
 
     Targets are centred per-bead energies and their sums; the network is free to choose its zero, so it learns theirs.
+    Where the batch has weights of beads, the force and the per-bead term are means with these weights.
 
     Parameters
     ----------
@@ -33,14 +38,34 @@ def distillation_loss(energies: Tensor, forces: Tensor, batch: Batch, weights: L
     weights : LossWeights
     variances : Variances
     """
-    loss = weights.force / variances.force * torch.mean((forces - batch.forces) ** 2) if weights.force else forces.new_zeros(())
+    loss = forces.new_zeros(())
+    if weights.force:
+        squares = ((forces - batch.forces) ** 2).mean(dim=1)
+        loss = loss + weights.force / variances.force * _mean(squares, batch.force_weights)
     if weights.bead_energy:
-        loss = loss + weights.bead_energy / variances.bead_energy * torch.mean((energies - batch.energies) ** 2)
+        loss = loss + weights.bead_energy / variances.bead_energy * _mean((energies - batch.energies) ** 2, batch.energy_weights)
     if weights.energy:
         n_frames = len(batch.indices)
         totals = energies.new_zeros(n_frames).index_add(0, batch.frame, energies - batch.energies)
         loss = loss + weights.energy / variances.energy * torch.mean((totals * n_frames / len(energies)) ** 2)
     return loss
+
+
+def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    return torch.mean(values if weights is None else values * weights)
+
+
+def average(network: TensorNetEnergies, decay: float) -> AveragedModel:
+    """Exponential moving average of a network's weights, not itself trained.
+
+    The decay grows with the number n of steps, min(decay, (1 + n) / (10 + n)), so that the average never reaches back
+    further than about the last ninth of the training so far.
+    """
+
+    def update(averaged: list[Tensor], current: list[Tensor], n: Tensor) -> None:
+        get_ema_multi_avg_fn(min(decay, (1 + int(n)) / (10 + int(n))))(averaged, current, n)
+
+    return AveragedModel(network, multi_avg_fn=update).requires_grad_(False)
 
 
 class Distillation(lightning.LightningModule):
@@ -52,22 +77,25 @@ class Distillation(lightning.LightningModule):
     weights : LossWeights
     variances : Variances
         Of the targets over the training frames.
-    label_variance : float, (kJ/mol/nm)^2
-        Variance of the validation frames' force labels with the prior: the yardstick of the reported ratio.
     settings : TrainingConfig
     type_names : tuple of str
     fingerprint : str
         Identity of the inputs, kept in Lightning's checkpoints.
+    mean_forces : MeanForceTest, optional
+        A further measure of the network, after every epoch.
 
     Attributes
     ----------
+    averaged : AveragedModel
+        Moving average of the network's weights: it is validated, and it is the result.
     metrics : dict of str to float
-        Of the last validated epoch: losses; force RMSE and MAE in kJ/mol/nm, overall and per bead type; `force_ratio`.
+        Of the last validated epoch: losses, errors against mapped forces (``noisy_*``), targets (``label_*``, ``energy_*``)
+        and mean forces, overall and per bead type, in kJ/mol/nm and kJ/mol.
 
     Raises
     ------
     TrainingError
-        If a weighted target is missing or does not vary, or, while training, if the loss is not finite.
+        If a weighted target is missing or does not vary, or, while training, if loss or gradient are not finite.
     """
 
     def __init__(
@@ -75,10 +103,10 @@ class Distillation(lightning.LightningModule):
         network: TensorNetEnergies,
         weights: LossWeights,
         variances: Variances,
-        label_variance: float,
         settings: TrainingConfig,
         type_names: tuple[str, ...],
         fingerprint: str,
+        mean_forces: MeanForceTest | None = None,
     ) -> None:
         super().__init__()
         for name in ("force", "energy", "bead_energy"):
@@ -88,71 +116,113 @@ class Distillation(lightning.LightningModule):
                     f"The {name} targets have variance {variance:g} over training; set weights.{name} to 0 or give varied frames."
                 )
         self.network, self.weights, self.variances = network, weights, variances
-        self.label_variance, self.settings, self.type_names, self.fingerprint = label_variance, settings, type_names, fingerprint
+        self.settings, self.type_names, self.fingerprint, self.mean_forces = settings, type_names, fingerprint, mean_forces
+        self.averaged = average(network, settings.ema_decay)
         self.metrics: dict[str, float] = {}
+        self._plateau = {"lowest": math.inf, "since": 0, "factor": 1.0}
+
+    # --- optimiser ----------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> dict[str, Any]:
         settings = self.settings
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
-        warm_up = max(1, round(_WARM_UP * steps))
+        warm_up = max(1, round(settings.warm_up * steps))
 
         def factor(step: int) -> float:
             if step < warm_up:
                 return (step + 1) / warm_up
+            if settings.schedule == "plateau":
+                return self._plateau["factor"]
             return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm_up) / max(1, steps - warm_up))))
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss and forces of a batch."""
-        energies, forces = energies_and_forces(self.network, *batch.graph, create_graph=self.training)
+    def _step_plateau(self, loss: float) -> None:
+        """Lower the learning rate after half the patience without improvement; the early stop comes after all of it."""
+        state = self._plateau
+        if loss < state["lowest"]:
+            state.update(lowest=loss, since=0)
+            return
+        state["since"] += 1
+        if state["since"] >= max(1, self.settings.patience // 2):
+            state.update(since=0, factor=state["factor"] * _PLATEAU_FACTOR)
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_clip)
+        if not torch.isfinite(norm):  # Adam would make every weight NaN
+            raise self._not_finite(f"gradient is {norm:g}", f"one of the frames {self._batch_frames}")
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.averaged.update_parameters(self.network)
+
+    # --- loss ---------------------------------------------------------------------------------------------------------
+
+    def _evaluate(self, network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, energies and forces of a batch."""
+        energies, forces = energies_and_forces(network, *batch.graph, create_graph=self.training)
         loss = distillation_loss(energies, forces, batch, self.weights, self.variances)
         if not torch.isfinite(loss):
-            bad = ~(torch.isfinite(forces).all(dim=1) & torch.isfinite(energies))
-            frame = batch.indices[batch.frame[torch.argmax(bad.int())]]
-            raise TrainingError(
-                f"The loss is {loss:g} at frame {frame} in epoch {self.current_epoch + 1}; lower the learning_rate or remove it."
-            )
-        return loss, forces
+            sizes = (forces.detach() ** 2).sum(dim=1) + energies.detach() ** 2
+            worst = torch.where(torch.isfinite(sizes), sizes, math.inf).argmax()
+            raise self._not_finite(f"loss is {loss:g}", f"frame {int(batch.indices[batch.frame[worst]])}")
+        return loss, energies, forces
+
+    def _not_finite(self, what: str, where: str) -> TrainingError:
+        return TrainingError(
+            f"The {what} at {where} in epoch {self.current_epoch + 1}; lower the learning_rate or remove the frame. "
+            "The checkpoint of the epoch before is kept."
+        )
 
     def on_train_epoch_start(self) -> None:
-        self._training_sum, self._training_frames = 0.0, 0
+        self._training_sums = torch.zeros(2, dtype=torch.float64)  # loss times frames, frames
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        loss, _ = self._evaluate(batch)
-        self._training_sum += loss.item() * len(batch.indices)
-        self._training_frames += len(batch.indices)
+        self._batch_frames = batch.indices.tolist()
+        loss, *_ = self._evaluate(self.network, batch)
+        self._training_sums += torch.tensor([loss.item(), 1.0]) * len(batch.indices)
         return loss
 
+    # --- validation, of the averaged weights --------------------------------------------------------------------------
+
     def on_validation_epoch_start(self) -> None:
-        self._validation_sum, self._validation_frames = 0.0, 0
-        self._sums = torch.zeros(3, len(self.type_names), dtype=torch.float64)  # squares, absolute values, counts per bead type
+        self._validation_sums = torch.zeros(2, dtype=torch.float64)
+        self._errors = {name: Errors(name, self.type_names) for name in ("noisy", "label", "energy")}
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        loss, forces = self._evaluate(batch)
-        self._validation_sum += loss.item() * len(batch.indices)
-        self._validation_frames += len(batch.indices)
-        error = (forces.detach() - batch.forces).double().cpu()
-        per_bead = torch.stack([(error**2).sum(1), error.abs().sum(1), torch.full_like(error[:, 0], 3.0)])
-        self._sums.index_add_(1, batch.types.cpu(), per_bead)
+        loss, energies, forces = self._evaluate(self.averaged.module, batch)
+        self._validation_sums += torch.tensor([loss.item(), 1.0]) * len(batch.indices)
+        self._errors["noisy"].add(forces + batch.prior, batch.mapped, batch.types)
+        self._errors["label"].add(forces, batch.forces, batch.types)
+        if batch.energies is not None:
+            self._errors["energy"].add(energies[:, None], batch.energies[:, None], batch.types)
+        else:
+            self._errors.pop("energy", None)
 
     def on_validation_epoch_end(self) -> None:
-        squares, absolutes, counts = self._sums
-        mse = (squares.sum() / counts.sum()).item()
-        self.metrics = {
-            "training_loss": self._training_sum / self._training_frames,
-            "validation_loss": self._validation_sum / self._validation_frames,
-            "force_rmse": math.sqrt(mse),
-            "force_mae": (absolutes.sum() / counts.sum()).item(),
-            "force_ratio": mse / self.label_variance,
+        strategy = self.trainer.strategy
+        training = strategy.reduce(self._training_sums.to(self.device), reduce_op="sum").tolist()
+        metrics = {
+            "training_loss": training[0] / training[1],
+            "validation_loss": (self._validation_sums[0] / self._validation_sums[1]).item(),
         }
-        for k, name in enumerate(self.type_names):
-            self.metrics[f"force_rmse_{name}"] = (squares[k] / counts[k]).sqrt().item()
-            self.metrics[f"force_mae_{name}"] = (absolutes[k] / counts[k]).item()
+        for errors in self._errors.values():
+            metrics |= errors.results()
+        if self.mean_forces is not None:
+            test = self.mean_forces.graphs
+            metrics |= self.mean_forces.errors(predict(self.averaged.module, test, range(len(test)))[0])
+        # one process decides for all: rounding on a GPU may differ between them
+        self.metrics = strategy.broadcast(metrics)
+        self._step_plateau(self.metrics["validation_loss"])
         self.log("validation_loss", torch.tensor(self.metrics["validation_loss"], dtype=torch.float64))
+
+    # --- checkpoints --------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["fingerprint"] = self.fingerprint
+        checkpoint["plateau"] = dict(self._plateau)
         checkpoint["finished"] = bool(self.trainer.should_stop or self.current_epoch + 1 >= self.trainer.max_epochs)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._plateau.update(checkpoint["plateau"])

@@ -1,32 +1,29 @@
 """Stage 2: the ensemble of force-matching teachers.
 
-Members differ by seed and by resampled training blocks, and train side by side in processes of their own. The
-processes are spawned, so a Python script that calls `train_teachers` needs the ``if __name__ == "__main__":`` guard.
+Members differ by seed and by resampled training blocks, and train side by side; see `execution` for what that asks of
+a script.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import multiprocessing
-import os
-import queue
-import threading
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..config import LossWeights, RunConfig
-from ..exceptions import CGKDError, TrainingError
+from ..execution import map_tasks
 from ..frames import Frames
 from ..potential.neighbors import check_cutoff
 from ..progress import log_to, progress
 from ..run_folder import RunFolder, Stage
-from .data import FrameGraphs, load_frames, load_prior, mapped_targets, resample_blocks, split_run, target_variances, write_prior
-from .fit import BEST, Report, Task, fit
+from .data import FrameGraphs, load_frames, load_prior, mapped_targets, split_run, target_variances, write_prior
+from .fit import Task, fit
+from .keeper import BEST
+from .mean_force import load_mean_force_test
+from .processes import Report, cores
+from .sampling import resample_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +42,10 @@ def train_teachers(run: RunConfig) -> list[Path]:
 
     Raises
     ------
+    ExecutionError
+        If a member fails again and again; the others are finished first and kept.
     TrainingError
-        If a member fails twice; the others are finished first and kept.
+        If there are fewer training frames than blocks.
     BoxError
         If the cutoff exceeds half the smallest box height.
     FramesError
@@ -67,9 +66,8 @@ def train_teachers(run: RunConfig) -> list[Path]:
             "teachers: %d members, %d training, %d validation and %d test frames of %d beads",
             len(best), len(split.training), len(split.validation), len(split.test), frames.beads.n_beads,
         )  # fmt: skip
-        write_prior(run, frames)
-        members = [Stage(folder, f"teacher-{k:02d}", {**inputs, "member": k}, [best[k]]) for k in range(len(best))]
-        _train_side_by_side(run, members)
+        load_mean_force_test(run, frames, run.model.cutoff, write_prior(run, frames))  # logs the noise floor
+        _train_members(run, [Stage(folder, f"teacher-{k:02d}", {**inputs, "member": k}, [best[k]]) for k in range(len(best))])
         stage.finish()
     return best
 
@@ -92,7 +90,8 @@ def train_member(run: RunConfig, k: int, fingerprint: str, report: Report) -> Pa
     folder = RunFolder(run)
     frames = load_frames(run)
     split = split_run(run, frames)
-    graphs = FrameGraphs(frames, run.model.cutoff, load_prior(folder.prior))
+    prior = load_prior(folder.prior)
+    graphs = FrameGraphs(frames, run.model.cutoff, prior)
     targets = mapped_targets(graphs)
     seed = run.seed + k
     task = Task(
@@ -107,103 +106,49 @@ def train_member(run: RunConfig, k: int, fingerprint: str, report: Report) -> Pa
         settings=run.teachers.training,
         seed=seed,
         fingerprint=fingerprint,
+        identity=frames.identity,
         metadata={"role": "teacher", "member": k, "targets": "noisy", "blocks": run.teachers.blocks},
+        mean_forces=load_mean_force_test(run, frames, run.model.cutoff, prior),
+        tensorboard=run.tensorboard,
     )
     return fit(task, report)
 
 
-# --- member processes -------------------------------------------------------------------------------------------------
-
-_reports: Any = None
-
-
-def _start_worker(reports: Any, lifeline: Connection, threads: int) -> None:
-    global _reports
-    _reports = reports
-    torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
-
-
-def _end_with_parent(lifeline: Connection) -> None:
-    """End when the parent closes its side, by intent or by its death; safe at any moment, every epoch is on disk."""
-    with contextlib.suppress(EOFError, OSError):
-        lifeline.recv()
-    os._exit(1)
-
-
-def _work(run: RunConfig, k: int, fingerprint: str) -> None:
-    def report(epochs: float, note: str) -> None:
-        _reports.put((k, epochs, note))
-
+def _train_and_log(run: RunConfig, k: int, fingerprint: str, report: Report) -> None:
+    """`train_member` in a process of its own, whose log goes to the member's folder."""
+    torch.set_num_threads(_threads(run))
     with log_to(RunFolder(run).teacher(k) / "train.log"):
-        try:
-            train_member(run, k, fingerprint, report)
-        except CGKDError:
-            raise
-        except Exception as error:
-            logger.exception("member %d failed", k)
-            raise TrainingError(f"{type(error).__name__}: {error}") from error  # some library errors do not survive pickling
+        train_member(run, k, fingerprint, report)
 
 
-def _train_side_by_side(run: RunConfig, members: list[Stage]) -> None:
-    """Train every unfinished member; one that fails is tried a second time."""
-    count, epochs = len(members), run.teachers.training.epochs
-    done = {k: float(epochs) for k in range(count) if members[k].finished}
+def _at_once(run: RunConfig) -> int | None:
+    """Members that train at a time on this machine; None leaves it to Parsl."""
+    if run.workers or run.execution.backend == "parsl":
+        return run.workers
+    # one network at a time fills a GPU's queue; CPU members are independent jobs
+    return 1 if torch.cuda.is_available() else max(1, cores() // run.teachers.training.devices)
+
+
+def _threads(run: RunConfig) -> int:
+    """Threads of each member; independent of which members are finished, because rounding depends on threads."""
+    at_once = len(run.execution.accelerators) or _at_once(run) or cores()
+    return max(1, cores() // min(at_once, run.teachers.count))
+
+
+def _train_members(run: RunConfig, members: list[Stage]) -> None:
+    """Train every member that is not finished; one that fails is tried again, the others go on."""
+    count, epochs = len(members), float(run.teachers.training.epochs)
+    names = [f"teacher-{k:02d}" for k in range(count)]
+    done = {names[k]: epochs if members[k].finished else 0.0 for k in range(count)}
+    tasks = {names[k]: (run, k, members[k].fingerprint) for k in range(count) if done[names[k]] == 0}
     with progress("teachers", count * epochs, sum(done.values())) as meter:
-        failed: dict[int, BaseException] = {}
-        for attempt in (1, 2):
-            pending = [k for k in range(count) if k not in done or k in failed]
-            failed = _round(run, members, pending, done, meter)
-            for k, error in failed.items():
-                logger.warning("teacher %d failed%s: %s", k, ", trying again" if attempt == 1 else " again", error)
-            if not failed:
-                return
-    k, error = next(iter(failed.items()))
-    raise TrainingError(
-        f"{len(failed)} of {count} teachers failed twice, the first is number {k} ({str(error).rstrip('.')}); "
-        f"see {RunFolder(run).teacher(k) / 'train.log'}, then run again: finished teachers are kept."
-    )
 
+        def report(name: str, epochs: float, note: str) -> None:
+            done[name] = epochs
+            meter.update(sum(done.values()), note)
 
-def _round(run: RunConfig, members: list[Stage], pending: list[int], done: dict[int, float], meter: Any) -> dict[int, BaseException]:
-    """Train the pending members and return the errors of those that failed."""
-    context = multiprocessing.get_context("spawn")
-    cores = os.cpu_count() or 1
-    # one network at a time fills a GPU's queue; CPU members are independent single-core jobs
-    workers = min(run.workers or (1 if torch.cuda.is_available() else cores), max(1, len(pending)))
-    reports = context.Queue()
-    far, lifeline = context.Pipe(duplex=False)
-    failed: dict[int, BaseException] = {}
-    threads = 1 if workers > 1 else cores
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(reports, far, threads)) as pool:
-        futures: dict[Future, int] = {pool.submit(_work, run, k, members[k].fingerprint): k for k in pending}
-        waiting = set(futures)
-        try:
-            while waiting:
-                finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-                _drain(reports, done, meter)
-                for future in finished:
-                    k = futures[future]
-                    if (error := future.exception()) is not None:
-                        failed[k] = error
-                        continue
-                    members[k].finish()
-                    done[k] = float(run.teachers.training.epochs)
-                    meter.update(sum(done.values()))
-        except BaseException:
-            lifeline.close()  # members end now instead of finishing a run that nobody waits for
-            raise
-    lifeline.close()
-    return failed
+        def finished(name: str, _: None) -> None:
+            members[names.index(name)].finish()
+            report(name, epochs, "")
 
-
-def _drain(reports: Any, done: dict[int, float], meter: Any) -> None:
-    note = ""
-    while True:
-        try:
-            k, epochs, note = reports.get_nowait()
-        except queue.Empty:
-            break
-        done[k] = epochs
-    if done:
-        meter.update(sum(done.values()), note)
+        map_tasks(_train_and_log, tasks, run.execution, RunFolder(run).tasks("teach"), _at_once(run), finished, report)

@@ -1,0 +1,105 @@
+"""The HDF5 file of labels: what the teachers say about every configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ..exceptions import FramesError
+from ..files import file_hash
+from ..frames import Frames
+from ..run_folder import RunFolder
+
+FORMAT = "openmm_cgkd labels"
+VERSION = 1
+UNITS = {
+    "forces": "kJ/mol/nm",
+    "energies": "kJ/mol",
+    "force_spread": "kJ/mol/nm",
+    "energy_spread": "kJ/mol",
+    "single_forces": "kJ/mol/nm",
+    "single_energies": "kJ/mol",
+}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Teachers' forces and energies of every configuration, without the prior.
+
+    Attributes
+    ----------
+    forces : ndarray, shape (n_frames, n_beads, 3), kJ/mol/nm
+        Mean over the teachers.
+    energies : ndarray, shape (n_frames, n_beads), kJ/mol
+        Mean over the teachers of centred per-bead energies.
+    force_spread : ndarray, shape (n_frames, n_beads), kJ/mol/nm
+        Standard deviation over the teachers, RMS over x, y, z.
+    energy_spread : ndarray, shape (n_frames, n_beads), kJ/mol
+    single_forces, single_energies : ndarray
+        Of the first teacher alone.
+    attributes : dict
+        Identities of frames, teachers and prior, energy offsets, quality figures.
+    positions : ndarray, shape (n_frames, n_beads, 3), nm, or None
+    box : ndarray, shape (n_frames, 3, 3), nm, or None
+        Of configurations beyond the all-atom frames; those are in a file of their own.
+    """
+
+    forces: np.ndarray
+    energies: np.ndarray
+    force_spread: np.ndarray
+    energy_spread: np.ndarray
+    single_forces: np.ndarray
+    single_energies: np.ndarray
+    attributes: dict[str, Any]
+    positions: np.ndarray | None = None
+    box: np.ndarray | None = None
+
+
+def load_labels(path: Path, frames: Frames) -> Labels:
+    """Read the labels of the given frames, or of configurations labelled by teachers of the given frames.
+
+    Raises
+    ------
+    FramesError
+        If the file is missing or foreign, or belongs to other frames.
+    """
+    with open_labels(path, frames) as file:
+        extra = {name: file[name][:] for name in ("positions", "box") if name in file}
+        return Labels(**{name: file[name][:] for name in UNITS}, attributes=dict(file.attrs), **extra)
+
+
+@contextmanager
+def open_labels(path: Path, frames: Frames) -> Iterator[h5py.File]:
+    """Open a file of labels to read parts of it; errors as `load_labels`."""
+    path = Path(path)
+    if not path.exists():
+        raise FramesError(f"{path}: no such file; make labels with 'cgkd label'.")
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
+                raise FramesError(f"{path}: is not a file of labels that this version reads; make labels with 'cgkd label'.")
+            if file.attrs["frames"] != frames.identity:
+                raise FramesError(f"{path}: labels other frames than the ones given; run 'cgkd label' again.")
+            yield file
+    except (OSError, KeyError) as error:
+        raise FramesError(f"{path}: is not an HDF5 file of labels, or is damaged; make labels with 'cgkd label'.") from error
+
+
+def refuse_stale(path: Path, attributes: dict[str, Any], folder: RunFolder) -> None:
+    """Refuse labels of teachers or of a prior that the run has replaced since; where teachers are gone, labels stand alone.
+
+    Raises
+    ------
+    FramesError
+    """
+    checkpoints = [folder.teacher(k) / "best.pt" for k in range(folder.config.teachers.count)]
+    if all(checkpoint.exists() for checkpoint in checkpoints) and list(attributes["teachers"]) != [file_hash(c) for c in checkpoints]:
+        raise FramesError(f"{path}: made by other teachers than those of this run; run 'cgkd label' again.")
+    if folder.prior.exists() and attributes.get("prior") != file_hash(folder.prior):
+        raise FramesError(f"{path}: made with another pair prior than that of this run; run 'cgkd label' again.")

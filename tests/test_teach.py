@@ -1,0 +1,75 @@
+"""The stage of the teachers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from training_cases import make_frames, make_run
+
+from openmm_cgkd.exceptions import BoxError, ExecutionError, FramesError, TrainingError
+from openmm_cgkd.run_folder import RunFolder
+from openmm_cgkd.training.checkpoint import load_checkpoint
+from openmm_cgkd.training.data import load_prior
+from openmm_cgkd.training.keeper import BEST
+from openmm_cgkd.training.processes import cores
+from openmm_cgkd.training.teach import _at_once, _threads, train_teachers
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return make_frames(20, 12, noise=1.0)[0]
+
+
+def test_teachers_differ_and_are_trained_once(tmp_path, frames):
+    """Member 1 cannot write its folder at first; the obstacle goes away before the second call."""
+    run = make_run(tmp_path, frames, execution={"retries": 0})
+    folder = RunFolder(run)
+    obstacle = folder.teacher(1)
+    obstacle.parent.mkdir(parents=True)
+    obstacle.write_text("in the way")
+    with pytest.raises(ExecutionError, match="1 of 2 tasks failed 1 times, the first is teacher-01"):
+        train_teachers(run)
+    trained = (folder.teacher(0) / BEST).stat().st_mtime_ns
+    obstacle.unlink()
+    best = train_teachers(run)
+    assert best[0].stat().st_mtime_ns == trained
+    one, other = (load_checkpoint(path) for path in best)
+    assert one[1]["training"]["seed"] != other[1]["training"]["seed"]
+    assert not torch.equal(one[0].linear.weight, other[0].linear.weight)
+    assert len(load_prior(folder.prior).contact) == 2
+    assert "epoch 1" in (folder.teacher(0) / "train.log").read_text()
+
+    times = [path.stat().st_mtime_ns for path in best]
+    assert train_teachers(run) == best  # finished: nothing is touched
+    assert [path.stat().st_mtime_ns for path in best] == times
+    assert "finished before" in folder.log("teach").read_text()
+
+
+def test_threads_do_not_depend_on_what_is_left(tmp_path, frames):
+    for workers, count in ((1, 4), (2, 2), (4, 1)):
+        run = make_run(tmp_path, frames, workers=workers, teachers={"count": count})
+        assert _at_once(run) == workers
+        assert _threads(run) == max(1, cores() // min(workers, count))
+    assert _at_once(make_run(tmp_path, frames, execution={"backend": "parsl"}, workers=None)) is None
+
+
+def test_bad_input_stops_before_any_work(tmp_path, frames):
+    wide = make_run(tmp_path, frames, model={"channels": 8, "cutoff": "1.2 nm"})
+    with pytest.raises(BoxError, match=r"cutoff of 1\.2 nm"):
+        train_teachers(wide)
+    with pytest.raises(TrainingError, match=r"teachers\.blocks is 17"):
+        train_teachers(make_run(tmp_path, frames, teachers={"count": 1, "blocks": 17}))
+    with pytest.raises(FramesError, match="cannot be split"):
+        train_teachers(make_run(tmp_path, frames, split={"validation": 0.01, "gap": "0 ps"}))
+    (tmp_path / "frames.h5").unlink()
+    with pytest.raises(FramesError, match="no such file"):
+        train_teachers(wide)
+    assert not RunFolder(wide).teacher(0).exists()
+
+
+def test_cutoff_is_checked_against_the_box_of_every_frame(tmp_path, frames):
+    boxes = frames.box.copy()
+    boxes[13] *= 0.9  # half of it is 0.855 nm, the cutoff 0.9 nm
+    shrunk = type(frames)(frames.positions, frames.forces, boxes, frames.time, frames.step, frames.beads, frames.attributes)
+    with pytest.raises(BoxError, match=r"cutoff of 0\.9 nm is above half the smallest box height of 1\.71"):
+        train_teachers(make_run(tmp_path, shrunk))
