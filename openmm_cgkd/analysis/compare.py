@@ -195,6 +195,7 @@ def _log_table(result: Result, mean: dict[str, float]) -> None:
         numbers = ("-".join(types), error.mean_absolute, se.mean_absolute, error.rmse, floor.mean_absolute)
         logger.info("%-12s RDF error %.3f +- %.3f, rmse %.3f, all-atom halves %.3f", *numbers)
     logger.info("mean of %d pairs: RDF error %.3f, all-atom halves %.3f", len(pairs), mean["mean_absolute_error"], mean["all_atom_halves"])
+    _warn_of_aggregation(result)
 
 
 def _log_scores(comparison: Comparison) -> None:
@@ -202,5 +203,12 @@ def _log_scores(comparison: Comparison) -> None:
         values = result.scores
         shown = ", ".join(f"{name} {values[name]:.3f}" for name in values if not name.endswith(("_se", "_halves")))
         logger.info("%-12s overlap with all-atom: %s (all-atom halves %.3f)", result.label, shown, values["combined_halves"])
-        if result.aggregation["first_frame"] is not None:
-            logger.warning("%-12s aggregates from frame %d on", result.label, result.aggregation["first_frame"])
+        _warn_of_aggregation(result)
+
+
+def _warn_of_aggregation(result: Result) -> None:
+    first, share = result.aggregation["first_frame"], result.aggregation["share_of_frames"]
+    if first is not None:
+        logger.warning(
+            "%s aggregates from frame %d on: %.0f %% of its frames show what all-atom never does", result.label, first, 100 * share
+        )

@@ -127,7 +127,7 @@ class Neighbors:
     def _rows_of_kinds(self) -> dict[int, np.ndarray]:
         order = np.argsort(self.triples.kinds, kind="stable")
         kinds, starts = np.unique(self.triples.kinds[order], return_index=True)
-        return dict(zip(kinds.tolist(), np.split(order, starts[1:]), strict=True))
+        return dict(zip(kinds.tolist(), np.split(order, starts[1:])[: len(kinds)], strict=True))  # no kinds: one empty part
 
     def rows_of_kind(self, types: tuple) -> np.ndarray:
         """Rows of `triples` whose first end, apex and second end are of these types."""

@@ -16,6 +16,7 @@ from .structure import KINDS
 
 _DASH = "\u2013"  # as chemists write pairs
 _MAPS, _MODELS = 4, 4  # rows and models in the picture of maps
+_LEGEND = {"CG": "coarse-grained"}  # the label of a run in its own comparison, written out
 _NAMES = {"rdf": "RDF", "adf": "ADF", "cdf": "CDF", "coordination": "coordination", "combined": "combined"}
 
 
@@ -114,7 +115,9 @@ def cdf_picture(comparison: Comparison, title: str) -> Figure | None:
         whole = comparison.all_atom.structure.curves["cdf", types].whole
         maps = {"all-atom": whole.values}
         for label, group in islice(comparison.groups().items(), _MODELS):
-            maps[label] = np.mean([result.analysis.structure.curves["cdf", types].whole.values for result in group], axis=0)
+            maps[_LEGEND.get(label, label)] = np.mean(
+                [result.analysis.structure.curves["cdf", types].whole.values for result in group], axis=0
+            )
         rows.append(MapRow(_DASH.join(types), whole.r_edges, whole.angle_edges, maps))
     if not rows:
         return None
@@ -134,7 +137,7 @@ def score_picture(comparison: Comparison, title: str) -> Figure:
         for label, group in comparison.groups().items():
             values = [result.scores[kind] for result in group]
             error = np.std(values, ddof=1) if len(values) > 1 else 2 * (group[0].scores[f"{kind}_se"] or 0)
-            groups[_NAMES[kind]][label] = (1 - float(np.mean(values)), float(error))
+            groups[_NAMES[kind]][_LEGEND.get(label, label)] = (1 - float(np.mean(values)), float(error))
     floor = {_NAMES[kind]: 1 - comparison.results[0].scores[f"{kind}_halves"] for kind in kinds}
     caption = f"mismatch: 1 - overlap, mean over the curves of an observable; error bars as the bands:\n{_data(comparison)}"
     return draw_bars(groups, floor, "mismatch with all-atom", title, caption)
@@ -185,7 +188,10 @@ def structure_factor_picture(comparison: Comparison, title: str) -> Figure | Non
 
 
 def _all(comparison: Comparison) -> list[tuple[str, Analysis]]:
-    return [("all-atom", comparison.all_atom), *((result.label, result.analysis) for result in comparison.results)]
+    return [
+        ("all-atom", comparison.all_atom),
+        *((_LEGEND.get(result.label, result.label), result.analysis) for result in comparison.results),
+    ]
 
 
 def _plain_panels(comparison: Comparison, curves: Callable[[Analysis], dict]) -> list[Panel]:
@@ -205,7 +211,7 @@ def _panels(comparison: Comparison, kind: str, title: str = "", scale: float = 1
         whole = first.all_atom.whole
         lines = [Line("all-atom", first.all_atom.values, 2 * first.all_atom.standard_error)]
         for label, group in comparison.groups().items():
-            lines.append(_line(label, [result.comparisons[kind, types] for result in group]))
+            lines.append(_line(_LEGEND.get(label, label), [result.comparisons[kind, types] for result in group]))
         lines = [Line(line.label, scale * line.y, scale * line.band) for line in lines]
         x = whole.numbers if kind == "coordination" else whole.bin_centers
         panels.append(Panel(title.format(*types) or _DASH.join(types), x, lines, _note(kind, comparison.results, types)))

@@ -171,9 +171,10 @@ def _first_event(
         if (first := limits.first_aggregated(trace.clusters)) is not None:
             events.append((float(trace.times[first]), "aggregated", limits.describe(trace.clusters, first)))
     if not events:
-        end = float(trace.times[-1])
+        end = round(float(trace.times[-1]), 6)
         return end, None, f"Physical for all of {end:g} ps."
-    return min(events, key=lambda event: event[0])
+    time, cause, detail = min(events, key=lambda event: event[0])
+    return round(time, 6), cause, detail  # OpenMM sums up time steps
 
 
 def _replica(

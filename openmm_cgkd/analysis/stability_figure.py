@@ -44,7 +44,7 @@ def _figure(
     time = survival["time"]
     axes[0, 0].fill_between(time, survival["low"], survival["high"], step="post", color="0.85", linewidth=0)
     axes[0, 0].step(time, survival["share"], where="post", color="black", linewidth=2.2)
-    axes[0, 0].set(ylim=(0, 1.03), ylabel="share of runs that are physical")
+    axes[0, 0].set(ylim=(0, 1.03), ylabel="share of runs still physical")
     axes[0, 1].axhline(report["temperature"], color="black", linewidth=1)
     axes[1, 1].axhline(report["all_atom"]["largest_cluster"], color="black", linewidth=1)
     for replica, trace in zip(replicas, traces, strict=True):
@@ -57,9 +57,9 @@ def _figure(
             place.plot(trace.times, values, color=color, linewidth=1.2, alpha=0.8)
             if replica.cause is not None:
                 place.plot(replica.time, np.interp(replica.time, trace.times, values), "X", color=color, markersize=10)
-    axes[0, 1].set_ylabel("temperature / K, averaged")
-    axes[1, 0].set_ylabel("potential energy per bead / kJ mol⁻¹")
-    axes[1, 1].set_ylabel("beads in the largest cluster")
+    axes[0, 1].set_ylabel("averaged temperature / K")
+    axes[1, 0].set_ylabel("energy per bead / kJ mol⁻¹")
+    axes[1, 1].set_ylabel("largest cluster / beads")
     for place in axes.flat:
         place.spines[["top", "right"]].set_visible(False)
         place.tick_params(labelsize=13)
@@ -69,11 +69,11 @@ def _figure(
         place.set_xlabel("time / ps", fontsize=14)
     _legend(axes[0, 0], report)
     highest = report["failures_per_ns_below"]
-    rate = "" if highest is None else f"; fewer than {highest:.3g} failures per ns (95 %)"
+    rate = "" if highest is None else f"; fewer than {highest:.3g} failures per ns (95%)"
     caption = (
         f"{report['replicas']} runs of {report['duration']:g} ps from different all-atom frames, time step "
         f"{1000 * report['timestep']:g} fs, "
-        f"{report['failed']} failed{rate}; grey band: 95 % (Wilson); black lines: set temperature, largest all-atom cluster"
+        f"{report['failed']} failed{rate}; grey band: 95% (Wilson); black lines: set temperature, largest all-atom cluster"
     )
     put_caption(figure, f"stability of {report['system']} at {report['temperature']:g} K", caption)
     return figure
@@ -85,4 +85,4 @@ def _legend(place: Axes, report: dict[str, Any]) -> None:
             place.plot([], [], "X", color=_STYLES[cause], markersize=10, label=f"{cause}: {count}")
     survivors = report["replicas"] - report["failed"]
     place.plot([], [], color=_GOOD, label=f"physical to the end: {survivors}")
-    place.legend(loc="lower left", fontsize=13, frameon=False)
+    place.legend(loc="best", fontsize=13, framealpha=0.8, edgecolor="none")
