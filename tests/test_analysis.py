@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from openmm_cgkd.analysis.compare import compare
 from openmm_cgkd.analysis.errors import curve_error, jackknife_error, standard_error
 from openmm_cgkd.analysis.neighborhood import Frame, largest_r_max
-from openmm_cgkd.analysis.rdf import RDF, all_rdfs, block_rdfs, first_peak
+from openmm_cgkd.analysis.rdf import RDF, all_rdfs, block_rdfs, first_minimum, first_peak
 from openmm_cgkd.analysis.trajectory import read_trajectory
 from openmm_cgkd.config import RunConfig, parse
 from openmm_cgkd.exceptions import AnalysisError, BoxError
@@ -213,6 +213,36 @@ def test_curve_without_a_peak():
     assert first_peak(r, np.zeros(100)) is None
 
 
+def test_first_minimum_of_an_analytic_curve():
+    r = (np.arange(150) + 0.5) * 1.3 / 150
+    wall = 1 / (1 + np.exp(-(r - 0.3) / 0.01))
+    shells = 2.0 * np.exp(-0.5 * ((r - 0.42) / 0.05) ** 2) - 0.4 * np.exp(-0.5 * ((r - 0.65) / 0.06) ** 2)
+    g = wall * (1 + shells + 0.3 * np.exp(-0.5 * ((r - 0.9) / 0.08) ** 2))
+    assert first_minimum(r, g) == pytest.approx(r[40:90][np.argmin(g[40:90])], abs=0.01)
+    noisy = g * (1 + 0.02 * np.random.default_rng(1).standard_normal(150))
+    assert first_minimum(r, noisy) == pytest.approx(first_minimum(r, g), abs=0.03)
+    assert first_minimum(r, np.tanh(5 * r)) is None
+    assert first_minimum(r, wall * (1 + np.exp(-0.5 * ((r - 0.42) / 0.05) ** 2))) is None  # no dip after the peak
+
+
+def test_divergence_and_overlap_against_closed_forms():
+    disjoint = curve_error(np.array([1.0, 0, 0, 0]), np.array([0, 0, 0.5, 0.5]), 1.0)
+    assert (disjoint.jensen_shannon, disjoint.overlap) == pytest.approx((1, 0))
+    same = curve_error(np.ones(7), np.ones(7), 0.1)
+    assert (same.jensen_shannon, same.overlap) == pytest.approx((0, 1), abs=1e-12)
+    # p = (1, 0), q = (1/2, 1/2), m = (3/4, 1/4): JSD = [log2(4/3) + (log2(2/3) + log2(2)) / 2] / 2
+    p, q = np.array([1.0, 0.0]), np.array([0.5, 0.5])
+    half = curve_error(p, q, 1.0)
+    assert half.jensen_shannon == pytest.approx((np.log2(4 / 3) + 0.5 * (np.log2(2 / 3) + 1)) / 2)
+    assert half.overlap == pytest.approx(0.5)
+    # weights make the distributions; the other figures are those of the curves
+    weighted = curve_error(np.array([2.0, 0.0]), np.array([1.0, 1.0]), 1.0, weights=np.array([1.0, 3.0]))
+    assert weighted.jensen_shannon == pytest.approx(curve_error(p, np.array([0.25, 0.75]), 1.0).jensen_shannon)
+    assert weighted.mean_absolute == 1
+    empty = curve_error(np.zeros(3), np.ones(3), 1.0)
+    assert (empty.jensen_shannon, empty.overlap) == (1, 0)
+
+
 def test_curve_error_against_integrals():
     width = 0.001
     r = (np.arange(1000) + 0.5) * width
@@ -326,6 +356,7 @@ def test_compare_writes_numbers_curves_and_picture(tmp_path):
     assert picture.shape[1] > 2000
     model_color = np.abs(picture[..., :3] - np.array([0xD5, 0x5E, 0x00]) / 255).max(axis=-1) < 0.02
     assert model_color.sum() > 3000
+    assert {file.name for file in path.parent.iterdir()} >= {"errors.csv", "msd.csv", "scores.png"}
     log = (tmp_path / "run" / "logs" / "compare.log").read_text()
     assert "CHO-CL" in log
     assert "all-atom halves" in log

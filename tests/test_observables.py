@@ -1,11 +1,15 @@
 """Observables against analytic limits, lattices and independent programs."""
 
+import re
+from pathlib import Path
+
 import mdtraj
 import numpy as np
 import openmm
 import pytest
 from scipy.special import sph_harm_y
 from scipy.stats import binom
+from small_ethaline import ETHALINE
 
 from openmm_cgkd.analysis.angles import ADF, CDF
 from openmm_cgkd.analysis.coordination import CoordinationNumbers
@@ -16,6 +20,7 @@ from openmm_cgkd.analysis.order import SteinhardtOrder
 from openmm_cgkd.analysis.pressure import virial_pressure
 from openmm_cgkd.analysis.structure_factor import StructureFactor
 from openmm_cgkd.exceptions import AnalysisError, BoxError
+from openmm_cgkd.frames import read_frames, write_frames
 
 TRICLINIC = np.array([[2.0, 0.0, 0.0], [0.7, 1.9, 0.0], [-0.5, 0.6, 2.1]])
 FCC = [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
@@ -251,7 +256,7 @@ def test_gaps_in_time_do_not_count_as_motion():
     walk[420:] += 50.0
     result = diffusion([walk[:420], walk[420:]], 0.5)
     assert result.coefficient == pytest.approx(0.003, rel=0.15)
-    assert len(result.lag_times) == 200
+    assert len(result.lag_times) == 193  # 580 // 3: two blocks before the gap, three after it
 
 
 def test_ballistic_motion_is_not_called_diffusion():
@@ -376,3 +381,14 @@ def test_bad_input_is_refused():
         in_parts(lambda: [], [frame], 2, None)
     with pytest.raises(AnalysisError, match="periodic system"):
         virial_pressure(openmm.System(), np.zeros((1, 0, 3)), np.eye(3)[None], 300.0)
+
+
+def test_example_of_the_documentation(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "observables.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    write_frames(read_frames(ETHALINE / "frames.h5")[:5], tmp_path / "frames.h5")
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    exec(compile(example, "observables.md", "exec"), scope)
+    assert scope["adf"].values.sum() * 3 == pytest.approx(1)
+    assert scope["adf"].n_triples > 50

@@ -200,9 +200,7 @@ def test_pairs_against_brute_force_over_images():
     found = sorted((min(i, j), max(i, j)) for i, j in zip(pairs.first, pairs.second, strict=True))
     images = np.array([[i, j, k] for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1)]) @ TRICLINIC
     wrapped = (positions @ np.linalg.inv(TRICLINIC) % 1) @ TRICLINIC
-    expected = [
-        (i, j) for i in range(30) for j in range(i + 1, 30) if np.linalg.norm(wrapped[j] - wrapped[i] + images, axis=1).min() < 0.9
-    ]
+    expected = [(i, j) for i in range(30) for j in range(i + 1, 30) if np.linalg.norm(wrapped[j] - wrapped[i] + images, axis=1).min() < 0.9]
     assert found == expected
     vectors = positions[pairs.second] - positions[pairs.first] + pairs.shifts
     assert np.linalg.norm(vectors, axis=1).max() < 0.9

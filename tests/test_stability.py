@@ -10,10 +10,12 @@ import pytest
 from matplotlib.image import imread
 from scipy.stats import binomtest, poisson
 from small_potential import CUBIC, beads, liquid, write_potential
+from typer.testing import CliRunner
 
 from openmm_cgkd.analysis import stability
 from openmm_cgkd.analysis.stability import check_stability, drift, hottest
 from openmm_cgkd.analysis.survival import Replica, failure_rate, survival
+from openmm_cgkd.cli import app
 from openmm_cgkd.config import RunConfig, StabilityConfig, parse
 from openmm_cgkd.exceptions import AnalysisError, ExplosionError, SimulationError
 from openmm_cgkd.frames import FrameWriter
@@ -214,3 +216,15 @@ def test_other_errors_are_no_failures_of_the_potential(make_run):
     with pytest.raises(SimulationError, match=r"platform: Abacus") as caught:
         check_stability(make_run({"platform": "Abacus"}))
     assert not isinstance(caught.value, ExplosionError)
+
+
+def test_command(make_run, tmp_path):
+    make_run()
+    path = tmp_path / "run.yaml"
+    path.write_text("system: system.yaml\nfolder: run\nframes: frames.h5\nsimulation: {timestep: 2 fs}\nstability: {replicas: 20}\n")
+    result = CliRunner().invoke(app, ["stability", str(path)], terminal_width=200)
+    assert result.exit_code == 2, result.output
+    assert "stability.replicas: 20 runs cannot start from 12 different frames" in result.stderr
+    help_text = CliRunner().invoke(app, ["stability", "--help"], terminal_width=200).output
+    for words in ("replicas", "duration", "temperature_tolerance", "frame_interval"):
+        assert words in help_text

@@ -97,27 +97,26 @@ def diffusion(stretches: Sequence[np.ndarray], interval: float, blocks: int = 5,
     interval : float, ps
         Time between frames.
     blocks : int
-        A block is this share of all frames; no block extends over the end of a stretch.
+        Equally long, as long as can be; none extends over the end of a stretch.
     window : pair of float, ps, optional
         Lag times of the fit; from 10 % to 50 % of a block if absent.
 
     Raises
     ------
     AnalysisError
-        If there is no bead, fewer than two blocks, or a block is too short for the window.
+        If there is no bead, or a block is too short for the window.
     """
-    total = sum(len(stretch) for stretch in stretches)
-    length = total // blocks
-    pieces = [stretch[k * length : (k + 1) * length] for stretch in stretches for k in range(len(stretch) // max(length, 1))]
+    total, length = sum(len(stretch) for stretch in stretches), _block_length([len(stretch) for stretch in stretches], blocks)
+    pieces = [stretch[k * length : (k + 1) * length] for stretch in stretches for k in range(len(stretch) // length)]
     largest = (length - 1) * interval
     window = window or (_WINDOW[0] * largest, _WINDOW[1] * largest)
     lags = np.arange(length) * interval
     inside = (lags > 0) & (lags >= window[0] - 1e-9) & (lags <= window[1] + 1e-9)
     n_beads = stretches[0].shape[1] if stretches else 0
-    if n_beads == 0 or inside.sum() < 3 or window[1] > largest + 1e-9 or len(pieces) < 2:
+    if n_beads == 0 or inside.sum() < 3 or window[1] > largest + 1e-9 or len(pieces) < blocks:
         raise AnalysisError(
-            f"{total} frames {interval:g} ps apart of {n_beads} beads make {len(pieces)} unbroken blocks with {inside.sum()} lag times "
-            f"between {window[0]:g} and {window[1]:g} ps; a diffusion coefficient needs 2 with 3: simulate longer or use other blocks."
+            f"{total} frames {interval:g} ps apart of {n_beads} beads make {blocks} unbroken blocks with {inside.sum()} lag times between "
+            f"{window[0]:g} and {window[1]:g} ps; a diffusion coefficient needs at least 3: simulate longer or use fewer blocks."
         )
     msds = np.array([mean_squared_displacement(piece) for piece in pieces])
     slopes = np.array([np.polyfit(lags[inside], msd[inside], 1)[0] for msd in msds])
@@ -125,6 +124,12 @@ def diffusion(stretches: Sequence[np.ndarray], interval: float, blocks: int = 5,
     moving = (msd[inside] > 0).all()
     exponent = np.polyfit(np.log(lags[inside]), np.log(msd[inside]), 1)[0] if moving else np.nan
     return Diffusion(lags, msd, standard_error(msds), float(slopes.mean()) / 6, float(standard_error(slopes)) / 6, float(exponent), window)
+
+
+def _block_length(lengths: Sequence[int], blocks: int) -> int:
+    """Most frames that each of so many blocks can have when none extends over the end of a stretch; 1 if it cannot be."""
+    candidates = {length // k for length in lengths for k in range(1, blocks + 1)} - {0}
+    return max((size for size in candidates if sum(length // size for length in lengths) >= blocks), default=1)
 
 
 def speed_up(fast: Diffusion, slow: Diffusion) -> tuple[float, float]:

@@ -77,6 +77,8 @@ def shell_structure(source: Source, settings: ComparisonConfig, cutoffs: Cutoffs
         As `in_parts`.
     """
     makers = _shell_observables(source, cutoffs, settings.angle_bins)
+    if not makers:
+        return Structure({})
     frames = source.frames(evenly_spaced(len(source), settings.shell_frames))
     with progress(f"shells of {source.label}", len(frames)) as meter:
         parts = in_parts(lambda: [make() for make in makers.values()], frames, 2 * settings.blocks, cutoffs.distances, meter.update)
