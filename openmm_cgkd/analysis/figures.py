@@ -125,8 +125,7 @@ def draw_curves(panels: Sequence[Panel], axis: Axis, title: str, caption: str, c
         if index + columns >= len(panels):
             axes[row, column].set_xlabel(axis.x_label, fontsize=15)
             axes[row, column].tick_params(labelbottom=True)
-    put_caption(figure, title, caption)
-    _put_legend(figure, title, *axes[0, 0].get_legend_handles_labels())
+    put_caption(figure, title, caption, axes[0, 0].get_legend_handles_labels())
     return figure
 
 
@@ -138,21 +137,25 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def put_caption(figure: Figure, title: str, caption: str) -> None:
-    """Title in the upper left corner, wrapped caption below."""
-    figure.suptitle(title, fontsize=18, fontweight="bold", x=0.012, ha="left")
-    lines = [textwrap.fill(line, int(_LETTERS * figure.get_figwidth())) for line in caption.split("\n")]
+def put_caption(figure: Figure, title: str, caption: str, legend: tuple[list[Any], list[str]] | None = None) -> None:
+    """Title in the upper left corner, legend beside it if both fit on a line and below it otherwise, wrapped caption at the bottom."""
+    width, height = figure.get_size_inches()
+    rows = 0
+    if legend is not None:
+        handles, labels = legend
+        style = {"loc": "upper right", "fontsize": 15, "frameon": False, "borderaxespad": 0.1}
+        lengths = [0.9 + 0.11 * len(label) for label in labels]  # inches
+        if 0.18 * len(title) + sum(lengths) < width:
+            figure.legend(handles, labels, ncols=len(labels), **style)
+        else:
+            columns = max(1, int(width / max(lengths)))
+            rows = math.ceil(len(labels) / columns)
+            height += 0.27 * rows
+            figure.set_size_inches(width, height)
+            figure.legend(handles, labels, ncols=columns, bbox_to_anchor=(1, 1 - 0.36 / height), **style)
+    figure.suptitle(title + rows * "\n", fontsize=18, fontweight="bold", x=0.012, ha="left")
+    lines = [textwrap.fill(line, int(_LETTERS * width)) for line in caption.split("\n")]
     figure.supxlabel("\n".join(lines), fontsize=11, color="0.3")
-
-
-def _put_legend(figure: Figure, title: str, handles: list[Any], labels: list[str]) -> None:
-    """Beside the title if both fit on a line, below it otherwise."""
-    style = {"fontsize": 15, "frameon": False, "borderaxespad": 0.1}
-    letters = len(title) * 1.25 + sum(len(label) + 5 for label in labels)
-    if letters < 8.5 * figure.get_figwidth():
-        figure.legend(handles, labels, loc="upper right", ncols=len(labels), **style)
-    else:
-        figure.legend(handles, labels, loc="outside upper right", ncols=min(len(labels), 4), **style)
 
 
 def _draw(place: Axes, panel: Panel, axis: Axis, ticks: int) -> None:
@@ -254,8 +257,7 @@ def draw_bars(groups: dict[str, dict[str, tuple[float, float]]], floor: dict[str
     place.set_ylabel(y_label, fontsize=15)
     place.tick_params(axis="y", labelsize=13)
     place.spines[["top", "right"]].set_visible(False)
-    put_caption(figure, title, caption)
-    _put_legend(figure, title, *place.get_legend_handles_labels())
+    put_caption(figure, title, caption, place.get_legend_handles_labels())
     return figure
 
 

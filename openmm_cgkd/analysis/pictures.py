@@ -75,10 +75,14 @@ def _data(comparison: Comparison) -> str:
     counts = f"{frames[0]}" if len(frames) == 1 else f"{frames[0]}-{frames[-1]}"
     sizes = {len(group) for group in comparison.groups().values()}
     runs = "one trajectory each" if sizes == {1} else "one trajectory per training"
-    bands = f"bands: ±2 standard errors over {comparison.settings.blocks} time blocks"
+    bands = _bands(comparison)
     if sizes != {1}:
         bands += "; where a model has several trainings: mean ±1 standard deviation over trainings"
     return f"{len(comparison.all_atom.source)} all-atom and {counts} CG frames, {runs}; {bands}"
+
+
+def _bands(comparison: Comparison) -> str:
+    return f"bands: ±2 standard errors over {comparison.settings.blocks} time blocks"
 
 
 def _shell_data(comparison: Comparison) -> str:
@@ -159,13 +163,13 @@ def msd_picture(comparison: Comparison, title: str) -> Figure | None:
             lines.append(Line(label, y, np.minimum(band, 0.9 * y)))
         panels.append(Panel(name, x, lines))
     axis = Axis("t / ps", "MSD / nm²", logarithmic=True)
-    return draw_curves(panels, axis, title, f"mean-squared displacement over all time origins; {_data(comparison).split('; ', 1)[1]}")
+    return draw_curves(panels, axis, title, f"mean over all time origins; {_bands(comparison)}")
 
 
 def order_picture(comparison: Comparison, title: str) -> Figure | None:
     """Distributions of the order parameter."""
     panels = _plain_panels(comparison, lambda analysis: {(name,): curve for name, curve in analysis.order.items()})
-    caption = f"12 nearest neighbours of whatever type; bands: ±2 standard errors over {comparison.settings.blocks} time blocks"
+    caption = f"12 nearest neighbours of whatever type; {_bands(comparison)}"
     return draw_curves(panels, Axis("Steinhardt q₆", "density", x_limits=(0, 0.7)), title, caption) if panels else None
 
 
@@ -183,7 +187,7 @@ def structure_factor_picture(comparison: Comparison, title: str) -> Figure | Non
         for k, pair in enumerate(whole.pairs)
     ]
     axis = Axis("q / nm⁻¹", "S(q)", baseline=0, same_height=False, signed=True)
-    caption = f"Ashcroft-Langreth partials; bands: ±2 standard errors over {comparison.settings.blocks} time blocks"
+    caption = f"Ashcroft-Langreth partials; {_bands(comparison)}"
     return draw_curves(panels, axis, title, caption)
 
 

@@ -94,10 +94,10 @@ def survival(replicas: Sequence[Replica], duration: float, points: int = 201) ->
     Returns
     -------
     dict
-        "time" (ps), "share", "low" and "high", each of shape (points,).
+        "time" (ps), "share", "low" and "high"; the times of failures are among the times.
     """
-    times = np.linspace(0, duration, points)
     failures = np.array([replica.time for replica in replicas if replica.cause is not None])
+    times = np.union1d(np.linspace(0, duration, points), failures)
     alive = len(replicas) - np.array([np.count_nonzero(failures <= time) for time in times])
     intervals = {n: binomtest(int(n), len(replicas)).proportion_ci(0.95, "wilson") for n in np.unique(alive)}
     low, high = np.array([[intervals[n].low, intervals[n].high] for n in alive]).T
