@@ -71,7 +71,7 @@ def test_test_runs_ruff_and_pytest_with_arguments(checkout: Path) -> None:
 
 
 def test_newer_stack_has_an_environment_of_its_own(checkout: Path) -> None:
-    result, calls = call(checkout, ".ci/newer_stack", "-x")
+    result, calls = call(checkout, "scripts/test_newer_stack", "-x")
     assert result.returncode == 0, result.stderr
     assert calls == ["pip install .[newer,test]", "python -m pytest -q tests/newer_stack.py -x"]
     assert (checkout / ".venv-newer" / ".installed-test").exists()
@@ -80,10 +80,21 @@ def test_newer_stack_has_an_environment_of_its_own(checkout: Path) -> None:
 
 def test_ci_starts_from_a_fresh_environment(checkout: Path) -> None:
     call(checkout, "scripts/test")
-    (checkout / ".venv" / "left over").touch()
+    call(checkout, "scripts/test_newer_stack")
+    for environment in (".venv", ".venv-newer"):
+        (checkout / environment / "left over").touch()
     _, calls = call(checkout, ".ci/run", CI="true")
-    assert calls == ["pip install .[torchforce,test]", "ruff check .", "python -m pytest -q"]
-    assert not (checkout / ".venv" / "left over").exists()
+    first = ["pip install .[torchforce,test]", "ruff check .", "python -m pytest -q"]
+    assert calls == [*first, "pip install .[newer,test]", "python -m pytest -q tests/newer_stack.py"]
+    for environment in (".venv", ".venv-newer"):
+        assert not (checkout / environment / "left over").exists()
+
+
+def test_quickstart_refuses_options(checkout: Path) -> None:
+    result, calls = call(checkout, "scripts/quickstart", "--epochs")
+    assert result.returncode == 2
+    assert "got '--epochs'" in result.stderr
+    assert not calls
 
 
 @pytest.mark.parametrize(
