@@ -79,15 +79,19 @@ class ReferenceConfig(_Section):
 
 
 class MeanForceConfig(_Section):
-    """Protocol of the restrained all-atom runs: equilibrate and sample around beads that are held."""
+    """Protocol of the restrained all-atom runs: the beads are held, all else is averaged over."""
 
     restraint_constant: ForceConstant = "2e5 kilojoule/mole/nanometer**2"
     check_constant: ForceConstant = "5e4 kilojoule/mole/nanometer**2"
-    check_frames: int = Field(4, ge=0, description="configurations sampled again, with check_constant and from another start")
-    equilibration: Duration = "4 picosecond"
-    sampling: Time = "20 picosecond"
+    check_frames: int = Field(4, ge=0, description="configurations sampled again with check_constant")
+    starts: int = Field(8, ge=2, description="runs per configuration, each with conformations of its own; more continue fewer")
+    annealing_temperature: Temperature = Field("1000 kelvin", description="at which conformations are renewed")
+    annealing: Duration = "2 picosecond"
+    cooling: Duration = "1 picosecond"
+    equilibration: Duration = "0.5 picosecond"
+    sampling: Time = "2 picosecond"
     sample_interval: Time = "0.04 picosecond"
-    blocks: int = Field(10, gt=1, description="blocks for standard errors")
+    execution: ExecutionConfig = ExecutionConfig()
 
 
 class SystemConfig(_Section):

@@ -15,9 +15,8 @@ from .mapping import BeadTopology
 
 FORMAT = "openmm_cgkd mean forces"
 VERSION = 1
-# groups with estimates at some of the configurations again: at another restraint constant, and from other atom positions
-CHECKS = ("other_constant", "other_start")
 _ARRAYS = {"positions": "f4", "forces": "f4", "standard_error": "f4", "box": "f8", "time": "f8"}
+_ESTIMATES = ("first", "second", "first_error", "second_error")
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class MeanForces:
     forces : ndarray, shape (n_frames, n_beads, 3), kJ/mol/nm
         Mean mapped force of the atoms, without the restraint.
     standard_error : ndarray, shape (n_frames, n_beads, 3), kJ/mol/nm
-        From block averages.
+        From the scatter of independent starts.
     box : ndarray, shape (n_frames, 3, 3), nm
     time : ndarray, shape (n_frames,), ps
         Of the configuration in the all-atom trajectory it was taken from.
@@ -59,44 +58,78 @@ class MeanForces:
         return float((self.forces[:, beads] ** 2).mean() - (self.standard_error[:, beads] ** 2).mean())
 
 
-def write_mean_forces(path: Path | str, mean_forces: MeanForces, checks: dict[str, MeanForces] | None = None) -> None:
+@dataclass(frozen=True)
+class Check:
+    """Two estimates of what should be the same mean forces, each of shape (n_frames, n_beads, 3), kJ/mol/nm.
+
+    Attributes
+    ----------
+    first, second : ndarray
+    first_error, second_error : ndarray
+        Standard errors from what differs between the two; what they share does not count.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    first_error: np.ndarray
+    second_error: np.ndarray
+
+    def agreement(self) -> dict[str, float]:
+        """How well they agree.
+
+        Returns
+        -------
+        dict
+            ``slope``, with ``slope_error``: <F1 F2> / <F1^2>, noise subtracted; 1 if they estimate the same force.
+            ``difference``: root mean square of F1 - F2 per component; ``expected``: what the standard errors make of it; kJ/mol/nm.
+        """
+        first, second = self.first.astype(float), self.second.astype(float)
+        noise, other = (float((error.astype(float) ** 2).mean()) for error in (self.first_error, self.second_error))
+        signal = (first**2).mean() - noise
+        error = np.sqrt((noise + other) * signal + 2 * noise * other) / signal / np.sqrt(first.size)
+        return {
+            "slope": float((first * second).mean() / signal),
+            "slope_error": float(error),
+            "difference": float(np.sqrt(((first - second) ** 2).mean())),
+            "expected": float(np.sqrt(noise + other)),
+        }
+
+
+def write_mean_forces(path: Path | str, mean_forces: MeanForces, checks: dict[str, Check] | None = None) -> None:
     """Write a file of mean-force frames, complete or not at all.
 
     Parameters
     ----------
     checks : dict, optional
-        Estimates at some of the same configurations, by the names of `CHECKS`.
+        By name; each becomes a group of the file.
     """
     with replacing(Path(path)) as fresh, h5py.File(fresh, "w") as file:
-        file.attrs.update({"format": FORMAT, "version": VERSION})
+        file.attrs.update({"format": FORMAT, "version": VERSION, **mean_forces.attributes})
         beads = mean_forces.beads
         group = file.create_group("beads")
         group.attrs["type_names"] = list(beads.type_names)
         for name in ("types", "masses", "molecules", "charges"):
             group[name] = getattr(beads, name)
-        _put(file, mean_forces)
+        for name, kind in _ARRAYS.items():
+            _put(file, name, getattr(mean_forces, name), kind)
         for name, check in (checks or {}).items():
-            _put(file.create_group(name), check)
+            group = file.create_group(f"checks/{name}")
+            group.attrs.update(check.agreement())
+            for part in _ESTIMATES:
+                _put(group, part, getattr(check, part), "f4")
 
 
-def _put(group: h5py.Group, mean_forces: MeanForces) -> None:
-    group.attrs.update(mean_forces.attributes)
-    for name, kind in _ARRAYS.items():
-        group.create_dataset(name, data=np.asarray(getattr(mean_forces, name), dtype=kind), compression="gzip", shuffle=True)
+def _put(group: h5py.Group, name: str, values: np.ndarray, kind: str) -> None:
+    group.create_dataset(name, data=np.asarray(values, dtype=kind), compression="gzip", shuffle=True)
 
 
-def read_mean_forces(path: Path | str, check: str | None = None) -> MeanForces:
+def read_mean_forces(path: Path | str) -> MeanForces:
     """Read the mean-force frames of a file.
-
-    Parameters
-    ----------
-    check : str, optional
-        The estimates of this check instead, one of `CHECKS`.
 
     Raises
     ------
     FramesError
-        If the file is missing, foreign, damaged or holds no estimate of this kind.
+        If the file is missing, foreign or damaged.
     """
     path = Path(path)
     if not path.exists():
@@ -109,14 +142,11 @@ def read_mean_forces(path: Path | str, check: str | None = None) -> MeanForces:
                 raise FramesError(
                     f"{path}: has format version {file.attrs['version']}, this package reads up to {VERSION}; upgrade openmm_cgkd."
                 )
-            if check and check not in file:
-                raise FramesError(f"{path}: holds no estimates of the check {check}; make them with 'cgkd meanforce'.")
-            source = file[check] if check else file
             group = file["beads"]
             arrays = (group[name][:] for name in ("types", "masses", "molecules", "charges"))
             beads = BeadTopology(tuple(str(name) for name in group.attrs["type_names"]), *arrays)
-            values = {name: source[name][:] for name in _ARRAYS}
-            attributes = {key: value.item() if isinstance(value, np.generic) else value for key, value in source.attrs.items()}
+            values = {name: file[name][:] for name in _ARRAYS}
+            attributes = {key: value.item() if isinstance(value, np.generic) else value for key, value in file.attrs.items()}
     except (OSError, KeyError, RuntimeError) as error:  # h5py raises all of these on damaged files
         raise FramesError(
             f"{path}: is not an HDF5 file of mean-force frames, or is damaged; make it again with 'cgkd meanforce'."

@@ -1,5 +1,6 @@
 """Mean forces from restrained runs, against exact answers."""
 
+import h5py
 import mdtraj
 import numpy as np
 import openmm
@@ -9,9 +10,10 @@ from small_ethaline import small_config
 
 from openmm_cgkd.exceptions import ConfigError, FramesError
 from openmm_cgkd.mapping import BeadTopology, Mapping
-from openmm_cgkd.mean_forces import MeanForces, read_mean_forces, write_mean_forces
-from openmm_cgkd.reference.backmap import add_restraint
-from openmm_cgkd.reference.meanforce import agreement, run_mean_forces, sample_mean_force
+from openmm_cgkd.mean_forces import Check, MeanForces, read_mean_forces, write_mean_forces
+from openmm_cgkd.reference.backmap import add_restraint, hold
+from openmm_cgkd.reference.meanforce import mean_and_error, run_mean_forces
+from openmm_cgkd.reference.restrained import sample_mean_force
 from openmm_cgkd.reference.run import run_reference
 
 KT = 0.00831446 * 300
@@ -117,28 +119,52 @@ def test_variance_is_freed_of_its_own_noise():
     assert abs((found.forces**2).mean() / exact - 1) > 0.7
 
 
+def test_errors_from_independent_starts():
+    random = np.random.default_rng(5)
+    truth = random.normal(0, 80, (6, 1, 40, 3))
+    mean, error = mean_and_error(truth + random.normal(0, 30, (6, 8, 40, 3)))
+    z = (mean - truth[:, 0]) / error
+    assert abs(np.sqrt((error**2).mean()) / (30 / np.sqrt(8)) - 1) < 0.05
+    assert abs((z**2).mean() / (7 / 5) - 1) < 0.2  # Student's t with 7 degrees of freedom has variance 7/5
+
+
 def test_agreement_of_estimates_that_do_and_do_not_agree():
     first, second = mean_forces(1, noise=20.0), mean_forces(2, noise=20.0)
-    same = agreement(first, second)
+    errors = first.standard_error, second.standard_error
+    same = Check(first.forces, second.forces, *errors).agreement()
     assert abs(same["slope"] - 1) < 4 * same["slope_error"]
     assert abs(same["difference"] / same["expected"] - 1) < 0.15
-    wrong = MeanForces(
-        second.positions, 0.7 * second.forces, *[getattr(second, n) for n in ("standard_error", "box", "time", "beads", "attributes")]
-    )
-    assert abs(agreement(first, wrong)["slope"] - 0.7) < 0.1
+    assert abs(Check(first.forces, 0.7 * second.forces, *errors).agreement()["slope"] - 0.7) < 0.1
+
+
+def test_holding_elsewhere_moves_the_mean_force():
+    """After the centres have moved to where the other constant gives the same mean positions, the force is the same."""
+    springs, soft = Springs(), 5e3
+    simulation = springs.simulation(BEADS, 1e5)
+    (restraint,) = (force for force in simulation.system.getForces() if isinstance(force, openmm.CustomCentroidBondForce))
+    first = sample_mean_force(simulation, springs.mapping, BEADS, 200.0, 0.02, 20)
+    centres = first.positions - first.forces / soft
+    hold(simulation.context, restraint, centres, soft)
+    simulation.step(1000)
+    second = sample_mean_force(simulation, springs.mapping, centres, 200.0, 0.02, 20)
+    error = np.hypot(first.standard_error, second.standard_error)
+    assert np.abs(second.forces - first.forces).max() < 5 * error.max()
+    assert np.abs(centres - BEADS).max() > 10 * np.abs(second.positions - first.positions).max()
 
 
 def test_file_round_trip(tmp_path):
-    main, check = mean_forces(1, 20.0), mean_forces(2, 20.0, frames=2)
+    main = mean_forces(1, 20.0)
     path = tmp_path / "mean_forces.h5"
+    check = Check(main.forces, mean_forces(2, 20.0).forces, main.standard_error, main.standard_error)
     write_mean_forces(path, main, {"other_constant": check})
     found = read_mean_forces(path)
     np.testing.assert_allclose(found.forces, main.forces, rtol=1e-6)
-    np.testing.assert_allclose(read_mean_forces(path, "other_constant").standard_error, check.standard_error)
     assert found.beads.type_names == ("A", "B")
     assert found.attributes["restraint_constant"] == 1e5
-    with pytest.raises(FramesError, match="other_start"):
-        read_mean_forces(path, "other_start")
+    with h5py.File(path) as file:
+        group = file["checks/other_constant"]
+        np.testing.assert_allclose(group["second"][:], check.second, rtol=1e-6)
+        assert group.attrs["slope"] == check.agreement()["slope"]
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(FramesError, match="damaged"):
         read_mean_forces(path)
@@ -154,31 +180,35 @@ def atoms(tmp_path_factory):
     """A short all-atom run with snapshots."""
     reference = {"annealing": "0.2 ps", "npt": "0.8 ps", "nvt": "0.2 ps", "production": "0.4 ps", "frame_interval": "0.1 ps"}
     config = small_config(COUNTS, **reference, snapshot_interval="40 fs", nonbonded_cutoff="0.45 nm", initial_density="0.3 g/cm^3")
-    protocol = config.mean_force.model_copy(
-        update={"equilibration": 0.1, "sampling": 0.4, "sample_interval": 0.02, "blocks": 4, "check_frames": 1}
-    )
-    config = config.model_copy(update={"mean_force": protocol})
+    times = {"annealing": 0.1, "cooling": 0.1, "equilibration": 0.1, "sampling": 0.2, "sample_interval": 0.02}
+    config = config.model_copy(update={"mean_force": config.mean_force.model_copy(update={**times, "check_frames": 1, "starts": 2})})
     return config, run_reference(config, tmp_path_factory.mktemp("aa")).with_name("production.xtc")
 
 
 def test_mean_forces_of_ethaline(atoms, tmp_path):
     config, trajectory = atoms
-    path = run_mean_forces(config, trajectory, tmp_path / "mf", count=2, share=0.5)
+    folder = tmp_path / "mf"
+    fewer = read_mean_forces(run_mean_forces(config, trajectory, folder, count=2, share=0.5))
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
+    assert len(before) == 5  # two starts of two configurations, and the check
+
+    more = config.model_copy(update={"mean_force": config.mean_force.model_copy(update={"starts": 4})})
+    path = run_mean_forces(more, trajectory, folder, count=2, share=0.5)
     found = read_mean_forces(path)
-    with mdtraj.formats.XTCTrajectoryFile(str(trajectory)) as file:
-        assert len(file.read()[0]) == 10
     assert found.forces.shape == (2, 6, 3)
-    # the force pulls a bead off its centre by F/k: about 1e-3 nm for hundreds of kJ/mol/nm, on top of thermal motion
     assert found.standard_error.min() > 0
-    for name in ("other_constant", "other_start"):
-        check = read_mean_forces(path, name)
-        assert check.time.tolist() == found.time[:1].tolist()
-        assert np.abs(check.positions[0] - found.positions[0]).max() < 0.02
-        assert np.abs(check.forces[0] - found.forces[0]).max() > 0
-    # a second call has nothing left to do and gives the same file
-    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "mf").glob("*.npz")}
-    np.testing.assert_array_equal(read_mean_forces(run_mean_forces(config, trajectory, tmp_path / "mf", 2, 0.5)).forces, found.forces)
-    assert before == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "mf").glob("*.npz")}
+    # what was there has been kept and used
+    after = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
+    assert before.items() < after.items()
+    starts = [np.load(folder / f"configuration-0000-start-{k:02d}.npz") for k in range(4)]
+    np.testing.assert_allclose(found.forces[0], np.mean([start["forces"] for start in starts], axis=0), rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(fewer.forces[0], np.mean([start["forces"] for start in starts[:2]], axis=0), rtol=1e-5, atol=1e-3)
+    # all starts hold the same beads, to thermal motion of sqrt(kT/k) = 4e-3 nm, with other conformations
+    assert max(np.abs(start["positions"] - found.positions[0]).max() for start in starts) < 0.02
+    assert min(np.abs(start["forces"] - starts[0]["forces"]).max() for start in starts[1:]) > 1
+    with h5py.File(path) as file:
+        assert set(file["checks"]) == {"other_constant", "other_start"}
+        assert file["checks/other_constant/first"].shape == (1, 6, 3)
 
 
 def test_bad_input(atoms, tmp_path):

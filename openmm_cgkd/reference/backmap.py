@@ -127,6 +127,14 @@ def add_restraint(system: openmm.System, mapping: Mapping, beads: np.ndarray, co
     return force
 
 
+def hold(context: openmm.Context, restraint: openmm.Force, beads: np.ndarray, constant: float) -> None:
+    """Move the centres of a restraint of `add_restraint`, shape (n_beads, 3) in nm, and change its constant, kJ/mol/nm^2."""
+    for bond, position in enumerate(beads):
+        restraint.setBondParameters(bond, [bond], [float(x) for x in position])
+    restraint.updateParametersInContext(context)
+    context.setParameter("restraint_constant", constant)
+
+
 def relax(
     simulation: app.Simulation, positions: np.ndarray, hot: float, hot_time: float, temperature: float, time: float, seed: int
 ) -> None:

@@ -2,102 +2,48 @@
 
 The mapped force of a centre-of-mass map averages to minus the gradient of the potential of mean force (Noid et al.,
 J. Chem. Phys. 2008, 128, 244114); what is averaged away here is the mapping noise that force matching cannot remove.
+Part of that noise is slow: conformations and hydrogen bonds that outlive any affordable run. Hence many short runs per
+configuration, each with conformations renewed at high temperature, and standard errors from the scatter between them.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 import mdtraj
 import numpy as np
 import openmm
-from openmm import app, unit
 
 from .. import __version__
-from ..config import SystemConfig, dump
-from ..exceptions import CGKDError, ConfigError, SimulationError
-from ..files import file_hash, replacing, write_text
-from ..mapping import Mapping, bond_order, make_whole, mapping_from_config
-from ..mean_forces import CHECKS, MeanForces, write_mean_forces
+from ..config import MeanForceConfig, SystemConfig, dump
+from ..exceptions import ConfigError
+from ..execution import map_tasks
+from ..files import file_hash, write_text
+from ..mapping import bond_order, make_whole, mapping_from_config
+from ..mean_forces import Check, MeanForces, write_mean_forces
 from ..progress import log_to, progress
-from .backmap import add_restraint, place_molecules, relax
-from .build import atomic_charges, build_topology, create_system
-from .run import langevin_simulation, phase_seed
+from .build import build_topology
+from .restrained import Configuration, check_file, run_configuration, start_file
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Mean force on every bead of one configuration; arrays of shape (n_beads, 3).
-
-    Attributes
-    ----------
-    positions : ndarray, nm
-        Mean positions, a little off the restraint's centres where the force pulls.
-    forces, standard_error : ndarray, kJ/mol/nm
-    """
-
-    positions: np.ndarray
-    forces: np.ndarray
-    standard_error: np.ndarray
-
-
-def sample_mean_force(
-    simulation: app.Simulation, mapping: Mapping, beads: np.ndarray, duration: float, interval: float, blocks: int
-) -> Estimate:
-    """Average the mapped force of a restrained, equilibrated run.
-
-    A bead sits off its restraint centre X0 by F/k on average. Giving the force to the mean position instead of X0
-    removes the error of first order in 1/k; what is left is of the order of the force's curvature times kT/k.
-
-    Parameters
-    ----------
-    simulation : openmm.app.Simulation
-        Its system holds the restraint of `backmap.add_restraint`.
-    mapping : Mapping
-    beads : ndarray, shape (n_beads, 3), nm
-        Centres of the restraint.
-    duration, interval : float
-        ps
-    blocks : int
-        Blocks for the standard error; their means must be independent, so each must outlast the force correlation.
-    """
-    constant = simulation.context.getParameter("restraint_constant")
-    timestep = simulation.integrator.getStepSize().value_in_unit(unit.picosecond)
-    steps = max(1, round(interval / timestep))
-    samples = max(1, round(duration / blocks / (steps * timestep)))
-    sums = np.zeros((2, blocks, *beads.shape))
-    for block in range(blocks):
-        for _ in range(samples):
-            simulation.step(steps)
-            state = simulation.context.getState(positions=True, forces=True)
-            positions = mapping.map_positions(state.getPositions(asNumpy=True)._value)
-            forces = mapping.map_forces(state.getForces(asNumpy=True)._value)
-            sums[0, block] += positions
-            sums[1, block] += forces + constant * (positions - beads)  # without the restraint's own force
-    means = sums / samples
-    mean = means.mean(axis=1)
-    return Estimate(mean[0], mean[1], means[1].std(axis=0, ddof=1) / np.sqrt(blocks))
-
-
 def run_mean_forces(config: SystemConfig, trajectory: Path, folder: Path, count: int, share: float) -> Path:
-    """Estimate mean forces at `count` configurations of an all-atom trajectory; resumable.
+    """Estimate mean forces at `count` configurations of an all-atom trajectory; resumable, configurations side by side.
 
-    Each run starts from the atoms of its configuration, so that slow internal motion (torsions that take longer than
-    the run) is as in equilibrium. Some configurations are sampled again, with another restraint constant and from
-    atoms that were put anew around the same beads: differences beyond the standard errors betray what was too slow.
+    The first start of a configuration has the conformations of the trajectory, a fair sample; the others renew them by
+    heating and cooling. Two checks go into the file: ``other_constant`` compares restraint constants, and ``other_start``
+    the first starts with all the others, which betrays conformations that heating has shifted or not renewed.
 
     Parameters
     ----------
     config : SystemConfig
-        Its ``mean_force`` section is the protocol.
+        Its ``mean_force`` section is the protocol. With more starts than before, the new ones are added.
     trajectory : path
         All atoms in the order of the configuration, in a format of MDTraj: ``production.xtc`` of the all-atom stage.
     folder : path
-        Gets one file per configuration and, at the end, ``mean_forces.h5``.
+        Gets one file per run and, at the end, ``mean_forces.h5``.
     count : int
         Configurations, evenly spaced.
     share : float
@@ -112,32 +58,41 @@ def run_mean_forces(config: SystemConfig, trajectory: Path, folder: Path, count:
     ------
     ConfigError
         If the trajectory is not of this system, too short, or the folder holds estimates made with other settings.
-    SimulationError
-        If a restrained run fails.
+    ExecutionError
+        If restrained runs fail.
     """
     snapshots = _read_snapshots(config, trajectory, count, share)
     folder.mkdir(parents=True, exist_ok=True)
     protocol = config.mean_force
+    every = max(1, count // max(1, protocol.check_frames))
+    checked = list(range(0, count, every))[: protocol.check_frames]
     with log_to(folder / "meanforce.log"):
         _check_same_settings(config, trajectory, folder)
-        runs = _Restrained(config, snapshots, folder)
-        every = max(1, count // max(1, protocol.check_frames))
-        checked = list(range(0, count, every))[: protocol.check_frames]
-        with progress("mean forces", count) as meter:
-            for done, index in enumerate(range(count)):
-                runs.estimate(index, checked=index in checked)
-                meter.update(done + 1)
-        main = runs.gather("main", list(range(count)), protocol.restraint_constant)
-        constants = {"other_constant": protocol.check_constant, "other_start": protocol.restraint_constant}
-        checks = {name: runs.gather(name, checked, constants[name]) for name in CHECKS if checked}
+        tasks = {}
+        for index in range(count):
+            configuration = Configuration(index, snapshots.xyz[index], snapshots.unitcell_vectors[index], index in checked)
+            if configuration.missing(folder, protocol.starts):
+                tasks[f"configuration-{index:04d}"] = (config, configuration, folder.resolve())
+        parts = dict.fromkeys(tasks, 0.0)
+        with progress("mean forces", count, count - len(tasks)) as meter:
+
+            def report(name: str, done: float, note: str = "") -> None:
+                parts[name] = done
+                meter.update(count - len(tasks) + sum(parts.values()), note)
+
+            map_tasks(
+                run_configuration, tasks, protocol.execution, folder,
+                on_report=report, on_result=lambda name, result: report(name, 1.0),
+            )  # fmt: skip
         path = folder / "mean_forces.h5"
+        main, checks = _gather(config, snapshots, folder, count, checked)
         write_mean_forces(path, main, checks)
         for line in summary(main, checks):
             logger.info(line)
     return path
 
 
-def summary(main: MeanForces, checks: dict[str, MeanForces]) -> list[str]:
+def summary(main: MeanForces, checks: dict[str, Check]) -> list[str]:
     """What a user wants to know of the estimates: magnitude and error per bead type, and what the checks say."""
     lines = []
     for index, name in enumerate(main.beads.type_names):
@@ -146,7 +101,7 @@ def summary(main: MeanForces, checks: dict[str, MeanForces]) -> list[str]:
         magnitude = np.sqrt(max(0.0, main.variance(beads)))
         lines.append(f"{name}: mean force {magnitude:.1f} kJ/mol/nm (rms per component), standard error {error:.1f}")
     for name, check in checks.items():
-        found = agreement(main, check)
+        found = check.agreement()
         lines.append(
             f"{name.replace('_', ' ')}: slope {found['slope']:.3f}({found['slope_error']:.3f}), "
             f"differences {found['difference']:.1f} kJ/mol/nm (rms) where standard errors make {found['expected']:.1f}"
@@ -154,32 +109,54 @@ def summary(main: MeanForces, checks: dict[str, MeanForces]) -> list[str]:
     return lines
 
 
-def agreement(main: MeanForces, check: MeanForces) -> dict[str, float]:
-    """Compare two estimates at the same configurations.
+def mean_and_error(starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over independent starts, axis 1 of shape (n_frames, n_starts, n_beads, 3), and its standard error."""
+    return starts.mean(axis=1), starts.std(axis=1, ddof=1) / np.sqrt(starts.shape[1])
 
-    Returns
-    -------
-    dict
-        ``slope``, with ``slope_error``: <F1 F2> / <F1^2>, noise subtracted; 1 if they estimate the same force.
-        ``difference``: root mean square of F1 - F2 per component; ``expected``: what the standard errors make of it; kJ/mol/nm.
-    """
-    rows = np.searchsorted(main.time, check.time)
-    first, second = main.forces[rows].astype(float), check.forces.astype(float)
-    noise, other = (float((m.astype(float) ** 2).mean()) for m in (main.standard_error[rows], check.standard_error))
-    signal = (first**2).mean() - noise
-    error = np.sqrt((noise + other) * signal + 2 * noise * other) / signal / np.sqrt(first.size)
-    return {
-        "slope": float((first * second).mean() / signal),
-        "slope_error": float(error),
-        "difference": float(np.sqrt(((first - second) ** 2).mean())),
-        "expected": float(np.sqrt(noise + other)),
+
+def _gather(
+    config: SystemConfig, snapshots: mdtraj.Trajectory, folder: Path, count: int, checked: list[int]
+) -> tuple[MeanForces, dict[str, Check]]:
+    protocol = config.mean_force
+    runs = [[np.load(start_file(folder, index, start)) for start in range(protocol.starts)] for index in range(count)]
+    forces = np.array([[run["forces"] for run in row] for row in runs])
+    positions = np.array([[run["positions"] for run in row] for row in runs]).mean(axis=1)
+    energies = np.array([[float(run["energy"]) for run in row] for row in runs])
+    excess = energies[:, 1:].mean() - energies[:, 0].mean()
+    logger.info("potential energy of renewed conformations: %.0f kJ/mol above that of the trajectory's", excess)
+    mean, error = mean_and_error(forces)
+    attributes = {
+        "system": config.name,
+        "temperature": config.temperature,
+        "restraint_constant": protocol.restraint_constant,
+        "starts": protocol.starts,
+        "renewed_energy_excess": excess,
+        "configuration": dump(config),
+        "force_field_sha256": file_hash(config.path(config.force_field)),
+        "versions": f"openmm_cgkd {__version__}, openmm {openmm.__version__}",
     }
+    beads = mapping_from_config(config, snapshots.topology).topology
+    main = MeanForces(positions, mean, error, snapshots.unitcell_vectors, snapshots.time, beads, attributes)
+    checks = {}
+    if protocol.starts > 2:
+        # the first start has no scatter of its own; as equals, all starts share that of the others
+        scatter = forces[:, 1:].std(axis=1, ddof=1)
+        rest = forces[:, 1:].mean(axis=1), scatter / np.sqrt(protocol.starts - 1)
+        checks["other_start"] = Check(rest[0], forces[:, 0], rest[1], scatter)
+    if checked:
+        found = [np.load(check_file(folder, index)) for index in checked]
+        checks["other_constant"] = Check(**{name: np.stack([part[name] for part in found]) for name in found[0]})
+    return main, checks
 
 
 def _check_same_settings(config: SystemConfig, trajectory: Path, folder: Path) -> None:
     """Estimates in a folder belong to one protocol and one trajectory."""
+    # the number of starts and where they run may change between a run and its continuation
+    usual = MeanForceConfig()
+    free = {name: getattr(usual, name) for name in ("starts", "check_frames", "execution")}
+    same = config.model_copy(update={"mean_force": config.mean_force.model_copy(update=free)})
     settings = (
-        f"{dump(config, folder)}trajectory_sha256: {file_hash(trajectory)}\n"
+        f"{dump(same, folder)}trajectory_sha256: {file_hash(trajectory)}\n"
         f"force_field_sha256: {file_hash(config.path(config.force_field))}\n"
     )
     path = folder / "settings.yaml"
@@ -209,78 +186,3 @@ def _read_snapshots(config: SystemConfig, path: Path, count: int, share: float) 
     bonds = bond_order(topology)
     chosen.xyz = np.stack([make_whole(x, box, bonds) for x, box in zip(chosen.xyz, chosen.unitcell_vectors, strict=True)])
     return chosen
-
-
-class _Restrained:
-    """Restrained runs at configurations of one system."""
-
-    def __init__(self, config: SystemConfig, snapshots: mdtraj.Trajectory, folder: Path) -> None:
-        self.config, self.snapshots, self.folder = config, snapshots, folder
-        self.topology = build_topology(config)
-
-    def _file(self, kind: str, index: int) -> Path:
-        return self.folder / f"{kind}-{index:04d}.npz"
-
-    def estimate(self, index: int, checked: bool) -> None:
-        """Run one configuration, unless its estimates are there."""
-        protocol = self.config.mean_force
-        kinds = ("main", *CHECKS) if checked else ("main",)
-        if all(self._file(kind, index).exists() for kind in kinds):
-            return
-        try:
-            simulation, mapping, beads = self._simulation(index)
-            reference = self.config.reference
-            temperature = self.config.temperature * unit.kelvin
-            seed = phase_seed(reference.seed, "mean force", index)
-            context = simulation.context
-            for kind in kinds:
-                context.setParameter("restraint_constant", protocol.restraint_constant)
-                if kind == "main":
-                    context.setPositions(self.snapshots.xyz[index])
-                    context.applyConstraints(1e-6)
-                    context.setVelocitiesToTemperature(temperature, seed)
-                elif kind == "other_constant":
-                    context.setParameter("restraint_constant", protocol.check_constant)
-                else:
-                    box = self.snapshots.unitcell_vectors[index].astype(float)
-                    placed = place_molecules(self.config, self.topology, mapping, beads, box, seed)
-                    relax(simulation, placed, reference.annealing_temperature, reference.annealing, self.config.temperature, 0, seed)
-                simulation.step(round(protocol.equilibration / reference.timestep))
-                self._sample(kind, index, simulation, mapping, beads)
-        except CGKDError:
-            raise
-        except (openmm.OpenMMException, ValueError) as error:
-            raise SimulationError(f"Restrained run {index} failed: {error}; lower the time step or restraint_constant.") from error
-
-    def _sample(self, kind: str, index: int, simulation: app.Simulation, mapping: Mapping, beads: np.ndarray) -> None:
-        protocol = self.config.mean_force
-        found = sample_mean_force(simulation, mapping, beads, protocol.sampling, protocol.sample_interval, protocol.blocks)
-        with replacing(self._file(kind, index)) as fresh, open(fresh, "wb") as file:
-            np.savez(file, positions=found.positions, forces=found.forces, standard_error=found.standard_error)
-        logger.info("configuration %d, %s: standard error %.1f kJ/mol/nm (rms)", index, kind, np.sqrt((found.standard_error**2).mean()))
-
-    def _simulation(self, index: int) -> tuple[app.Simulation, Mapping, np.ndarray]:
-        self.topology.setPeriodicBoxVectors(self.snapshots.unitcell_vectors[index] * unit.nanometer)
-        system = create_system(self.config, self.topology)
-        mapping = mapping_from_config(self.config, self.snapshots.topology, atomic_charges(system))
-        mapping.check_constraints(system)
-        beads = mapping.map_positions(self.snapshots.xyz[index].astype(float))
-        add_restraint(system, mapping, beads, self.config.mean_force.restraint_constant)
-        seed = phase_seed(self.config.reference.seed, "mean force", index)
-        return langevin_simulation(self.config, system, self.topology, seed), mapping, beads
-
-    def gather(self, kind: str, indices: list[int], constant: float) -> MeanForces:
-        """All estimates of one kind."""
-        parts = [np.load(self._file(kind, index)) for index in indices]
-        arrays = {name: np.stack([part[name] for part in parts]) for name in ("positions", "forces", "standard_error")}
-        attributes = {
-            "system": self.config.name,
-            "temperature": self.config.temperature,
-            "restraint_constant": constant,
-            "configuration": dump(self.config),
-            "force_field_sha256": file_hash(self.config.path(self.config.force_field)),
-            "versions": f"openmm_cgkd {__version__}, openmm {openmm.__version__}",
-        }
-        beads = mapping_from_config(self.config, self.snapshots.topology).topology
-        box, time = self.snapshots.unitcell_vectors[indices], self.snapshots.time[indices]
-        return MeanForces(**arrays, box=box, time=time, beads=beads, attributes=attributes)

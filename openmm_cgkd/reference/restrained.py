@@ -1,0 +1,209 @@
+"""Restrained all-atom runs at one configuration of the beads: sample the mapped force, renew conformations, sample again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+import openmm
+from openmm import app, unit
+
+from ..config import SystemConfig
+from ..exceptions import SimulationError
+from ..files import replacing
+from ..mapping import Mapping, mapping_from_config
+from .backmap import add_restraint, hold
+from .build import atomic_charges, build_topology, create_system
+from .run import langevin_simulation, phase_seed
+
+logger = logging.getLogger(__name__)
+
+_FRICTION = 5.0  # 1/ps; only averages count, and cooling needs a strong thermostat
+_STAGES = 10  # of cooling
+_BLOCKS = 4  # of one run, for the errors of the check of the restraint constant
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean force on every bead over one run; arrays of shape (n_beads, 3).
+
+    Attributes
+    ----------
+    positions : ndarray, nm
+        Mean positions, a little off the restraint's centres where the force pulls.
+    forces, standard_error : ndarray, kJ/mol/nm
+        The error is from blocks of the run and does not know of anything slower than the run.
+    energy : float, kJ/mol
+        Mean potential energy without the restraint.
+    """
+
+    positions: np.ndarray
+    forces: np.ndarray
+    standard_error: np.ndarray
+    energy: float
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a restrained run starts from.
+
+    Attributes
+    ----------
+    index : int
+    atoms : ndarray, shape (n_atoms, 3), nm
+        Molecules whole.
+    box : ndarray, shape (3, 3), nm
+    checked : bool
+        Whether it is sampled with the other restraint constant, too.
+    """
+
+    index: int
+    atoms: np.ndarray
+    box: np.ndarray
+    checked: bool
+
+    def missing(self, folder: Path, starts: int) -> bool:
+        """Whether runs of this configuration are still to be done."""
+        files = [start_file(folder, self.index, start) for start in range(starts)]
+        return not all(path.exists() for path in [*files, *([check_file(folder, self.index)] if self.checked else [])])
+
+
+def start_file(folder: Path, index: int, start: int) -> Path:
+    """Estimate of one start of one configuration."""
+    return folder / f"configuration-{index:04d}-start-{start:02d}.npz"
+
+
+def check_file(folder: Path, index: int) -> Path:
+    """Estimates of one configuration with both restraint constants."""
+    return folder / f"configuration-{index:04d}-check.npz"
+
+
+def sample_mean_force(
+    simulation: app.Simulation, mapping: Mapping, beads: np.ndarray, duration: float, interval: float, blocks: int = _BLOCKS
+) -> Estimate:
+    """Average the mapped force of a restrained, equilibrated run.
+
+    A bead sits off its restraint centre X0 by F/k on average. Giving the force to the mean position instead of X0
+    removes the error of first order in 1/k; what is left is of the order of the force's curvature times kT/k.
+
+    Parameters
+    ----------
+    simulation : openmm.app.Simulation
+        Its system holds the restraint of `backmap.add_restraint`.
+    mapping : Mapping
+    beads : ndarray, shape (n_beads, 3), nm
+        Centres of the restraint.
+    duration, interval : float
+        ps
+    blocks : int
+        Blocks for the standard error; their means must be independent, so each must outlast the force correlation.
+    """
+    constant = simulation.context.getParameter("restraint_constant")
+    timestep = simulation.integrator.getStepSize().value_in_unit(unit.picosecond)
+    steps = max(1, round(interval / timestep))
+    samples = max(1, round(duration / blocks / (steps * timestep)))
+    sums, energy = np.zeros((2, blocks, *beads.shape)), 0.0
+    for block in range(blocks):
+        for _ in range(samples):
+            simulation.step(steps)
+            state = simulation.context.getState(positions=True, forces=True, energy=True)
+            positions = mapping.map_positions(state.getPositions(asNumpy=True)._value)
+            forces = mapping.map_forces(state.getForces(asNumpy=True)._value)
+            pull = constant * (positions - beads)
+            sums[0, block] += positions
+            sums[1, block] += forces + pull  # without the restraint's own force
+            energy += state.getPotentialEnergy()._value - (pull * (positions - beads)).sum() / 2
+    means = sums / samples
+    mean = means.mean(axis=1)
+    return Estimate(mean[0], mean[1], means[1].std(axis=0, ddof=1) / np.sqrt(blocks), energy / (samples * blocks))
+
+
+def run_configuration(config: SystemConfig, configuration: Configuration, folder: Path, report: Callable[[float, str], None]) -> None:
+    """Do the restrained runs of one configuration that are not there yet.
+
+    Raises
+    ------
+    SimulationError
+        If a run fails.
+    """
+    runs = config.mean_force.starts + configuration.checked
+    try:
+        restrained = _Restrained(config, configuration)
+        for start in range(config.mean_force.starts):
+            path = start_file(folder, configuration.index, start)
+            if not path.exists():
+                restrained.renew(start)
+                _save(path, vars(restrained.sample()))
+            report((start + 1) / runs, "")
+        path = check_file(folder, configuration.index)
+        if configuration.checked and not path.exists():
+            restrained.renew(0)
+            _save(path, restrained.check_constant())
+    except (openmm.OpenMMException, ValueError) as error:
+        raise SimulationError(
+            f"Restrained run of configuration {configuration.index} failed: {error}; lower the time step or restraint_constant."
+        ) from error
+
+
+def _save(path: Path, arrays: dict) -> None:
+    with replacing(path) as fresh, open(fresh, "wb") as file:
+        np.savez(file, **arrays)
+
+
+class _Restrained:
+    """The atoms of one configuration with its beads held."""
+
+    def __init__(self, config: SystemConfig, configuration: Configuration) -> None:
+        self.config, self.configuration, self.protocol = config, configuration, config.mean_force
+        topology = build_topology(config)
+        topology.setPeriodicBoxVectors(configuration.box * unit.nanometer)
+        system = create_system(config, topology)
+        self.mapping = mapping_from_config(config, mdtraj.Topology.from_openmm(topology), atomic_charges(system))
+        self.mapping.check_constraints(system)
+        self.beads = self.mapping.map_positions(configuration.atoms.astype(float))
+        self.restraint = add_restraint(system, self.mapping, self.beads, self.protocol.restraint_constant)
+        self.simulation = langevin_simulation(config, system, topology, self._seed(0))
+        self.simulation.integrator.setFriction(_FRICTION)
+
+    def _seed(self, start: int) -> int:
+        return phase_seed(self.config.reference.seed, f"mean force {self.configuration.index}", start)
+
+    def renew(self, start: int) -> None:
+        """Put the atoms back; for all starts but the first give them new conformations at high temperature. Then equilibrate."""
+        protocol, context = self.protocol, self.simulation.context
+        context.setPositions(self.configuration.atoms)
+        context.applyConstraints(1e-6)
+        if start:
+            self._run(protocol.annealing_temperature, protocol.annealing, self._seed(start))
+            # new velocities at every stage take out the heat that falling potential energy sets free
+            for stage in range(1, _STAGES):
+                ratio = (self.config.temperature / protocol.annealing_temperature) ** (stage / _STAGES)
+                self._run(protocol.annealing_temperature * ratio, protocol.cooling / _STAGES, self._seed(start) + stage)
+        self._run(self.config.temperature, protocol.equilibration, self._seed(start) + _STAGES)
+
+    def _run(self, temperature: float, duration: float, seed: int) -> None:
+        self.simulation.integrator.setTemperature(temperature * unit.kelvin)
+        self.simulation.context.setVelocitiesToTemperature(temperature * unit.kelvin, seed)
+        self.simulation.step(round(duration / self.config.reference.timestep))
+
+    def sample(self) -> Estimate:
+        return sample_mean_force(self.simulation, self.mapping, self.beads, self.protocol.sampling, self.protocol.sample_interval)
+
+    def check_constant(self) -> dict[str, np.ndarray]:
+        """Mean forces at the same mean positions with both restraint constants, one after the other in one run.
+
+        At one restraint centre the two constants would hold the beads at different places, with different forces. So
+        the centre moves by the difference of F/k, with F from sampling of its own, whose noise is in neither estimate.
+        """
+        guide, first = self.sample(), self.sample()
+        constant = self.protocol.check_constant
+        self.beads = guide.positions - guide.forces / constant
+        hold(self.simulation.context, self.restraint, self.beads, constant)
+        self.simulation.step(round(self.protocol.equilibration / self.config.reference.timestep))
+        second = self.sample()
+        errors = {"first_error": first.standard_error, "second_error": second.standard_error}
+        return {"first": first.forces, "second": second.forces, **errors}
