@@ -86,8 +86,8 @@ class MeanForceConfig(_Section):
     check_frames: int = Field(4, ge=0, description="configurations sampled again with check_constant")
     starts: int = Field(8, ge=2, description="runs per configuration, each with conformations of its own; more continue fewer")
     annealing_temperature: Temperature = Field("1000 kelvin", description="at which conformations are renewed")
-    annealing: Duration = "2 picosecond"
-    cooling: Duration = "1 picosecond"
+    annealing: Duration = "4 picosecond"
+    cooling: Duration = "3 picosecond"
     equilibration: Duration = "0.5 picosecond"
     sampling: Time = "2 picosecond"
     sample_interval: Time = "0.04 picosecond"
