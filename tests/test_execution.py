@@ -29,7 +29,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_until(true, seconds=240.0):
+def wait_until(true, seconds=120.0):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
@@ -86,10 +86,15 @@ def test_tasks_end_with_the_one_who_waits(tmp_path, backend, how):
         "    tasks = {'a': (folder / 'pid',)}\n"
         f"    map_tasks(execution_tasks.run_forever, tasks, ExecutionConfig(backend='{backend}'), folder, 1)\n"
     )
-    process = subprocess.Popen([sys.executable, script], stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, script],
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore interrupts for what they run in the background
+    )
     wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     os.killpg(process.pid, how)
-    process.wait(240)
+    process.wait(120)
     task = int((tmp_path / "pid").read_text())
     wait_until(lambda: not alive(task))
 
@@ -104,7 +109,7 @@ def test_task_ends_when_another_run_takes_its_place(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", script])
     wait_until((tmp_path / "reports-old" / "a").exists)
     map_tasks(execution_tasks.fail, {"a": ("good",)}, LOCAL, tmp_path)
-    assert process.wait(240) == 1
+    assert process.wait(120) == 1
 
 
 FAKE_SLURM = {
