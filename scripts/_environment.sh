@@ -36,7 +36,7 @@ make_environment() {
     local extra=${1:-} python stamp log options=() free target=".[$stack${1:+,$1}]"
     stamp=$venv/.installed${extra:+-$extra}
     local wanted
-    wanted=$({ echo "$root" && cat "$root/setup.cfg" "$root/pyproject.toml"; } | sha256sum)
+    wanted=$({ echo "$root" && cat "$root/setup.cfg" "$root/pyproject.toml" "$root/scripts/newer_stack.txt"; } | sha256sum)
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && [ -x "$venv/bin/python" ]; then
         echo "Environment: $venv (complete)"
         return
@@ -58,6 +58,8 @@ make_environment() {
 
     echo "Installing the package with the extra $stack: about 8 GB, most of it CUDA libraries that torch brings"
     echo "even where there is no GPU. This takes some minutes the first time."
+    # torch of the newer stack in one version: it needs no GPU, and where a build without one is at hand that is taken
+    [ "$stack" != newer ] || options+=(--constraint "$root/scripts/newer_stack.txt")
     log=$venv/install.log
     if ! (cd "$root" && "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off "${options[@]}" -e "$target") 2>&1 |
         tee "$log" | sed -u -n -E '/^(Collecting|Installing|Successfully|ERROR)/p'; then
