@@ -284,6 +284,25 @@ def _stability(ctx: typer.Context, run: RunFile, folder: FolderOption = None) ->
     typer.echo(check_stability(config))
 
 
+@app.command("report", cls=Plain)
+def _report(
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run folder, or that of 'cgkd compare --against'.", show_default=False),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Page, pictures and tables go here.", show_default="report in the folder of RUN")
+    ] = None,
+) -> None:
+    """Write a web page of what came of a run: verdict, structure, errors, stability, speed, provenance.
+
+    One file that needs no network, and beside it pictures as PNG and SVG and tables as CSV.
+    """
+    from .report.write import write_report
+
+    typer.echo(write_report(run, output))
+
+
 @_command("run")
 def _run(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> None:
     """Run all stages in order; without frames in RUN.yaml the all-atom stage comes first."""

@@ -153,7 +153,7 @@ def report(comparison: Comparison) -> dict[str, Any]:
     source = comparison.all_atom.source
     return {
         "all_atom": {
-            "path": str(source.path),
+            "path": str(source.path.absolute()),
             "sha256": source.identity,
             "frames": len(source),
             "dynamics": diffusion_numbers(comparison.all_atom.diffusion, "itself"),
@@ -174,7 +174,7 @@ def _result(result: Result, comparison: Comparison) -> dict[str, Any]:
     return {
         "label": result.label,
         "model": analysis.source.label,
-        "path": str(analysis.source.path),
+        "path": str(analysis.source.path.absolute()),
         "sha256": analysis.source.identity,
         "frames": len(analysis.source),
         "scores": result.scores,

@@ -1,0 +1,168 @@
+"""What a comparison comes to, in words and marks. The bounds stand in docs/observables.md and on the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from .contents import Contents, Run
+
+# a model is as good as can be told within twice the floor; an RDF error of 0.02 is hard to see, one of 0.1 is hard to miss
+GOOD = {"ratio": 2.0, "error": 0.02}
+FAIR = {"ratio": 4.0, "error": 0.10}
+# relative; the first as the bound of the time-step search
+GOOD_TEMPERATURE, FAIR_TEMPERATURE = 0.02, 0.05
+
+BOUNDS = (
+    f"Structure: green up to {GOOD['ratio']:g} times the floor or an RDF error of {GOOD['error']:g}, yellow up to {FAIR['ratio']:g} times "
+    f"or {FAIR['error']:.2g}, red above, and wherever beads aggregate. Stability: green without failure, yellow if at most half of the "
+    f"runs fail, red above. Temperature: green within {GOOD_TEMPERATURE:.0%}, yellow within {FAIR_TEMPERATURE:.0%}, red above. Speed: "
+    "green if faster than all-atom, else yellow. Grey: not known. The verdict is the worst of them."
+)
+
+
+class Mark(IntEnum):
+    """From unknown, which counts for nothing, to bad."""
+
+    UNKNOWN = 0
+    GOOD = 1
+    FAIR = 2
+    POOR = 3
+
+    @property
+    def word(self) -> str:
+        return ("not known", "good", "fair", "poor")[self]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One figure of a model.
+
+    Attributes
+    ----------
+    mark : Mark
+    value : str
+        The figure itself.
+    note : str
+        What it is to be compared with.
+    sentence : str
+        Both in words.
+    """
+
+    mark: Mark
+    value: str
+    note: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Findings on a model by topic: structure, stability, temperature, speed."""
+
+    model: str
+    findings: dict[str, Finding]
+
+    @property
+    def mark(self) -> Mark:
+        return max(finding.mark for finding in self.findings.values())
+
+    @property
+    def headline(self) -> str:
+        known = all(self.findings[topic].mark for topic in ("structure", "stability"))
+        return self.mark.word if known else f"{self.mark.word}, as far as tested"
+
+    @property
+    def text(self) -> str:
+        """Sentences for the top of the page."""
+        return " ".join(finding.sentence for finding in self.findings.values() if finding.sentence)
+
+
+def verdicts(contents: Contents) -> list[Verdict]:
+    """A verdict on every model, that of the smallest RDF error first."""
+    found = [(rdf_error(runs)[0], Verdict(name, _findings(runs, contents))) for name, runs in contents.models.items()]
+    return [verdict for _, verdict in sorted(found, key=lambda item: item[0])]
+
+
+def rdf_error(runs: list[Run]) -> tuple[float, float | None]:
+    """Mean over all pairs and trainings of the RDF error, and its standard deviation over trainings."""
+    means = [np.mean([curve["mean_absolute"] for curve in run.curves("rdf").values()]) for run in runs]
+    return float(np.mean(means)), float(np.std(means, ddof=1)) if len(means) > 1 else None
+
+
+def rdf_floor(runs: list[Run]) -> float:
+    """Mean over all pairs of the RDF error between the halves of the all-atom frames."""
+    return float(np.mean([curve["mean_absolute_halves"] for curve in runs[0].curves("rdf").values()]))
+
+
+def _findings(runs: list[Run], contents: Contents) -> dict[str, Finding]:
+    return {
+        "structure": _structure(runs),
+        "stability": _stability(runs),
+        "temperature": _temperature(runs),
+        "speed": _speed(runs, contents.all_atom_speed),
+    }
+
+
+def _structure(runs: list[Run]) -> Finding:
+    (error, spread), floor = rdf_error(runs), rdf_floor(runs)
+    value = f"{error:.3f}" if spread is None else f"{error:.3f} ± {spread:.3f}"
+    ratio = error / floor if floor > 0 else float("inf")
+    mark = next((mark for mark, bound in ((Mark.GOOD, GOOD), (Mark.FAIR, FAIR)) if _within(error, ratio, bound)), Mark.POOR)
+    words = {Mark.GOOD: "agrees with", Mark.FAIR: "is near", Mark.POOR: "is far from"}[mark]
+    sentence = (
+        f"The structure {words} all-atom: the mean RDF error is {value}, {ratio:.1f} times the floor of {floor:.3f} "
+        "that the halves of the all-atom frames set."
+    )
+    clumped = [run for run in runs if run.record["aggregation"]["first_frame"] is not None]
+    if clumped:
+        mark = Mark.POOR
+        share = max(run.record["aggregation"]["share_of_frames"] for run in clumped)
+        sentence += f" Its beads aggregate: up to {share:.0%} of the frames show what all-atom never does."
+    return Finding(mark, value, f"RDF error; floor {floor:.3f}" + ("; beads aggregate" if clumped else ""), sentence)
+
+
+def _within(error: float, ratio: float, bound: dict[str, float]) -> bool:
+    return error <= bound["error"] or ratio <= bound["ratio"]
+
+
+def _stability(runs: list[Run]) -> Finding:
+    tested = [run.stability for run in runs if run.stability]
+    if not tested:
+        return Finding(Mark.UNKNOWN, "not tested", "cgkd stability", "How long it stays physical has not been tested (cgkd stability).")
+    total, failed = (sum(report[name] for report in tested) for name in ("replicas", "failed"))
+    durations = sorted({report["duration"] for report in tested})
+    length = " and ".join(f"{duration:g}" for duration in durations)
+    mark = Mark.GOOD if failed == 0 else Mark.FAIR if 2 * failed <= total else Mark.POOR
+    causes = {cause: sum(report["causes"][cause] for report in tested) for cause in tested[0]["causes"]}
+    named = ", ".join(f"{count} {cause}" for cause, count in causes.items() if count)
+    note = f"runs of {length} ps" + (f"; {named}" if named else "")
+    sentence = f"{total - failed} of {total} runs of {length} ps stayed physical" + (f" ({named})." if named else ".")
+    return Finding(mark, f"{total - failed} of {total}", note, sentence)
+
+
+def _temperature(runs: list[Run]) -> Finding:
+    known = [run.simulation for run in runs if run.simulation and "mean_temperature" in run.simulation]
+    if not known:
+        return Finding(Mark.UNKNOWN, "not known", "", "")
+    furthest = max(known, key=lambda numbers: abs(numbers["mean_temperature"] - numbers["temperature"]))
+    mean, wanted = furthest["mean_temperature"], furthest["temperature"]
+    off = abs(mean / wanted - 1)
+    mark = Mark.GOOD if off <= GOOD_TEMPERATURE else Mark.FAIR if off <= FAIR_TEMPERATURE else Mark.POOR
+    sentence = "" if mark is Mark.GOOD else f"The mean temperature is {mean:.1f} K, {wanted:g} K was set."
+    return Finding(mark, f"{mean:.1f} K", f"{wanted:g} K set", sentence)
+
+
+def _speed(runs: list[Run], all_atom: float | None) -> Finding:
+    known = [run.simulation["ns_per_day"] for run in runs if run.simulation]
+    if not known:
+        return Finding(Mark.UNKNOWN, "not known", "", "")
+    speed = float(np.mean(known))
+    value = f"{speed:.3g} ns/day"
+    if all_atom is None:
+        return Finding(Mark.UNKNOWN, value, "all-atom not known", f"It runs at {value}; the speed of all-atom is not known.")
+    ratio = speed / all_atom
+    mark = Mark.GOOD if ratio > 1 else Mark.FAIR
+    sentence = f"It runs at {value}, {ratio:.2g} times the {all_atom:.3g} ns/day of all-atom."
+    return Finding(mark, value, f"{ratio:.2g} times all-atom", sentence)
