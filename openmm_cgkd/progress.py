@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 
 logger = logging.getLogger("openmm_cgkd")
 console = Console(stderr=True)
+
+Report = Callable[[float, str], None]  # takes the share done, from 0 to 1, and a note
+_report: ContextVar[Report | None] = ContextVar("report", default=None)
 
 
 class Meter:
@@ -25,7 +29,9 @@ class Meter:
 
     def update(self, done: float, note: str = "") -> None:
         """Set the amount done; `note` is a short figure of merit shown beside the bar."""
-        if self._bar is not None:
+        if (report := _report.get()) is not None:
+            report(done / self._total if self._total else 1.0, note)
+        elif self._bar is not None:
             self._bar.update(self._task, completed=done, description=f"{self._label} {note}".strip())
         elif time.monotonic() - self._last_line > 30:
             self._last_line = time.monotonic()
@@ -37,12 +43,22 @@ class Meter:
 @contextmanager
 def progress(label: str, total: float, done: float = 0) -> Iterator[Meter]:
     """Show the progress of one piece of work."""
-    if not console.is_terminal:
+    if not console.is_terminal or _report.get() is not None:
         yield Meter(label, total, done, None)
         return
     times = TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times, console=console) as bar:
         yield Meter(label, total, done, bar)
+
+
+@contextmanager
+def progress_to(report: Report) -> Iterator[None]:
+    """Within the block progress goes to `report` instead of to the terminal: for tasks on which somebody else waits."""
+    token = _report.set(report)
+    try:
+        yield
+    finally:
+        _report.reset(token)
 
 
 @contextmanager

@@ -19,19 +19,20 @@ import openmm
 from scipy.stats import linregress
 
 from ..config import RunConfig, SimulationConfig, StabilityConfig
-from ..exceptions import AnalysisError, ExplosionError
+from ..exceptions import AnalysisError, SimulationError
 from ..files import file_hash, write_text
 from ..frames import Frames, read_frames
 from ..progress import log_to
 from ..run_folder import RunFolder, Stage
 from ..runtime.cgpotential import CGPotential, bead_topology_to_openmm
+from ..runtime.compatibility import platforms
 from ..runtime.guard import degrees_of_freedom
-from ..runtime.simulate import run_dynamics
 from ..runtime.timestep import simulation_settings
 from ..runtime.trajectory import log_column
 from .aggregation import AggregationLimits, clusters_of, evenly_spaced
 from .neighborhood import largest_r_max
 from .pressure import virial_pressure
+from .replicas import Start, run_replicas
 from .stability_figure import draw_stability
 from .survival import CAUSES, Replica, Traces, failure_rate, survival
 from .tables import write_csv
@@ -44,7 +45,7 @@ _DEVIATIONS = 5  # standard deviations of the canonical temperature that a windo
 
 
 def check_stability(run: RunConfig) -> Path:
-    """Run the exported student from different all-atom frames and tell how long it stays physical.
+    """Run the exported student from different all-atom frames, side by side, and tell how long it stays physical.
 
     Writes ``stability.json``, ``replicas.csv``, ``survival.csv`` and pictures into the stability folder of the run, and every
     replica with its trajectory into a folder of its own.
@@ -61,6 +62,8 @@ def check_stability(run: RunConfig) -> Path:
     ModelFileError, FramesError
         If the potential or the frames cannot be read.
     SimulationError
+        If the platform is not there.
+    ExecutionError
         If the dynamics cannot run for another reason than an unphysical state.
     """
     folder = RunFolder(run)
@@ -77,22 +80,17 @@ def check_stability(run: RunConfig) -> Path:
             return outputs[0]
         limits = AggregationLimits.of(frames.positions, frames.box, frames.beads, largest_r_max(frames.box))
         replicas, traces = [], []
-        # the first ones stay the same when more are asked for
-        starts = np.random.default_rng(run.seed).permutation(len(frames))[: settings.replicas]
-        for index, start in enumerate(starts.tolist()):
-            topology = bead_topology_to_openmm(frames.beads, frames.box[start])
-            system = potential.createSystem(topology)
-            place = results / f"{index:02d}"
-            key = json.dumps({**identity, "start": start})
-            seed = (run.seed + 7919 * (index + 1)) % 2**31  # a prime apart, so that resumed runs do not share seeds
-            failure = _simulate(system, topology, frames.positions[start], place, protocol, frames.temperature, seed, key)
-            trace = _read(place, protocol, settings, frames, limits)
+        starts = _starts(run, frames, identity, results)
+        failures = run_replicas(run, starts, frames.beads, protocol, frames.temperature)
+        for start, failure in zip(starts, failures, strict=True):
+            system = potential.createSystem(bead_topology_to_openmm(frames.beads, start.box))
+            trace = _read(start.folder, protocol, settings, frames, limits)
             bound = hottest(frames.temperature, settings, protocol.friction, degrees_of_freedom(system))
             event = _first_event(failure, trace, limits, settings, bound)
-            replica = _replica(index, start, event, trace, limits, settings, protocol)
+            replica = _replica(start.index, start.frame, event, trace, limits, settings, protocol)
             if trace is not None:
                 replica = replace(replica, pressure=_pressure(system, trace, replica, frames.temperature, protocol.platform))
-            logger.info("replica %d: %s", index, replica.detail)
+            logger.info("replica %d: %s", start.index, replica.detail)
             replicas.append(replica)
             # the picture needs no positions, and many long runs would not fit into memory
             traces.append(trace and replace(trace, positions=trace.positions[:0], boxes=trace.boxes[:0]))
@@ -108,6 +106,8 @@ def _protocol(run: RunConfig) -> SimulationConfig:
 
 
 def _check(settings: StabilityConfig, protocol: SimulationConfig, n_frames: int) -> None:
+    if protocol.platform and protocol.platform not in platforms():
+        raise SimulationError(f"simulation.platform: {protocol.platform} is not loaded here; name one of {', '.join(platforms())}.")
     if n_frames < settings.replicas:
         raise AnalysisError(
             f"stability.replicas: {settings.replicas} runs cannot start from {n_frames} different frames; ask for fewer or add frames."
@@ -119,22 +119,15 @@ def _check(settings: StabilityConfig, protocol: SimulationConfig, n_frames: int)
         )
 
 
-def _simulate(system, topology, positions, place: Path, protocol, temperature: float, seed: int, key: str) -> dict[str, Any] | None:
-    """Run or resume one replica; how it exploded, or None. An explosion is recorded, so that it is not run again."""
-    record = place / "explosion.json"
-    settings = protocol.model_dump(mode="json")
-    settings.pop("production")
-    inputs = {**settings, "temperature": temperature, "seed": seed, "key": key}
-    if record.exists() and (found := json.loads(record.read_text()))["inputs"] == inputs:
-        return found if found["time"] <= protocol.production else None
-    record.unlink(missing_ok=True)
-    try:
-        run_dynamics(system, topology, positions, place, protocol, temperature, seed, key)
-    except ExplosionError as error:
-        failure = {"inputs": inputs, "time": error.time, "kind": error.kind, "detail": str(error)}
-        write_text(record, json.dumps(failure, indent=1))
-        return failure
-    return None
+def _starts(run: RunConfig, frames: Frames, identity: dict[str, str], folder: Path) -> list[Start]:
+    # the first ones stay the same when more are asked for
+    chosen = np.random.default_rng(run.seed).permutation(len(frames))[: run.stability.replicas].tolist()
+    starts = []
+    for index, frame in enumerate(chosen):
+        seed = (run.seed + 7919 * (index + 1)) % 2**31  # a prime apart, so that resumed runs do not share seeds
+        key = json.dumps({**identity, "start": frame})
+        starts.append(Start(index, frame, frames.positions[frame], frames.box[frame], folder / f"{index:02d}", seed, key))
+    return starts
 
 
 def _read(place: Path, protocol: SimulationConfig, settings: StabilityConfig, frames: Frames, limits: AggregationLimits) -> Traces | None:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import math
 
-import numba
+from .compiled import compiled
+from .simd import WIDTH, exp, fill, first, load, spread, store, total
 
-from .simd import WIDTH, exp, fill, load, spread, store
-
-_serial = numba.njit(fastmath=True, cache=True, nogil=True, error_model="numpy")
+_serial = compiled(fastmath=True)
 
 _EPS = 1e-5  # of torch.nn.LayerNorm
 _R2, _R3, _R6 = 1 / math.sqrt(2.0), 1 / math.sqrt(3.0), 1 / math.sqrt(6.0)
@@ -148,13 +147,21 @@ def activate_gradient(x, x_at, gradient, n):
 
 @_serial
 def affine(w, matrix, bias, x, n_in, y, y_at, n_out):
-    """y = x W + b for one bead."""
+    """y = x W + b for one bead; n_in is a multiple of 8."""
     for f in range(0, n_out, WIDTH):
-        a, b = load(w, bias + f), fill(w[0])  # two sums, because one would wait for itself
-        for k in range(0, n_in, 2):
-            a += spread(x, k) * load(w, matrix + k * n_out + f)
-            b += spread(x, k + 1) * load(w, matrix + (k + 1) * n_out + f)
-        store(y, y_at + f, a + b)
+        zero, m = fill(w[0]), matrix + f
+        a0, a1, a2, a3, a4, a5, a6, a7 = zero, zero, zero, zero, zero, zero, zero, zero  # eight sums, because one would wait for itself
+        for k in range(0, n_in, 8):
+            a0 += spread(x, k) * load(w, m)
+            a1 += spread(x, k + 1) * load(w, m + n_out)
+            a2 += spread(x, k + 2) * load(w, m + 2 * n_out)
+            a3 += spread(x, k + 3) * load(w, m + 3 * n_out)
+            a4 += spread(x, k + 4) * load(w, m + 4 * n_out)
+            a5 += spread(x, k + 5) * load(w, m + 5 * n_out)
+            a6 += spread(x, k + 6) * load(w, m + 6 * n_out)
+            a7 += spread(x, k + 7) * load(w, m + 7 * n_out)
+            m += 8 * n_out
+        store(y, y_at + f, load(w, bias + f) + ((a0 + a1) + (a2 + a3)) + ((a4 + a5) + (a6 + a7)))
 
 
 @_serial
@@ -180,17 +187,16 @@ def linear9(w, matrices, x, x_at, y, y_at, c):
 
 @_serial
 def moments(x, segments, channels, c):
-    """Mean and inverse standard deviation over the real channels."""
-    n = segments * channels
-    mean, square = 0.0, 0.0
-    for s in range(segments):
-        for f in range(channels):
-            mean += x[s * c + f]
-    mean /= n
-    for s in range(segments):
-        for f in range(channels):
-            square += (x[s * c + f] - mean) ** 2
-    return x.dtype.type(mean), x.dtype.type(1 / math.sqrt(square / n + _EPS))
+    """Mean and inverse standard deviation over the real channels; padding holds zeros."""
+    per_number = x.dtype.type(1 / (segments * channels))
+    mean, square = fill(x.dtype.type(0.0)), fill(x.dtype.type(0.0))
+    for k in range(0, segments * c, WIDTH):
+        mean += load(x, k)
+    average = total(mean) * per_number
+    for k in range(0, segments * c, WIDTH):
+        away = first(load(x, k) - average, channels - k % c)
+        square += away * away
+    return average, x.dtype.type(1 / math.sqrt(total(square) * per_number + _EPS))
 
 
 @_serial
@@ -204,16 +210,16 @@ def layer_norm(w, gain, bias, x, y, segments, channels, c):
 def layer_norm_gradient(w, gain, x, gradient, segments, channels, c):
     """Replace the gradient of the result by that of x."""
     mean, scale = moments(x, segments, channels, c)
-    along, average = 0.0, 0.0
-    for s in range(segments):
-        for k in range(s * c, s * c + channels):
-            gradient[k] *= w[gain + k]
-            average += gradient[k]
-            along += gradient[k] * (x[k] - mean) * scale
-    average, along = average / (segments * channels), along / (segments * channels)
-    for s in range(segments):
-        for k in range(s * c, s * c + channels):
-            gradient[k] = scale * (gradient[k] - average - (x[k] - mean) * scale * along)
+    per_number = x.dtype.type(1 / (segments * channels))
+    sums, products = fill(x.dtype.type(0.0)), fill(x.dtype.type(0.0))
+    for k in range(0, segments * c, WIDTH):
+        g = load(gradient, k) * load(w, gain + k)
+        sums += g
+        products += g * (load(x, k) - mean)
+    average, along = total(sums) * per_number, total(products) * per_number * scale * scale
+    for k in range(0, segments * c, WIDTH):
+        g = load(gradient, k) * load(w, gain + k)
+        store(gradient, k, first((g - average - (load(x, k) - mean) * along) * scale, channels - k % c))
 
 
 @_serial

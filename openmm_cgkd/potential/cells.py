@@ -1,4 +1,7 @@
-"""Neighbour search for simulation: linked cells, linear in the number of beads, and lists that are kept while they hold."""
+"""Neighbour search for simulation: linked cells, linear in the number of beads, and lists that are kept while they hold.
+
+A box is passed to compiled code as nine numbers, see `box_numbers`.
+"""
 
 from __future__ import annotations
 
@@ -10,143 +13,209 @@ import numba
 import numpy as np
 
 from ..frames import smallest_height
+from .compiled import compiled
 
-SKIN = 0.1  # nm; rebuilding costs about as much as ten steps spend on the pairs in a skin of this width
+SKIN = 0.1  # nm; wider lists are remade less often, and are longer
 _KEPT = 8  # lists, for as many contexts in one process
+_KEPT_EDGES = 5_000_000  # edges in all kept lists but two (what a barostat goes to and fro between): 80 MB
 
-_parallel = numba.njit(cache=True, nogil=True, parallel=True)
+# no fastmath: it would cancel the rounding in `image`
+_serial, _parallel = compiled(), compiled(parallel=True)
+_ROUND = 1.5 * 2.0**52  # added and subtracted again, it rounds to an integer, without a branch or a call
 
 
-@numba.njit(cache=True, nogil=True)
-def _wrap_difference(d, box, periodic):
-    """Nearest image of a difference vector, in place; box in OpenMM's reduced form, cutoff below half its heights."""
+def box_numbers(box: np.ndarray) -> tuple[float, ...]:
+    """Numbers cx, cy, cz, bx, by, ax of a box and 1 / cz, 1 / by, 1 / ax; all zero for open boundaries.
+
+    Parameters
+    ----------
+    box : ndarray, shape (3, 3) or (0, 3), nm
+        Reduced box vectors as rows; empty for open boundaries.
+    """
+    if len(box) == 0:
+        return (0.0,) * 9
+    (ax, _, _), (bx, by, _), (cx, cy, cz) = box.tolist()
+    return cx, cy, cz, bx, by, ax, 1 / cz, 1 / by, 1 / ax
+
+
+@_serial
+def image(x, y, z, box):
+    """Nearest image of a difference vector; right for all distances up to half the smallest box height."""
+    cx, cy, cz, bx, by, ax, per_c, per_b, per_a = box
+    n = (z * per_c + _ROUND) - _ROUND
+    x, y, z = x - n * cx, y - n * cy, z - n * cz
+    n = (y * per_b + _ROUND) - _ROUND
+    x, y = x - n * bx, y - n * by
+    n = (x * per_a + _ROUND) - _ROUND
+    return x - n * ax, y, z
+
+
+# --- linked cells -----------------------------------------------------------------------------------------------------
+
+
+@_serial
+def _sorted_by_cell(positions, box, radius):
+    """Sort beads by cells no narrower than the radius.
+
+    Returns the numbers of cells along the axes, where each cell begins among the sorted beads, these beads, and their points (3, n).
+    """
+    n, periodic = positions.shape[0], box[2] > 0
+    cx, cy, cz, bx, by, ax, per_c, per_b, per_a = box
+    counts, low, per_width = np.ones(3, np.int64), np.zeros(3), np.ones(3)
+    at = np.empty((n, 3))  # fractional coordinates if periodic
     if periodic:
-        for k in (2, 1, 0):
-            n = np.rint(d[k] / box[k, k])
-            if n != 0.0:
-                for a in range(k + 1):
-                    d[a] -= n * box[k, a]
-
-
-@numba.njit(cache=True, nogil=True)
-def _cells(positions, box, periodic, cutoff):
-    """Sort beads into cells no narrower than the cutoff; returns cell counts, the cell of each bead, and beads by cell."""
-    n = positions.shape[0]
-    low, width = np.zeros(3), np.ones(3)
-    counts = np.ones(3, np.int64)
-    fractional = np.empty((n, 3))
-    for i in range(n):
-        x, y, z = positions[i, 0], positions[i, 1], positions[i, 2]
-        if periodic:
-            sz = z / box[2, 2]
-            sy = (y - sz * box[2, 1]) / box[1, 1]
-            sx = (x - sy * box[1, 0] - sz * box[2, 0]) / box[0, 0]
-            fractional[i, 0], fractional[i, 1], fractional[i, 2] = sx - np.floor(sx), sy - np.floor(sy), sz - np.floor(sz)
-        else:
-            fractional[i, 0], fractional[i, 1], fractional[i, 2] = x, y, z
-    if periodic:
-        # distances between opposite faces of the reduced box
-        volume = box[0, 0] * box[1, 1] * box[2, 2]
-        b_c = math.sqrt((box[1, 1] * box[2, 2]) ** 2 + (box[1, 0] * box[2, 2]) ** 2 + (box[1, 0] * box[2, 1] - box[1, 1] * box[2, 0]) ** 2)
-        a_c = math.sqrt((box[0, 0] * box[2, 2]) ** 2 + (box[0, 0] * box[2, 1]) ** 2)
-        heights = (volume / b_c, volume / a_c, box[2, 2])
-        for k in range(3):
-            counts[k] = max(1, int(heights[k] / cutoff))
-            width[k] = 1.0 / counts[k]
+        for i in range(n):
+            c = positions[i, 2] * per_c
+            b = (positions[i, 1] - c * cy) * per_b
+            a = (positions[i, 0] - b * bx - c * cx) * per_a
+            at[i, 0], at[i, 1], at[i, 2] = a - np.floor(a), b - np.floor(b), c - np.floor(c)
+        volume = ax * by * cz
+        height_a = volume / math.sqrt((by * cz) ** 2 + (bx * cz) ** 2 + (bx * cy - by * cx) ** 2)
+        height_b = volume / math.sqrt((ax * cz) ** 2 + (ax * cy) ** 2)
+        for k, height in enumerate((height_a, height_b, cz)):
+            counts[k] = max(1, int(height / radius))
+            per_width[k] = counts[k]
     else:
+        at[:] = positions
         for k in range(3):
-            low[k] = fractional[:, k].min()
-            span = fractional[:, k].max() - low[k]
-            counts[k] = min(max(1, int(span / cutoff)), 1 + int(n ** (1 / 3)))
-            width[k] = span / counts[k] + 1e-12
+            low[k] = at[:, k].min()
+            span = at[:, k].max() - low[k]
+            counts[k] = min(max(1, int(span / radius)), 1 + int(n ** (1 / 3)))
+            per_width[k] = counts[k] / (span + 1e-12)
     cell = np.empty(n, np.int64)
     start = np.zeros(counts[0] * counts[1] * counts[2] + 1, np.int64)
     for i in range(n):
         index = 0
         for k in range(3):
-            c = int((fractional[i, k] - low[k]) / width[k])
-            index = index * counts[k] + min(max(c, 0), counts[k] - 1)
+            index = index * counts[k] + min(max(int((at[i, k] - low[k]) * per_width[k]), 0), counts[k] - 1)
         cell[i] = index
         start[index + 1] += 1
     for c in range(1, len(start)):
         start[c] += start[c - 1]
-    order = np.empty(n, np.int64)
-    fill = start[:-1].copy()
+    fill, order, points = start[:-1].copy(), np.empty(n, np.int32), np.empty((3, n))
     for i in range(n):
-        order[fill[cell[i]]] = i
+        m = fill[cell[i]]
         fill[cell[i]] += 1
-    return counts, cell, start, order
+        order[m] = i
+        points[0, m], points[1, m], points[2, m] = positions[i, 0], positions[i, 1], positions[i, 2]
+    return counts, start, order, points
 
 
-@numba.njit(cache=True, nogil=True)
-def _neighbour_cells(cell, counts, periodic, out):
-    """Distinct cells around one cell, itself included; returns how many."""
-    z = cell % counts[2]
-    y = (cell // counts[2]) % counts[1]
-    x = cell // (counts[1] * counts[2])
+@_serial
+def _around(c, count, periodic):
+    """Range of neighbour cells along one axis; periodic ranges may reach one beyond either end."""
+    if periodic:
+        return (0, count) if count < 3 else (c - 1, c + 2)
+    return max(c - 1, 0), min(c + 2, count)
+
+
+@_serial
+def _ranges_around(cell, counts, periodic, start, out):
+    """Ranges of sorted beads in a cell and in those around it, each once; returns how many (at most 18)."""
     n = 0
-    for dx in range(-1, 2):
-        for dy in range(-1, 2):
-            for dz in range(-1, 2):
-                a, b, c = x + dx, y + dy, z + dz
-                if periodic:
-                    a, b, c = a % counts[0], b % counts[1], c % counts[2]
-                elif a < 0 or b < 0 or c < 0 or a >= counts[0] or b >= counts[1] or c >= counts[2]:
-                    continue
-                index = (a * counts[1] + b) * counts[2] + c
-                known = False
-                for m in range(n):
-                    known = known or out[m] == index
-                if not known:
-                    out[n] = index
-                    n += 1
+    first_x, last_x = _around(cell // (counts[1] * counts[2]), counts[0], periodic)
+    first_y, last_y = _around((cell // counts[2]) % counts[1], counts[1], periodic)
+    first, last = _around(cell % counts[2], counts[2], periodic)
+    low, high = max(first, 0), min(last, counts[2])
+    for a in range(first_x, last_x):
+        for b in range(first_y, last_y):
+            column = ((a % counts[0]) * counts[1] + b % counts[1]) * counts[2]
+            out[n, 0], out[n, 1] = start[column + low], start[column + high]
+            n += 1
+            if first < low:
+                out[n, 0], out[n, 1] = start[column + counts[2] - 1], start[column + counts[2]]
+                n += 1
+            if last > high:
+                out[n, 0], out[n, 1] = start[column], start[column + 1]
+                n += 1
     return n
 
 
-@_parallel
-def _count_neighbours(positions, box, periodic, radius, counts, cell, start, order, found):
-    for i in numba.prange(positions.shape[0]):
-        around = np.empty(27, np.int64)
-        d = np.empty(3)
-        n = 0
-        for m in range(_neighbour_cells(cell[i], counts, periodic, around)):
-            for k in range(start[around[m]], start[around[m] + 1]):
-                if order[k] != i:
-                    n += _difference(positions, i, order[k], box, periodic, d) < radius * radius
-        found[i + 1] = n
-
-
-@numba.njit(cache=True, nogil=True)
-def _difference(positions, i, j, box, periodic, d):
-    """Nearest image of the vector from bead i to bead j; returns its square."""
-    for a in range(3):
-        d[a] = positions[j, a] - positions[i, a]
-    _wrap_difference(d, box, periodic)
-    return d[0] * d[0] + d[1] * d[1] + d[2] * d[2]
+@_serial
+def _square(px, py, pz, m, k, box):
+    dx, dy, dz = image(px[k] - px[m], py[k] - py[m], pz[k] - pz[m], box)
+    return dx * dx + dy * dy + dz * dz
 
 
 @_parallel
-def _fill_neighbours(positions, box, periodic, radius, counts, cell, start, order, row, column):
-    for i in numba.prange(positions.shape[0]):
-        around = np.empty(27, np.int64)
-        d = np.empty(3)
-        e = row[i]
-        for m in range(_neighbour_cells(cell[i], counts, periodic, around)):
-            for k in range(start[around[m]], start[around[m] + 1]):
-                if order[k] != i and _difference(positions, i, order[k], box, periodic, d) < radius * radius:
-                    column[e] = order[k]
-                    e += 1
-        # sorted, so that sums over neighbours do not depend on when the list was made
-        column[row[i] : row[i + 1]].sort()
+def _count_neighbours(counts, start, order, points, box, limit, degree):
+    for c in numba.prange(len(start) - 1):
+        px, py, pz = points[0], points[1], points[2]
+        ranges = np.empty((18, 2), np.int64)
+        n = _ranges_around(c, counts, box[2] > 0, start, ranges)
+        for m in range(start[c], start[c + 1]):
+            found = -1  # not itself
+            for s in range(n):
+                for k in range(ranges[s, 0], ranges[s, 1]):
+                    found += _square(px, py, pz, m, k, box) < limit
+            degree[order[m]] = found
 
 
 @_parallel
-def _reverse(row, column, reverse):
-    """Where each edge's opposite stands."""
-    for i in numba.prange(row.shape[0] - 1):
+def _fill_neighbours(counts, start, order, points, box, limit, row, column):
+    for c in numba.prange(len(start) - 1):
+        px, py, pz = points[0], points[1], points[2]
+        ranges = np.empty((18, 2), np.int64)
+        n = _ranges_around(c, counts, box[2] > 0, start, ranges)
+        longest = 0
+        for s in range(n):
+            longest = max(longest, ranges[s, 1] - ranges[s, 0])
+        squares, near = np.empty(longest), np.empty(longest + 1, np.int32)
+        for m in range(start[c], start[c + 1]):
+            i = order[m]
+            e = row[i]
+            for s in range(n):
+                first, size = ranges[s, 0], ranges[s, 1] - ranges[s, 0]
+                for k in range(size):
+                    squares[k] = _square(px, py, pz, m, first + k, box)
+                found = 0
+                for k in range(size):  # no branch, since none could be predicted
+                    near[found] = order[first + k]
+                    found += squares[k] < limit
+                for k in range(found):
+                    if near[k] != i:
+                        column[e] = near[k]
+                        e += 1
+
+
+@_serial
+def _transposed(row, column, out):
+    """Transpose a symmetric relation, which is the same relation with the neighbours of every bead in ascending order."""
+    fill = row[:-1].copy()
+    for i in range(len(fill)):
         for e in range(row[i], row[i + 1]):
             j = column[e]
-            reverse[e] = row[j] + np.searchsorted(column[row[j] : row[j + 1]], i)
+            out[fill[j]] = i
+            fill[j] += 1
+
+
+@_serial
+def _opposite_edges(row, column, out):
+    """Place of the edge back: the beads that have j as a neighbour come in the order in which they stand in the row of j."""
+    fill = row[:-1].copy()
+    for i in range(len(fill)):
+        for e in range(row[i], row[i + 1]):
+            j = column[e]
+            out[e] = fill[j]
+            fill[j] += 1
+
+
+@_serial
+def _find_neighbours(positions, box, radius):
+    counts, start, order, points = _sorted_by_cell(positions, box, radius)
+    row = np.zeros(len(positions) + 1, np.int64)
+    _count_neighbours(counts, start, order, points, box, radius * radius, row[1:])
+    for i in range(len(positions)):
+        row[i + 1] += row[i]
+    unsorted, column, reverse = np.empty(row[-1], np.int32), np.empty(row[-1], np.int32), np.empty(row[-1], np.int64)
+    _fill_neighbours(counts, start, order, points, box, radius * radius, row, unsorted)
+    # sorted, so that sums over neighbours do not depend on when the list was made
+    _transposed(row, unsorted, column)
+    _opposite_edges(row, column, reverse)
+    return row, column, reverse
+
+
+# --- lists ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -178,7 +247,7 @@ class NeighbourList:
         return same and _largest_move(positions, self.positions) < (0.5 * self.skin) ** 2
 
 
-@numba.njit(cache=True, nogil=True)
+@_serial
 def _largest_move(positions, reference):
     largest = 0.0
     for i in range(positions.shape[0]):
@@ -200,19 +269,10 @@ def neighbour_list(positions: np.ndarray, box: np.ndarray, cutoff: float, skin: 
     cutoff, skin : float, nm
         The skin is cut to what the box allows: nearest images are unique only up to half its smallest height.
     """
-    periodic = len(box) > 0
-    cell_box = box if periodic else np.eye(3)
-    if periodic:
+    if len(box) > 0:
         skin = max(0.0, min(skin, 0.5 * smallest_height(box) - cutoff))
-    radius = cutoff + skin
-    grid = _cells(positions, cell_box, periodic, radius)
-    row = np.zeros(len(positions) + 1, np.int64)
-    _count_neighbours(positions, cell_box, periodic, radius, *grid, row)
-    np.cumsum(row, out=row)
-    column, reverse = np.empty((2, row[-1]), np.int64)
-    _fill_neighbours(positions, cell_box, periodic, radius, *grid, row, column)
-    _reverse(row, column, reverse)
-    return NeighbourList(row, column, reverse, positions.copy(), box.copy(), cutoff, skin)
+    found = _find_neighbours(positions, box_numbers(box), cutoff + skin)
+    return NeighbourList(*found, positions.copy(), box.copy(), cutoff, skin)
 
 
 _recent: list[NeighbourList] = []
@@ -232,85 +292,6 @@ def recent_list(positions: np.ndarray, box: np.ndarray, cutoff: float) -> Neighb
     fresh = neighbour_list(positions, box, cutoff, SKIN)
     with _lock:
         _recent.insert(0, fresh)
-        del _recent[_KEPT:]
+        sizes = np.cumsum([len(each.column) for each in _recent])
+        del _recent[min(_KEPT, max(2, int(np.searchsorted(sizes, _KEPT_EDGES)))) :]
     return fresh
-
-
-@dataclass(frozen=True)
-class Edges:
-    """Edges shorter than the cutoff, in the order of their list.
-
-    Attributes
-    ----------
-    start, count : ndarray, shape (n_beads,)
-        Edges of bead i are ``start[i] : start[i] + count[i]``.
-    column, knot : ndarray, shape (n_listed,)
-        Neighbour, and interval of the distance in radial tables.
-    place : ndarray, shape (n_listed,)
-        Place in that interval, from 0 to 1.
-    unit, distance : ndarray, shape (n_listed, 3) and (n_listed,), nm
-        From the bead to its neighbour.
-    opposite : ndarray, shape (n_listed,)
-        The edge back.
-    """
-
-    start: np.ndarray
-    count: np.ndarray
-    column: np.ndarray
-    knot: np.ndarray
-    place: np.ndarray
-    unit: np.ndarray
-    distance: np.ndarray
-    opposite: np.ndarray
-
-
-def edges(listed: NeighbourList, positions: np.ndarray, box: np.ndarray, n_intervals: int, dtype: np.dtype) -> Edges:
-    """Edges shorter than the list's cutoff, at positions for which it holds."""
-    n, start = len(listed.column), listed.row[:-1]
-    count = np.empty(len(start), np.int64)
-    column, knot, slot, origin = np.empty((4, n), np.int64)
-    place, unit, distance = np.empty(n, dtype), np.empty((n, 3)), np.empty(n)
-    periodic = len(box) > 0
-    arguments = (positions, box if periodic else np.eye(3), periodic, listed.cutoff, n_intervals, listed.row, listed.column)
-    _find_edges(*arguments, count, column, knot, place, unit, distance, slot, origin)
-    opposite = np.empty(n, np.int64)
-    _pair_edges(start, count, origin, listed.reverse, slot, opposite)
-    return Edges(start, count, column, knot, place, unit, distance, opposite)
-
-
-@_parallel
-def _find_edges(positions, box, periodic, cutoff, n_intervals, row, listed, count, column, knot, place, unit, distance, slot, origin):
-    scale = n_intervals / cutoff
-    for i in numba.prange(positions.shape[0]):
-        d = np.empty(3)
-        e = row[i]
-        for k in range(row[i], row[i + 1]):
-            square = _difference(positions, i, listed[k], box, periodic, d)
-            if square < cutoff * cutoff:
-                r = math.sqrt(square)
-                column[e], distance[e] = listed[k], r
-                knot[e] = min(int(r * scale), n_intervals - 1)
-                place[e] = r * scale - knot[e]
-                for a in range(3):
-                    unit[e, a] = d[a] / r
-                slot[k], origin[e] = e, k
-                e += 1
-        count[i] = e - row[i]
-
-
-@_parallel
-def _pair_edges(start, count, origin, reverse, slot, opposite):
-    for i in numba.prange(count.shape[0]):
-        for e in range(start[i], start[i] + count[i]):
-            opposite[e] = slot[reverse[origin[e]]]
-
-
-@_parallel
-def position_gradient(start, count, opposite, edge_gradient, out):
-    """Gradient with respect to bead positions (n_beads, 3), from that with respect to the edge vectors."""
-    for i in numba.prange(count.shape[0]):
-        for a in range(3):
-            out[i, a] = 0.0
-        for e in range(start[i], start[i] + count[i]):
-            for a in range(3):
-                out[i, a] += edge_gradient[opposite[e], a] - edge_gradient[e, a]

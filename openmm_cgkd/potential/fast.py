@@ -5,17 +5,14 @@ from __future__ import annotations
 import copy
 import math
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import fused
-from .cells import Edges, edges, position_gradient, recent_list
+from .cells import box_numbers, recent_list
+from .evaluation import N_INTERVALS, evaluate
 from .prior import PairRepulsion
-from .simd import WIDTH
+from .simd import WIDTH, padded
 from .tensornet import TensorNetEnergies
-
-N_INTERVALS = 512
 
 
 def tabulate(function, cutoff: float, n_intervals: int = N_INTERVALS) -> Tensor:
@@ -84,15 +81,11 @@ class FastPotential(nn.Module):
         return energy
 
 
-def _padded(n: int) -> int:
-    return -(-n // WIDTH) * WIDTH
-
-
 class _Packer:
     """All weights of a network in one flat array, channels padded to whole vectors, matrices transposed for x W."""
 
     def __init__(self, network: TensorNetEnergies) -> None:
-        self.network, self.channels, self.c = network, network.channels, _padded(network.channels)
+        self.network, self.channels, self.c = network, network.channels, padded(network.channels)
         self.parts: list[Tensor] = []
         self.offsets: list[int] = []
 
@@ -106,7 +99,7 @@ class _Packer:
         at_zero = network.expansion(torch.zeros(1, dtype=torch.float64))
         own = math.sqrt(3.0) * torch.diagonal(pair).t() * embedding.radial_filters(at_zero)[:, 0]
         first, _, last = network.output.layers
-        hidden = _padded(first.out_features)
+        hidden = padded(first.out_features)
         self._put(torch.zeros(max(3 * c, 2 * c, hidden), dtype=torch.float64))
         self._put(self._pad(pair, c))
         self._put(self._pad(own, c))
@@ -166,52 +159,7 @@ class _Packer:
         return self._pad(tabulate(filters, network.cutoff), self.c)
 
 
-class _Evaluation:
-    """One evaluation of the network's energies and of their gradient with respect to the edge vectors."""
-
-    def __init__(
-        self, found: Edges, types: np.ndarray, weights: np.ndarray, offsets: np.ndarray, sizes: list[int], n_types: int, cutoff: float
-    ):
-        self.edges, self.types, self.n_types = found, types, n_types
-        self.w, self.o, self.spacing = weights, offsets, cutoff / N_INTERVALS
-        self.channels, self.n_layers, self.hidden = sizes
-        self.c, self.n_beads = _padded(self.channels), len(types)
-        self.plain = (found.start, found.count, found.column, found.knot, found.place)
-
-    def add(self, energies: np.ndarray, edge_gradient: np.ndarray) -> None:
-        """Add to energies (n_beads,) and edge gradients (n_listed, 3)."""
-        w, o, c = self.w, self.o, self.c
-        features, summed, linear = self._rows(), self._rows(), self._rows()
-        kept = (summed, linear, self._new(2 * c), self._new(3 * c))
-        typed = (self.types, self.n_types, w, o)
-        fused.embed(*self.plain, self.edges.unit, *typed, self.channels, c, summed, features, *kept[1:])
-        layers = []
-        for layer in range(self.n_layers):
-            ours, message, update, out = self._rows(), self._rows(), self._rows(), self._rows()
-            fused.prepare(w, o, layer, c, features, ours)
-            fused.interact(*self.plain, w, o, layer, c, features, ours, message, update, out)
-            layers.append((features, ours, message, update))
-            features = out
-        gradient = self._rows()
-        fused.output(w, o, self.channels, c, self.hidden, features, energies, gradient)
-        for layer in reversed(range(self.n_layers)):
-            features, ours, message, update = layers[layer]
-            d_ours, d_message = self._rows(), self._rows()
-            fused.update_gradient(w, o, layer, c, ours, message, update, gradient, d_ours, d_message)
-            arguments = (w, o, self.spacing, layer, c, features, ours, d_ours, d_message, gradient, edge_gradient)
-            fused.interact_gradient(*self.plain, self.edges.unit, *arguments)
-        geometry = (self.edges.unit, self.edges.distance)
-        fused.embed_gradient(*self.plain, *geometry, *typed, self.spacing, self.channels, c, kept, gradient, edge_gradient)
-
-    def _new(self, per_bead: int) -> np.ndarray:
-        return np.empty(self.n_beads * per_bead, self.w.dtype)
-
-    def _rows(self) -> np.ndarray:
-        return self._new(9 * self.c)
-
-
-@torch.library.custom_op("openmm_cgkd::potential", mutates_args=())
-def potential(
+def _potential(
     positions: Tensor,
     box: Tensor,
     types: Tensor,
@@ -222,17 +170,13 @@ def potential(
     numbers: list[float],
 ) -> tuple[Tensor, Tensor]:
     """Potential energy, kJ/mol, and its gradient with respect to the positions (n_beads, 3), kJ/mol/nm; float64."""
-    cutoff, height, steepness = numbers
-    points, cell, kinds = (x.detach().contiguous().numpy() for x in (positions, box, types))
-    listed = recent_list(points, cell, cutoff)
-    found = edges(listed, points, cell, N_INTERVALS, weights.numpy().dtype)
-    energies, edge_gradient = np.zeros(len(points)), np.zeros((len(found.distance), 3))
-    pairs = (found.start, found.count, found.column, found.unit, found.distance)
-    fused.repulsion(*pairs, kinds, contact.numpy(), height, steepness, energies, edge_gradient)
-    _Evaluation(found, kinds, weights.numpy(), offsets.numpy(), sizes, len(contact), cutoff).add(energies, edge_gradient)
-    gradient = np.empty_like(points)
-    position_gradient(found.start, found.count, found.opposite, edge_gradient, gradient)
-    return torch.tensor(energies.sum(), dtype=torch.float64), torch.from_numpy(gradient)
+    points, cell = positions.detach().contiguous().numpy(), box.detach().contiguous().numpy()
+    listed = recent_list(points, cell, numbers[0])
+    energy, gradient = evaluate(
+        points, box_numbers(cell), listed.row, listed.column, listed.reverse, types.numpy(), weights.numpy(), offsets.numpy(),
+        contact.numpy(), *sizes, *numbers,
+    )  # fmt: skip
+    return torch.tensor(energy, dtype=torch.float64), torch.from_numpy(gradient)
 
 
 def _keep_gradient(ctx, inputs, output) -> None:
@@ -244,4 +188,11 @@ def _gradient(ctx, d_energy: Tensor, _d_gradient: Tensor):
     return d_energy * gradient, *[None] * 7
 
 
-torch.library.register_autograd("openmm_cgkd::potential", _gradient, setup_context=_keep_gradient)
+# not by torch.library.custom_op, which takes longer to get here than a small fluid needs for its forces
+_library = torch.library.Library("openmm_cgkd", "DEF")
+_library.define(
+    "potential(Tensor positions, Tensor box, Tensor types, Tensor weights, Tensor offsets, Tensor contact, int[] sizes, float[] numbers)"
+    " -> (Tensor, Tensor)"
+)
+_library.impl("potential", _potential, "CPU")
+torch.library.register_autograd("openmm_cgkd::potential", _gradient, setup_context=_keep_gradient, lib=_library)

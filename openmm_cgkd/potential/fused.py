@@ -39,10 +39,11 @@ from .algebra import (
     sum9,
     transpose,
 )
+from .compiled import compiled
 from .simd import WIDTH, fill, load, spread, store, total
 
-_parallel = numba.njit(fastmath=True, cache=True, nogil=True, parallel=True, error_model="numpy")
-_serial = numba.njit(fastmath=True, cache=True, nogil=True, error_model="numpy")
+_parallel = compiled(parallel=True, fastmath=True)
+_serial = compiled(fastmath=True)
 
 ZERO, PAIR, OWN, TABLE, GAIN, BIAS, W1, B1, W1T, W2, B2, W2T, LINEAR, LINEAR_T = range(14)
 OUT_GAIN, OUT_BIAS, V1, C1, V1T, V2, C2, V2T, V3, C3 = range(14, 24)
@@ -50,6 +51,7 @@ L_TABLE, L_SELF, L_BEFORE, L_BEFORE_T, L_AFTER, L_AFTER_T = range(6)  # from 24 
 
 _SQRT2, _SQRT3, _SQRT6 = math.sqrt(2.0), math.sqrt(3.0), math.sqrt(6.0)
 _R2, _R6 = 1 / _SQRT2, 1 / _SQRT6
+_NOTHING = -50.0  # e^-50 is below the rounding error of one
 
 
 @_serial
@@ -68,8 +70,9 @@ def _shape(x, y, z, out, at):
 
 
 @_parallel
-def embed(start, count, column, knot, place, unit, types, n_types, w, o, channels, c, summed, features, linear, h1, h2):
-    """Features of every bead from its neighbours, before the first layer; `summed`, `linear`, `h1`, `h2` are kept for the gradient."""
+def embed(start, count, column, knot, place, unit, types, n_types, w, o, channels, c, features, kept):
+    """Features of every bead from its neighbours, before the first layer; fills what is kept for the gradient."""
+    summed, linear, h1, h2 = kept
     n1 = 2 * c
     for i in numba.prange(count.shape[0]):
         first, last = start[i], start[i] + count[i]
@@ -304,7 +307,10 @@ def repulsion(start, count, column, unit, distance, types, contact, height, stee
     """Add half of U(r) = height exp(steepness (contact - r)) to either bead, and its gradient to that of the edge vectors."""
     for i in numba.prange(count.shape[0]):
         for e in range(start[i], start[i] + count[i]):
-            half = 0.5 * height * math.exp(steepness * (contact[types[i], types[column[e]]] - distance[e]))
+            exponent = steepness * (contact[types[i], types[column[e]]] - distance[e])
+            if exponent < _NOTHING:  # most pairs
+                continue
+            half = 0.5 * height * math.exp(exponent)
             energies[i] += half
             for k in range(3):
                 edge_gradient[e, k] -= steepness * half * unit[e, k]

@@ -1,185 +1,481 @@
 """Message passing as fused loops, differentiable to any order.
 
-Two multilinear sums do all the work between beads. Written as tensor expressions they would store nine numbers per
-pair and channel; here nothing of that size exists. Their derivatives are sums of the same kind, so each
-`autograd.Function` differentiates into the others and force matching (second derivatives) needs no further code.
+Two sums do all the work between beads: `gather` of pair vectors onto beads and `mix` of the features of neighbours, both
+weighted by functions of the distance, per order and channel, which stand in a table of splines. Written as tensor
+expressions they would store up to nine numbers per pair and channel; here nothing of that size exists. Derivatives are
+sums of the same kind with the derivatives of the splines, so each `autograd.Function` differentiates into the others and
+force matching (second derivatives) needs no further code.
 
 Features are irreducible components: index 0 is the scalar (l=0), 1-3 the vector (l=1), 4-8 the rank-two part (l=2).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Literal
+
 import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-_jit = numba.njit(fastmath=True, cache=True, nogil=True)
+from . import splines
+
+_jit = numba.njit(fastmath=True, cache=True, nogil=True, error_model="numpy")
 
 
 @_jit
-def _mix(out, weights, features, first, second):
+def _splines(out, basis, t):
+    """Values of the six splines at t."""
+    for k in range(6):
+        b = basis[k]
+        out[k] = b[0] + t * (b[1] + t * (b[2] + t * (b[3] + t * (b[4] + t * b[5]))))
+
+
+@_jit
+def _place(u, rows):
+    """Interval of u and place in it; beyond the table -1."""
+    k = int(u)
+    return (k if u >= 0 and k < rows - 5 else -1), u - k
+
+
+@_jit
+def _weights(out, table, first, s, scale):
+    """Weights of one pair, shape (3 channels,), from the table's rows from `first` on."""
+    a, b, c, d, e, f = table[first], table[first + 1], table[first + 2], table[first + 3], table[first + 4], table[first + 5]
+    s0, s1, s2, s3, s4, s5 = scale * s[0], scale * s[1], scale * s[2], scale * s[3], scale * s[4], scale * s[5]
+    for k in range(out.shape[0]):
+        out[k] = s0 * a[k] + s1 * b[k] + s2 * c[k] + s3 * d[k] + s4 * e[k] + s5 * f[k]
+
+
+@_jit
+def _spread(table, first, s, scale, values):
+    """Transpose of `_weights`: add values, shape (3 channels,), to the table's rows from `first` on."""
+    a, b, c, d, e, f = table[first], table[first + 1], table[first + 2], table[first + 3], table[first + 4], table[first + 5]
+    s0, s1, s2, s3, s4, s5 = scale * s[0], scale * s[1], scale * s[2], scale * s[3], scale * s[4], scale * s[5]
+    for k in range(values.shape[0]):
+        v = values[k]
+        a[k] += s0 * v
+        b[k] += s1 * v
+        c[k] += s2 * v
+        d[k] += s3 * v
+        e[k] += s4 * v
+        f[k] += s5 * v
+
+
+@_jit
+def _order(component):
+    return 0 if component == 0 else (1 if component < 4 else 2)
+
+
+@_jit
+def _mix(out, table, basis, per_nm, distances, scales, features, first, second):
     channels = features.shape[2]
+    w, s = np.empty(3 * channels, features.dtype), np.empty(6, features.dtype)
     for p in range(first.shape[0]):
+        row, t = _place(distances[p] * per_nm, table.shape[0])
+        if row < 0:
+            continue
+        _splines(s, basis, t)
+        _weights(w, table, row, s, scales[p])
         i, j = first[p], second[p]
         for c in range(9):
-            order = 0 if c == 0 else (1 if c < 4 else 2)
+            v = w[_order(c) * channels : (_order(c) + 1) * channels]
+            to_i, to_j, of_i, of_j = out[i, c], out[j, c], features[i, c], features[j, c]
             for f in range(channels):
-                w = weights[p, order, f]
-                out[i, c, f] += w * features[j, c, f]
-                out[j, c, f] += w * features[i, c, f]
+                to_i[f] += v[f] * of_j[f]
+                to_j[f] += v[f] * of_i[f]
 
 
 @_jit
-def _correlate(out, left, right, first, second):
+def _products(out, left, right, i, j):
+    """Products of features of two beads, summed over the components of each order, shape (3 channels,)."""
     channels = left.shape[2]
+    out[:] = 0
+    for c in range(9):
+        v = out[_order(c) * channels : (_order(c) + 1) * channels]
+        left_i, left_j, right_i, right_j = left[i, c], left[j, c], right[i, c], right[j, c]
+        for f in range(channels):
+            v[f] += left_i[f] * right_j[f] + left_j[f] * right_i[f]
+
+
+@_jit
+def _correlate(out, table, basis, per_nm, distances, left, right, first, second):
+    channels = left.shape[2]
+    w, v, s = np.empty(3 * channels, left.dtype), np.empty(3 * channels, left.dtype), np.empty(6, left.dtype)
     for p in range(first.shape[0]):
-        i, j = first[p], second[p]
-        for c in range(9):
-            order = 0 if c == 0 else (1 if c < 4 else 2)
-            for f in range(channels):
-                out[p, order, f] += left[i, c, f] * right[j, c, f] + left[j, c, f] * right[i, c, f]
+        row, t = _place(distances[p] * per_nm, table.shape[0])
+        out[p] = 0
+        if row < 0:
+            continue
+        _splines(s, basis, t)
+        _weights(w, table, row, s, w.dtype.type(1))
+        _products(v, left, right, first[p], second[p])
+        total = w.dtype.type(0)
+        for k in range(3 * channels):
+            total += w[k] * v[k]
+        out[p] = total
 
 
 @_jit
-def _gather(out, shape, weights, beads):
-    channels = weights.shape[2]
-    for e in range(beads.shape[0]):
-        i = beads[e]
-        for c in range(9):
-            order = 0 if c == 0 else (1 if c < 4 else 2)
-            g = shape[e, c]
-            for f in range(channels):
-                out[i, c, f] += g * weights[e, order, f]
+def _mix_table(out, basis, per_nm, distances, scales, left, right, first, second):
+    channels = left.shape[2]
+    v, s = np.empty(3 * channels, left.dtype), np.empty(6, left.dtype)
+    for p in range(first.shape[0]):
+        row, t = _place(distances[p] * per_nm, out.shape[0])
+        if row < 0:
+            continue
+        _splines(s, basis, t)
+        _products(v, left, right, first[p], second[p])
+        _spread(out, row, s, scales[p], v)
 
 
 @_jit
-def _gather_shape(out, weights, features, beads):
-    channels = weights.shape[2]
+def _gather(out, table, basis, per_nm, distances, shape, beads, kinds):
+    channels = out.shape[2]
+    w, s = np.empty(3 * channels, out.dtype), np.empty(6, out.dtype)
     for e in range(beads.shape[0]):
-        i = beads[e]
+        row, t = _place(distances[e] * per_nm, table.shape[1])
+        if row < 0:
+            continue
+        _splines(s, basis, t)
+        _weights(w, table[kinds[e]], row, s, w.dtype.type(1))
         for c in range(9):
-            order = 0 if c == 0 else (1 if c < 4 else 2)
-            total = weights.dtype.type(0)
+            v, g, to = w[_order(c) * channels : (_order(c) + 1) * channels], shape[e, c], out[beads[e], c]
             for f in range(channels):
-                total += weights[e, order, f] * features[i, c, f]
+                to[f] += g * v[f]
+
+
+@_jit
+def _gather_shape(out, table, basis, per_nm, distances, features, beads, kinds):
+    channels = features.shape[2]
+    w, s = np.empty(3 * channels, out.dtype), np.empty(6, out.dtype)
+    for e in range(beads.shape[0]):
+        row, t = _place(distances[e] * per_nm, table.shape[1])
+        out[e] = 0
+        if row < 0:
+            continue
+        _splines(s, basis, t)
+        _weights(w, table[kinds[e]], row, s, w.dtype.type(1))
+        for c in range(9):
+            v, of, total = w[_order(c) * channels : (_order(c) + 1) * channels], features[beads[e], c], w.dtype.type(0)
+            for f in range(channels):
+                total += v[f] * of[f]
             out[e, c] = total
 
 
 @_jit
-def _gather_weights(out, shape, features, beads):
+def _gather_table(out, basis, per_nm, distances, shape, features, beads, kinds):
     channels = features.shape[2]
+    w, s = np.empty(3 * channels, out.dtype), np.empty(6, out.dtype)
     for e in range(beads.shape[0]):
-        i = beads[e]
+        row, t = _place(distances[e] * per_nm, out.shape[1])
+        if row < 0:
+            continue
+        _splines(s, basis, t)
+        w[:] = 0
         for c in range(9):
-            order = 0 if c == 0 else (1 if c < 4 else 2)
-            g = shape[e, c]
+            v, g, of = w[_order(c) * channels : (_order(c) + 1) * channels], shape[e, c], features[beads[e], c]
             for f in range(channels):
-                out[e, order, f] += g * features[i, c, f]
+                v[f] += g * of[f]
+        _spread(out[kinds[e]], row, s, w.dtype.type(1), w)
 
 
-def _arrays(*tensors: Tensor) -> list[np.ndarray]:
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+_left_out: ContextVar[str | None] = ContextVar("derivatives left out", default=None)
+
+
+@contextmanager
+def without(derivatives: Literal["tables", "distances"]) -> Iterator[None]:
+    """Leave out derivatives that nobody asks for in a backward pass; autograd does not tell a `Function` which those are.
+
+    Parameters
+    ----------
+    derivatives : str
+        "tables", in a pass that wants nothing but derivatives with respect to positions, or "distances" (and shapes), in one
+        that wants nothing but those with respect to weights.
+    """
+    token = _left_out.set(derivatives)
+    try:
+        yield
+    finally:
+        _left_out.reset(token)
+
+
+def _needed(ctx: Any, *kinds: str) -> list[bool]:
+    """Which of the first inputs need a derivative; `kinds` are theirs, as for `without`, or empty."""
+    return [need and kind != _left_out.get() for need, kind in zip(ctx.needs_input_grad, kinds, strict=False)]
+
+
+@dataclass(frozen=True)
+class _Edges:
+    """What the kernels need besides tensors that have derivatives.
+
+    For `mix` beads and others are the two ends of each pair; for `gather` they are beads and kinds of directed edges.
+    """
+
+    beads: np.ndarray
+    others: np.ndarray
+    spacing: float
+
+    def arguments(self, order: int, *tensors: Tensor) -> list[Any]:
+        """Arguments of a kernel from the basis on; with a table first it comes before the basis."""
+        arrays = [tensor.detach().contiguous().numpy() for tensor in tensors]
+        dtype = arrays[0].dtype
+        return [splines.basis(order, self.spacing, dtype.name), dtype.type(1 / self.spacing), *arrays, self.beads, self.others]
+
+
+def _flat(table: Tensor) -> np.ndarray:
+    """The last two axes, order and channel, as one."""
+    return table.detach().flatten(-2).contiguous().numpy()
 
 
 class _Mix(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weights: Tensor, features: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        ctx.save_for_backward(weights, features, first, second)
+    def forward(ctx, table: Tensor, distances: Tensor, scales: Tensor, features: Tensor, edges: _Edges, order: int) -> Tensor:
+        ctx.save_for_backward(table, distances, scales, features)
+        ctx.edges, ctx.order = edges, order
         out = torch.zeros_like(features, memory_format=torch.contiguous_format)
-        _mix(out.numpy(), *_arrays(weights, features, first, second))
+        _mix(out.numpy(), _flat(table), *edges.arguments(order, distances, scales, features))
         return out
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        weights, features, first, second = ctx.saved_tensors
-        d_weights = _Correlate.apply(gradient, features, first, second) if ctx.needs_input_grad[0] else None
-        d_features = _Mix.apply(weights, gradient, first, second) if ctx.needs_input_grad[1] else None
-        return d_weights, d_features, None, None
+        table, distances, scales, features = ctx.saved_tensors
+        edges, order, needs = ctx.edges, ctx.order, _needed(ctx, "tables", "distances", "", "")
+        return (
+            _MixTable.apply(distances, scales, gradient, features, table.shape[0], edges, order) if needs[0] else None,
+            scales * _Correlate.apply(table, distances, gradient, features, edges, order + 1) if needs[1] else None,
+            _Correlate.apply(table, distances, gradient, features, edges, order) if needs[2] else None,
+            _Mix.apply(table, distances, scales, gradient, edges, order) if needs[3] else None,
+            None,
+            None,
+        )
 
 
 class _Correlate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, left: Tensor, right: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        ctx.save_for_backward(left, right, first, second)
-        out = left.new_zeros(first.shape[0], 3, left.shape[2])
-        _correlate(out.numpy(), *_arrays(left, right, first, second))
+    def forward(ctx, table: Tensor, distances: Tensor, left: Tensor, right: Tensor, edges: _Edges, order: int) -> Tensor:
+        ctx.save_for_backward(table, distances, left, right)
+        ctx.edges, ctx.order = edges, order
+        out = torch.empty_like(distances)
+        _correlate(out.numpy(), _flat(table), *edges.arguments(order, distances, left, right))
         return out
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        left, right, first, second = ctx.saved_tensors
-        d_left = _Mix.apply(gradient, right, first, second) if ctx.needs_input_grad[0] else None
-        d_right = _Mix.apply(gradient, left, first, second) if ctx.needs_input_grad[1] else None
-        return d_left, d_right, None, None
+        table, distances, left, right = ctx.saved_tensors
+        edges, order, needs = ctx.edges, ctx.order, _needed(ctx, "tables", "distances", "", "")
+        return (
+            _MixTable.apply(distances, gradient, left, right, table.shape[0], edges, order) if needs[0] else None,
+            gradient * _Correlate.apply(table, distances, left, right, edges, order + 1) if needs[1] else None,
+            _Mix.apply(table, distances, gradient, right, edges, order) if needs[2] else None,
+            _Mix.apply(table, distances, gradient, left, edges, order) if needs[3] else None,
+            None,
+            None,
+        )
+
+
+class _MixTable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, distances: Tensor, scales: Tensor, left: Tensor, right: Tensor, rows: int, edges: _Edges, order: int) -> Tensor:
+        ctx.save_for_backward(distances, scales, left, right)
+        ctx.edges, ctx.order = edges, order
+        out = left.new_zeros(rows, 3, left.shape[2])
+        _mix_table(out.flatten(1).numpy(), *edges.arguments(order, distances, scales, left, right))
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        distances, scales, left, right = ctx.saved_tensors
+        edges, order, needs = ctx.edges, ctx.order, _needed(ctx, "distances", "", "", "")
+        return (
+            scales * _Correlate.apply(gradient, distances, left, right, edges, order + 1) if needs[0] else None,
+            _Correlate.apply(gradient, distances, left, right, edges, order) if needs[1] else None,
+            _Mix.apply(gradient, distances, scales, right, edges, order) if needs[2] else None,
+            _Mix.apply(gradient, distances, scales, left, edges, order) if needs[3] else None,
+            None,
+            None,
+            None,
+        )
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, shape: Tensor, weights: Tensor, beads: Tensor, n_beads: int) -> Tensor:
-        ctx.save_for_backward(shape, weights, beads)
-        out = weights.new_zeros(n_beads, 9, weights.shape[2])
-        _gather(out.numpy(), *_arrays(shape, weights, beads))
+    def forward(ctx, table: Tensor, distances: Tensor, shape: Tensor, n_beads: int, edges: _Edges, order: int) -> Tensor:
+        ctx.save_for_backward(table, distances, shape)
+        ctx.edges, ctx.order = edges, order
+        out = table.new_zeros(n_beads, 9, table.shape[3])
+        _gather(out.numpy(), _flat(table), *edges.arguments(order, distances, shape))
         return out
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        shape, weights, beads = ctx.saved_tensors
-        d_shape = _GatherShape.apply(weights, gradient, beads) if ctx.needs_input_grad[0] else None
-        d_weights = _GatherWeights.apply(shape, gradient, beads) if ctx.needs_input_grad[1] else None
-        return d_shape, d_weights, None, None
+        table, distances, shape = ctx.saved_tensors
+        edges, order, needs = ctx.edges, ctx.order, _needed(ctx, "tables", "distances", "distances")
+        return (
+            _GatherTable.apply(distances, shape, gradient, table.shape[:2], edges, order) if needs[0] else None,
+            (shape * _GatherShape.apply(table, distances, gradient, edges, order + 1)).sum(1) if needs[1] else None,
+            _GatherShape.apply(table, distances, gradient, edges, order) if needs[2] else None,
+            None,
+            None,
+            None,
+        )
 
 
 class _GatherShape(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weights: Tensor, features: Tensor, beads: Tensor) -> Tensor:
-        ctx.save_for_backward(weights, features, beads)
-        out = weights.new_empty(beads.shape[0], 9)
-        _gather_shape(out.numpy(), *_arrays(weights, features, beads))
+    def forward(ctx, table: Tensor, distances: Tensor, features: Tensor, edges: _Edges, order: int) -> Tensor:
+        ctx.save_for_backward(table, distances, features)
+        ctx.edges, ctx.order = edges, order
+        out = distances.new_empty(distances.shape[0], 9)
+        _gather_shape(out.numpy(), _flat(table), *edges.arguments(order, distances, features))
         return out
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        weights, features, beads = ctx.saved_tensors
-        d_weights = _GatherWeights.apply(gradient, features, beads) if ctx.needs_input_grad[0] else None
-        d_features = _Gather.apply(gradient, weights, beads, features.shape[0]) if ctx.needs_input_grad[1] else None
-        return d_weights, d_features, None
+        table, distances, features = ctx.saved_tensors
+        edges, order, needs = ctx.edges, ctx.order, _needed(ctx, "tables", "distances", "")
+        return (
+            _GatherTable.apply(distances, gradient, features, table.shape[:2], edges, order) if needs[0] else None,
+            (gradient * _GatherShape.apply(table, distances, features, edges, order + 1)).sum(1) if needs[1] else None,
+            _Gather.apply(table, distances, gradient, features.shape[0], edges, order) if needs[2] else None,
+            None,
+            None,
+        )
 
 
-class _GatherWeights(torch.autograd.Function):
+class _GatherTable(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, shape: Tensor, features: Tensor, beads: Tensor) -> Tensor:
-        ctx.save_for_backward(shape, features, beads)
-        out = features.new_zeros(beads.shape[0], 3, features.shape[2])
-        _gather_weights(out.numpy(), *_arrays(shape, features, beads))
+    def forward(ctx, distances: Tensor, shape: Tensor, features: Tensor, size: tuple[int, int], edges: _Edges, order: int) -> Tensor:
+        ctx.save_for_backward(distances, shape, features)
+        ctx.edges, ctx.order = edges, order
+        out = features.new_zeros(*size, 3, features.shape[2])
+        _gather_table(out.flatten(2).numpy(), *edges.arguments(order, distances, shape, features))
         return out
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        shape, features, beads = ctx.saved_tensors
-        d_shape = _GatherShape.apply(gradient, features, beads) if ctx.needs_input_grad[0] else None
-        d_features = _Gather.apply(shape, gradient, beads, features.shape[0]) if ctx.needs_input_grad[1] else None
-        return d_shape, d_features, None
+        distances, shape, features = ctx.saved_tensors
+        edges, order, needs = ctx.edges, ctx.order, _needed(ctx, "distances", "distances", "")
+        return (
+            (shape * _GatherShape.apply(gradient, distances, features, edges, order + 1)).sum(1) if needs[0] else None,
+            _GatherShape.apply(gradient, distances, features, edges, order) if needs[1] else None,
+            _Gather.apply(gradient, distances, shape, features.shape[0], edges, order) if needs[2] else None,
+            None,
+            None,
+            None,
+        )
 
 
-def mix(weights: Tensor, features: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Sum of neighbours' features, weighted per pair, order and channel.
+def mix(table: Tensor, distances: Tensor, features: Tensor, first: Tensor, second: Tensor, spacing: float) -> Tensor:
+    """Sum of neighbours' features, weighted by functions of the distance.
 
     Parameters
     ----------
-    weights : Tensor, shape (n_pairs, 3, channels)
-        Last axis but one: l = 0, 1, 2.
+    table : Tensor, shape (n_rows, 3, channels)
+        Of `splines.table`; last axis but one: l = 0, 1, 2. Beyond the table functions are zero.
+    distances : Tensor, shape (n_pairs,), nm
     features : Tensor, shape (n_beads, 9, channels)
     first, second : Tensor, shape (n_pairs,)
         Each pair once; it contributes to both beads.
+    spacing : float, nm
+        Of the table's grid.
 
     Returns
     -------
     Tensor, shape (n_beads, 9, channels)
     """
-    return _Mix.apply(weights, features, first, second)
+    edges = _Edges(first.numpy(), second.numpy(), spacing)
+    return _Mix.apply(table, distances, torch.ones_like(distances), features, edges, 0)
 
 
-def gather(shape: Tensor, weights: Tensor, beads: Tensor, n_beads: int) -> Tensor:
-    """Sum over directed edges of ``shape`` (n_edges, 9) times ``weights`` (n_edges, 3, channels) onto ``beads`` (n_edges,)."""
-    return _Gather.apply(shape, weights, beads, n_beads)
+def gather(table: Tensor, distances: Tensor, shape: Tensor, beads: Tensor, kinds: Tensor, n_beads: int, spacing: float) -> Tensor:
+    """Sum of ``shape`` (n_edges, 9) times functions of the distance over directed edges onto ``beads`` (n_edges,).
+
+    Parameters
+    ----------
+    table : Tensor, shape (n_kinds, n_rows, 3, channels)
+        As for `mix`, one for each kind of edge.
+    distances : Tensor, shape (n_edges,), nm
+    kinds : Tensor, shape (n_edges,)
+
+    Returns
+    -------
+    Tensor, shape (n_beads, 9, channels)
+    """
+    return _Gather.apply(table, distances, shape, n_beads, _Edges(beads.numpy(), kinds.numpy(), spacing), 0)
+
+
+# --- products of features -------------------------------------------------------------------------------------------------
+
+_R2, _R3, _R6 = 2**-0.5, 3**-0.5, 6**-0.5
+# entries of a 3x3 matrix, row by row, from its components, and back: each is a sum of three, (index, factor)
+_TO_MATRIX = (
+    ((0, _R3), (7, _R2), (8, -_R6)), ((4, _R2), (3, -_R2), (0, 0.0)), ((5, _R2), (2, _R2), (0, 0.0)),
+    ((4, _R2), (3, _R2), (0, 0.0)), ((0, _R3), (7, -_R2), (8, -_R6)), ((6, _R2), (1, -_R2), (0, 0.0)),
+    ((5, _R2), (2, -_R2), (0, 0.0)), ((6, _R2), (1, _R2), (0, 0.0)), ((0, _R3), (8, 2 * _R6), (0, 0.0)),
+)  # fmt: skip
+_TO_COMPONENTS = (
+    ((0, _R3), (4, _R3), (8, _R3)), ((7, _R2), (5, -_R2), (0, 0.0)), ((2, _R2), (6, -_R2), (0, 0.0)),
+    ((3, _R2), (1, -_R2), (0, 0.0)), ((1, _R2), (3, _R2), (0, 0.0)), ((2, _R2), (6, _R2), (0, 0.0)),
+    ((5, _R2), (7, _R2), (0, 0.0)), ((0, _R2), (4, -_R2), (0, 0.0)), ((8, 2 * _R6), (0, -_R6), (4, -_R6)),
+)  # fmt: skip
+
+
+@_jit
+def _combine(out, values, terms):
+    """Nine sums of three values each; shapes (9, channels)."""
+    for r in range(9):
+        to, x, y, z = out[r], values[int(terms[r, 0, 0])], values[int(terms[r, 1, 0])], values[int(terms[r, 2, 0])]
+        a, b, c = terms[r, 0, 1], terms[r, 1, 1], terms[r, 2, 1]
+        for f in range(to.shape[0]):
+            to[f] = a * x[f] + b * y[f] + c * z[f]
+
+
+@_jit
+def _anticommute(out, left, right, transposed, to_matrix, to_components):
+    channels = left.shape[2]
+    a, b, product = np.empty((9, channels), left.dtype), np.empty((9, channels), left.dtype), np.empty((9, channels), left.dtype)
+    for i in range(left.shape[0]):
+        _combine(a, left[i], to_matrix)
+        _combine(b, right[i], to_matrix)
+        for r in range(3):
+            for c in range(3):
+                to = product[3 * r + c]
+                to[:] = 0
+                for k in range(3):
+                    a_rk, a_kc = a[3 * r + k], a[3 * k + c]
+                    b_rk, b_kc = (b[3 * k + r], b[3 * c + k]) if transposed else (b[3 * r + k], b[3 * k + c])
+                    for f in range(channels):
+                        to[f] += a_rk[f] * b_kc[f] + b_rk[f] * a_kc[f]
+        _combine(out[i], product, to_components)
+
+
+class _Anticommutator(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, left: Tensor, right: Tensor, transposed: bool) -> Tensor:
+        ctx.save_for_backward(left, right)
+        ctx.transposed = transposed
+        out = torch.empty_like(left, memory_format=torch.contiguous_format)
+        arrays = [tensor.detach().contiguous().numpy() for tensor in (left, right)]
+        terms = [np.array(each, dtype=arrays[0].dtype) for each in (_TO_MATRIX, _TO_COMPONENTS)]
+        _anticommute(out.numpy(), *arrays, transposed, *terms)
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        left, right = ctx.saved_tensors
+        d_right = (left, gradient, True) if ctx.transposed else (gradient, left, True)
+        return (
+            _Anticommutator.apply(gradient, right, not ctx.transposed) if ctx.needs_input_grad[0] else None,
+            _Anticommutator.apply(*d_right) if ctx.needs_input_grad[1] else None,
+            None,
+        )
+
+
+def anticommutator(left: Tensor, right: Tensor) -> Tensor:
+    """Components of AB + BA, bead by bead and channel by channel; all of shape (n_beads, 9, channels)."""
+    return _Anticommutator.apply(left, right, False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from . import kernels
+
 
 class SumModel(nn.Module):
     """Sum of the per-bead energies of its terms, for example a pair prior and a network.
@@ -51,5 +53,6 @@ def energies_and_forces(
         positions = positions.detach().requires_grad_()
         vectors = positions.index_select(0, second) - positions.index_select(0, first) + shifts
         energies = model(types, first, second, vectors)
-        (gradient,) = torch.autograd.grad(energies.sum(), positions, create_graph=create_graph)
+        with kernels.without("tables"):
+            (gradient,) = torch.autograd.grad(energies.sum(), positions, create_graph=create_graph)
     return energies, -gradient

@@ -74,6 +74,14 @@ def check_positions(positions: Tensor, types: Tensor) -> None:
         raise RuntimeError("Bead positions are not finite; use a smaller time step.")
 
 
+def checked_box(boxvectors: Tensor | None, cutoff: float) -> Tensor:
+    """Box vectors in double precision, shape (3, 3), or (0, 3) without a box; refuses a box that is too small."""
+    if boxvectors is None:
+        return torch.empty(0, 3, dtype=torch.float64)
+    box_numbers(boxvectors, cutoff)
+    return boxvectors.to(torch.float64)
+
+
 class ExportedPotential(nn.Module):
     """Energy of beads from positions alone: neighbour search, prior and network in one scriptable module.
 
@@ -157,11 +165,48 @@ class FusedPotential(nn.Module):
 
     def forward(self, positions: Tensor, boxvectors: Tensor | None = None) -> Tensor:
         """Potential energy, scalar, kJ/mol; arguments as `ExportedPotential.forward`."""
-        if positions.is_cuda:
+        if self.types.is_cuda:
             return self.portable(positions, boxvectors)
         check_positions(positions, self.types)
-        box = torch.empty(0, 3, dtype=torch.float64)
-        if boxvectors is not None:
-            box_numbers(boxvectors, self.cutoff)  # refuses a box that is too small
-            box = boxvectors.to(torch.float64)
+        box = checked_box(boxvectors, self.cutoff)
         return self.fast(self.types, positions.to(torch.float64), box).to(positions.dtype)
+
+
+class PotentialWithForces(nn.Module):
+    """A fused potential as `TorchForce` calls it when the module is to return the forces itself.
+
+    The operator gives them with the energy; autograd around this one operator would only cost time.
+
+    Parameters
+    ----------
+    potential : torch.jit.ScriptModule
+        `FusedPotential`, scripted, of this or an earlier version of the package, with its bead types set.
+    """
+
+    def __init__(self, potential: torch.jit.ScriptModule) -> None:
+        super().__init__()
+        self.potential = potential
+
+    def forward(self, positions: Tensor, boxvectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Potential energy, scalar, kJ/mol, and forces, shape (n_beads, 3), kJ/mol/nm; arguments as `ExportedPotential.forward`.
+
+        Both in the type and on the device of the positions; neither can be differentiated.
+        """
+        if self.potential.types.is_cuda:
+            return self.by_autograd(positions, boxvectors)
+        check_positions(positions, self.potential.types)
+        box = checked_box(boxvectors, self.potential.cutoff)
+        points, fast = positions.detach().to(torch.float64), self.potential.fast
+        energy, gradient = torch.ops.openmm_cgkd.potential(
+            points, box, self.potential.types, fast.weights, fast.offsets, fast.contact, fast.sizes, fast.numbers
+        )
+        return energy.to(positions.dtype), gradient.neg().to(positions.dtype)
+
+    @torch.jit.export
+    def by_autograd(self, positions: Tensor, boxvectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The same from the portable module."""
+        at = positions.detach().requires_grad_(True)
+        energy = self.potential.portable(at, boxvectors)
+        gradient = torch.autograd.grad([energy], [at])[0]
+        assert gradient is not None  # TorchScript does not know
+        return energy.detach(), gradient.neg()

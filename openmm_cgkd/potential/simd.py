@@ -16,11 +16,20 @@ from numba.core.typing import signature
 from numba.core.typing.templates import ConcreteTemplate, infer_global
 from numba.extending import intrinsic, lower_builtin
 
+from .compiled import compiled
+
 # numbers per vector: single precision fills an AVX-512 register, or an AVX2 one
 WIDTH = 16 if binding.get_host_cpu_features().get("avx512f", False) else 8
 
+
+@compiled()
+def padded(n):
+    """Smallest multiple of `WIDTH` that is not below n."""
+    return -(-n // WIDTH) * WIDTH
+
+
 _FAST = ("fast",)
-_INT32 = ir.IntType(32)
+_INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
 
 class Vector(types.Type):
@@ -93,6 +102,18 @@ def total(typingctx, vector):
         return builder.extract_element(parts, ir.Constant(_INT32, 0))
 
     return vector.dtype(vector), generate
+
+
+@intrinsic
+def first(typingctx, vector, n):
+    """The first n numbers of a vector, zeros in place of the others."""
+
+    def generate(context, builder, sig, args):
+        places = ir.Constant(ir.VectorType(_INT64, vector.width), list(range(vector.width)))
+        real = builder.icmp_signed("<", places, _splat(builder, places.type, args[1]))
+        return builder.select(real, args[0], ir.Constant(args[0].type, [0.0] * vector.width))
+
+    return vector(vector, types.int64), generate
 
 
 @intrinsic

@@ -1,9 +1,10 @@
 """TensorNet of torchmd-net with per-bead energies, evaluated on pairs.
 
 The network is made by torchmd-net's ``create_model`` and keeps its layers and weights (Simeon and De Fabritiis,
-NeurIPS 2023); the forward pass is ours, equal to torchmd-net's to rounding. It takes each pair once, holds tensors
-as nine irreducible components in an orthonormal basis instead of 3x3 matrices, and lets training call the fused
-kernels. Under ``torch.jit.script`` it uses plain PyTorch, so that an exported file needs nothing but torch.
+NeurIPS 2023); the forward pass is ours. It takes each pair once and holds tensors as nine irreducible components in
+an orthonormal basis instead of 3x3 matrices. On a CPU it calls the fused kernels, with radial functions from splines;
+under ``torch.jit.script`` and on a GPU it is plain PyTorch, so that an exported file needs nothing but torch. Plain
+PyTorch equals torchmd-net to rounding, splines to 1e-7.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from . import kernels
+from . import kernels, splines
 
 
 def _irreducible_basis() -> Tensor:
@@ -41,8 +42,8 @@ class _Linears(nn.Module):
         self.scalar, self.vector, self.tensor = scalar, vector, tensor
 
     def forward(self, features: Tensor) -> Tensor:  # (n_beads, 9, channels)
-        parts = [self.scalar(features[:, :1]), self.vector(features[:, 1:4]), self.tensor(features[:, 4:])]
-        return torch.cat(parts, dim=1)
+        scalar, vector, tensor = torch.split(features, [1, 3, 5], dim=1)
+        return torch.cat([self.scalar(scalar), self.vector(vector), self.tensor(tensor)], dim=1)
 
 
 class _Embedding(nn.Module):
@@ -52,6 +53,7 @@ class _Embedding(nn.Module):
         super().__init__()
         self.channels = channels
         self.types, self.pair = theirs.emb, theirs.emb2
+        self.n_types = int(theirs.emb.num_embeddings)
         self.radial = nn.ModuleList([theirs.distance_proj1, theirs.distance_proj2, theirs.distance_proj3])
         self.norm, self.act = theirs.init_norm, theirs.act
         self.hidden, self.out = theirs.linears_scalar[0], theirs.linears_scalar[1]
@@ -60,14 +62,15 @@ class _Embedding(nn.Module):
     def radial_filters(self, radial: Tensor) -> Tensor:  # (n, n_radial) -> (n, 3, channels)
         return torch.stack([layer(radial) for layer in self.radial], dim=1)
 
+    def pair_table(self) -> Tensor:  # (n_types * n_types, channels)
+        types = self.types.weight
+        return self.pair(torch.cat([types.repeat_interleave(self.n_types, dim=0), types.repeat(self.n_types, 1)], dim=1))
+
     def pair_embedding(self, types_i: Tensor, types_j: Tensor) -> Tensor:  # (n,), (n,) -> (n, channels)
-        n_types = self.types.num_embeddings
-        table = self.types.weight
-        both = torch.cat([table.repeat_interleave(n_types, dim=0), table.repeat(n_types, 1)], dim=1)
-        return self.pair(both).index_select(0, types_i * n_types + types_j)
+        return self.pair_table().index_select(0, types_i * self.n_types + types_j)
 
     def forward(self, summed: Tensor) -> Tensor:  # (n_beads, 9, channels) both
-        norm = self.norm((summed**2).sum(1))
+        norm = self.norm((summed * summed).sum(1))
         gate = self.act(self.out(self.act(self.hidden(norm)))).reshape(-1, 3, self.channels)
         return self.linears(summed) * _per_component(gate)
 
@@ -88,57 +91,74 @@ class _Interaction(nn.Module):
             radial = self.act(layer(radial))
         return radial.reshape(-1, 3, self.channels)
 
-    def forward(self, features: Tensor, filters: Tensor, self_filter: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        features, ours = self.prepare(features)
-        message = _mix(filters, ours, first, second) + _per_component(self_filter) * ours  # a bead is its own neighbour
-        return self.update(features, ours, message)
-
     def prepare(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised features, and what neighbours see of them."""
-        features = features / ((features**2).sum(1, keepdim=True) + 1)
+        features = _normalised(features)
         return features, self.before(features)
 
     def update(self, features: Tensor, ours: Tensor, message: Tensor) -> Tensor:
         """New features from the messages."""
-        left, right = self._matrices(ours), self._matrices(message)  # (n_beads, channels, 3, 3)
-        product = self._components(torch.matmul(right, left) + torch.matmul(left, right))
-        update = self.after(product / ((product**2).sum(1, keepdim=True) + 1))
-        matrices = self._matrices(update)
-        return features + update + self._components(torch.matmul(matrices, matrices))
+        product = self._anticommutator(ours, message)
+        update = self.after(_normalised(product))
+        return features + update + 0.5 * self._anticommutator(update, update)
+
+    def _anticommutator(self, left: Tensor, right: Tensor) -> Tensor:
+        """AB + BA of the matrices that the features stand for."""
+        if not torch.jit.is_scripting() and not left.is_cuda:
+            return _fused_anticommutator(left, right)
+        a, b = self._matrices(left), self._matrices(right)  # (n_beads, channels, 3, 3)
+        product = torch.matmul(a, b) + torch.matmul(b, a)
+        return torch.matmul(product.reshape(-1, self.channels, 9), self.basis.t()).transpose(1, 2)
 
     def _matrices(self, features: Tensor) -> Tensor:
         return torch.matmul(features.transpose(1, 2), self.basis).reshape(-1, self.channels, 3, 3)
 
-    def _components(self, matrices: Tensor) -> Tensor:
-        return torch.matmul(matrices.reshape(-1, self.channels, 9), self.basis.t()).transpose(1, 2)
-
 
 def _per_component(per_order: Tensor) -> Tensor:
     """Repeat values of l = 0, 1, 2 over their 1, 3, 5 components: (n, 3, channels) -> (n, 9, channels)."""
-    return torch.cat([per_order[:, :1], per_order[:, 1:2].expand(-1, 3, -1), per_order[:, 2:].expand(-1, 5, -1)], dim=1)
+    scalar, vector, tensor = torch.split(per_order, [1, 1, 1], dim=1)
+    return torch.cat([scalar, vector.expand(-1, 3, -1), tensor.expand(-1, 5, -1)], dim=1)
+
+
+def _normalised(features: Tensor) -> Tensor:
+    """x / (|x|^2 + 1), channel by channel."""
+    return features * torch.reciprocal((features * features).sum(1, keepdim=True) + 1)
 
 
 @torch.jit.unused
-def _fused_mix(weights: Tensor, features: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    return kernels.mix(weights, features, first, second)
+def _fused_anticommutator(left: Tensor, right: Tensor) -> Tensor:
+    return kernels.anticommutator(left, right)
 
 
 @torch.jit.unused
-def _fused_gather(shape: Tensor, weights: Tensor, beads: Tensor, n_beads: int) -> Tensor:
-    return kernels.gather(shape, weights, beads, n_beads)
+def _fused_mix(filters: Tensor, distances: Tensor, features: Tensor, first: Tensor, second: Tensor, spacing: float) -> Tensor:
+    return kernels.mix(splines.table(filters), distances, features, first, second, spacing)
 
 
-def _mix(weights: Tensor, features: Tensor, first: Tensor, second: Tensor) -> Tensor:
+@torch.jit.unused
+def _fused_gather(
+    filters: Tensor, factors: Tensor, distances: Tensor, shape: Tensor, beads: Tensor, kinds: Tensor, n_beads: int, spacing: float
+) -> Tensor:
+    tables = splines.table(filters) * factors.reshape(-1, 1, 1, factors.shape[1])  # (n_kinds, n_rows, 3, channels)
+    return kernels.gather(tables, distances, shape, beads, kinds, n_beads, spacing)
+
+
+def _mix(filters: Tensor, distances: Tensor, features: Tensor, first: Tensor, second: Tensor, spacing: float) -> Tensor:
+    """Sum of neighbours' features times filters, which are on the grid for the kernels and at every pair for plain PyTorch."""
     if not torch.jit.is_scripting() and not features.is_cuda:
-        return _fused_mix(weights, features, first, second)
-    expanded = _per_component(weights)
+        return _fused_mix(filters, distances, features, first, second, spacing)
+    expanded = _per_component(filters)
     out = torch.zeros_like(features).index_add(0, first, expanded * features.index_select(0, second))
     return out.index_add(0, second, expanded * features.index_select(0, first))
 
 
-def _gather(shape: Tensor, weights: Tensor, beads: Tensor, n_beads: int) -> Tensor:
-    if not torch.jit.is_scripting() and not weights.is_cuda:
-        return _fused_gather(shape, weights, beads, n_beads)
+def _gather(
+    filters: Tensor, factors: Tensor, distances: Tensor, shape: Tensor, beads: Tensor, kinds: Tensor, n_beads: int, spacing: float
+) -> Tensor:
+    """Sum of shapes of directed edges, the pairs one way and then the other, times filters as in `_mix` and factors of each kind."""
+    if not torch.jit.is_scripting() and not shape.is_cuda:
+        return _fused_gather(filters, factors, distances, shape, beads, kinds, n_beads, spacing)
+    weights = torch.cat([filters, filters]) * factors.index_select(0, kinds).unsqueeze(1)  # (n_edges, 3, channels)
     out = torch.zeros(n_beads, 9, weights.shape[2], dtype=weights.dtype, device=weights.device)
     return out.index_add(0, beads, shape.unsqueeze(2) * _per_component(weights))
 
@@ -157,6 +177,7 @@ class TensorNetEnergies(nn.Module):
         theirs = network.representation_model
         self.channels = int(theirs.hidden_channels)
         self.cutoff = float(theirs.cutoff_upper)
+        self.spacing = splines.grid_spacing(self.cutoff, int(theirs.num_rbf))
         self.expansion = theirs.distance_expansion
         self.embedding = _Embedding(theirs.tensor_embedding, self.channels)
         self.layers = nn.ModuleList([_Interaction(layer, self.channels) for layer in theirs.layers])
@@ -181,36 +202,44 @@ class TensorNetEnergies(nn.Module):
         -------
         Tensor, shape (n_beads,), kJ/mol
         """
-        n_beads = types.shape[0]
         distances = torch.linalg.vector_norm(vectors, dim=1)
-        radial = self.expansion(distances)
-        switch = self._switch(distances).reshape(-1, 1, 1)
+        points = self._points(distances)
+        radial = self.expansion(points).to(vectors.dtype)  # (n_points, n_radial)
+        switch = self._switch(points).to(vectors.dtype).reshape(-1, 1, 1)
         at_zero = self.expansion(torch.zeros(1, dtype=vectors.dtype, device=vectors.device))
 
-        # torchmd-net's edge vector points from neighbour to centre; (v, -v) below is that for both directions
-        shape = self._shape(-vectors / distances.unsqueeze(1))  # (n_pairs, 9)
-        parity = torch.ones(9, dtype=shape.dtype, device=shape.device)
-        parity[1:4] = -1.0
-        filters = self.embedding.radial_filters(radial) * switch  # (n_pairs, 3, channels)
-        types_i, types_j = types.index_select(0, first), types.index_select(0, second)
-        forth = filters * self.embedding.pair_embedding(types_i, types_j).unsqueeze(1)
-        back = filters * self.embedding.pair_embedding(types_j, types_i).unsqueeze(1)
-        summed = _gather(torch.cat([shape, shape * parity]), torch.cat([forth, back]), torch.cat([first, second]), n_beads)
+        # directed edges; torchmd-net's vectors point from neighbour to centre
+        beads, others, lengths = torch.cat([first, second]), torch.cat([second, first]), torch.cat([distances, distances])
+        shape = self._shape(torch.cat([-vectors, vectors]) / lengths.unsqueeze(1))  # (n_edges, 9)
+        kinds = types.index_select(0, beads) * self.embedding.n_types + types.index_select(0, others)
+        filters, factors = self.embedding.radial_filters(radial) * switch, self.embedding.pair_table()
+        summed = _gather(filters, factors, lengths, shape, beads, kinds, types.shape[0], self.spacing)
         own = math.sqrt(3.0) * self.embedding.pair_embedding(types, types) * self.embedding.radial_filters(at_zero)[:, 0]
-        summed = torch.cat([summed[:, :1] + own.unsqueeze(1), summed[:, 1:]], dim=1)
+        features = self.embedding(summed + nn.functional.pad(own.unsqueeze(1), (0, 0, 0, 8)))
 
-        features = self.embedding(summed)
         for layer in self.layers:
-            features = layer(features, layer.radial_filters(radial) * switch, layer.radial_filters(at_zero), first, second)
+            features, ours = layer.prepare(features)
+            message = _mix(layer.radial_filters(radial) * switch, distances, ours, first, second, self.spacing)
+            message = message + _per_component(layer.radial_filters(at_zero)) * ours  # a bead is its own neighbour
+            features = layer.update(features, ours, message)
 
-        squares = features**2
-        invariants = torch.cat([squares[:, 0], squares[:, 1:4].sum(1), squares[:, 4:].sum(1)], dim=1)
+        scalar, vector, tensor = torch.split(features * features, [1, 3, 5], dim=1)
+        invariants = torch.cat([scalar.sum(1), vector.sum(1), tensor.sum(1)], dim=1)
         out = self.output(self.act(self.linear(self.norm(invariants))))
         return out.squeeze(1) * self.scale
 
+    def _points(self, distances: Tensor) -> Tensor:
+        """Where radial functions are evaluated: on a grid for the kernels, at every pair for plain PyTorch."""
+        if not torch.jit.is_scripting() and not distances.is_cuda:
+            return splines.grid(self.cutoff, self.spacing)
+        return distances
+
     def _switch(self, distances: Tensor) -> Tensor:
-        inside = (distances < self.cutoff).to(distances.dtype)
-        return 0.5 * (torch.cos(distances * (math.pi / self.cutoff)) + 1.0) * inside
+        """Smooth cutoff. Splines end by themselves; the points that they need beyond their end continue the function."""
+        switch = 0.5 * (torch.cos(distances * (math.pi / self.cutoff)) + 1.0)
+        if not torch.jit.is_scripting() and not distances.is_cuda:
+            return switch
+        return switch * (distances < self.cutoff).to(distances.dtype)
 
     def _shape(self, unit: Tensor) -> Tensor:
         """Components of identity, skew matrix and traceless outer product of unit vectors, (n, 3) -> (n, 9)."""

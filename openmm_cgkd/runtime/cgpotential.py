@@ -133,7 +133,12 @@ class CGPotential:
             from .pythonforce import make_python_force
 
             return make_python_force(module, periodic=box is not None)
+        if self.engine == "fused":
+            from ..potential.scripted import PotentialWithForces
+
+            module = torch.jit.script(PotentialWithForces(module).eval())
         force = import_torch_force()(module)
+        force.setOutputsForces(self.engine == "fused")
         force.setUsesPeriodicBoundaryConditions(box is not None)
         return force
 

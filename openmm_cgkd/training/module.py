@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..config import LossWeights, TrainingConfig
 from ..exceptions import TrainingError
+from ..potential import kernels
 from ..potential.model import energies_and_forces
 from ..potential.tensornet import TensorNetEnergies
 from .data import Batch, Variances
@@ -148,6 +149,10 @@ class Distillation(lightning.LightningModule):
         state["since"] += 1
         if state["since"] >= max(1, self.settings.patience // 2):
             state.update(since=0, factor=state["factor"] * _PLATEAU_FACTOR)
+
+    def backward(self, loss: Tensor, *arguments: Any, **options: Any) -> None:
+        with kernels.without("distances"):  # the loss has no use for its own derivatives with respect to positions
+            super().backward(loss, *arguments, **options)
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_clip)

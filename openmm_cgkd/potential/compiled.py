@@ -1,0 +1,40 @@
+"""Compilation of the simulation kernels by numba, kept on disk until a source file of this folder changes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numba
+
+
+def source_stamp(folder: Path) -> str:
+    """SHA-256 of all Python files of a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+_STAMP = source_stamp(Path(__file__).parent)
+
+
+def compiled(**options: bool) -> Callable[[Callable], Callable]:
+    """Decorator: `numba.njit` without the interpreter's lock, its result cached.
+
+    Parameters
+    ----------
+    **options : bool
+        Of `numba.njit`: ``parallel``, ``fastmath``.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        dispatcher = numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
+        # numba asks only whether the file of the function itself has changed, but compiles into it what it calls from other files:
+        # without this, a new version of one file could run, silently, with the old version of another
+        dispatcher._cache._cache_file._source_stamp = _STAMP
+        return dispatcher
+
+    return decorate
