@@ -1,0 +1,153 @@
+"""What `benchmark_runtime` compares: contexts on the CPU platform, each with its time step in ps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mdtraj
+import numpy as np
+import openmm
+import torch
+from openmm import unit
+from torchmdnet.models.model import create_model
+
+from openmm_cgkd import CGPotential
+from openmm_cgkd.config import ModelConfig, SystemConfig, load_system
+from openmm_cgkd.export import export_potential
+from openmm_cgkd.frames import Frames, read_frames
+from openmm_cgkd.mapping import BeadTopology
+from openmm_cgkd.metadata import PotentialMetadata
+from openmm_cgkd.potential.prior import PriorParameters
+from openmm_cgkd.potential.tensornet import TensorNetEnergies, network_arguments
+from openmm_cgkd.reference.build import build_topology, create_system
+from openmm_cgkd.runtime.cgpotential import bead_topology_to_openmm
+from openmm_cgkd.runtime.committee import EnsemblePotential
+from openmm_cgkd.runtime.compatibility import import_torch_force
+
+Sides = dict[str, tuple[openmm.Context, float]]
+
+ETHALINE = Path(__file__).resolve().parent.parent / "systems" / "ethaline"
+CUTOFF, BEADS, DENSITY = 1.0, 300, 6.0  # nm, number, 1/nm^3: 25 neighbours each
+TEACHERS = 8
+_TEMPERATURE = 363.15  # kelvin
+
+
+def context_of(system: openmm.System, positions: np.ndarray, timestep: float) -> openmm.Context:
+    """Langevin dynamics on the CPU platform."""
+    integrator = openmm.LangevinMiddleIntegrator(_TEMPERATURE * unit.kelvin, 1 / unit.picosecond, timestep * unit.picosecond)
+    context = openmm.Context(system, integrator, openmm.Platform.getPlatform("CPU"))
+    context.setPositions(positions)
+    context.applyConstraints(1e-6)
+    context.setVelocitiesToTemperature(_TEMPERATURE * unit.kelvin, 1)
+    return context
+
+
+def lattice(n: int, density: float) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (n, 3) on a shaken lattice and the cubic box, nm."""
+    edge = (n / density) ** (1 / 3)
+    per_side = int(np.ceil(n ** (1 / 3)))
+    sites = np.stack(np.meshgrid(*3 * [np.arange(per_side)], indexing="ij"), axis=-1).reshape(-1, 3)[:n]
+    rng = np.random.default_rng(0)
+    return (sites + rng.uniform(-0.1, 0.1, sites.shape)) * edge / per_side, np.eye(3) * edge
+
+
+def replicated(positions: np.ndarray, box: np.ndarray, copies: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and box of so many copies along the box vectors, one whole copy after the other."""
+    shifts = np.stack(np.meshgrid(*map(np.arange, copies), indexing="ij"), axis=-1).reshape(-1, 3) @ box
+    return (positions[None] + shifts[:, None]).reshape(-1, 3), box * np.array(copies)[:, None]
+
+
+# --- networks without training ----------------------------------------------------------------------------------------
+
+
+def _torchmdnet_system(network: torch.nn.Module, types: np.ndarray, box: np.ndarray) -> openmm.System:
+    """System whose force is torchmd-net's scripted model itself."""
+
+    class Energy(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = network
+            self.register_buffer("types", torch.from_numpy(types))
+
+        def forward(self, positions: torch.Tensor, boxvectors: torch.Tensor) -> torch.Tensor:
+            energy, _ = self.model(self.types, positions.to(torch.float32), box=boxvectors.to(torch.float32))
+            return energy.sum()
+
+    force = import_torch_force()(torch.jit.script(Energy()))
+    force.setUsesPeriodicBoundaryConditions(True)
+    system = openmm.System()
+    for _ in types:
+        system.addParticle(60.0)
+    system.setDefaultPeriodicBoxVectors(*(openmm.Vec3(*row) for row in box))
+    system.addForce(force)
+    return system
+
+
+def network_sides(folder: Path) -> Sides:
+    """300 beads with the same 64-channel network: torchmd-net's script, and ours fused and portable."""
+    names = ("A", "B", "C")
+    config = ModelConfig(channels=64, layers=1, cutoff=f"{CUTOFF} nanometer")
+    torch.manual_seed(0)
+    network = create_model(network_arguments(config, 3) | {"static_shapes": False}, std=torch.tensor(3.0)).eval()
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    positions, box = lattice(BEADS, DENSITY)
+    types = np.random.default_rng(1).integers(0, 3, BEADS)
+    prior = PriorParameters(names, [[0.35] * 3] * 3, 300.0, 0.05, 0.015)
+    metadata = PotentialMetadata(
+        type_names=list(names), masses=[60.0] * 3, cutoff=CUTOFF, prior=vars(prior), network=config.model_dump(mode="json")
+    )
+    file = export_potential(folder / "benchmark.pt", TensorNetEnergies(network), prior, metadata, types, positions, box)
+    beads = BeadTopology(names, types, np.full(BEADS, 60.0), np.arange(BEADS))
+    systems = {"torchmd-net": _torchmdnet_system(network, types, box)}
+    for engine in ("fused", "portable"):
+        systems[engine] = CGPotential(file, engine=engine).createSystem(beads, boxVectors=box)
+    return {name: (context_of(system, positions, 0.001), 0.001) for name, system in systems.items()}
+
+
+# --- the shipped fluid ------------------------------------------------------------------------------------------------
+
+
+def _last_atoms(config: SystemConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and box of the last shipped frame of all atoms, nm."""
+    topology = mdtraj.Topology.from_openmm(build_topology(config))
+    frame = mdtraj.load(str(ETHALINE / "atoms.xtc"), top=topology)[-1]
+    return frame.xyz[0].astype(np.float64), frame.unitcell_vectors[0].astype(np.float64)
+
+
+def all_atom_side(copies: tuple[int, int, int]) -> tuple[openmm.Context, float]:
+    """The shipped box, copied, with all atoms and the settings of its all-atom stage."""
+    config = load_system(ETHALINE / "system.yaml")
+    positions, box = replicated(*_last_atoms(config), copies)
+    names = [molecule.name for molecule in config.molecules for _ in range(molecule.count)]
+    topology = build_topology(config, names * int(np.prod(copies)))
+    topology.setPeriodicBoxVectors(box * unit.nanometer)
+    return context_of(create_system(config, topology), positions, config.reference.timestep), config.reference.timestep
+
+
+def _copied_beads(beads: BeadTopology, n: int) -> BeadTopology:
+    molecules = np.concatenate([beads.molecules + k * (beads.molecules.max() + 1) for k in range(n)])
+    return BeadTopology(beads.type_names, np.tile(beads.types, n), np.tile(beads.masses, n), molecules)
+
+
+def student_side(potential: Any, timestep: float, copies: tuple[int, int, int]) -> tuple[openmm.Context, float]:
+    """The shipped box, copied, with a potential of its beads."""
+    frames: Frames = read_frames(ETHALINE / "frames.h5")
+    positions, box = replicated(frames.positions[-1].astype(np.float64), frames.box[-1].astype(np.float64), copies)
+    topology = bead_topology_to_openmm(_copied_beads(frames.beads, int(np.prod(copies))), box)
+    return context_of(potential.createSystem(topology), positions, timestep), timestep
+
+
+def fluid_sides(student: Path, timestep: float, copies: tuple[int, int, int]) -> Sides:
+    """The same number of molecules with all atoms, and with the student."""
+    return {"all-atom": all_atom_side(copies), "student": student_side(CGPotential(student), timestep, copies)}
+
+
+def ensemble_sides(student: Path, timestep: float) -> Sides:
+    """The student, and eight networks of its size as one potential: their weights do not matter for the time, so they are its own."""
+    ensemble = EnsemblePotential([student] * TEACHERS)
+    return {
+        "student": student_side(CGPotential(student), timestep, (1, 1, 1)),
+        "ensemble": student_side(ensemble, timestep, (1, 1, 1)),
+    }
