@@ -9,8 +9,9 @@ import pytest
 
 from openmm_cgkd import CGPotential
 from openmm_cgkd.exceptions import CompatibilityError, ConfigError
+from openmm_cgkd.platforms import platforms
 from openmm_cgkd.runtime import compatibility
-from openmm_cgkd.runtime.compatibility import check_python_force, check_stack, choose_engine, platforms, stack_report
+from openmm_cgkd.runtime.compatibility import check_python_force, check_stack, choose_engine, stack_report
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import openmm
 from openmm import unit
 
 from ..exceptions import AnalysisError
+from ..platforms import choose_platform
 from ..runtime.guard import cause_of
 
 _STRAIN = 5e-4  # relative change of lengths: energies in single precision leave about 0.2 bar of noise
@@ -53,9 +54,8 @@ def virial_pressure(
     """
     if not system.usesPeriodicBoundaryConditions() or system.getNumConstraints():
         raise AnalysisError("The pressure needs a periodic system without constraints; give box vectors to createSystem.")
-    wanted = (openmm.Platform.getPlatform(platform),) if platform else ()
     try:
-        context = openmm.Context(system, openmm.VerletIntegrator(0.001), *wanted)
+        context = openmm.Context(system, openmm.VerletIntegrator(0.001), choose_platform(system, platform))
         slopes = np.array([_energy_per_volume(context, x, box) for x, box in zip(positions, boxes, strict=True)])
     except openmm.OpenMMException as error:
         cure = "use a known platform and a box above twice the cutoff"

@@ -22,10 +22,10 @@ from ..config import RunConfig, SimulationConfig, StabilityConfig
 from ..exceptions import AnalysisError, SimulationError
 from ..files import file_hash, write_text
 from ..frames import Frames, read_frames
+from ..platforms import platforms
 from ..progress import log_to
 from ..run_folder import RunFolder, Stage
 from ..runtime.cgpotential import CGPotential, bead_topology_to_openmm
-from ..runtime.compatibility import platforms
 from ..runtime.guard import degrees_of_freedom
 from ..runtime.timestep import simulation_settings
 from ..runtime.trajectory import log_column

@@ -22,6 +22,7 @@ from ..exceptions import CGKDError, ConfigError, SimulationError
 from ..files import file_hash, replacing, write_text
 from ..frames import read_frames
 from ..mapping import Mapping, mapping_from_config
+from ..platforms import choose_platform, platforms
 from ..progress import log_to, progress
 from .backmap import add_restraint, place_molecules, relax
 from .build import atomic_charges, build_topology, create_system, pack
@@ -297,17 +298,12 @@ def langevin_simulation(
         (temperature or config.temperature) * unit.kelvin, protocol.friction / unit.picosecond, protocol.timestep * unit.picosecond
     )
     integrator.setRandomNumberSeed(seed)
-    if protocol.platform is None:
-        return app.Simulation(topology, system, integrator)
-    properties = {"Threads": str(protocol.threads)} if protocol.threads and protocol.platform == "CPU" else {}
-    return app.Simulation(topology, system, integrator, _platform(protocol.platform), properties)
-
-
-def _platform(name: str) -> openmm.Platform:
-    present = [openmm.Platform.getPlatform(k).getName() for k in range(openmm.Platform.getNumPlatforms())]
-    if name not in present:
+    name, present = protocol.platform, platforms()
+    if name is not None and name not in present:
         raise ConfigError(f"reference.platform: got {name}, but this OpenMM has {', '.join(present)}; name one of these or leave it out.")
-    return openmm.Platform.getPlatformByName(name)
+    found = choose_platform(system, name)
+    properties = {"Threads": str(protocol.threads)} if protocol.threads and found.getName() == "CPU" else {}
+    return app.Simulation(topology, system, integrator, found, properties)
 
 
 def phase_seed(seed: int, phase: str, step: int) -> int:

@@ -24,6 +24,7 @@ from ..files import file_hash
 from ..frames import Frames
 from ..mapping import BeadTopology
 from ..metadata import PotentialMetadata
+from ..platforms import choose_platform
 from ..run_folder import RunFolder, Stage
 from ..training.checkpoint import load_checkpoint
 from ..training.data import load_frames, load_prior
@@ -155,8 +156,8 @@ class Committee:
         self.names = bead_names(topology)
         systems = [CGPotential(file).createSystem(topology, removeCMMotion=False, boxVectors=boxVectors) for file in files]
         try:
-            wanted = (openmm.Platform.getPlatformByName(platform),) if platform else ()
-            self._contexts = [openmm.Context(system, openmm.VerletIntegrator(0.001), *wanted) for system in systems]
+            wanted = choose_platform(systems[0], platform)
+            self._contexts = [openmm.Context(system, openmm.VerletIntegrator(0.001), wanted) for system in systems]
         except openmm.OpenMMException as error:
             raise SimulationError(f"Platform {platform or '(none named)'} cannot run the committee ({cause_of(error)}).") from error
 

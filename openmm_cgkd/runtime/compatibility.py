@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..exceptions import CompatibilityError
+from ..platforms import opencl_has_gpu, platforms
 
 logger = logging.getLogger(__name__)
 
@@ -156,14 +157,6 @@ def stack_report() -> dict[str, str]:
             report[name] = "ready"
         except CompatibilityError as error:
             report[name] = str(error)
-    report["platforms"] = ", ".join(platforms()) or "none"
+    names = ["OpenCL (no GPU: only where it is named)" if name == "OpenCL" and not opencl_has_gpu() else name for name in platforms()]
+    report["platforms"] = ", ".join(names) or "none"
     return report
-
-
-def platforms() -> list[str]:
-    """Names of the OpenMM platforms that load here; a platform may still lack a device."""
-    try:
-        import openmm
-    except ImportError:
-        return []
-    return [openmm.Platform.getPlatform(k).getName() for k in range(openmm.Platform.getNumPlatforms())]

@@ -25,7 +25,7 @@ from openmm import unit
 from scipy.stats import linregress, sem
 
 from ..exceptions import SimulationError
-from .compatibility import platforms
+from ..platforms import choose_platform, platforms
 from .guard import cause_of
 
 GAS_CONSTANT = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
@@ -245,9 +245,7 @@ class Integration:
 
 def _context(system: openmm.System, integrator: openmm.Integrator, platform: str | None, double: bool = False) -> openmm.Context:
     try:
-        if platform is None:
-            return openmm.Context(system, integrator)
-        found = openmm.Platform.getPlatformByName(platform)
+        found = choose_platform(system, platform)
         # CPU and Reference have no such property: they integrate in double precision anyway
         precise = double and found.supportsDoublePrecision() and "Precision" in found.getPropertyNames()
         return openmm.Context(system, integrator, found, {"Precision": "double"} if precise else {})

@@ -17,11 +17,11 @@ from ..config import RunConfig, SimulationConfig
 from ..exceptions import ConfigError, SimulationError
 from ..files import file_hash, replacing, write_text
 from ..frames import Frames, read_frames, split_frames
+from ..platforms import choose_platform, platforms
 from ..progress import log_to, progress
 from ..run_folder import RunFolder, Stage
 from .cgpotential import CGPotential, bead_topology_to_openmm
 from .committee import Committee, CommitteeReporter, SpreadRange, export_members, labelled_range
-from .compatibility import platforms
 from .guard import ExplosionGuard, cause_of, stopped
 from .timestep import simulation_settings
 from .trajectory import cut_log, cut_trajectory, log_column, open_log, open_trajectory, write_topology
@@ -189,8 +189,8 @@ class _Dynamics:
         seed = (self.seed + done) % (2**31 - 2) + 1  # 0 would mean a random seed
         integrator.setRandomNumberSeed(seed)
         try:
-            wanted = (openmm.Platform.getPlatformByName(self.protocol.platform),) if self.protocol.platform else ()
-            return app.Simulation(self.topology, self._system(seed), integrator, *wanted)
+            system = self._system(seed)
+            return app.Simulation(self.topology, system, integrator, choose_platform(system, self.protocol.platform))
         except openmm.OpenMMException as error:
             wanted = f"simulation.platform: {self.protocol.platform or 'none named'}"
             raise SimulationError(f"{wanted}, cannot run the system ({cause_of(error)}); loaded here: {', '.join(platforms())}.") from error
