@@ -201,6 +201,7 @@ def test_best_checkpoint_and_metrics(tmp_path, case, graphs):
     everywhere = predict(network, mean_forces.graphs, range(len(frames)))[0] + graphs.prior_forces - truth
     assert rows[best]["mean_force_rmse_B"] == pytest.approx(np.sqrt(np.mean(everywhere[:, of_b] ** 2)), rel=1e-4)
     assert rows[best]["mean_force_rmse_se"] > 0
+    assert rows[best]["noise_floor_rmse_B"] == pytest.approx(np.sqrt(np.mean((frames.forces - truth)[:, of_b] ** 2)), rel=0.1)
     error = forces - targets.forces[held_out]
     assert rows[best]["validation_loss"] == pytest.approx(np.mean(error**2) / task.variances.force, rel=1e-4)
 

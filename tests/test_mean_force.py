@@ -48,6 +48,14 @@ def test_unresolved_error_is_zero_within_its_bound(case):
     assert 0 <= errors["mean_force_rmse"] < 4 * errors["mean_force_rmse_se"] < 6
 
 
+def test_noise_floor_is_the_noise_put_in(case):
+    frames, truth = case
+    test = MeanForceTest(estimates(case, 0, error=6.0), frames, CUTOFF, fit_prior(frames, PriorConfig()))
+    noise = frames.forces - truth
+    for suffix, beads in (("", slice(None)), ("_A", frames.beads.types == 0), ("_B", frames.beads.types == 1)):
+        assert test.noise_floor[f"noise_floor_rmse{suffix}"] == pytest.approx(np.sqrt(np.mean(noise[:, beads] ** 2)), rel=0.05)
+
+
 def test_file_of_a_run(tmp_path, case, caplog):
     frames, _ = case
     prior = fit_prior(frames, PriorConfig())

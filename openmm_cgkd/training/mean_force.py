@@ -36,12 +36,21 @@ class MeanForceTest:
     ----------
     graphs : FrameGraphs
         The configurations to evaluate the network at.
+    noise_floor : dict of str to float
+        `noise_floor_rmse`, overall and per bead type, kJ/mol/nm: the RMSE that the exact mean force has against the mapped forces of `frames`.
+
+    Raises
+    ------
+    FramesError
+        If mean forces and frames are of different beads or temperatures.
     """
 
     def __init__(self, mean_forces: MeanForces, frames: Frames, cutoff: float, prior: PriorParameters) -> None:
         index = np.arange(len(mean_forces))
         arrays = (mean_forces.positions, mean_forces.forces, mean_forces.box, mean_forces.time, index)
         self.graphs = FrameGraphs(Frames(*arrays, frames.beads, frames.attributes), cutoff, prior)
+        floors = {"" if floor.name == "all" else f"_{floor.name}": max(floor.noise, 0.0) for floor in noise_floor(frames, mean_forces)}
+        self.noise_floor = {f"noise_floor_rmse{suffix}": noise**0.5 for suffix, noise in floors.items()}
         self._squared_errors = mean_forces.standard_error.astype(float) ** 2
 
     def errors(self, forces: np.ndarray) -> dict[str, float]:

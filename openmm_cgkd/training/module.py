@@ -91,7 +91,7 @@ class Distillation(lightning.LightningModule):
         Moving average of the network's weights: it is validated, and it is the result.
     metrics : dict of str to float
         Of the last validated epoch: losses, errors against mapped forces (``noisy_*``), targets (``label_*``, ``energy_*``)
-        and mean forces, overall and per bead type, in kJ/mol/nm and kJ/mol.
+        and mean forces, and the noise floor, overall and per bead type, in kJ/mol/nm and kJ/mol.
 
     Raises
     ------
@@ -217,6 +217,7 @@ class Distillation(lightning.LightningModule):
         if self.mean_forces is not None:
             test = self.mean_forces.graphs
             metrics |= self.mean_forces.errors(predict(self.averaged.module, test, range(len(test)))[0])
+            metrics |= self.mean_forces.noise_floor
         # one process decides for all: rounding on a GPU may differ between them
         self.metrics = strategy.broadcast(metrics)
         self._step_plateau(self.metrics["validation_loss"])
