@@ -76,7 +76,7 @@ class _CGMap(_Section):
     system: list[_Group] = Field(min_length=1)
 
 
-def mapping_from_cgmap(path: Path, topology: mdtraj.Topology) -> Mapping:
+def mapping_from_cgmap(path: Path, topology: mdtraj.Topology, partial: bool = False) -> Mapping:
     """Map of a system from a mapping file of OpenMSCG.
 
     Parameters
@@ -84,12 +84,14 @@ def mapping_from_cgmap(path: Path, topology: mdtraj.Topology) -> Mapping:
     path : path
     topology : mdtraj.Topology
         One residue per molecule.
+    partial : bool
+        Atoms may be in no bead, as in `Mapping`.
 
     Returns
     -------
     Mapping
         Centres of mass with the true masses of `topology`; the x-weights of the file only have to agree with them. Beads
-        are in the order of the file, but those of one molecule stand together.
+        are in the order of the file, but those of one molecule stand together. Beads are bonded where atoms are.
 
     Raises
     ------
@@ -120,7 +122,7 @@ def mapping_from_cgmap(path: Path, topology: mdtraj.Topology) -> Mapping:
     type_names = tuple(name for name in content.site_types if name in names)
     types = np.array([type_names.index(name) for name in names])[order]
     beads = BeadTopology(type_names, types, np.zeros(len(types)), np.array(molecules)[order])
-    return Mapping([bead_atoms[k] for k in order], elements, beads)
+    return Mapping([bead_atoms[k] for k in order], elements, beads, partial).with_bonds(topology)
 
 
 def _site_atoms(content: _CGMap, name: str, anchor: int, site: int, path: Path, masses: np.ndarray) -> np.ndarray:

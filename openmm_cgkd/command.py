@@ -28,7 +28,7 @@ from .progress import console, logger
 _READS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
     "reference": (SystemConfig, ("name", "force_field", "temperature", "molecules", "beads", "reference")),
     "meanforce": (SystemConfig, ("name", "force_field", "temperature", "molecules", "beads", "mean_force")),
-    "map": (SystemConfig, ("name", "temperature", "molecules", "beads")),
+    "map": (SystemConfig, ("name", "temperature", "molecules", "beads", "force_map")),
     "teach": (
         RunConfig,
         (

@@ -102,6 +102,9 @@ class SystemConfig(_Section):
     temperature: Temperature
     molecules: list[MoleculeConfig] = Field(min_length=1)
     beads: list[BeadConfig] = Field(min_length=1)
+    force_map: Literal["basic", "optimal"] = Field(
+        "basic", description="sum over the atoms of a bead, or the least noisy map; see physics.md"
+    )
     reference: ReferenceConfig = ReferenceConfig()
     mean_force: MeanForceConfig = MeanForceConfig()
     _folder: Path = PrivateAttr(default=Path())

@@ -74,7 +74,7 @@ class Frames:
     def identity(self) -> str:
         """SHA-256 over everything that training depends on."""
         digest = hashlib.sha256()
-        for array in (self.positions, self.forces, self.box, self.time, self.beads.types, self.beads.masses):
+        for array in (self.positions, self.forces, self.box, self.time, self.beads.types, self.beads.masses, self.beads.bonds):
             digest.update(np.ascontiguousarray(array).tobytes())
         digest.update(json.dumps(self.beads.type_names).encode())
         return digest.hexdigest()
@@ -109,7 +109,8 @@ class FrameWriter:
         continued = self.path.exists()
         if continued:
             found = frames_header(self.path)
-            if found.beads.type_names != beads.type_names or not np.array_equal(found.beads.types, beads.types):
+            same = all(np.array_equal(getattr(found.beads, name), getattr(beads, name)) for name in ("types", "bonds"))
+            if found.beads.type_names != beads.type_names or not same:
                 raise FramesError(f"{self.path}: holds other beads than this simulation; write to another file.")
             attributes = found.attributes
         # a killed HDF5 writer leaves the file marked as open, so continue in a fresh file that then takes its place

@@ -82,10 +82,7 @@ def create(path: Path, beads: BeadTopology, attributes: dict[str, Any], at_once:
     """
     file = h5py.File(path, "w", libver="latest")
     file.attrs.update({"format": FORMAT, "version": VERSION, **attributes})
-    group = file.create_group("beads")
-    group.attrs["type_names"] = list(beads.type_names)
-    for name in _BEAD_DATA:
-        group[name] = getattr(beads, name)
+    write_beads(file, beads)
     for name, shape in frame_shapes(beads.n_beads).items():
         rows = 256
         if name in ("positions", "forces"):
@@ -93,6 +90,23 @@ def create(path: Path, beads: BeadTopology, attributes: dict[str, Any], at_once:
         file.create_dataset(name, shape=(0, *shape), maxshape=(None, *shape), chunks=(rows, *shape), dtype=_TYPES[name])
     file.create_dataset("checksum", shape=(0,), maxshape=(None,), chunks=(256,), dtype="u4")
     return file
+
+
+def write_beads(file: h5py.File, beads: BeadTopology) -> None:
+    """Group ``beads``; bonds are left out where there are none."""
+    group = file.create_group("beads")
+    group.attrs["type_names"] = list(beads.type_names)
+    for name in _BEAD_DATA:
+        group[name] = getattr(beads, name)
+    if len(beads.bonds):
+        group["bonds"] = beads.bonds
+
+
+def read_beads(file: h5py.File) -> BeadTopology:
+    """What `write_beads` has written."""
+    group = file["beads"]
+    bonds = group["bonds"][:] if "bonds" in group else None
+    return BeadTopology(tuple(str(name) for name in group.attrs["type_names"]), *(group[name][:] for name in _BEAD_DATA), bonds)
 
 
 def append_rows(file: h5py.File, arrays: dict[str, np.ndarray]) -> None:
@@ -162,11 +176,12 @@ def read_header(file: h5py.File, path: Path) -> Header:
     missing = [name for name in (*QUANTITIES, "checksum") if name not in file]
     if missing:
         raise FramesError(f"{path}: has no {' and no '.join(missing)}; force matching needs positions and forces of every frame.")
-    group = file["beads"]
-    beads = BeadTopology(tuple(str(name) for name in group.attrs["type_names"]), *(group[name][:] for name in _BEAD_DATA))
+    beads = read_beads(file)
     lengths = {name: len(getattr(beads, name)) for name in _BEAD_DATA}
     if len(set(lengths.values())) > 1:
         raise FramesError(f"{path}: bead data have different lengths {lengths}; make the file again.")
+    if len(beads.bonds) and not 0 <= beads.bonds.min() <= beads.bonds.max() < beads.n_beads:
+        raise FramesError(f"{path}: has bonds of beads {beads.bonds.min()} to {beads.bonds.max()} of {beads.n_beads}; make the file again.")
     for name, expected in frame_shapes(beads.n_beads).items():
         if file[name].shape[1:] != expected:
             raise FramesError(f"{path}: {name} have shape {file[name].shape[1:]} per frame, expected {expected} for {beads.n_beads} beads.")

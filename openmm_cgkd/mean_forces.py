@@ -11,6 +11,7 @@ import numpy as np
 
 from .exceptions import FramesError
 from .files import replacing
+from .frames_h5 import read_beads, write_beads
 from .mapping import BeadTopology
 
 FORMAT = "openmm_cgkd mean forces"
@@ -105,11 +106,7 @@ def write_mean_forces(path: Path | str, mean_forces: MeanForces, checks: dict[st
     """
     with replacing(Path(path)) as fresh, h5py.File(fresh, "w") as file:
         file.attrs.update({"format": FORMAT, "version": VERSION, **mean_forces.attributes})
-        beads = mean_forces.beads
-        group = file.create_group("beads")
-        group.attrs["type_names"] = list(beads.type_names)
-        for name in ("types", "masses", "molecules", "charges"):
-            group[name] = getattr(beads, name)
+        write_beads(file, mean_forces.beads)
         for name, kind in _ARRAYS.items():
             _put(file, name, getattr(mean_forces, name), kind)
         for name, check in (checks or {}).items():
@@ -142,9 +139,7 @@ def read_mean_forces(path: Path | str) -> MeanForces:
                 raise FramesError(
                     f"{path}: has format version {file.attrs['version']}, this package reads up to {VERSION}; upgrade openmm_cgkd."
                 )
-            group = file["beads"]
-            arrays = (group[name][:] for name in ("types", "masses", "molecules", "charges"))
-            beads = BeadTopology(tuple(str(name) for name in group.attrs["type_names"]), *arrays)
+            beads = read_beads(file)
             values = {name: file[name][:] for name in _ARRAYS}
             attributes = {key: value.item() if isinstance(value, np.generic) else value for key, value in file.attrs.items()}
     except (OSError, KeyError, RuntimeError) as error:  # h5py raises all of these on damaged files

@@ -28,7 +28,7 @@ _READ_ERRORS = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, 
 
 
 class AtomTrajectory(Protocol):
-    """Frames of an all-atom trajectory, read once from first to last."""
+    """Frames of an all-atom trajectory, from first to last; can be iterated over again."""
 
     def __len__(self) -> int: ...
 

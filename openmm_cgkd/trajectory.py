@@ -7,6 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from .config import SystemConfig, dump
 from .correlation import ForceAutocorrelation
 from .exceptions import FramesError, MappingError
 from .files import file_hash, replacing
+from .force_maps import OptimalForceMap
 from .frames import Frames, frames_header, iterate_frames, write_stream
 from .lammps import AtomFrame
 from .mapping import Mapping, bond_order, mapping_from_config
@@ -49,7 +51,8 @@ def map_trajectory(
 ) -> Path:
     """Map every frame of an all-atom trajectory and write a file of mapped frames.
 
-    Memory does not grow with the number of frames.
+    Memory does not grow with the number of frames. With ``force_map: optimal`` the trajectory is read twice, and the attribute
+    ``force_map`` of the file holds the coefficients.
 
     Parameters
     ----------
@@ -88,7 +91,7 @@ def map_trajectory(
         If a file is missing or unreadable, a frame has no forces or no positions, a value is not finite, lengths are in
         other units than the format says, or `output` is another file.
     MappingError
-        If the atoms or molecules differ from the configuration, or a bead ends at a bond to hydrogen.
+        If the atoms or molecules differ from the configuration, a bead ends at a bond to hydrogen, or no optimal force map exists.
     BoxError
         If a frame has no periodic box.
     AnalysisError
@@ -97,7 +100,7 @@ def map_trajectory(
     Notes
     -----
     Constraints are not in a trajectory and cannot be checked: they must lie inside one bead. Those on bonds to hydrogen
-    are so common that no such bond may cross beads.
+    are so common that no such bond may cross beads. An optimal force map takes distances that do not vary as constrained.
     """
     with warnings.catch_warnings(), log_to(output.with_suffix(".log")):
         warnings.filterwarnings("ignore", module="MDAnalysis")  # guesses about fields that are not read here
@@ -108,11 +111,14 @@ def map_trajectory(
         if len(bonds) != atoms.n_atoms - atoms.n_residues:
             raise MappingError("Some atoms of a molecule are not bonded to the rest of it; add CONECT records to its molecule file.")
         beads = _mapping(system, mapping, atoms)
+        whole = _WholeFrames(source, trajectory, bonds, atoms.n_atoms)
         options = {"units": units, "timestep": timestep, "thin": thin, "mapping": mapping and file_hash(mapping)}
         attributes = _provenance(system, trajectory, topology, atoms, options)
-        mapped = _MappedFrames(source, trajectory, beads, bonds, attributes)
         if output.exists():
             return _existing(output, attributes)
+        if system.force_map == "optimal":
+            beads, attributes["force_map"] = _fit_force_map(whole, beads, atoms)
+        mapped = _MappedFrames(whole, beads, attributes)
         with replacing(output) as fresh:
             n = write_stream(fresh, mapped.beads, attributes, mapped)
             if n == 0:
@@ -123,18 +129,16 @@ def map_trajectory(
     return output
 
 
-class _MappedFrames:
-    """Mapped frames in pieces; checks every frame and measures the force autocorrelation on the way."""
+class _WholeFrames:
+    """Frames of a trajectory, checked, with whole molecules; can be gone through several times."""
 
-    def __init__(self, source: AtomTrajectory, path: Path, mapping: Mapping, bonds: np.ndarray, attributes: dict[str, object]) -> None:
-        self.beads, self.attributes, self.correlation = mapping.topology, attributes, ForceAutocorrelation()
-        self._source, self._path, self._mapping = source, path, mapping
-        self._whole = _WholeMolecules(bonds, mapping.n_atoms)
+    def __init__(self, source: AtomTrajectory, path: Path, bonds: np.ndarray, n_atoms: int) -> None:
+        self._source, self._path, self._whole = source, path, _WholeMolecules(bonds, n_atoms)
 
-    def __iter__(self) -> Iterator[Frames]:
-        piece: list[AtomFrame] = []
+    def each(self, task: str) -> Iterator[AtomFrame]:
+        """All frames, with a progress bar of this name."""
         last = -1
-        with progress("map", len(self._source)) as meter:
+        with progress(task, len(self._source)) as meter:
             for k, frame in enumerate(self._source):
                 for name in ("positions", "forces"):
                     if not np.isfinite(getattr(frame, name)).all():
@@ -144,23 +148,8 @@ class _MappedFrames:
                 if frame.step <= last:
                     raise FramesError(f"{self._path}: frame {k} is at step {frame.step}, not after {last}; remove repeated frames.")
                 last = frame.step
-                piece.append(frame)
-                if len(piece) == _PIECE:
-                    yield self._map(piece)
-                    piece = []
+                yield replace(frame, positions=self._placed(frame))
                 meter.update(k + 1)
-        if piece:
-            yield self._map(piece)
-
-    def _map(self, piece: list[AtomFrame]) -> Frames:
-        positions = [self._mapping.map_positions(self._placed(frame)) for frame in piece]
-        forces = [self._mapping.map_forces(frame.forces) for frame in piece]
-        box, time, step = ([getattr(frame, name) for frame in piece] for name in ("box", "time", "step"))
-        # in the precision of the file, which the checksums are taken in
-        arrays = (np.array(positions, "f4"), np.array(forces, "f4"), np.array(box), np.array(time), np.array(step))
-        frames = Frames(*arrays, beads=self.beads, attributes=self.attributes)
-        self.correlation.compute(frames)
-        return frames
 
     def _placed(self, frame: AtomFrame) -> np.ndarray:
         """Positions with whole molecules; wrong units show in the bond lengths."""
@@ -171,6 +160,42 @@ class _MappedFrames:
                 "file or --units says, or the topology is of other atoms."
             )
         return positions
+
+
+def _fit_force_map(frames: _WholeFrames, mapping: Mapping, atoms: mdtraj.Topology) -> tuple[Mapping, str]:
+    """The mapping with the optimal force map of all frames, and the record of its coefficients."""
+    optimal = OptimalForceMap(mapping, atoms)
+    for frame in frames.each("force map"):
+        optimal.add(frame.positions, frame.forces)
+    return optimal.solve()
+
+
+class _MappedFrames:
+    """Mapped frames in pieces; measures the force autocorrelation on the way."""
+
+    def __init__(self, frames: _WholeFrames, mapping: Mapping, attributes: dict[str, object]) -> None:
+        self.beads, self.attributes, self.correlation = mapping.topology, attributes, ForceAutocorrelation()
+        self._frames, self._mapping = frames, mapping
+
+    def __iter__(self) -> Iterator[Frames]:
+        piece: list[AtomFrame] = []
+        for frame in self._frames.each("map"):
+            piece.append(frame)
+            if len(piece) == _PIECE:
+                yield self._map(piece)
+                piece = []
+        if piece:
+            yield self._map(piece)
+
+    def _map(self, piece: list[AtomFrame]) -> Frames:
+        positions = [self._mapping.map_positions(frame.positions) for frame in piece]
+        forces = [self._mapping.map_forces(frame.forces) for frame in piece]
+        box, time, step = ([getattr(frame, name) for frame in piece] for name in ("box", "time", "step"))
+        # in the precision of the file, which the checksums are taken in
+        arrays = (np.array(positions, "f4"), np.array(forces, "f4"), np.array(box), np.array(time), np.array(step))
+        frames = Frames(*arrays, beads=self.beads, attributes=self.attributes)
+        self.correlation.compute(frames)
+        return frames
 
 
 class _WholeMolecules:
@@ -212,8 +237,11 @@ def _every(stride: int, path: Path) -> Iterator[Frames]:
 
 
 def _mapping(system: SystemConfig, file: Path | None, atoms: mdtraj.Topology) -> Mapping:
-    """Atoms to beads, checked against the bonds to hydrogen."""
-    mapping = mapping_from_cgmap(file, atoms) if file else mapping_from_config(system, atoms)
+    """Atoms to beads; sums of forces are checked against the bonds to hydrogen, an optimal force map finds the constraints itself."""
+    optimal = system.force_map == "optimal"
+    mapping = mapping_from_cgmap(file, atoms, optimal) if file else mapping_from_config(system, atoms, calibrate=optimal)
+    if optimal:
+        return mapping
     for first, second in atoms.bonds:
         i, j = first.index, second.index
         if "H" in (first.element.symbol, second.element.symbol) and mapping.bead_of_atom[i] != mapping.bead_of_atom[j]:

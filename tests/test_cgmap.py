@@ -49,6 +49,17 @@ def test_two_site_methanol(tmp_path):
     assert other.topology.names == mapping.topology.names
 
 
+def test_bonds_between_beads(tmp_path):
+    atoms = topology(*2 * [METHANOL])
+    for first in (0, 6):
+        for i, j in ((0, 1), (0, 2), (0, 3), (0, 4), (4, 5)):
+            atoms.add_bond(atoms.atom(first + i), atoms.atom(first + j))
+    by_type = [{"anchor": a, "repeat": 2, "offset": 6, "sites": [[name, 0]]} for a, name in ((0, "CH3"), (4, "OH"))]
+    mapping = mapping_from_cgmap(write(tmp_path / "a.yaml", {"CH3": CH3, "OH": OH}, by_type), atoms)
+    assert mapping.topology.names == ["CH3", "OH"] * 2
+    assert mapping.topology.bonds.tolist() == [[0, 1], [2, 3]]
+
+
 def test_centre_of_mass_and_sum_of_forces(tmp_path):
     mapping = mapping_from_cgmap(write(tmp_path / "a.yaml", {"CH3": CH3, "OH": OH}, METHYL_FIRST), topology(*3 * [METHANOL]))
     x = np.random.default_rng(0).normal(size=(18, 3))

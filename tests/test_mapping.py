@@ -85,9 +85,25 @@ def test_two_beads_per_molecule():
     assert mapping.topology.type_names == ("E1", "E2")
     assert mapping.topology.types.tolist() == [0, 1, 0, 1]
     assert mapping.topology.molecules.tolist() == [0, 0, 1, 1]
+    assert mapping.topology.bonds.tolist() == [[0, 1], [2, 3]]
     assert mapping.topology.masses == pytest.approx([MASS["C"] + MASS["O"] + 3 * MASS["H"]] * 4, rel=1e-4)
     coarse = mapping.topology.to_mdtraj()
     assert (coarse.n_residues, [atom.name for atom in coarse.atoms]) == (2, ["E1", "E2", "E1", "E2"])
+    assert [(a.index, b.index) for a, b in coarse.bonds] == [(0, 1), (2, 3)]
+
+
+def test_hydrogen_apart_from_its_heavy_atom():
+    """The all-atom system constrains bonds to hydrogen, so no bead may end at one."""
+    config = small_config({"EGL": 2}, nonbonded_cutoff="0.3 nm")
+    parts = [("A", "name C1 C2 O1 O2 H11 H12 H21 H22"), ("B", "name HO1 HO2")]
+    beads = [{"type": name, "molecule": "EGL", "selection": selection} for name, selection in parts]
+    topology, _ = pack(config)
+    system = create_system(config, topology)
+    mapping = mapping_from_config(
+        type(config).model_validate({**config.model_dump(), "beads": beads}), mdtraj.Topology.from_openmm(topology)
+    )
+    with pytest.raises(MappingError, match="constraint between atoms 2 and 4 crosses beads 0 and 1; its force is missing"):
+        mapping.check_constraints(system)
 
 
 @pytest.mark.parametrize(
