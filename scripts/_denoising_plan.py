@@ -23,7 +23,7 @@ ALL = tuple(_WEIGHTS)
 ORDER = (LABELS, DIRECT, TEACHER, ENSEMBLE, "student F", "student F+E", STUDENT, EXTRA)  # of tables
 _VALIDATION, _TEST = 0.16, 0.04  # of the frames; the package's own test part is not used here
 _MOST_EPOCHS = 64  # few noisy frames are learnt by heart long before
-_FLUID_COST = 7.5  # of a frame of ethaline, which has more beads and neighbours, in frames of the known truth
+_FLUID_COST = 4.5  # of a frame of ethaline, which has more beads and neighbours, in frames of the known truth
 _SEEDS_APART = 1000  # the members of one ensemble take consecutive seeds
 
 
@@ -61,7 +61,7 @@ class Settings:
     trajectories: int = 4
     teachers: int = 8
     passes: int = 1920
-    fluid_frames: int = 500
+    fluid_frames: int = 1000
     fluid_epochs: int = 2
 
 

@@ -207,11 +207,14 @@ def test_means_deviations_and_ratios(tiny):
 def test_the_full_benchmark_trains_what_its_page_says():
     noisy = {(level, seed): plan.Path("x") for level in (0, *plan.FULL.levels) for seed in (1, 2, 3)}
     cells = plan.known_cells(plan.Path("folder"), noisy, plan.Path("truth"), plan.FULL)
-    assert len({cell.name for cell in cells}) == len(cells) == 3 * (1 + 3 + 4)
-    assert sum(len(cell.costs) for cell in cells) == 3 * (1 + 3 * (8 + 5) + 4 * (8 + 2))
+    assert len({cell.name for cell in cells}) == len(cells) == 3 * (1 + 3 + 3)
+    assert sum(len(cell.costs) for cell in cells) == 3 * (1 + 3 * (8 + 5) + 3 * (8 + 2))
     at_size = {cell.frames: cell for cell in cells if cell.noise == 3 and cell.seed == 1}
-    assert sorted(at_size) == [25, 50, 100, 200, 400]
-    assert [at_size[n].teachers.teachers.training.epochs for n in (25, 100, 200, 400)] == [64, 32, 16, 8]
+    assert sorted(at_size) == [50, 100, 200, 400]
+    assert [at_size[n].teachers.teachers.training.epochs for n in (50, 100, 200, 400)] == [48, 24, 12, 6]
+    fluid = plan.fluid_cells(plan.Path("folder"), plan.Path("x"), plan.Path("mean"), plan.FULL)
+    assert [len(cell.costs) for cell in fluid] == [8 + 4] * 3
+    assert {cell.teachers.teachers.training.epochs for cell in fluid} == {2}
 
 
 def test_what_does_not_fit_is_refused_before_any_work(tiny, tmp_path):
