@@ -12,7 +12,6 @@ import io
 import json
 import logging
 import zipfile
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +23,9 @@ from .files import file_hash, replacing
 from .frames import read_frames
 from .mapping import BeadTopology
 from .metadata import FILE_NAME, VERSION, PotentialMetadata, content_hash
-from .potential.model import SumModel, energies_and_forces
+from .potential.model import energies_and_forces
 from .potential.neighbors import find_pairs
-from .potential.prior import PriorParameters
+from .potential.prior import Prior, PriorParameters
 from .potential.scripted import ExportedPotential, FusedPotential
 from .potential.tensornet import TensorNetEnergies
 from .progress import log_to, progress
@@ -66,6 +65,7 @@ def export_potential(
     types: np.ndarray,
     positions: np.ndarray,
     box: np.ndarray | None = None,
+    bonds: np.ndarray | None = None,
 ) -> Path:
     """Write a potential file, after checking that what was written computes what the network computes.
 
@@ -80,7 +80,8 @@ def export_potential(
     types : ndarray, shape (n_beads,)
     positions : ndarray, shape (n_beads, 3), nm
     box : ndarray, shape (3, 3), nm, optional
-        With `types` and `positions` the configuration of the check.
+    bonds : ndarray, shape (n_bonds, 2), optional
+        With `types`, `positions` and `box` the configuration of the check. Needed if the prior has bonds.
 
     Raises
     ------
@@ -93,14 +94,16 @@ def export_potential(
             f"{path}: metadata (types {metadata.type_names}, cutoff {metadata.cutoff:g} nm) do not fit the potential "
             f"(types {list(prior.type_names)}, cutoff {network.cutoff:g} nm); make the metadata from the same run."
         )
-    model = ExportedPotential(prior.build(network.cutoff), copy.deepcopy(network)).cpu().eval().requires_grad_(False)
+    terms = (prior.build(network.cutoff), copy.deepcopy(network), prior.build_bonded())
+    model = ExportedPotential(*terms).cpu().eval().requires_grad_(False)
     scripted = torch.jit.script(model)
     if metadata.kind == "fast":
-        scripted = torch.jit.script(FusedPotential(model.prior, model.network, scripted).eval())
-    terms = SumModel(model.prior, model.network)
+        scripted = torch.jit.script(FusedPotential(model.prior, model.network, prior.build_bonded(), scripted).eval())
+    bonds = np.zeros((0, 2), dtype=np.int64) if bonds is None else np.asarray(bonds)
+    fixed = Prior(prior, network.cutoff, np.asarray(types), bonds)
     with replacing(path) as fresh:
         _save(scripted, fresh, metadata)
-        _check(fresh, terms, np.asarray(types), np.asarray(positions, dtype=np.float64), box, metadata.kind)
+        _check(fresh, model.network, fixed, np.asarray(types), np.asarray(positions, dtype=np.float64), box, bonds, metadata.kind)
     return path
 
 
@@ -123,20 +126,33 @@ def _save(scripted: torch.jit.ScriptModule, path: Path, metadata: PotentialMetad
         target.writestr(f"{root}/extra/{FILE_NAME}", json.dumps(hashed.model_dump(), indent=1))
 
 
-def _check(path: Path, model: SumModel, types: np.ndarray, positions: np.ndarray, box: np.ndarray | None, kind: str) -> None:
+def _check(
+    path: Path,
+    network: TensorNetEnergies,
+    prior: Prior,
+    types: np.ndarray,
+    positions: np.ndarray,
+    box: np.ndarray | None,
+    bonds: np.ndarray,
+    kind: str,
+) -> None:
     """Compare the file with the eager model, training kernels and another neighbour search included, which run in double precision."""
     loaded, tolerance = torch.jit.load(str(path)), _TOLERANCE[kind]
     if kind == "portable":
         loaded = loaded.double()
     kinds, at = torch.as_tensor(types, dtype=torch.int64), torch.tensor(positions, requires_grad=True)
     loaded.set_types(kinds)
+    loaded.set_bonds(torch.from_numpy(bonds))
     energy = loaded(at) if box is None else loaded(at, torch.as_tensor(np.asarray(box, dtype=np.float64)))
     (gradient,) = torch.autograd.grad(energy, at)
 
     pairs = find_pairs(positions, box, loaded.cutoff)
     first, second, shifts = (torch.from_numpy(array) for array in (pairs.first, pairs.second, pairs.shifts))
-    energies, forces = energies_and_forces(copy.deepcopy(model).double(), kinds, at, first, second, shifts)
-    wrong_energy = float((energy - energies.sum()).detach().abs() / energies.detach().abs().sum().clamp(min=1e-30))
+    energies, forces = energies_and_forces(copy.deepcopy(network).double(), kinds, at, first, second, shifts)
+    prior_energy, prior_forces = prior.energy_and_forces(positions, box, pairs)
+    expected, forces = energies.detach().sum() + prior_energy, forces + torch.from_numpy(prior_forces)
+    scale = energies.detach().abs().sum() + abs(prior_energy)
+    wrong_energy = float((energy.detach() - expected).abs() / scale.clamp(min=1e-30))
     wrong_force = float((gradient + forces).abs().max() / forces.abs().max().clamp(min=1e-30))
     if not (wrong_energy < tolerance and wrong_force < tolerance):
         raise ModelFileError(
@@ -177,7 +193,7 @@ def export_student(run: RunConfig) -> Path:
             type_names=list(stored["type_names"]),
             masses=type_masses(frames.beads),
             cutoff=network.cutoff,
-            prior=asdict(prior),
+            prior=prior.as_dict(),
             network={**stored["model"], "scale": stored["scale"]},
             system=str(frames.attributes.get("system", "")),
             temperature=frames.temperature,
@@ -188,7 +204,8 @@ def export_student(run: RunConfig) -> Path:
         with progress("export", len(files)) as meter:
             for done, (kind, path) in enumerate(files.items(), start=1):
                 described = metadata.model_copy(update={"kind": kind})
-                export_potential(path, network, prior, described, frames.beads.types, frames.positions[-1], frames.box[-1])
+                beads = frames.beads
+                export_potential(path, network, prior, described, beads.types, frames.positions[-1], frames.box[-1], beads.bonds)
                 logger.info("%s potential written to %s", kind, path)
                 meter.update(done)
         stage.finish()

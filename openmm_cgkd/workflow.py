@@ -79,10 +79,10 @@ def simulate_student(run: RunConfig, checkpoint: Path, folder: Path) -> Path:
     frames, prior = read_frames(RunFolder(run).frames), load_prior(RunFolder(run).prior)
     network, stored = load_checkpoint(checkpoint)
     facts = {"type_names": list(stored["type_names"]), "masses": type_masses(frames.beads), "cutoff": network.cutoff}
-    metadata = PotentialMetadata(**facts, prior=vars(prior), network=stored["model"])
+    metadata = PotentialMetadata(**facts, prior=prior.as_dict(), network=stored["model"])
     start = split_run(run, frames).training[-1]
     positions, box, model = frames.positions[start], frames.box[start], folder / "student.pt"
-    export_potential(model, network, prior, metadata, frames.beads.types, positions, box)
+    export_potential(model, network, prior, metadata, frames.beads.types, positions, box, frames.beads.bonds)
     topology = bead_topology_to_openmm(frames.beads, box)
     system = CGPotential(model).createSystem(topology)
     settings = run.student.on_policy

@@ -7,6 +7,7 @@ import numpy as np
 from . import fused
 from .compiled import compiled
 from .edges import find_edges, position_gradient
+from .fused_bonded import bonded, without
 from .simd import padded
 
 N_INTERVALS = 512  # of the distance, in radial tables
@@ -15,7 +16,9 @@ _serial = compiled()
 
 
 @_serial
-def evaluate(points, box, row, listed, reverse, types, w, o, contact, channels, n_layers, hidden, cutoff, height, steepness):
+def evaluate(
+    points, box, row, listed, reverse, types, w, o, contact, channels, n_layers, hidden, cutoff, height, steepness, members, terms
+):
     """Energy, kJ/mol, and its gradient with respect to the positions (n_beads, 3), kJ/mol/nm.
 
     Parameters
@@ -32,12 +35,15 @@ def evaluate(points, box, row, listed, reverse, types, w, o, contact, channels, 
     channels, n_layers, hidden : int
     cutoff, height, steepness : float
         The last two are the prior's.
+    members, terms : ndarray
+        Bonds and angles, see `fused_bonded`.
     """
     n, n_types, c = len(points), len(contact), padded(channels)
     found = find_edges(points, box, cutoff, N_INTERVALS, row, listed, reverse, w)
     start, count, column, knot, place, unit, distance = found[:7]
     energies, edge_gradient = np.zeros(n), np.zeros((len(listed), 3))
-    fused.repulsion(start, count, column, unit, distance, types, contact, height, steepness, energies, edge_gradient)
+    apart = without(start, count, column, distance, members)
+    fused.repulsion(start, count, column, unit, apart, types, contact, height, steepness, energies, edge_gradient)
 
     size, spacing = 9 * c * n, cutoff / N_INTERVALS
     features, ours = np.empty((n_layers + 1, size), w.dtype), np.empty((n_layers, size), w.dtype)
@@ -61,4 +67,4 @@ def evaluate(points, box, row, listed, reverse, types, w, o, contact, channels, 
     )
     out = np.empty((n, 3))
     position_gradient(start, count, found.opposite, edge_gradient, out)
-    return energies.sum(), out
+    return energies.sum() + bonded(points, box, members, terms, out), out

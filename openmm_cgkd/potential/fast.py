@@ -1,10 +1,11 @@
-"""TensorNet and prior for simulation: the same function as `SumModel`, with analytic forces, from tables and fused loops."""
+"""TensorNet and prior for simulation: the same function as in training, with analytic forces, from tables and fused loops."""
 
 from __future__ import annotations
 
 import copy
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +14,8 @@ from .evaluation import N_INTERVALS, evaluate
 from .prior import PairRepulsion
 from .simd import WIDTH, padded
 from .tensornet import TensorNetEnergies
+
+_NO_BONDS = np.zeros((0, 3), dtype=np.int64), np.zeros((0, 2))
 
 
 def tabulate(function, cutoff: float, n_intervals: int = N_INTERVALS) -> Tensor:
@@ -60,7 +63,7 @@ class FastPotential(nn.Module):
         self.sizes: list[int] = [network.channels, len(network.layers), hidden]
         self.numbers: list[float] = [network.cutoff, prior.height, prior.steepness]
 
-    def forward(self, types: Tensor, positions: Tensor, box: Tensor) -> Tensor:
+    def forward(self, types: Tensor, positions: Tensor, box: Tensor, members: Tensor | None = None, terms: Tensor | None = None) -> Tensor:
         """Total energy.
 
         Parameters
@@ -69,6 +72,8 @@ class FastPotential(nn.Module):
         positions : Tensor, shape (n_beads, 3), float64, nm
         box : Tensor, shape (3, 3) or (0, 3), float64, nm
             Reduced box vectors as rows; empty for open boundaries.
+        members, terms : Tensor, optional
+            Bonds and angles, as in `BondedPrior`.
 
         Returns
         -------
@@ -76,7 +81,7 @@ class FastPotential(nn.Module):
             Differentiable once in the positions.
         """
         energy, _ = torch.ops.openmm_cgkd.potential(
-            positions, box, types, self.weights, self.offsets, self.contact, self.sizes, self.numbers
+            positions, box, types, self.weights, self.offsets, self.contact, self.sizes, self.numbers, members, terms
         )
         return energy
 
@@ -168,13 +173,16 @@ def _potential(
     contact: Tensor,
     sizes: list[int],
     numbers: list[float],
+    members: Tensor | None = None,
+    terms: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Potential energy, kJ/mol, and its gradient with respect to the positions (n_beads, 3), kJ/mol/nm; float64."""
     points, cell = positions.detach().contiguous().numpy(), box.detach().contiguous().numpy()
+    bonded = _NO_BONDS if members is None or terms is None else (members.contiguous().numpy(), terms.contiguous().numpy())
     listed = recent_list(points, cell, numbers[0])
     energy, gradient = evaluate(
         points, box_numbers(cell), listed.row, listed.column, listed.reverse, types.numpy(), weights.numpy(), offsets.numpy(),
-        contact.numpy(), *sizes, *numbers,
+        contact.numpy(), *sizes, *numbers, *bonded,
     )  # fmt: skip
     return torch.tensor(energy, dtype=torch.float64), torch.from_numpy(gradient)
 
@@ -185,14 +193,14 @@ def _keep_gradient(ctx, inputs, output) -> None:
 
 def _gradient(ctx, d_energy: Tensor, _d_gradient: Tensor):
     (gradient,) = ctx.saved_tensors
-    return d_energy * gradient, *[None] * 7
+    return d_energy * gradient, *[None] * 9
 
 
 # not by torch.library.custom_op, which takes longer to get here than a small fluid needs for its forces
 _library = torch.library.Library("openmm_cgkd", "DEF")
 _library.define(
-    "potential(Tensor positions, Tensor box, Tensor types, Tensor weights, Tensor offsets, Tensor contact, int[] sizes, float[] numbers)"
-    " -> (Tensor, Tensor)"
+    "potential(Tensor positions, Tensor box, Tensor types, Tensor weights, Tensor offsets, Tensor contact, int[] sizes, float[] numbers,"
+    " Tensor? members=None, Tensor? terms=None) -> (Tensor, Tensor)"
 )
 _library.impl("potential", _potential, "CPU")
 torch.library.register_autograd("openmm_cgkd::potential", _gradient, setup_context=_keep_gradient, lib=_library)

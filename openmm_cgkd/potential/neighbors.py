@@ -26,6 +26,9 @@ class Pairs:
     second: np.ndarray
     shifts: np.ndarray
 
+    def __getitem__(self, chosen: np.ndarray) -> Pairs:
+        return Pairs(self.first[chosen], self.second[chosen], self.shifts[chosen])
+
 
 def check_cutoff(box: np.ndarray, cutoff: float) -> None:
     """Refuse a cutoff above half the smallest box height, where a bead would meet two images of another.

@@ -1,15 +1,16 @@
-"""Fixed pair repulsion that keeps beads from overlapping where the all-atom data are silent.
+"""Fixed prior: a pair repulsion that keeps beads from overlapping where the all-atom data are silent, and bonded terms.
 
 For each pair of bead types U(r) = (s p / a) exp(a (t - r)) with a = ln(1/p) / d, where t is the first r with
 g(r) > threshold, s the mean magnitude of the mapped force components, p the share of s that the repulsion has at t, and d the
 distance inside t at which its force reaches s. Form and numbers follow the public coarse-graining example of the
-hippynn project; each pair is counted once.
+hippynn project; each pair is counted once. Molecules of several beads have bonds and angles besides (`bonded`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 from ..config import PriorConfig
 from ..exceptions import FramesError
 from ..frames import Frames
-from .neighbors import find_pairs
+from .bonded import BondedParameters, BondedPrior, bonded_prior, fit_bonded, nearest_vectors
+from .model import energies_and_forces
+from .neighbors import Pairs, find_pairs
 
 
 class PairRepulsion(nn.Module):
@@ -56,20 +59,87 @@ class PairRepulsion(nn.Module):
 
 @dataclass(frozen=True)
 class PriorParameters:
-    """What `PairRepulsion` needs, as plain numbers for a JSON file."""
+    """What the prior needs, as plain numbers for a JSON file.
+
+    Attributes
+    ----------
+    type_names, contact, force, p, distance
+        As for `PairRepulsion`.
+    bonded : BondedParameters or None
+        None for molecules of one bead.
+    """
 
     type_names: tuple[str, ...]
     contact: list[list[float]]
     force: float
     p: float
     distance: float
+    bonded: BondedParameters | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.bonded, dict):
+            object.__setattr__(self, "bonded", BondedParameters(**self.bonded))
 
     def build(self, cutoff: float) -> PairRepulsion:
         return PairRepulsion(torch.tensor(self.contact), self.force, self.p, self.distance, cutoff)
 
+    def build_bonded(self) -> BondedPrior:
+        return bonded_prior(self.type_names, self.bonded)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; reads back with ``PriorParameters(**...)``."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+class Prior:
+    """The whole prior of one set of beads in double precision, for training and for checks.
+
+    Parameters
+    ----------
+    parameters : PriorParameters
+    cutoff : float, nm
+        Of the repulsion.
+    types : ndarray, shape (n_beads,)
+    bonds : ndarray, shape (n_bonds, 2)
+    """
+
+    def __init__(self, parameters: PriorParameters, cutoff: float, types: np.ndarray, bonds: np.ndarray) -> None:
+        self._types = torch.from_numpy(types.astype(np.int64))
+        self._repulsion, self._bonded = parameters.build(cutoff).double(), parameters.build_bonded()
+        self._bonded.set_bonds(self._types, torch.from_numpy(bonds))
+
+    def energy_and_forces(self, positions: np.ndarray, box: np.ndarray | None, pairs: Pairs) -> tuple[float, np.ndarray]:
+        """Energy, kJ/mol, and forces (n_beads, 3), kJ/mol/nm, of one configuration.
+
+        Parameters
+        ----------
+        positions : ndarray, shape (n_beads, 3), nm
+        box : ndarray, shape (3, 3), nm, or None
+        pairs : Pairs
+            All pairs within the cutoff.
+        """
+        bonded = self._bonded
+        if bonded.has_bonds:
+            pairs = pairs[bonded.repels(torch.from_numpy(pairs.first), torch.from_numpy(pairs.second)).numpy()]
+        arrays = (torch.from_numpy(array) for array in (pairs.first, pairs.second, pairs.shifts))
+        energies, forces = energies_and_forces(self._repulsion, self._types, torch.from_numpy(positions.astype(float)), *arrays)
+        energy, forces = float(energies.detach().sum()), forces.numpy()
+        if bonded.has_bonds:
+            first, second = (ends.numpy() for ends in bonded.ends())
+            vectors = torch.from_numpy(nearest_vectors(positions, box, first, second)).requires_grad_()
+            with torch.enable_grad():
+                stretched = bonded(vectors)
+                (gradient,) = torch.autograd.grad(stretched, vectors)
+            energy += stretched.item()
+            np.add.at(forces, first, gradient.numpy())
+            np.subtract.at(forces, second, gradient.numpy())
+        return energy, forces
+
 
 def fit_prior(frames: Frames, config: PriorConfig, bin_width: float = 0.005) -> PriorParameters:
-    """Read contact distances off the all-atom radial distribution functions.
+    """Read contact distances off the all-atom radial distribution functions, and fit bonds and angles.
+
+    Pairs of beads one or two bonds apart do not count in the distribution functions, since they feel no repulsion.
 
     Parameters
     ----------
@@ -81,8 +151,9 @@ def fit_prior(frames: Frames, config: PriorConfig, bin_width: float = 0.005) -> 
     Raises
     ------
     FramesError
-        If two types never meet within the searched distance.
+        If two types never meet within the searched distance, or as `fit_bonded`.
     """
+    bonded = fit_bonded(frames)
     r_max = min(1.0, 0.499 * frames.smallest_height)
     edges = np.arange(0, r_max + bin_width, bin_width)
     n_types = len(frames.beads.type_names)
@@ -90,8 +161,15 @@ def fit_prior(frames: Frames, config: PriorConfig, bin_width: float = 0.005) -> 
     density = np.zeros((n_types, n_types))  # expected pairs per nm^3 of shell, summed over frames
     population = np.bincount(frames.beads.types, minlength=n_types)
     possible = np.outer(population, population) - np.diag(population)
+    terms = bonded_prior(tuple(frames.beads.type_names), bonded)
+    terms.set_bonds(torch.from_numpy(frames.beads.types.astype(np.int64)), torch.from_numpy(frames.beads.bonds))
+    for i, j in frames.beads.types[terms.excluded.unique(dim=0).numpy()]:
+        possible[i, j] -= 1
+        possible[j, i] -= 1
     for positions, box in zip(frames.positions, frames.box, strict=True):
         pairs = find_pairs(positions, box, r_max)
+        if terms.has_bonds:
+            pairs = pairs[terms.repels(torch.from_numpy(pairs.first), torch.from_numpy(pairs.second)).numpy()]
         vectors = positions[pairs.second].astype(float) - positions[pairs.first] + pairs.shifts
         bins = np.minimum((np.linalg.norm(vectors, axis=1) / bin_width).astype(int), len(edges) - 2)
         a, b = frames.beads.types[pairs.first], frames.beads.types[pairs.second]
@@ -110,4 +188,4 @@ def fit_prior(frames: Frames, config: PriorConfig, bin_width: float = 0.005) -> 
                 raise FramesError(f"Beads {names[a]} and {names[b]} never come within {r_max:g} nm in the frames; give more frames.")
             contact[a, b] = edges[np.argmax(g > config.threshold)]
     force = float(np.abs(frames.forces).mean())
-    return PriorParameters(tuple(frames.beads.type_names), contact.tolist(), force, config.p, config.distance)
+    return PriorParameters(tuple(frames.beads.type_names), contact.tolist(), force, config.p, config.distance, bonded)

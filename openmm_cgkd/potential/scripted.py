@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .bonded import BondedPrior
 from .fast import FastPotential
 from .prior import PairRepulsion
 from .tensornet import TensorNetEnergies
@@ -66,6 +67,15 @@ def _near_pairs(positions: Tensor, box: list[float], cutoff: float) -> tuple[Ten
     return pairs[:, 0].contiguous(), pairs[:, 1].contiguous()
 
 
+def _vectors(positions: Tensor, first: Tensor, second: Tensor, box: list[float]) -> Tensor:
+    """Nearest images of the vectors from `first` to `second`, shape (n_pairs, 3); open boundaries if the box is empty."""
+    vectors = positions.index_select(0, second) - positions.index_select(0, first)
+    if len(box) == 0:
+        return vectors
+    x, y, z = _image_shifts(vectors[:, 0], vectors[:, 1], vectors[:, 2], box)
+    return torch.stack([x, y, z], dim=1)
+
+
 def check_positions(positions: Tensor, types: Tensor) -> None:
     """Refuse positions that are not finite or of another number of beads than the types."""
     if positions.shape[0] != types.shape[0]:
@@ -91,11 +101,13 @@ class ExportedPotential(nn.Module):
         Evaluated in the type of the positions: it is steep, single precision would cost it five digits.
     network : TensorNetEnergies
         Evaluated in the type of its weights.
+    bonded : BondedPrior
+        Evaluated in the type of the positions, too.
     """
 
-    def __init__(self, prior: PairRepulsion, network: TensorNetEnergies) -> None:
+    def __init__(self, prior: PairRepulsion, network: TensorNetEnergies, bonded: BondedPrior) -> None:
         super().__init__()
-        self.prior, self.network = prior, network
+        self.prior, self.network, self.bonded = prior, network, bonded
         self.n_types = prior.n_types
         self.cutoff = network.cutoff
         self.register_buffer("types", torch.zeros(0, dtype=torch.int64))
@@ -106,6 +118,12 @@ class ExportedPotential(nn.Module):
         if types.dim() != 1 or bool(((types < 0) | (types >= self.n_types)).any()):
             raise RuntimeError(f"Bead types must be one row of integers from 0 to {self.n_types - 1}.")
         self.types = types.to(self.types.device, torch.int64)
+        self.bonded.forget()
+
+    @torch.jit.export
+    def set_bonds(self, bonds: Tensor) -> None:
+        """Say which beads are bonded: int64, shape (n_bonds, 2); after `set_types`, for molecules of several beads."""
+        self.bonded.set_bonds(self.types, bonds)
 
     def forward(self, positions: Tensor, boxvectors: Tensor | None = None) -> Tensor:
         """Potential energy.
@@ -123,18 +141,22 @@ class ExportedPotential(nn.Module):
             In the type and on the device of the positions.
         """
         check_positions(positions, self.types)
+        self.bonded.check(self.types)
         here = positions.to(self.network.scale.device)
         box: list[float] = []
         if boxvectors is not None:
             box = box_numbers(boxvectors, self.cutoff)
         first, second = _near_pairs(here.detach(), box, self.cutoff)
-        vectors = here.index_select(0, second) - here.index_select(0, first)  # (n_pairs, 3)
-        if len(box) > 0:
-            x, y, z = _image_shifts(vectors[:, 0], vectors[:, 1], vectors[:, 2], box)
-            vectors = torch.stack([x, y, z], dim=1)
+        vectors = _vectors(here, first, second, box)
         learned = self.network(self.types, first, second, vectors.to(self.network.scale.dtype))
-        energies = self.prior(self.types, first, second, vectors) + learned.to(vectors.dtype)
-        return energies.sum().to(positions.device)
+        if not self.bonded.has_bonds:
+            energies = self.prior(self.types, first, second, vectors) + learned.to(vectors.dtype)
+            return energies.sum().to(positions.device)
+        repels = self.bonded.repels(first, second)
+        energies = self.prior(self.types, first[repels], second[repels], vectors[repels]) + learned.to(vectors.dtype)
+        start, end = self.bonded.ends()
+        bonded = self.bonded(_vectors(here, start, end, box))
+        return (energies.sum() + bonded).to(positions.device)
 
 
 class FusedPotential(nn.Module):
@@ -145,13 +167,14 @@ class FusedPotential(nn.Module):
     prior : PairRepulsion
     network : TensorNetEnergies
         Both copied.
+    bonded : BondedPrior
     portable : torch.jit.ScriptModule
         `ExportedPotential` of the same prior and network, scripted; its bead types are taken over.
     """
 
-    def __init__(self, prior: PairRepulsion, network: TensorNetEnergies, portable: torch.jit.ScriptModule) -> None:
+    def __init__(self, prior: PairRepulsion, network: TensorNetEnergies, bonded: BondedPrior, portable: torch.jit.ScriptModule) -> None:
         super().__init__()
-        self.portable = portable
+        self.portable, self.bonded = portable, bonded
         self.n_types = prior.n_types
         self.cutoff = network.cutoff
         self.fast = FastPotential(network, prior)
@@ -162,14 +185,23 @@ class FusedPotential(nn.Module):
         """Say which bead is of which type: int64, shape (n_beads,)."""
         self.portable.set_types(types)
         self.types = self.portable.types
+        self.bonded.forget()
+
+    @torch.jit.export
+    def set_bonds(self, bonds: Tensor) -> None:
+        """Say which beads are bonded, as `ExportedPotential.set_bonds`."""
+        if hasattr(self.portable, "set_bonds"):  # files from before there were bonds lack it
+            self.portable.set_bonds(bonds)
+        self.bonded.set_bonds(self.types, bonds)
 
     def forward(self, positions: Tensor, boxvectors: Tensor | None = None) -> Tensor:
         """Potential energy, scalar, kJ/mol; arguments as `ExportedPotential.forward`."""
         if self.types.is_cuda:
             return self.portable(positions, boxvectors)
         check_positions(positions, self.types)
+        self.bonded.check(self.types)
         box = checked_box(boxvectors, self.cutoff)
-        return self.fast(self.types, positions.to(torch.float64), box).to(positions.dtype)
+        return self.fast(self.types, positions.to(torch.float64), box, self.bonded.members, self.bonded.terms).to(positions.dtype)
 
 
 class PotentialWithForces(nn.Module):
@@ -197,8 +229,13 @@ class PotentialWithForces(nn.Module):
         check_positions(positions, self.potential.types)
         box = checked_box(boxvectors, self.potential.cutoff)
         points, fast = positions.detach().to(torch.float64), self.potential.fast
+        members: Tensor | None = None
+        terms: Tensor | None = None
+        if hasattr(self.potential, "bonded"):  # files from before there were bonds lack it
+            self.potential.bonded.check(self.potential.types)
+            members, terms = self.potential.bonded.members, self.potential.bonded.terms
         energy, gradient = torch.ops.openmm_cgkd.potential(
-            points, box, self.potential.types, fast.weights, fast.offsets, fast.contact, fast.sizes, fast.numbers
+            points, box, self.potential.types, fast.weights, fast.offsets, fast.contact, fast.sizes, fast.numbers, members, terms
         )
         return energy.to(positions.dtype), gradient.neg().to(positions.dtype)
 

@@ -10,6 +10,8 @@ import numpy as np
 import openmm
 from openmm import app, unit
 from openmm.app.internal.unitcell import reducePeriodicBoxVectors
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from ..exceptions import BoxError, ConfigError, ModelFileError
 from ..mapping import BeadTopology
@@ -75,7 +77,8 @@ class CGPotential:
         Parameters
         ----------
         topology : openmm.app.Topology, mdtraj.Topology or BeadTopology
-            One atom per bead; the atom's name is the bead type. Masses come from the potential.
+            One atom per bead; the atom's name is the bead type. Masses come from the potential, and so do bonds and angles
+            of molecules with several beads: each is one residue, or joined by bonds, with its beads in the order of the mapping.
         removeCMMotion : bool
             Add a `CMMotionRemover`.
         boxVectors : Quantity or array of shape (3, 3) in nm, optional
@@ -85,7 +88,7 @@ class CGPotential:
         Raises
         ------
         ModelFileError
-            If the topology holds a bead that the potential does not know, or beads of other masses than the potential's.
+            If the topology holds a bead or a molecule that the potential does not know, or beads of other masses than the potential's.
         BoxError
             If a box height is below twice the cutoff, or the box is not in OpenMM's form.
         """
@@ -123,12 +126,17 @@ class CGPotential:
         import torch
 
         from ..potential.neighbors import check_cutoff
+        from ..potential.prior import PriorParameters
 
         box = _box(boxVectors)
         if box is not None:
             check_cutoff(box, self.cutoff)
         module = self.load()
-        module.set_types(torch.from_numpy(self._types(bead_names(topology))))
+        names = bead_names(topology)
+        module.set_types(torch.from_numpy(self._types(names)))
+        bonded = PriorParameters(**self.metadata.prior).bonded
+        if bonded is not None:
+            module.set_bonds(torch.from_numpy(bonded.bonds_of(names, bead_molecules(topology))))
         if self.engine == "python":
             from .pythonforce import make_python_force
 
@@ -189,6 +197,19 @@ def bead_names(topology: app.Topology | mdtraj.Topology | BeadTopology) -> list[
     return [atom.name for atom in topology.atoms]
 
 
+def bead_molecules(topology: app.Topology | mdtraj.Topology | BeadTopology) -> list[int]:
+    """Molecule of every bead of a topology: beads of one residue, and beads joined by bonds, are of one molecule."""
+    if isinstance(topology, BeadTopology):
+        return topology.molecules.tolist()
+    atoms, bonds = topology.atoms, topology.bonds
+    residues = [atom.residue.index for atom in (atoms() if callable(atoms) else atoms)]
+    pairs = [(a.index, b.index) for a, b in (bonds() if callable(bonds) else bonds)]
+    pairs += [(k - 1, k) for k in range(1, len(residues)) if residues[k] == residues[k - 1]]
+    joined = np.array(pairs, dtype=int).reshape(-1, 2)
+    graph = coo_matrix((np.ones(len(joined)), joined.T), shape=2 * (len(residues),))
+    return connected_components(graph, directed=False)[1].tolist()
+
+
 def bead_topology_to_openmm(beads: BeadTopology, box: np.ndarray | None = None) -> app.Topology:
     """OpenMM topology of beads: one residue per molecule, one element-less atom per bead, named by its type.
 
@@ -205,6 +226,9 @@ def bead_topology_to_openmm(beads: BeadTopology, box: np.ndarray | None = None) 
         if residue is None or molecule != last:
             residue, last = topology.addResidue(name, chain), molecule
         topology.addAtom(name, None, residue)
+    atoms = list(topology.atoms())
+    for first, second in beads.bonds:
+        topology.addBond(atoms[first], atoms[second])
     if box is not None:
         topology.setPeriodicBoxVectors(_box(box) * unit.nanometer)
     return topology

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,14 +60,14 @@ def export_members(run: RunConfig, frames: Frames) -> list[Path]:
             type_names=list(stored["type_names"]),
             masses=type_masses(frames.beads),
             cutoff=network.cutoff,
-            prior=asdict(prior),
+            prior=prior.as_dict(),
             network={**stored["model"], "scale": stored["scale"]},
             temperature=frames.temperature,
             training=stored["training"],
             frames_sha256=stored["frames"],
             checkpoint_sha256=inputs["checkpoint"],
         )
-        export_potential(path, network, prior, metadata, frames.beads.types, frames.positions[-1], frames.box[-1])
+        export_potential(path, network, prior, metadata, frames.beads.types, frames.positions[-1], frames.box[-1], frames.beads.bonds)
         stage.finish()
     return found
 

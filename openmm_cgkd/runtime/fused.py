@@ -25,5 +25,5 @@ def fuse(portable: torch.jit.ScriptModule, metadata: PotentialMetadata) -> torch
     network = build_tensornet(ModelConfig(**settings), len(metadata.type_names), 1.0)
     weights = {name.removeprefix("network."): value for name, value in portable.state_dict().items() if name.startswith("network.")}
     network.load_state_dict(weights)
-    prior = PriorParameters(**metadata.prior).build(metadata.cutoff)
-    return torch.jit.script(FusedPotential(prior, network, portable).eval())
+    prior = PriorParameters(**metadata.prior)
+    return torch.jit.script(FusedPotential(prior.build(metadata.cutoff), network, prior.build_bonded(), portable).eval())

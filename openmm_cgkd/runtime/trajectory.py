@@ -28,9 +28,15 @@ def write_topology(path: Path, topology: app.Topology, positions: np.ndarray, bo
     beads = mdtraj.Topology()
     chain = beads.add_chain()
     for residue in topology.residues():
-        molecule = beads.add_residue(residue.name, chain)
-        for atom in residue.atoms():
-            beads.add_atom(atom.name, mdtraj.element.virtual, molecule)
+        names = [atom.name for atom in residue.atoms()]
+        # OpenMM drops atoms of a PDB file that repeat a name in a residue
+        alone = len(set(names)) < len(names)
+        for k, name in enumerate(names):
+            if k == 0 or alone:
+                molecule = beads.add_residue(name if alone else residue.name, chain)
+            beads.add_atom(name, mdtraj.element.virtual, molecule)
+    for first, second in topology.bonds():
+        beads.add_bond(beads.atom(first.index), beads.atom(second.index))
     frame = mdtraj.Trajectory(positions[None], beads)
     if box is not None:
         frame.unitcell_vectors = box[None]

@@ -1,13 +1,13 @@
 """Frames as graphs in memory, their targets, and batches of them.
 
-Targets are for the network alone: the fixed pair prior is subtracted, because teachers and student share it.
+Targets are for the network alone: the fixed prior is subtracted, because teachers and student share it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,8 @@ from ..config import RunConfig
 from ..exceptions import FramesError, TrainingError
 from ..files import write_text
 from ..frames import Frames, Split, read_frames, split_frames
-from ..potential.model import energies_and_forces
 from ..potential.neighbors import find_pairs
-from ..potential.prior import PriorParameters, fit_prior
+from ..potential.prior import Prior, PriorParameters, fit_prior
 from ..run_folder import RunFolder
 
 
@@ -45,9 +44,9 @@ def thermal_energy(frames: Frames) -> float:
 
 
 def write_prior(run: RunConfig, frames: Frames) -> PriorParameters:
-    """Fit the pair prior to the training part and write it as JSON to `RunFolder.prior`."""
+    """Fit the prior to the training part and write it as JSON to `RunFolder.prior`."""
     prior = fit_prior(frames[split_run(run, frames).training], run.prior)
-    write_text(RunFolder(run).prior, json.dumps(asdict(prior), indent=1))
+    write_text(RunFolder(run).prior, json.dumps(prior.as_dict(), indent=1))
     return prior
 
 
@@ -95,13 +94,12 @@ class FrameGraphs:
         inside = frames.positions - np.floor(frames.positions.astype(float) @ np.linalg.inv(frames.box)) @ frames.box
         self._positions = inside.astype(np.float32)
         index_type = np.uint16 if frames.beads.n_beads < 2**16 else np.int32
-        repulsion = prior.build(cutoff).double()
+        fixed = Prior(prior, cutoff, frames.beads.types, frames.beads.bonds)
         self._pairs = []
         self.prior_forces = np.empty(frames.positions.shape, dtype=np.float32)
         for k, (positions, box) in enumerate(zip(self._positions, frames.box, strict=True)):
             pairs = find_pairs(positions, box, cutoff)
-            arrays = (torch.from_numpy(array) for array in (positions.astype(float), pairs.first, pairs.second, pairs.shifts))
-            self.prior_forces[k] = energies_and_forces(repulsion, self._types, *arrays)[1].numpy()
+            self.prior_forces[k] = fixed.energy_and_forces(positions, box, pairs)[1]
             images = np.rint(pairs.shifts @ np.linalg.inv(box)).astype(np.int8)
             self._pairs.append((pairs.first.astype(index_type), pairs.second.astype(index_type), images))
 

@@ -71,7 +71,7 @@ def train_student(run: RunConfig, round_: int = 0) -> Path:
         inputs = {
             "frames": frames.identity,
             "labels": [file_hash(path) for path in sources],
-            "prior": asdict(prior),
+            "prior": prior.as_dict(),
             "seed": run.seed,
             "split": run.split,
             "student": student.model_dump(mode="json", exclude={"extra", "on_policy", "max_spread"}),  # those are in the labels
