@@ -4,6 +4,7 @@ import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import mdtraj
 import numpy as np
 import openmm
 import pytest
@@ -12,6 +13,8 @@ from openmm import app, unit
 from small_ethaline import small_config
 
 from openmm_cgkd.config import SystemConfig, load_system
+from openmm_cgkd.frames import read_frames
+from openmm_cgkd.mapping import bond_order, make_whole, mapping_from_config
 from openmm_cgkd.reference.build import atomic_charges, build_topology, create_system, load_molecule, pack
 from openmm_cgkd.reference.run import langevin_simulation
 
@@ -195,3 +198,17 @@ def test_packs_minimises_and_runs_at_constant_pressure(fluid):
     x = state.getPositions(asNumpy=True)._value
     for a, b in topology.bonds():
         assert np.linalg.norm(x[a.index] - x[b.index]) < 0.18
+
+
+def test_shipped_atoms_are_those_of_the_shipped_frames():
+    """At equal times the centres of mass of `atoms.xtc` are the beads of `frames.h5`, to the precision of the XTC format."""
+    config = load_system(SYSTEMS / "ethaline" / "system.yaml")
+    topology = mdtraj.Topology.from_openmm(build_topology(config))
+    frames, atoms = read_frames(SYSTEMS / "ethaline" / "frames.h5"), mdtraj.load(SYSTEMS / "ethaline" / "atoms.xtc", top=topology)
+    assert (atoms.time[0], atoms.time[-21], atoms.time[-1]) == (1417, 1647, 1847)
+    mapping, bonds = mapping_from_config(config, topology), bond_order(topology)
+    for k in (0, 23, 42):
+        (same,) = np.flatnonzero(frames.time == atoms.time[k])
+        beads = mapping.map_positions(make_whole(atoms.xyz[k], atoms.unitcell_vectors[k], bonds))
+        away = (beads - frames.positions[same]) @ np.linalg.inv(frames.box[same])
+        assert np.abs(away - away.round()).max() < 1e-3

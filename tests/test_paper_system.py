@@ -1,0 +1,50 @@
+"""The paper-size system: what it promises, and its all-atom stage with few molecules and steps."""
+
+import yaml
+from small_ethaline import ETHALINE
+
+from openmm_cgkd.config import SystemConfig, load_system, parse
+from openmm_cgkd.frames import read_frames
+from openmm_cgkd.mapping import mapping_from_config
+from openmm_cgkd.reference import run as run_module
+from openmm_cgkd.reference.build import build_topology
+from openmm_cgkd.reference.run import run_reference
+
+PAPER = ETHALINE / "paper.yaml"
+SMALL = {
+    "initial_density": "0.3 g/cm^3",
+    "nonbonded_cutoff": "0.45 nm",
+    "annealing": "40 fs",
+    "npt": "0.4 ps",
+    "nvt": "40 fs",
+    "production": "80 fs",
+    "frame_interval": "20 fs",
+    "snapshot_interval": "40 fs",
+    "platform": "CPU",
+    "threads": 1,
+}
+
+
+def test_paper_size():
+    import mdtraj
+
+    config = load_system(PAPER)
+    assert {molecule.name: molecule.count for molecule in config.molecules} == {"CHO": 250, "CL": 250, "EGL": 500}
+    assert config.temperature == 298.15
+    protocol = config.reference
+    assert protocol.production >= 10_000  # ps
+    assert round(protocol.production / protocol.frame_interval) == 1000
+    assert protocol.npt + protocol.nvt >= 10_000  # what the liquid takes to equilibrate at room temperature
+    mapping = mapping_from_config(config, mdtraj.Topology.from_openmm(build_topology(config)))
+    assert (mapping.n_atoms, mapping.topology.n_beads) == (10_500, 1000)
+
+
+def test_small_version_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "_WARM_UP", 0.1)
+    data = yaml.safe_load(PAPER.read_text())
+    data["molecules"] = [dict(molecule, count=molecule["count"] // 125) for molecule in data["molecules"]]
+    data["reference"].update(SMALL)
+    frames = read_frames(run_reference(parse(SystemConfig, data, "small", ETHALINE), tmp_path / "aa"))
+    assert frames.step.tolist() == [5, 10, 15, 20]
+    assert frames.beads.names == ["CHO"] * 2 + ["CL"] * 2 + ["EGL"] * 4
+    assert frames.temperature == 298.15
