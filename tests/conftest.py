@@ -1,9 +1,12 @@
 """Fixtures shared by several test modules: the ethaline system, small real frames, and one finished run."""
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before anything loads libgomp: spinning threads make tests on a loaded machine crawl
 
 import numpy as np
 import openmm

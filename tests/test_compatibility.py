@@ -115,6 +115,17 @@ def test_importing_the_package_imports_no_torch():
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize(
+    ("before", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "100"}, "None")]
+)
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(monkeypatch, before, expected):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in before.items():
+        monkeypatch.setenv(name, value)
+    assert python("import os, openmm_cgkd; print(os.environ.get('OMP_WAIT_POLICY'))").stdout.strip() == expected
+
+
 def test_openmm_may_be_imported_first():
     # OpenMM loads plug-ins on import, and openmmtorch's do not load before torch
     result = python(
