@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 from _denoising_cells import ERRORS
-from _denoising_plan import DIRECT, ENSEMBLE, FLUID, KNOWN, ORDER, STUDENT, TEACHER, Cell, Settings
+from _denoising_plan import DIRECT, ENSEMBLE, EXTRA, FLUID, KNOWN, LABELS, ORDER, STUDENT, TEACHER, Cell, Settings
 from matplotlib.axes import Axes
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+from scipy.stats import t as student_t
 
 from openmm_cgkd.analysis.figures import COLORS, REFERENCE, new_figure, put_caption, save
 from openmm_cgkd.analysis.tables import write_csv
+from openmm_cgkd.files import write_text
 from openmm_cgkd.mean_forces import read_mean_forces
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.training.data import load_frames, split_run
@@ -26,6 +28,17 @@ Value = dict[str, float | None]
 _NOISE_FREE = "trained on true forces"
 _RATIOS = {"student_over_teacher": TEACHER, "student_over_ensemble": ENSEMBLE, "student_over_direct": DIRECT}
 _WITH_SIZE = (DIRECT, TEACHER, ENSEMBLE, STUDENT)
+# each holds where the error of the first is below that of the second
+CLAIMS = {
+    "teachers denoise": (TEACHER, LABELS),
+    "the ensemble is better than a teacher": (ENSEMBLE, TEACHER),
+    "the student is better than a teacher": (STUDENT, TEACHER),
+    "the student is better than the ensemble": (STUDENT, ENSEMBLE),
+    "distillation is better than direct force matching": (STUDENT, DIRECT),
+    "per-bead energies help": (STUDENT, "student F"),
+    "total energies help": ("student F+E", "student F"),
+    "extra configurations help": (EXTRA, STUDENT),
+}
 
 
 def read_rows(cells: Sequence[Cell]) -> list[Row]:
@@ -55,10 +68,29 @@ def _table(rows: Sequence[Row], **place: Any) -> dict[str, Value]:
     return {variant: _value(values) for variant, values in found.items() if values}
 
 
-def _ratio(rows: Sequence[Row], other: str, **place: Any) -> Value:
-    """RMSE of the student F+e over that of another variant with the same seed."""
-    pairs = zip(_values(rows, STUDENT, **place), _values(rows, other, **place), strict=True)
-    return _value([student / known for student, known in pairs])
+def _ratio(rows: Sequence[Row], variant: str, other: str, **place: Any) -> Value:
+    """RMSE of a variant over that of another one with the same seed."""
+    pairs = zip(_values(rows, variant, **place), _values(rows, other, **place), strict=True)
+    return _value([one / two for one, two in pairs])
+
+
+def verdict(ratio: Value, seeds: int) -> str:
+    """Is a ratio below 1? By the 95 % interval of Student's t over the seeds: ``yes``, ``no`` if it is above, ``open`` if 1 is inside."""
+    if ratio["std"] is None:
+        return "open"
+    reach = float(student_t.ppf(0.975, seeds - 1)) * ratio["std"] / seeds**0.5
+    return "yes" if ratio["mean"] + reach < 1 else "no" if ratio["mean"] - reach > 1 else "open"
+
+
+def _claims(rows: Sequence[Row], **place: Any) -> dict[str, dict[str, Any]]:
+    """Ratio and verdict of every claim that was tested."""
+    found = {}
+    for claim, (variant, other) in CLAIMS.items():
+        seeds = len(_values(rows, variant, **place))
+        if seeds and _values(rows, other, **place):
+            ratio = _ratio(rows, variant, other, **place)
+            found[claim] = ratio | {"holds": verdict(ratio, seeds)}
+    return found
 
 
 def summarise(rows: Sequence[Row], settings: Settings, cells: Sequence[Cell]) -> dict[str, Any]:
@@ -75,7 +107,8 @@ def summarise(rows: Sequence[Row], settings: Settings, cells: Sequence[Cell]) ->
         "rmse_trained_on_true_forces": _value(free),
     }
     for name, other in _RATIOS.items():
-        summary[name] = {level: _ratio(rows, other, **place) for level, place in places.items()}
+        summary[name] = {level: _ratio(rows, STUDENT, other, **place) for level, place in places.items()}
+    summary["claims"] = {level: _claims(rows, **place) for level, place in places.items()}
     sized = {size: {"data": KNOWN, "noise": settings.size_level, "frames": size} for size in settings.sizes}
     summary["data_efficiency"] = {
         "noise": settings.size_level,
@@ -84,6 +117,7 @@ def summarise(rows: Sequence[Row], settings: Settings, cells: Sequence[Cell]) ->
     }
     if fluid := [cell for cell in cells if cell.data == FLUID]:
         summary[FLUID] = _fluid(rows, fluid[0])
+        summary["claims"][FLUID] = _claims(rows, data=FLUID)
     return summary
 
 
@@ -92,7 +126,7 @@ def _fluid(rows: Sequence[Row], cell: Cell) -> dict[str, Any]:
     for variant in set(table) & {row["variant"] for row in rows if "error" in row}:
         errors = [row["error"] for row in rows if row["data"] == FLUID and row["variant"] == variant]
         table[variant]["standard_error"] = float(np.mean(errors))
-    ratios = {name: _ratio(rows, other, data=FLUID) for name, other in _RATIOS.items()}
+    ratios = {name: _ratio(rows, STUDENT, other, data=FLUID) for name, other in _RATIOS.items()}
     run = cell.variants[STUDENT]
     frames = load_frames(run)
     times = frames.time[split_run(run, frames).training]
@@ -109,7 +143,7 @@ def _fluid(rows: Sequence[Row], cell: Cell) -> dict[str, Any]:
 
 
 def write_files(folder: Path, rows: Sequence[Row], summary: dict[str, Any], cells: Sequence[Cell], settings: Settings) -> None:
-    """``results.csv`` with every seed, ``summary.csv`` with means and standard deviations, ``denoising.png``."""
+    """``results.csv`` with every seed, ``summary.csv`` with means and standard deviations, ``results.md``, ``denoising.png``."""
     header = ["data", "noise", "frames", "seed", "variant", "rmse", "error"]
     write_csv(folder / "results.csv", header, ([row.get(key) for key in header] for row in rows))
     lines = []
@@ -117,22 +151,52 @@ def write_files(folder: Path, rows: Sequence[Row], summary: dict[str, Any], cell
         for variant, value in _table(rows, data=data, noise=noise, frames=frames).items():
             lines.append([data, noise, frames, variant, value["mean"], value["std"]])
     write_csv(folder / "summary.csv", ["data", "noise", "frames", "variant", "rmse", "std"], lines)
+    write_text(folder / "results.md", markdown(summary))
     draw(folder / "denoising", summary, cells, settings)
+
+
+Table = list[list[str]]  # the first row and the first column are headings
+
+
+def tables(summary: dict[str, Any]) -> list[Table]:
+    """Errors by variant, errors by number of frames, and which claims hold."""
+    errors = {f"noise {level} x": table for level, table in summary["rmse_true"].items()}
+    if FLUID in summary:
+        errors[FLUID] = summary[FLUID]["rmse"]
+    names = [variant for variant in ORDER if any(variant in table for table in errors.values())]
+    by_variant = [["RMSE, kJ/mol/nm", *errors], *([name, *(_shown(table.get(name)) for table in errors.values())] for name in names)]
+    by_variant.append([_NOISE_FREE, *[_shown(summary["rmse_trained_on_true_forces"])] * len(summary["rmse_true"])])
+    by_variant.append(["RMS of the force itself", *[f"{summary['rms_true']:.2f}"] * len(summary["rmse_true"])])
+    if FLUID in summary:
+        by_variant[-2].append("-")
+        by_variant[-1].append(f"{summary[FLUID]['rms_mean_force']:.2f}")
+    efficiency = summary["data_efficiency"]
+    by_frames = [["frames, noise {:g} x".format(efficiency["noise"]), *(str(size) for size in efficiency["frames"])]]
+    by_frames += [[name, *(_shown(value) for value in efficiency[name])] for name in _WITH_SIZE]
+    found = summary["claims"]
+    claims = [["ratio of errors below 1?", *errors]]
+    for claim in CLAIMS:
+        cells = [column.get(claim) for column in found.values()]
+        claims.append([claim, *(f"{_shown(cell)} {cell['holds']}" if cell else "-" for cell in cells)])
+    return [by_variant, by_frames, claims]
 
 
 def text(summary: dict[str, Any]) -> str:
     """The tables for the terminal."""
-    tables = [(f"known truth, noise {level} x", table) for level, table in summary["rmse_true"].items()]
-    if FLUID in summary:
-        tables.append((FLUID, summary[FLUID]["rmse"]))
-    names = [variant for variant in ORDER if any(variant in table for _, table in tables)]
-    lines = [f"{'RMSE, kJ/mol/nm':<24}" + "".join(f"{title:>28}" for title, _ in tables)]
-    lines += [f"{name:<24}" + "".join(f"{_shown(table.get(name)):>28}" for _, table in tables) for name in names]
-    lines.append(f"{_NOISE_FREE:<24}{_shown(summary['rmse_trained_on_true_forces']):>28}")
-    efficiency = summary["data_efficiency"]
-    lines.append(f"\n{'frames, noise {:g} x'.format(efficiency['noise']):<24}" + "".join(f"{size:>18}" for size in efficiency["frames"]))
-    lines += [f"{name:<24}" + "".join(f"{_shown(value):>18}" for value in efficiency[name]) for name in _WITH_SIZE]
+    lines = []
+    for table in tables(summary):
+        widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
+        lines += ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in table]
+        lines.append("")
     return "\n".join(lines)
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """The tables for a page."""
+    parts = []
+    for head, *rows in tables(summary):
+        parts.append("\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)))
+    return "\n\n".join(parts) + "\n"
 
 
 def _shown(value: Value | None) -> str:

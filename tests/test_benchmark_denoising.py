@@ -9,9 +9,10 @@ import benchmark_denoising
 import numpy as np
 import openmm
 import pytest
+import scipy.stats
 import torch
 from _denoising_cells import finished, make_data, run_cells, work
-from _denoising_report import read_rows, summarise, write_files
+from _denoising_report import markdown, read_rows, summarise, verdict, write_files
 from _denoising_truth import PARAMETERS, add_noise, as_frames, box_length, known_beads, known_system
 
 from openmm_cgkd.exceptions import ConfigError, FramesError
@@ -202,6 +203,25 @@ def test_means_deviations_and_ratios(tiny):
     assert summary["student_over_ensemble"]["3"]["mean"] == 1.25
     assert summary["rmse_trained_on_true_forces"] == {"mean": 1.5, "std": None}
     assert summary["data_efficiency"]["ensemble"] == [{"mean": 2, "std": 0}]
+    claims = summary["claims"]["3"]
+    assert claims["teachers denoise"]["mean"] == pytest.approx((8 / 9 + 4 / 9) / 2)
+    assert claims["distillation is better than direct force matching"] == {"mean": 0.5, "std": 0, "holds": "yes"}
+    assert "per-bead energies help" not in claims
+    page = markdown(summary)
+    assert "| direct | 5.00 ± 1.41 |" in page
+    assert "| distillation is better than direct force matching | 0.50 ± 0.00 yes |" in page
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [((0.80, 0.82, 0.84), "yes"), ((0.9, 0.99, 1.0), "open"), ((1.2, 1.21, 1.25), "no"), ((0.99, 1.0, 1.01), "open"), ((0.5,), "open")],
+)
+def test_a_claim_holds_where_the_interval_of_the_ratio_is_below_one(ratios, expected):
+    ratio = {"mean": float(np.mean(ratios)), "std": float(np.std(ratios, ddof=1)) if len(ratios) > 1 else None}
+    assert verdict(ratio, len(ratios)) == expected
+    if len(ratios) > 1:  # the same from the p value of a t-test
+        p = scipy.stats.ttest_1samp(ratios, 1).pvalue
+        assert (p < 0.05) == (expected != "open")
 
 
 def test_the_full_benchmark_trains_what_its_page_says():
