@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
 import pytest
 import torch
-from training_cases import make_frames, make_run
+from training_cases import ignore, make_frames, make_run
 
 from openmm_cgkd.exceptions import BoxError, ExecutionError, FramesError, TrainingError
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.training.checkpoint import load_checkpoint
-from openmm_cgkd.training.data import load_prior
-from openmm_cgkd.training.keeper import BEST
+from openmm_cgkd.training.data import load_prior, write_prior
+from openmm_cgkd.training.keeper import BEST, LAST
 from openmm_cgkd.training.processes import cores
-from openmm_cgkd.training.teach import _at_once, _threads, train_teachers
+from openmm_cgkd.training.teach import _at_once, _threads, train_member, train_teachers
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +49,43 @@ def test_teachers_differ_and_are_trained_once(tmp_path, frames):
     assert train_teachers(run) == best  # finished: nothing is touched
     assert [path.stat().st_mtime_ns for path in best] == times
     assert "finished before" in folder.log("teach").read_text()
+
+
+def kill_the_writer(path: Path, marker: Path) -> None:
+    """Wait for the marker, then kill the process that has a file open."""
+    while not marker.exists():
+        time.sleep(0.005)
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if any(file.samefile(path) for file in (process / "fd").iterdir() if file.exists()):
+                os.kill(int(process.name), signal.SIGKILL)
+        except OSError:  # of another user, or gone
+            continue
+
+
+def test_member_killed_in_a_parsl_worker_goes_on_to_the_same_end(tmp_path, frames, caplog):
+    teachers = {"count": 2, "blocks": 4, "training": {"epochs": 25, "batch_size": 4, "patience": 50}}
+    for name in ("killed", "whole"):
+        (tmp_path / name).mkdir()
+    run = make_run(tmp_path / "killed", frames, teachers=teachers, execution={"backend": "parsl"})
+    folder = RunFolder(run).teacher(1)
+    killer = threading.Thread(target=kill_the_writer, args=(folder / "train.log", folder / LAST), daemon=True)
+    killer.start()
+    best = train_teachers(run)
+    assert "task teacher-01 failed, trying again" in caplog.text
+    assert "task teacher-00" not in caplog.text
+    assert "resuming after epoch" in (folder / "train.log").read_text()
+
+    whole = make_run(tmp_path / "whole", frames, teachers=teachers)
+    write_prior(whole, frames)
+    before = torch.get_num_threads()
+    torch.set_num_threads(_threads(run))
+    try:
+        expected = train_member(whole, 1, "", ignore)
+    finally:
+        torch.set_num_threads(before)
+    one, other = (load_checkpoint(path)[0].state_dict() for path in (best[1], expected))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_threads_do_not_depend_on_what_is_left(tmp_path, frames):
