@@ -10,11 +10,11 @@ import numpy as np
 import openmm
 import torch
 from openmm import unit
-from torchmdnet.models.model import create_model
+from torchmdnet.models.model import TorchMD_Net, create_model
 
 from openmm_cgkd import CGPotential
 from openmm_cgkd.config import ModelConfig, SystemConfig, load_system
-from openmm_cgkd.export import export_potential
+from openmm_cgkd.export import export_potential, type_masses
 from openmm_cgkd.frames import Frames, read_frames
 from openmm_cgkd.mapping import BeadTopology
 from openmm_cgkd.metadata import PotentialMetadata
@@ -84,26 +84,57 @@ def _torchmdnet_system(network: torch.nn.Module, types: np.ndarray, box: np.ndar
     return system
 
 
-def network_sides(folder: Path) -> Sides:
-    """300 beads with the same 64-channel network: torchmd-net's script, and ours fused and portable."""
-    names = ("A", "B", "C")
-    config = ModelConfig(channels=64, layers=1, cutoff=f"{CUTOFF} nanometer")
+def _write_untrained(path: Path, config: ModelConfig, beads: BeadTopology, positions: np.ndarray, box: np.ndarray) -> TorchMD_Net:
+    """Export a network with random weights, and return it as torchmd-net's own model."""
+    n_types = len(beads.type_names)
     torch.manual_seed(0)
-    network = create_model(network_arguments(config, 3) | {"static_shapes": False}, std=torch.tensor(3.0)).eval()
+    network = create_model(network_arguments(config, n_types) | {"static_shapes": False}, std=torch.tensor(3.0)).eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    positions, box = lattice(BEADS, DENSITY)
-    types = np.random.default_rng(1).integers(0, 3, BEADS)
-    prior = PriorParameters(names, [[0.35] * 3] * 3, 300.0, 0.05, 0.015)
+    prior = PriorParameters(beads.type_names, [[0.35] * n_types] * n_types, 300.0, 0.05, 0.015)
     metadata = PotentialMetadata(
-        type_names=list(names), masses=[60.0] * 3, cutoff=CUTOFF, prior=vars(prior), network=config.model_dump(mode="json")
-    )
-    file = export_potential(folder / "benchmark.pt", TensorNetEnergies(network), prior, metadata, types, positions, box)
-    beads = BeadTopology(names, types, np.full(BEADS, 60.0), np.arange(BEADS))
-    systems = {"torchmd-net": _torchmdnet_system(network, types, box)}
+        type_names=list(beads.type_names), masses=type_masses(beads), cutoff=config.cutoff, prior=vars(prior),
+        network=config.model_dump(mode="json"),
+    )  # fmt: skip
+    export_potential(path, TensorNetEnergies(network), prior, metadata, beads.types, positions, box)
+    return network
+
+
+def _mixture(n: int) -> BeadTopology:
+    types = np.random.default_rng(1).integers(0, 3, n)
+    types[:3] = 0, 1, 2
+    return BeadTopology(("A", "B", "C"), types, np.full(n, 60.0), np.arange(n))
+
+
+def network_sides(folder: Path) -> Sides:
+    """300 beads with the same 64-channel network: torchmd-net's script, and ours fused and portable."""
+    beads, (positions, box) = _mixture(BEADS), lattice(BEADS, DENSITY)
+    config, file = ModelConfig(channels=64, layers=1, cutoff=f"{CUTOFF} nanometer"), folder / "benchmark.pt"
+    network = _write_untrained(file, config, beads, positions, box)
+    systems = {"torchmd-net": _torchmdnet_system(network, beads.types, box)}
     for engine in ("fused", "portable"):
         systems[engine] = CGPotential(file, engine=engine).createSystem(beads, boxVectors=box)
     return {name: (context_of(system, positions, 0.001), 0.001) for name, system in systems.items()}
+
+
+def size_sides(folder: Path, numbers: list[int]) -> Sides:
+    """A network of 16 channels with so many beads, at the same density."""
+    config, file = ModelConfig(channels=16, layers=1, cutoff=f"{CUTOFF} nanometer"), folder / "small.pt"
+    _write_untrained(file, config, _mixture(BEADS), *lattice(BEADS, DENSITY))
+    sides = {}
+    for n in numbers:
+        positions, box = lattice(n, DENSITY)
+        sides[str(n)] = (context_of(CGPotential(file).createSystem(_mixture(n), boxVectors=box), positions, 0.001), 0.001)
+    return sides
+
+
+def untrained_student(folder: Path) -> Path:
+    """A potential of the shipped fluid with random weights, as fast as a trained one of 24 channels and 1.0 nm."""
+    frames = read_frames(ETHALINE / "frames.h5")
+    config = ModelConfig(channels=24, layers=1, cutoff="1.0 nanometer")
+    positions, box = frames.positions[-1].astype(np.float64), frames.box[-1].astype(np.float64)
+    _write_untrained(folder / "student.pt", config, frames.beads, positions, box)
+    return folder / "student.pt"
 
 
 # --- the shipped fluid ------------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import openmm
+from _benchmark_measures import measure
 from _study_plan import Piece, Study
-from benchmark_runtime import measure
 from openmm import unit
 
 from openmm_cgkd.analysis.compare import compare
