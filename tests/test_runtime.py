@@ -29,6 +29,7 @@ from small_potential import working_platforms as find_platforms
 from openmm_cgkd import CGPotential
 from openmm_cgkd.exceptions import BoxError, ModelFileError
 from openmm_cgkd.runtime.cgpotential import bead_topology_to_openmm
+from openmm_cgkd.runtime.compatibility import cuda_graphs, import_torch_force
 
 PLATFORMS = find_platforms()
 on_every_platform = pytest.mark.parametrize("platform", PLATFORMS)
@@ -172,6 +173,17 @@ def test_system(potential):
     still = potential.createSystem(bead_topology_to_openmm(beads(types)), removeCMMotion=False)
     assert not still.usesPeriodicBoundaryConditions()
     assert still.getNumForces() == 1
+
+
+def test_cuda_graphs_are_reported(potential):
+    system = potential.createSystem(beads(liquid()[0]))
+    assert cuda_graphs(system) == "off"
+    assert cuda_graphs(openmm.XmlSerializer.clone(system)) == "off"
+    other = import_torch_force()(potential.load())
+    other.setProperty("useCUDAGraphs", "true")
+    system.addForce(other)
+    assert cuda_graphs(system) == "on"
+    assert cuda_graphs(openmm.System()) == "none"
 
 
 def test_topologies_of_mdtraj_openmm_and_ours_agree(potential):

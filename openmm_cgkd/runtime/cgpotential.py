@@ -147,6 +147,7 @@ class CGPotential:
             module = torch.jit.script(PotentialWithForces(module).eval())
         force = import_torch_force()(module)
         force.setOutputsForces(self.engine == "fused")
+        force.setProperty("useCUDAGraphs", "false")  # the number of pairs changes from step to step, a graph's sizes may not
         force.setUsesPeriodicBoundaryConditions(box is not None)
         return force
 

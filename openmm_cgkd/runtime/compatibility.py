@@ -123,6 +123,15 @@ def _load_missing_plugins() -> None:
                 logger.debug("%s", failure)  # a platform that this machine does not have
 
 
+def cuda_graphs(system: Any) -> str:
+    """Whether the `TorchForce` objects of a system run as CUDA graphs: "on", "off", or "none" if there is no such force."""
+    if not any(force.getName() == "TorchForce" for force in system.getForces()):
+        return "none"
+    torch_force = import_torch_force()
+    found = [torch_force.cast(force) for force in system.getForces() if torch_force.isinstance(force)]
+    return "on" if any(dict(force.getProperties())["useCUDAGraphs"] == "true" for force in found) else "off"
+
+
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text.split("+")[0])[:2])
 

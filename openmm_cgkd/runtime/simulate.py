@@ -22,6 +22,7 @@ from ..progress import log_to, progress
 from ..run_folder import RunFolder, Stage
 from .cgpotential import CGPotential, bead_topology_to_openmm
 from .committee import Committee, CommitteeReporter, SpreadRange, export_members, labelled_range
+from .compatibility import cuda_graphs
 from .guard import ExplosionGuard, cause_of, stopped
 from .timestep import simulation_settings
 from .trajectory import cut_log, cut_trajectory, log_column, open_log, open_trajectory, write_topology
@@ -294,6 +295,7 @@ class _Dynamics:
             "mean_temperature": float(log_column(self.log, "Temperature").mean()),
             "platform": simulation.context.getPlatform().getName(),
             "threads": torch.get_num_threads(),
+            "use_cuda_graphs": cuda_graphs(self.system),
         }
         if self.protocol.pressure is not None:
             summary["pressure_bar"] = self.protocol.pressure
