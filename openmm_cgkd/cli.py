@@ -160,11 +160,17 @@ def _verify(
     ctx: typer.Context,
     frames: Annotated[Path, typer.Argument(help="Mapped frames.", show_default=False)],
     repair: Annotated[bool, typer.Option("--repair", help="Save the whole frames of a file whose tail is torn.")] = False,
+    thin: Annotated[
+        Path | None,
+        typer.Option("--thin", help="Write the frames that are independent by the force autocorrelation to this file.", show_default=False),
+    ] = None,
 ) -> None:
     """Check a file of mapped frames from end to end and show what it holds."""
+    from .thinning import thin_frames
     from .verify import verify_frames
 
-    for label, value in verify_frames(frames, repair).rows():
+    report = thin_frames(frames, thin, repair) if thin else verify_frames(frames, repair)
+    for label, value in report.rows():
         typer.echo(f"{label:<24} {value}")
 
 

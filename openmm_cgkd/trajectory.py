@@ -22,12 +22,13 @@ from .correlation import ForceAutocorrelation
 from .exceptions import FramesError, MappingError
 from .files import file_hash, replacing
 from .force_maps import OptimalForceMap
-from .frames import Frames, frames_header, iterate_frames, write_stream
+from .frames import Frames, frames_header, write_stream
 from .lammps import AtomFrame
 from .mapping import Mapping, bond_order, mapping_from_config
 from .progress import log_to, progress
 from .readers import AtomTrajectory, open_topology, open_trajectory
 from .reference.build import build_topology
+from .thinning import write_independent
 
 if TYPE_CHECKING:
     import MDAnalysis
@@ -124,7 +125,7 @@ def map_trajectory(
             if n == 0:
                 raise FramesError(f"{trajectory}: holds no frames; give a trajectory with positions and forces.")
             if thin:
-                n = _thin(fresh, mapped)
+                n = write_independent(fresh, fresh, mapped.beads, mapped.attributes, mapped.correlation)
     logger.info("mapped %d frames of %d atoms onto %d beads: %s", n, atoms.n_atoms, mapped.beads.n_beads, output)
     return output
 
@@ -217,23 +218,6 @@ class _WholeMolecules:
         if len(self._bonds) == 0:
             return whole, None
         return whole, float(np.linalg.norm(whole[self._bonds[:, 1]] - whole[self._bonds[:, 0]], axis=1).mean())
-
-
-def _thin(path: Path, mapped: _MappedFrames) -> int:
-    """Keep independent frames of a file; returns their number."""
-    stride, time = mapped.correlation.independent_stride, mapped.correlation.integrated_time
-    attributes = mapped.attributes | {"force_correlation_time": time, "thinned": stride}
-    if not mapped.correlation.is_complete:
-        logger.warning("forces correlate for longer than the longest lag, so the frames that are kept are not independent")
-    logger.info("forces correlate for %.3g ps: one frame in %d is kept", time, stride)
-    return write_stream(path, mapped.beads, attributes, _every(stride, path))
-
-
-def _every(stride: int, path: Path) -> Iterator[Frames]:
-    n = 0
-    for frames in iterate_frames(path):
-        yield frames[-n % stride :: stride]
-        n += len(frames)
 
 
 def _mapping(system: SystemConfig, file: Path | None, atoms: mdtraj.Topology) -> Mapping:

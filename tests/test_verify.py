@@ -13,7 +13,7 @@ from test_cli import call
 from test_frames import BEADS, check, frame, kill, start_writer, write
 
 from openmm_cgkd.exceptions import FramesError
-from openmm_cgkd.frames import Frames, FrameWriter, read_frames, write_stream
+from openmm_cgkd.frames import Frames, FrameWriter, read_frames, write_frames, write_stream
 from openmm_cgkd.mapping import BeadTopology
 from openmm_cgkd.mended import is_held, is_open, lookup3
 from openmm_cgkd.verify import verify_frames
@@ -260,3 +260,27 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     tracemalloc.stop()
     assert path.stat().st_size > 57e6
     assert max(peaks.values()) < 20, peaks
+
+
+def test_thinning(tmp_path, lj_frames):
+    """Forces that stay the same for four frames each: tau = 1/2 + 3/4 + 2/4 + 1/4 intervals, so one frame in four is kept."""
+    forces = np.repeat(np.random.default_rng(3).normal(size=(100, 40, 3)), 4, axis=0).astype("f4")
+    n, short = len(forces), read_frames(lj_frames)
+    index = np.arange(n)
+    frames = Frames(
+        np.resize(short.positions, forces.shape), forces, short.box[np.zeros(n, int)], 0.1 * index, index, short.beads, short.attributes
+    )
+    write_frames(frames, tmp_path / "all.h5")
+    before = hash_of(tmp_path / "all.h5")
+    result = call("verify", tmp_path / "all.h5", "--thin", tmp_path / "few.h5")
+    assert result.exit_code == 0, result.output
+    assert "100" in result.stdout.splitlines()[0]
+    few = read_frames(tmp_path / "few.h5")
+    assert few.step.tolist() == list(range(0, 400, 4))
+    assert np.array_equal(few.forces, read_frames(tmp_path / "all.h5").forces[::4])
+    assert few.attributes["thinned"] == 4
+    assert few.attributes["force_correlation_time"] == pytest.approx(0.2, rel=0.05)
+    assert hash_of(tmp_path / "all.h5") == before
+    result = call("verify", tmp_path / "all.h5", "--thin", tmp_path / "few.h5")
+    assert result.exit_code == 2
+    assert "few.h5: exists already; name a new file" in result.stderr
