@@ -20,7 +20,9 @@ from openmm_cgkd.analysis.rdf import RDF, block_rdfs, first_peak
 from openmm_cgkd.config import SystemConfig
 from openmm_cgkd.exceptions import AnalysisError, ConfigError
 from openmm_cgkd.frames import read_frames
+from openmm_cgkd.progress import Report, progress_to
 from openmm_cgkd.reference.build import build_topology
+from openmm_cgkd.reference.run import run_reference
 from openmm_cgkd.units import Density, Length, Temperature, to_float
 
 GAS_CONSTANT = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
@@ -119,6 +121,12 @@ def block_means(series: np.ndarray, blocks: int) -> np.ndarray:
 def block_value(series: np.ndarray) -> Value:
     """Mean of a time series and its standard error from contiguous blocks."""
     return Value(float(series.mean()), float(standard_error(block_means(series, BLOCKS))))
+
+
+def run_state(config: SystemConfig, folder: Path, report: Report) -> None:
+    """`run_reference` as a task of `map_tasks`."""
+    with progress_to(report):
+        run_reference(config, folder)
 
 
 class State:

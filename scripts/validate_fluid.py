@@ -2,6 +2,7 @@
 """All-atom model of a fluid against the literature: density, thermal expansion, heat capacity, structure, equilibration.
 
 For every temperature and box size: pack, anneal, NPT, then NVT frames at the mean density, by the protocol of `cgkd reference`.
+On a CPU these runs go side by side, one on each core, which makes more of the cores than one run after the other on all of them.
 Interrupt it as you like; the same command resumes, and a finished run only writes the report again.
 """
 
@@ -15,13 +16,15 @@ from itertools import combinations
 from pathlib import Path
 
 import yaml
-from _fluid_results import BLOCKS, SERIES, Literature, Response, State, Value, block_means, load_literature
+from _fluid_results import BLOCKS, SERIES, Literature, Response, State, Value, block_means, load_literature, run_state
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from openmm_cgkd.config import SystemConfig, load_system, parse
 from openmm_cgkd.exceptions import CGKDError
+from openmm_cgkd.execution import ExecutionConfig, map_tasks
 from openmm_cgkd.files import replacing, write_text
+from openmm_cgkd.progress import progress
 from openmm_cgkd.reference.run import phase_seed, run_reference
 
 
@@ -155,19 +158,35 @@ def report(config: SystemConfig, states: list[State], literature: Literature, co
     return "\n".join(parts) + "\n"
 
 
+def run_all(runs: dict[str, tuple[SystemConfig, Path]], folder: Path, at_once: int | None) -> None:
+    """Run what is not finished: one after the other on all cores, or side by side with a share of the cores each."""
+    if at_once == 1:
+        for run in runs.values():
+            run_reference(*run)
+        return
+    left = {name: run for name, run in runs.items() if not (run[1] / "production.xml").exists()}
+    with progress("states", len(runs), done := len(runs) - len(left)) as meter:
+
+        def count(*_: object) -> None:
+            nonlocal done
+            meter.update(done := done + 1)
+
+        map_tasks(run_state, left, ExecutionConfig(), folder, at_once, on_result=count)
+
+
 def validate(
-    path: Path, temperatures: list[float], sizes: list[int], npt: float, production: float, folder: Path, command: str
+    path: Path, wanted: list[tuple[int, float]], npt: float, production: float, folder: Path, command: str, at_once: int | None
 ) -> list[State]:
-    """Run every state and write ``validation.md`` and ``validation.png`` into `folder`."""
+    """Run all states (ion pairs, kelvin), `at_once` at a time; write ``validation.md`` and ``validation.png`` into `folder`."""
     literature = load_literature(path.parent / "literature.yaml")
-    states = []
-    for pairs in dict.fromkeys(sizes):
-        for temperature in dict.fromkeys(temperatures):
-            config = state_config(path, temperature, pairs, npt, production)
-            here = folder / f"{pairs}-{temperature:g}K"
-            print(f"{here}: {sum(m.count for m in config.molecules)} molecules at {temperature:g} K", file=sys.stderr, flush=True)
-            run_reference(config, here)
-            states.append(State(config, here, pairs))
+    runs = {}
+    for pairs, temperature in dict.fromkeys(wanted):
+        config = state_config(path, temperature, pairs, npt, production)
+        name = f"{pairs}-{temperature:g}K"
+        print(f"{name}: {sum(m.count for m in config.molecules)} molecules at {temperature:g} K", file=sys.stderr, flush=True)
+        runs[name] = (config, folder / name, pairs)
+    run_all({name: (config, here.resolve()) for name, (config, here, _) in runs.items()}, folder, at_once)
+    states = [State(*run) for run in runs.values()]
     draw(folder / "validation.png", states, literature)
     text = report(load_system(path), states, literature, command)
     write_text(folder / "validation.md", text)
@@ -180,13 +199,19 @@ def main() -> None:
     parser.add_argument("system", type=Path, help="system.yaml of the fluid; literature.yaml stands beside it")
     parser.add_argument("--temperature", type=float, action="append", required=True, help="kelvin; two give expansion and heat capacity")
     parser.add_argument("--ion-pairs", type=int, action="append", help="box size in formula units (30); two check the box size")
+    parser.add_argument("--check-size", type=int, action="append", default=[], help="another box size, at the first temperature alone")
     parser.add_argument("--npt", type=float, default=200.0, help="length of NPT, ps (200)")
     parser.add_argument("--production", type=float, default=100.0, help="length of NVT for g(r), ps (100)")
     parser.add_argument("--folder", type=Path, required=True, help="runs and report")
+    parser.add_argument("--at-once", type=int, help="runs at a time, each with its share of the cores (one per core; 1 on a GPU)")
     given = parser.parse_args()
+    if given.at_once is not None and given.at_once < 1:
+        parser.error(f"--at-once: got {given.at_once}; give a number of at least 1.")
     try:
         command = shlex.join(["python", "scripts/validate_fluid.py", *sys.argv[1:]])
-        validate(given.system, given.temperature, given.ion_pairs or [30], given.npt, given.production, given.folder, command)
+        states = [(pairs, temperature) for pairs in given.ion_pairs or [30] for temperature in given.temperature]
+        states += [(pairs, given.temperature[0]) for pairs in given.check_size]
+        validate(given.system, states, given.npt, given.production, given.folder, command, given.at_once)
     except CGKDError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -22,6 +22,7 @@ from openmm_cgkd.reference import run as run_module
 from openmm_cgkd.reference.run import run_reference
 
 PAIRS, HOT, COLD = 4, 400.0, 363.15
+STATES = [(PAIRS, HOT), (PAIRS, COLD)]
 UNIT_MASS = 139.624 + 2 * 60.056  # choline chloride and two urea, g/mol
 
 
@@ -42,7 +43,7 @@ def finished(tiny) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "_WARM_UP", 0.2)
         command = ["validate_fluid.py", str(tiny), "--temperature", str(HOT), "--temperature", str(COLD)]
-        command += ["--ion-pairs", str(PAIRS), "--npt", "4", "--production", "0.4", "--folder", str(folder)]
+        command += ["--ion-pairs", str(PAIRS), "--npt", "4", "--production", "0.4", "--folder", str(folder), "--at-once", "1"]
         patch.setattr("sys.argv", command)
         validate_fluid.main()
     return folder
@@ -66,7 +67,7 @@ def test_report_of_a_whole_run(finished, capsys):
 def test_second_call_only_reports(finished, tiny, monkeypatch, capsys):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.xml")}
     monkeypatch.setattr(run_module, "create_system", lambda *_: pytest.fail("built the system again"))
-    states = validate_fluid.validate(tiny, [HOT, COLD], [PAIRS], 4.0, 0.4, finished, "again")
+    states = validate_fluid.validate(tiny, STATES, 4.0, 0.4, finished, "again", None)
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.xml")}
     assert capsys.readouterr().out.startswith("# Validation of reline")
     assert [state.temperature for state in states] == [HOT, COLD]
@@ -76,6 +77,27 @@ def test_second_call_only_reports(finished, tiny, monkeypatch, capsys):
         peak = first_peak(rdf.bin_centers, rdf.values)  # so few molecules may show none
         found = states[1].peaks[tuple(sorted(pair))].mean
         assert found == pytest.approx(peak.position if peak else math.nan, abs=1e-9, nan_ok=True)
+
+
+def test_unfinished_states_go_to_processes(finished, tiny, tmp_path):
+    """Two processes at a time; one state has lost its last phase, the other is left alone."""
+    folder = shutil.copytree(finished, tmp_path / "runs")
+    lost, kept = folder / f"{PAIRS}-{COLD:g}K", folder / f"{PAIRS}-{HOT:g}K"
+    (lost / "production.xml").unlink()
+    before = {path: path.stat().st_mtime_ns for path in kept.iterdir()}
+    validate_fluid.validate(tiny, STATES, 4.0, 0.4, folder, "again", 2)
+    assert (lost / "production.xml").exists()
+    assert read_frames(lost / "frames.h5").time[-1] == pytest.approx(0.4)
+    assert before == {path: path.stat().st_mtime_ns for path in kept.iterdir()}
+
+
+def test_another_size_at_one_temperature(tiny, tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(validate_fluid, "validate", lambda path, states, *_: found.extend(states))
+    options = ["--temperature", "363.15", "--temperature", "333.15", "--ion-pairs", "30", "--check-size", "60", "--folder", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["validate_fluid.py", str(tiny), *options])
+    validate_fluid.main()
+    assert found == [(30, 363.15), (30, 333.15), (60, 363.15)]
 
 
 def test_every_state_has_its_own_seed_and_counts(tiny):
