@@ -246,7 +246,10 @@ def _kinds(beads: BeadTopology) -> list[dict[str, Any]]:
         for _ in local:
             reached |= {bead for bond in local if reached & set(bond) for bead in bond}
         if len(reached) < end - start:
-            raise FramesError(f"The beads {'-'.join(kind)} from bead {start} on are not joined by bonds; map the frames again.")
+            raise FramesError(
+                f"The beads {'-'.join(kind)} from bead {start} on are not joined by bonds; map the frames again with a topology "
+                "that holds the bonds between atoms (CONECT records of a PDB file)."
+            )
         if found.setdefault(kind, local) != local:
             raise FramesError(f"Two kinds of molecules have the beads {'-'.join(kind)} but other bonds; name the beads differently.")
     return [{"beads": list(kind), "bonds": bonds} for kind, bonds in found.items()]
