@@ -3,9 +3,12 @@
 import os
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from _benchmark_measures import exponent, measure
 
 ROOT = Path(__file__).parents[1]
 
@@ -138,3 +141,36 @@ def test_a_foreign_folder_is_not_cleared(checkout: Path) -> None:
     assert "is not a virtual environment" in result.stderr
     assert calls == []
     assert (foreign / "chapter.txt").exists()
+
+
+class Clock:
+    """A context whose steps take a set time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.steps = seconds, 0
+
+    def getIntegrator(self) -> "Clock":
+        return self
+
+    def step(self, n: int) -> None:
+        self.steps += n
+        time.sleep(n * self.seconds)
+
+
+def test_benchmark_compares_step_times_and_sizes() -> None:
+    fast, slow = Clock(0.002), Clock(0.02)
+    found = measure({"fast": (fast, 1.0), "slow": (slow, 1.0)}, rounds=3, seconds=0.1)
+    assert found["slow"] / found["fast"] == pytest.approx(10, rel=0.5)
+    assert fast.steps > slow.steps
+    assert exponent([1000, 2000, 8000], [3.0, 6.0 * 2**0.1, 24.0 * 8**0.1]) == pytest.approx(1.1)
+
+
+def test_benchmark_needs_a_student_and_its_time_step(tmp_path: Path) -> None:
+    script = [sys.executable, ROOT / "scripts" / "benchmark_runtime.py", "--student"]
+    result = subprocess.run([*script, tmp_path / "student.pt"], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "is not there; train one with 'cgkd run'" in result.stderr
+    (tmp_path / "student.pt").touch()
+    result = subprocess.run([*script, tmp_path / "student.pt"], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "run 'cgkd timestep' on it" in result.stderr
