@@ -20,6 +20,10 @@ from .units import to_float
 app = typer.Typer(cls=Group, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="What to do; see docs/formats.md.", show_default=False)]
+RunOrFluid = Annotated[
+    Path,
+    typer.Argument(metavar="RUN.yaml|FLUID", help="What to do; or a fluid of systems/ that has a student, 'ethaline'.", show_default=False),
+]
 SystemFile = Annotated[Path, typer.Argument(metavar="SYSTEM.yaml", help="The fluid; see docs/formats.md.", show_default=False)]
 FolderOption = Annotated[
     Path | None, typer.Option("--folder", help="Results go here instead of the folder named in RUN.yaml.", show_default=False)
@@ -57,6 +61,21 @@ def _open_run(ctx: typer.Context, path: Path, folder: Path | None) -> RunConfig:
         raise ConfigError(f"{path}: folder: {run.run_folder} is a file; name a folder for the results.")
     ctx.obj["folder"] = run.run_folder
     return run
+
+
+SYSTEMS = Path(__file__).resolve().parents[1] / "systems"  # the fluids that come with the package
+_SIMULATION = "simulate.yaml"  # of a fluid that comes with a student
+
+
+def _shipped(name: str | Path) -> Path:
+    """The simulation of a fluid that comes with the package, by its name; or the path itself."""
+    path = Path(name)
+    if path.exists() or len(path.parts) > 1 or path.suffix:
+        return path / _SIMULATION if path.is_dir() else path
+    if (SYSTEMS / path / _SIMULATION).exists():
+        return SYSTEMS / path / _SIMULATION
+    known = ", ".join(sorted(file.parent.name for file in SYSTEMS.glob(f"*/{_SIMULATION}"))) or "none"
+    raise ConfigError(f"{name}: no such file, and no fluid that comes with a student ({known}); give the path of a run.yaml.")
 
 
 def _setting(meaning: str) -> Any:
@@ -212,9 +231,9 @@ def _export(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> No
 
 
 @_command("simulate")
-def _simulate(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> None:
-    """Run coarse-grained Langevin dynamics with the exported student."""
-    config = _open_run(ctx, run, folder)
+def _simulate(ctx: typer.Context, run: RunOrFluid, folder: FolderOption = None) -> None:
+    """Run coarse-grained Langevin dynamics with the exported student of a run, or with the one that a fluid comes with."""
+    config = _open_run(ctx, _shipped(run), folder)
     from .runtime.simulate import simulate
 
     typer.echo(simulate(config))
@@ -250,7 +269,7 @@ def _compare(
     ctx: typer.Context,
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="[LABEL=]RUN", help="One run.yaml; or, with --against, any number.", show_default=False),
+        typer.Argument(metavar="[LABEL=]RUN", help="One run.yaml or fluid; or, with --against, any number.", show_default=False),
     ],
     against: Annotated[Path | None, typer.Option("--against", help="All-atom: mapped frames, or a trajectory.", show_default=False)] = None,
     output: Annotated[Path, typer.Option("--output", help="With --against: results go here.")] = Path("comparison"),
@@ -269,7 +288,7 @@ def _compare(
     if against is None:
         if len(runs) > 1:
             raise ConfigError(f"{len(runs)} runs were given without all-atom frames to compare with; name them with --against.")
-        config = _open_run(ctx, Path(runs[0]), folder)
+        config = _open_run(ctx, _shipped(runs[0]), folder)
         from .analysis.compare import compare
 
         typer.echo(compare(config))
@@ -282,9 +301,9 @@ def _compare(
 
 
 @_command("stability")
-def _stability(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> None:
+def _stability(ctx: typer.Context, run: RunOrFluid, folder: FolderOption = None) -> None:
     """Run replicas from different all-atom frames and tell how long each stays physical."""
-    config = _open_run(ctx, run, folder)
+    config = _open_run(ctx, _shipped(run), folder)
     from .analysis.stability import check_stability
 
     typer.echo(check_stability(config))

@@ -52,9 +52,9 @@ _READS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
         ("folder", "frames", "max_frames", "mean_forces", "tensorboard", "seed", "split", "model", "student", "simulation"),
     ),
     "export": (RunConfig, ("folder", "frames")),
-    "simulate": (RunConfig, ("folder", "frames", "seed", "simulation")),
+    "simulate": (RunConfig, ("folder", "frames", "potential", "seed", "simulation")),
     "compare": (RunConfig, ("folder", "frames", "comparison")),
-    "stability": (RunConfig, ("folder", "frames", "seed", "simulation", "stability")),
+    "stability": (RunConfig, ("folder", "frames", "potential", "seed", "simulation", "stability")),
     "run": (RunConfig, tuple(RunConfig.model_fields)),
 }
 

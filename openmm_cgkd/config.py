@@ -299,6 +299,7 @@ class RunConfig(_Section):
     system: _File = Field(description="system.yaml of the fluid")
     folder: _File = Field(description="results, logs and checkpoints")
     frames: _File | None = Field(None, description="mapped all-atom frames; absent: run the all-atom stage")
+    potential: _File | None = Field(None, description="exported potential to simulate with; absent: the one that this run makes")
     max_frames: int | None = Field(None, gt=0, description="use evenly spaced frames, at most this many, for training")
     mean_forces: _File | None = Field(None, description="mean-force frames, to report errors that are free of noise")
     tensorboard: bool = Field(False, description="write metrics for TensorBoard, too")
@@ -314,6 +315,12 @@ class RunConfig(_Section):
     comparison: ComparisonConfig = ComparisonConfig()
     stability: StabilityConfig = StabilityConfig()
     _folder: Path = PrivateAttr(default=Path())
+
+    @model_validator(mode="after")
+    def _potential_needs_frames(self) -> Self:
+        if self.potential is not None and self.frames is None:
+            raise ValueError("potential needs frames beside it, which give beads, box and starting positions; set frames")
+        return self
 
     @model_validator(mode="after")
     def _spread_needs_teachers(self) -> Self:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from .config import RunConfig
-from .exceptions import MappingError, ModelFileError
+from .exceptions import ConfigError, MappingError, ModelFileError
 from .files import file_hash, replacing
 from .frames import read_frames
 from .mapping import BeadTopology
@@ -172,9 +172,13 @@ def export_student(run: RunConfig) -> Path:
 
     Raises
     ------
+    ConfigError
+        If the configuration names a potential that is exported already.
     ModelFileError
         If the student has not been trained, or the written file fails its check.
     """
+    if run.potential is not None:
+        raise ConfigError(f"potential: the run simulates with {run.potential}, exported before; remove the field to export another.")
     folder = RunFolder(run)
     checkpoint = folder.student / "best.pt"
     with log_to(folder.log("export")):

@@ -70,7 +70,9 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """The exported TorchScript file."""
+        """The exported TorchScript file: the one named in the configuration, or the product of the export stage."""
+        if self.config.potential is not None:
+            return self.config.path(self.config.potential)
         return self.root / "student.pt"
 
     @property

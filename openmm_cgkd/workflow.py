@@ -18,7 +18,7 @@ _CAREFUL = 0.002  # ps, time step of on-policy rounds where none is given: no se
 
 
 def run_all(run: RunConfig) -> None:
-    """Run every stage in order; the all-atom stage only if the configuration names no frames.
+    """Run every stage in order; the all-atom stage only if the configuration names no frames, training only if no potential.
 
     Parameters
     ----------
@@ -33,27 +33,24 @@ def run_all(run: RunConfig) -> None:
         from .reference.run import run_reference
 
         run_reference(load_system(run.path(run.system)), RunFolder(run).reference)
-    for name, stage in _stages().items():
+    for name, stage in _stages(training=run.potential is None).items():
         logger.info("%s", name)
         stage(run)
 
 
-def _stages() -> dict[str, Callable[[RunConfig], object]]:
+def _stages(training: bool) -> dict[str, Callable[[RunConfig], object]]:
     """Stages after the all-atom one, in order; imported here because they load torch."""
     from .analysis.compare import compare
-    from .export import export_student
     from .runtime.simulate import simulate
+
+    last = {"simulate": simulate, "compare": compare}
+    if not training:
+        return last
+    from .export import export_student
     from .training.label import label_frames
     from .training.teach import train_teachers
 
-    return {
-        "teach": train_teachers,
-        "label": label_frames,
-        "distill": distill,
-        "export": export_student,
-        "simulate": simulate,
-        "compare": compare,
-    }
+    return {"teach": train_teachers, "label": label_frames, "distill": distill, "export": export_student, **last}
 
 
 def distill(run: RunConfig) -> Path:

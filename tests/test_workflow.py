@@ -9,7 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from openmm_cgkd import workflow
+from openmm_cgkd import cli, workflow
 from openmm_cgkd.cli import app
 from openmm_cgkd.config import load_run, load_system
 from openmm_cgkd.metadata import read_metadata
@@ -139,6 +139,34 @@ def test_without_frames_the_all_atom_stage_comes_first(tmp_path, ethaline, lj_fr
         return lambda config: calls.append((name, config, workflow.RunFolder(config).frames.exists()))
 
     monkeypatch.setattr("openmm_cgkd.reference.run.run_reference", reference)
-    monkeypatch.setattr(workflow, "_stages", lambda: {name: stage(name) for name in STAGES})
+    monkeypatch.setattr(workflow, "_stages", lambda training: {name: stage(name) for name in STAGES})
     workflow.run_all(run)
     assert calls == [("reference", load_system(ethaline), tmp_path / "run" / "reference"), *((name, run, True) for name in STAGES)]
+
+
+def test_a_finished_potential_runs_in_another_folder_without_training(finished_run, small_run, tmp_path):
+    potential = finished_run[0].parent / "run" / "student.pt"
+    path = tmp_path / "simulate.yaml"
+    path.write_text(yaml.safe_dump({**small_run, "folder": "again", "potential": str(potential)}))
+    call("run", path)
+    folder = tmp_path / "again"
+    assert (folder / "simulation" / "trajectory.dcd").stat().st_size > 0
+    assert (folder / "comparison" / "comparison.json").exists()
+    assert not [name for name in ("teachers", "labels.h5", "student", "student.pt") if (folder / name).exists()]
+    result = CliRunner().invoke(app, ["export", str(path)])
+    assert result.exit_code == 2
+    assert "exported before" in result.output
+
+
+def test_a_fluid_with_a_student_runs_by_its_name(finished_run, small_run, tmp_path, monkeypatch):
+    potential = finished_run[0].parent / "run" / "student.pt"
+    fluid = tmp_path / "systems" / "water"
+    fluid.mkdir(parents=True)
+    settings = {**small_run, "folder": "../../runs/water", "potential": str(potential)}
+    (fluid / "simulate.yaml").write_text(yaml.safe_dump(settings))
+    monkeypatch.setattr(cli, "SYSTEMS", tmp_path / "systems")
+    call("simulate", "water", "--folder", tmp_path / "out")
+    assert (tmp_path / "out" / "simulation" / "trajectory.dcd").stat().st_size > 0
+    result = CliRunner().invoke(app, ["simulate", "wine"])
+    assert result.exit_code == 2
+    assert "(water)" in result.output
