@@ -37,7 +37,7 @@ class MeanForceTest:
     graphs : FrameGraphs
         The configurations to evaluate the network at.
     noise_floor : dict of str to float
-        `noise_floor_rmse`, overall and per bead type, kJ/mol/nm: the RMSE that the exact mean force has against the mapped forces of `frames`.
+        `noise_floor_rmse`, overall and per bead type, kJ/mol/nm: RMSE of the exact mean force against the mapped forces of `frames`.
 
     Raises
     ------
