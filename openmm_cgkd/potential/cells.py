@@ -228,8 +228,9 @@ class NeighbourList:
         Edges of bead i are ``row[i]:row[i + 1]``.
     column, reverse : ndarray, shape (n_edges,)
         Neighbour of each edge, ascending for every bead, and the place of the edge back.
-    positions, box : ndarray
-        Those it was made for.
+    positions : ndarray, shape (n_beads, 3), nm
+    box : bytes
+        Those it was made for; bytes compare in no time.
     cutoff, skin : float, nm
     """
 
@@ -237,13 +238,13 @@ class NeighbourList:
     column: np.ndarray
     reverse: np.ndarray
     positions: np.ndarray
-    box: np.ndarray
+    box: bytes
     cutoff: float
     skin: float
 
     def holds(self, positions: np.ndarray, box: np.ndarray, cutoff: float) -> bool:
         """Whether no pair closer than the cutoff can be missing."""
-        same = positions.shape == self.positions.shape and cutoff == self.cutoff and np.array_equal(box, self.box)
+        same = positions.shape == self.positions.shape and cutoff == self.cutoff and box.tobytes() == self.box
         return same and _largest_move(positions, self.positions) < (0.5 * self.skin) ** 2
 
 
@@ -272,7 +273,7 @@ def neighbour_list(positions: np.ndarray, box: np.ndarray, cutoff: float, skin: 
     if len(box) > 0:
         skin = max(0.0, min(skin, 0.5 * smallest_height(box) - cutoff))
     found = _find_neighbours(positions, box_numbers(box), cutoff + skin)
-    return NeighbourList(*found, positions.copy(), box.copy(), cutoff, skin)
+    return NeighbourList(*found, positions.copy(), box.tobytes(), cutoff, skin)
 
 
 _recent: list[NeighbourList] = []

@@ -184,7 +184,7 @@ def _potential(
         points, box_numbers(cell), listed.row, listed.column, listed.reverse, types.numpy(), weights.numpy(), offsets.numpy(),
         contact.numpy(), *sizes, *numbers, *bonded,
     )  # fmt: skip
-    return torch.tensor(energy, dtype=torch.float64), torch.from_numpy(gradient)
+    return torch.from_numpy(np.array(energy)), torch.from_numpy(gradient)  # not torch.tensor, which takes twenty times longer
 
 
 def _keep_gradient(ctx, inputs, output) -> None:
@@ -198,9 +198,12 @@ def _gradient(ctx, d_energy: Tensor, _d_gradient: Tensor):
 
 # not by torch.library.custom_op, which takes longer to get here than a small fluid needs for its forces
 _library = torch.library.Library("openmm_cgkd", "DEF")
-_library.define(
-    "potential(Tensor positions, Tensor box, Tensor types, Tensor weights, Tensor offsets, Tensor contact, int[] sizes, float[] numbers,"
+_ARGUMENTS = (
+    "(Tensor positions, Tensor box, Tensor types, Tensor weights, Tensor offsets, Tensor contact, int[] sizes, float[] numbers,"
     " Tensor? members=None, Tensor? terms=None) -> (Tensor, Tensor)"
 )
-_library.impl("potential", _potential, "CPU")
+# `potential` can be differentiated; `evaluate` cannot, and spares what autograd costs around it: as long as OpenMM needs for all else
+for _name in ("potential", "evaluate"):
+    _library.define(_name + _ARGUMENTS)
+    _library.impl(_name, _potential, "CPU")
 torch.library.register_autograd("openmm_cgkd::potential", _gradient, setup_context=_keep_gradient, lib=_library)

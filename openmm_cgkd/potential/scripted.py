@@ -207,7 +207,7 @@ class FusedPotential(nn.Module):
 class PotentialWithForces(nn.Module):
     """A fused potential as `TorchForce` calls it when the module is to return the forces itself.
 
-    The operator gives them with the energy; autograd around this one operator would only cost time.
+    The operator gives them with the energy; autograd around it would only cost time.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ class PotentialWithForces(nn.Module):
         if hasattr(self.potential, "bonded"):  # files from before there were bonds lack it
             self.potential.bonded.check(self.potential.types)
             members, terms = self.potential.bonded.members, self.potential.bonded.terms
-        energy, gradient = torch.ops.openmm_cgkd.potential(
+        energy, gradient = torch.ops.openmm_cgkd.evaluate(
             points, box, self.potential.types, fast.weights, fast.offsets, fast.contact, fast.sizes, fast.numbers, members, terms
         )
         return energy.to(positions.dtype), gradient.neg().to(positions.dtype)
