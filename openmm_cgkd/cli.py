@@ -245,7 +245,7 @@ def _timestep(
     frames: Annotated[Path | None, _setting("Mapped frames to start from; those of the run.yaml beside the potential if absent.")] = None,
     timestep: Annotated[list[str] | None, _setting("Time step to try, repeatable; default '2 fs' to '14 fs', every second.")] = None,
     nve: Annotated[str | None, _setting("Duration at constant energy; default '4 ps', from each of four starts.")] = None,
-    nvt: Annotated[str | None, _setting("Duration of Langevin dynamics; default '50 ps'.")] = None,
+    nvt: Annotated[str | None, _setting("Duration of Langevin dynamics; default: long enough for the temperature.")] = None,
     friction: Annotated[str | None, _setting("Default '1 / ps'.")] = None,
     max_drift: Annotated[float | None, _setting("Energy drift allowed, kT/ns per bead; default 1.")] = None,
     max_temperature_error: Annotated[float | None, _setting("Relative error of the kinetic temperature allowed; default 0.02.")] = None,

@@ -69,6 +69,17 @@ def test_langevin_averages_are_those_of_baoab(harmonic):
     assert found.energy_se < 0.03
 
 
+def test_default_duration_gives_the_temperature_its_error():
+    """Free beads, where the thermostat alone changes velocities; the error of an average is that of equal averages among each other."""
+    integration, middles = wells("0*x0")
+    search = TimestepSearch(friction="5 / ps", max_temperature_error=0.05).long_enough(len(middles))
+    assert 20 < search.nvt < 100
+    start = integration.starts(middles, 0.02, 5.0, 1, 1.0)[0]
+    found = [integration.averages(start, 0.02, search.nvt / 0.9, 5).temperature / TEMPERATURE for _ in range(20)]
+    assert np.std(found) == pytest.approx(0.05 / 5, rel=0.5)
+    assert TimestepSearch(nvt="3 ps").long_enough(1).nvt == 3
+
+
 def test_search_ends_where_the_system_explodes():
     integration, middles = wells("20000*((x-x0)^4+(y-y0)^4+(z-z0)^4)")
     starts = integration.starts(middles, 0.01, 5.0, 2, 1.0)

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT, VERSION = "openmm_cgkd time step", 1
 _SPACING = 1.0  # ps between the states from which energy conservation is measured
+_SHORTEST = 20  # ps of Langevin dynamics, for the potential energy, whatever the number of beads
 _FRAME_INTERVAL = 0.2  # ps between frames for radial distribution functions
 
 
@@ -48,7 +49,7 @@ class TimestepSearch(BaseModel):
     equilibration: Duration = "5 picosecond"
     states: int = Field(4, ge=2, description="starts for energy conservation, 1 ps apart")
     nve: Time = Field("4 picosecond", description="at constant energy, from each start")
-    nvt: Time = Field("50 picosecond", description="Langevin dynamics with each time step")
+    nvt: Time | None = Field(None, description="Langevin dynamics with each time step; absent: long enough for the temperature")
     blocks: int = Field(10, ge=2, description="time blocks for standard errors and for the test of the structure")
     max_drift: float = Field(1.0, gt=0, description="of the total energy per bead, kT/ns")
     max_temperature_error: float = Field(0.02, gt=0, description="of the kinetic temperature, relative")
@@ -63,6 +64,17 @@ class TimestepSearch(BaseModel):
     @classmethod
     def _ascending(cls, values: list[float]) -> list[float]:
         return sorted(set(values))
+
+    def long_enough(self, n_beads: int) -> Self:
+        """With a duration `nvt` if it has none: for a standard error of the temperature of a fifth of its bound.
+
+        The variance of the temperature of N beads is 2/(3N) T^2 and the thermostat alone lets it decay as exp(-2 friction t), so
+        the variance of its mean over a time t is 2/(3N friction t) T^2; collisions only make it smaller.
+        """
+        if self.nvt is not None:
+            return self
+        duration = 2 / (3 * n_beads * self.friction * (self.max_temperature_error / 5) ** 2)
+        return self.model_copy(update={"nvt": math.ceil(max(duration, _SHORTEST))})
 
     @classmethod
     def of(cls, **values: Any) -> Self:
@@ -211,7 +223,7 @@ def search_timestep(model: Path, frames: Frames, search: TimestepSearch) -> Path
     SimulationError
         If no time step passes, or the platform is not available.
     """
-    potential = CGPotential(model)
+    potential, search = CGPotential(model), search.long_enough(frames.beads.n_beads)
     topology = bead_topology_to_openmm(frames.beads, frames.box[-1])
     system = potential.createSystem(topology, removeCMMotion=False)
     integration = Integration(system, frames.temperature, search.friction, search.platform, search.seed)
