@@ -52,7 +52,7 @@ def test_links_and_commands_point_to_something():
         assert (ROOT / script).exists()
 
 
-@pytest.mark.parametrize("name", ["quickstart", "run"])
+@pytest.mark.parametrize("name", ["quickstart", "run", "simulate"])
 def test_shipped_run_files_are_valid(name, ethaline):
     run = load_run(ethaline.parent / f"{name}.yaml")
     assert run.path(run.system) == ethaline
