@@ -6,7 +6,7 @@ import torch
 from test_potential import TRICLINIC, random_system, tensors, torchmd_pair
 
 from openmm_cgkd.potential import cells
-from openmm_cgkd.potential.edges import find_edges
+from openmm_cgkd.potential.edges import edge_space, find_edges
 from openmm_cgkd.potential.fast import FastPotential, tabulate
 from openmm_cgkd.potential.model import SumModel, energies_and_forces
 from openmm_cgkd.potential.neighbors import find_pairs
@@ -75,7 +75,8 @@ def test_edges_are_the_pairs_of_the_reference_search(n, cutoff, scale, periodic,
     cell = box if periodic else np.empty((0, 3))
     positions = np.random.default_rng(n).random((n, 3)) @ (TRICLINIC * scale) * 2 - 3  # outside the box too
     listed = cells.neighbour_list(positions, cell, cutoff, skin)
-    found = find_edges(positions, cells.box_numbers(cell), cutoff, 64, listed.row, listed.column, listed.reverse, np.empty(0))
+    space = edge_space(len(listed.column), np.dtype(np.float64))
+    found = find_edges(positions, cells.box_numbers(cell), cutoff, 64, listed.row, listed.column, listed.reverse, space)
     pairs = find_pairs(positions, box, cutoff)
     expected = sorted([*zip(pairs.first, pairs.second, strict=True), *zip(pairs.second, pairs.first, strict=True)])
     active = np.concatenate([np.arange(a, a + k) for a, k in zip(found.start, found.count, strict=True)]).astype(int)

@@ -15,7 +15,7 @@ import numpy as np
 from ..frames import smallest_height
 from .compiled import compiled
 
-SKIN = 0.1  # nm; wider lists are remade less often, and are longer
+SKIN = 0.15  # nm; wider lists are remade less often, and are longer
 _KEPT = 8  # lists, for as many contexts in one process
 _KEPT_EDGES = 5_000_000  # edges in all kept lists but two (what a barostat goes to and fro between): 80 MB
 

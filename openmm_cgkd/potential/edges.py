@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numba
@@ -41,17 +42,21 @@ class Edges(NamedTuple):
     opposite: np.ndarray
 
 
+def edge_space(n_listed: int, dtype: np.dtype, empty: Callable[..., np.ndarray] = np.empty) -> tuple[np.ndarray, ...]:
+    """Arrays that `find_edges` fills, for a list of so many edges; places get the type `dtype`."""
+    return empty((2, n_listed), np.int32), empty(n_listed, dtype), empty((n_listed, 3)), empty(n_listed), empty((3, n_listed), np.int64)
+
+
 @_serial
-def find_edges(positions, box, cutoff, n_intervals, row, listed, reverse, like):
+def find_edges(positions, box, cutoff, n_intervals, row, listed, reverse, space):
     """Edges shorter than the cutoff, at positions for which a neighbour list (`row`, `listed`, `reverse`) holds.
 
-    ``box`` is that of `cells.box_numbers`; places get the type of ``like``.
+    ``box`` is that of `cells.box_numbers`, ``space`` that of `edge_space`.
     """
-    n = len(listed)
+    short, place, unit, distance, long = space
+    column, knot = short[0], short[1]
+    slot, origin, opposite = long[0], long[1], long[2]
     count = np.empty(len(row) - 1, np.int64)
-    column, knot, place = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, like.dtype)
-    unit, distance = np.empty((n, 3)), np.empty(n)
-    slot, origin, opposite = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
     _find(positions, box, cutoff, n_intervals, row, listed, count, column, knot, place, unit, distance, slot, origin)
     _pair(row, count, origin, reverse, slot, opposite)
     return Edges(row[:-1], count, column, knot, place, unit, distance, opposite)

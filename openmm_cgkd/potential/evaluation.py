@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from . import fused
 from .compiled import compiled
-from .edges import find_edges, position_gradient
+from .edges import edge_space, find_edges, position_gradient
 from .fused_bonded import bonded, without
 from .simd import padded
 
@@ -15,9 +17,44 @@ N_INTERVALS = 512  # of the distance, in radial tables
 _serial = compiled()
 
 
+class _Buffers(threading.local):
+    """Memory that each thread keeps from one evaluation to the next: fresh pages cost large systems as much as the arithmetic."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, np.ndarray] = {}
+        self.key: tuple = ()
+        self.space: tuple = ()
+
+
+_buffers = _Buffers()
+
+
+def workspace(n_beads: int, n_listed: int, channels: int, n_layers: int, dtype: np.dtype) -> tuple:
+    """Arrays in which `evaluate` works: for edges, for their gradient, and for beads by layer and without layers; contents are arbitrary."""
+    key = (n_beads, n_listed, channels, n_layers, dtype)
+    if _buffers.key == key:
+        return _buffers.space
+    taken = 0
+
+    def empty(shape: int | tuple[int, ...], kind: np.dtype | type = np.float64) -> np.ndarray:
+        nonlocal taken
+        size, kind = int(np.prod(shape)) * np.dtype(kind).itemsize, np.dtype(kind)
+        if taken not in _buffers.known or _buffers.known[taken].size < size:
+            _buffers.known[taken] = np.empty(size + size // 8, np.uint8)  # lists differ a little in length
+        array = _buffers.known[taken][:size].view(kind).reshape(shape)
+        taken += 1
+        return array
+
+    c = padded(channels)
+    for_edges, edge_gradient = edge_space(n_listed, dtype, empty), empty((n_listed, 3))
+    by_layer, by_bead = empty((4 * n_layers + 1, 9 * c * n_beads), dtype), empty(23 * c * n_beads, dtype)
+    _buffers.key, _buffers.space = key, (for_edges, edge_gradient, by_layer, by_bead)
+    return _buffers.space
+
+
 @_serial
 def evaluate(
-    points, box, row, listed, reverse, types, w, o, contact, channels, n_layers, hidden, cutoff, height, steepness, members, terms
+    points, box, row, listed, reverse, types, w, o, contact, channels, n_layers, hidden, cutoff, height, steepness, members, terms, space
 ):
     """Energy, kJ/mol, and its gradient with respect to the positions (n_beads, 3), kJ/mol/nm.
 
@@ -37,18 +74,21 @@ def evaluate(
         The last two are the prior's.
     members, terms : ndarray
         Bonds and angles, see `fused_bonded`.
+    space : tuple
+        Of `workspace`.
     """
     n, n_types, c = len(points), len(contact), padded(channels)
-    found = find_edges(points, box, cutoff, N_INTERVALS, row, listed, reverse, w)
+    for_edges, edge_gradient, by_layer, by_bead = space
+    found = find_edges(points, box, cutoff, N_INTERVALS, row, listed, reverse, for_edges)
     start, count, column, knot, place, unit, distance = found[:7]
-    energies, edge_gradient = np.zeros(n), np.zeros((len(listed), 3))
+    energies = np.zeros(n)
     apart = without(start, count, column, distance, members)
     fused.repulsion(start, count, column, unit, apart, types, contact, height, steepness, energies, edge_gradient)
 
     size, spacing = 9 * c * n, cutoff / N_INTERVALS
-    features, ours = np.empty((n_layers + 1, size), w.dtype), np.empty((n_layers, size), w.dtype)
-    message, update = np.empty((n_layers, size), w.dtype), np.empty((n_layers, size), w.dtype)
-    kept = np.empty(size, w.dtype), np.empty(size, w.dtype), np.empty(2 * c * n, w.dtype), np.empty(3 * c * n, w.dtype)
+    features, ours = by_layer[: n_layers + 1], by_layer[n_layers + 1 : 2 * n_layers + 1]
+    message, update = by_layer[2 * n_layers + 1 : 3 * n_layers + 1], by_layer[3 * n_layers + 1 :]
+    kept = by_bead[:size], by_bead[size : 2 * size], by_bead[2 * size : 2 * size + 2 * c * n], by_bead[2 * size + 2 * c * n :]
     fused.embed(start, count, column, knot, place, unit, types, n_types, w, o, channels, c, features[0], kept)
     for k in range(n_layers):
         fused.prepare(w, o, k, c, features[k], ours[k])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .cells import box_numbers, recent_list
-from .evaluation import N_INTERVALS, evaluate
+from .evaluation import N_INTERVALS, evaluate, workspace
 from .prior import PairRepulsion
 from .simd import WIDTH, padded
 from .tensornet import TensorNetEnergies
@@ -180,9 +180,12 @@ def _potential(
     points, cell = positions.detach().contiguous().numpy(), box.detach().contiguous().numpy()
     bonded = _NO_BONDS if members is None or terms is None else (members.contiguous().numpy(), terms.contiguous().numpy())
     listed = recent_list(points, cell, numbers[0])
+    n_channels, n_layers, _ = sizes
+    array = weights.numpy()
+    space = workspace(len(points), len(listed.column), n_channels, n_layers, array.dtype)
     energy, gradient = evaluate(
-        points, box_numbers(cell), listed.row, listed.column, listed.reverse, types.numpy(), weights.numpy(), offsets.numpy(),
-        contact.numpy(), *sizes, *numbers, *bonded,
+        points, box_numbers(cell), listed.row, listed.column, listed.reverse, types.numpy(), array, offsets.numpy(),
+        contact.numpy(), *sizes, *numbers, *bonded, space,
     )  # fmt: skip
     return torch.from_numpy(np.array(energy)), torch.from_numpy(gradient)  # not torch.tensor, which takes twenty times longer
 

@@ -304,9 +304,10 @@ def output(w, o, channels, c, hidden, features, energies, gradient):
 
 @_parallel
 def repulsion(start, count, column, unit, distance, types, contact, height, steepness, energies, edge_gradient):
-    """Add half of U(r) = height exp(steepness (contact - r)) to either bead, and its gradient to that of the edge vectors."""
+    """Add half of U(r) = height exp(steepness (contact - r)) to either bead; set its gradient with respect to the edge vectors."""
     for i in numba.prange(count.shape[0]):
         for e in range(start[i], start[i] + count[i]):
+            edge_gradient[e, 0], edge_gradient[e, 1], edge_gradient[e, 2] = 0.0, 0.0, 0.0
             exponent = steepness * (contact[types[i], types[column[e]]] - distance[e])
             if exponent < _NOTHING:  # most pairs
                 continue
