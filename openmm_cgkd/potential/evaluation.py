@@ -30,7 +30,7 @@ _buffers = _Buffers()
 
 
 def workspace(n_beads: int, n_listed: int, channels: int, n_layers: int, dtype: np.dtype) -> tuple:
-    """Arrays in which `evaluate` works: for edges, for their gradient, and for beads by layer and without layers; contents are arbitrary."""
+    """Arrays in which `evaluate` works, with arbitrary contents: for edges, their gradient, beads by layer, and beads without layers."""
     key = (n_beads, n_listed, channels, n_layers, dtype)
     if _buffers.key == key:
         return _buffers.space
