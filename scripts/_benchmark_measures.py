@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import resource
 import statistics
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openmm
 
 _WARM_UP = 5  # steps: compile, fill caches
 
@@ -41,38 +43,57 @@ def measure(sides: dict[str, tuple[Any, float]], rounds: int, seconds: float) ->
 
 
 def overhead(context: Any, rounds: int, seconds: float) -> dict[str, float]:
-    """Median time of a step and of what it spends outside the evaluation of network and prior, ms.
+    """Median time of a step and of what it spends outside the evaluation of network and prior, ms, and where that goes.
 
-    The evaluation is the one compiled function; its calls are timed within the steps. What is left are OpenMM, TorchForce, the
-    TorchScript around the operator, and the neighbour list, reused and at times remade.
+    The evaluation is the one compiled function; its calls are timed within the steps, and so are those for the neighbour list, reused
+    and at times remade. A system of as many beads without forces tells what OpenMM takes. The rest is TorchForce, TorchScript and
+    the Python around the compiled function.
     """
     from openmm_cgkd.potential import fast
 
-    inside = 0.0
-    original, integrator = fast.evaluate, context.getIntegrator()
+    inside = listed = 0.0
+    evaluate, recent_list, integrator = fast.evaluate, fast.recent_list, context.getIntegrator()
 
     def timed(*arguments: Any) -> Any:
         nonlocal inside
         begin = time.perf_counter()
-        result = original(*arguments)
+        result = evaluate(*arguments)
         inside += time.perf_counter() - begin
         return result
 
-    fast.evaluate = timed
+    def timed_list(*arguments: Any) -> Any:
+        nonlocal listed
+        begin = time.perf_counter()
+        result = recent_list(*arguments)
+        listed += time.perf_counter() - begin
+        return result
+
+    fast.evaluate, fast.recent_list = timed, timed_list
     try:
         integrator.step(_WARM_UP)
         rows = []
         for _ in range(rounds):
-            inside, steps, begin = 0.0, 0, time.perf_counter()
+            inside, listed, steps, begin = 0.0, 0.0, 0, time.perf_counter()
             while time.perf_counter() - begin < seconds:
                 integrator.step(50)
                 steps += 50
             whole = time.perf_counter() - begin
-            rows.append((whole / steps * 1e3, (whole - inside) / steps * 1e3))
+            rows.append((whole / steps * 1e3, (whole - inside) / steps * 1e3, listed / steps * 1e3))
     finally:
-        fast.evaluate = original
-    step, outside = (statistics.median(column) for column in zip(*rows, strict=True))
-    return {"step_ms": step, "overhead_ms": outside}
+        fast.evaluate, fast.recent_list = evaluate, recent_list
+    step, outside, of_list = (statistics.median(column) for column in zip(*rows, strict=True))
+    empty = _empty(context)
+    return {"step_ms": step, "overhead_ms": outside, "list_ms": of_list, "openmm_ms": measure({"": (empty, 0.0)}, rounds, seconds)[""]}
+
+
+def _empty(context: Any) -> Any:
+    """The same particles, integrator and platform without any force."""
+    system, state = openmm.System(), context.getState(positions=True)
+    for k in range(context.getSystem().getNumParticles()):
+        system.addParticle(context.getSystem().getParticleMass(k))
+    fresh = openmm.Context(system, copy.deepcopy(context.getIntegrator()), context.getPlatform())
+    fresh.setPositions(state.getPositions())
+    return fresh
 
 
 def resident() -> int:

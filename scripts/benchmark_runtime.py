@@ -124,7 +124,11 @@ def fluid_table(fluid: Result, cores: int) -> Result:
     pair = fluid["ensemble"]
     for side in ("ensemble", "student"):
         print(f"{side + ', alternating':<28}{fluid['240']['beads']:10d}{pair[side]:10.3f}")
-    print(f"a step of {fluid['step_ms']:.3f} ms spends {fluid['overhead_ms']:.3f} ms outside the evaluation of network and prior")
+    rest = fluid["overhead_ms"] - fluid["openmm_ms"] - fluid["list_ms"]
+    print(
+        f"a step of {fluid['step_ms']:.3f} ms spends {fluid['overhead_ms']:.3f} ms outside the evaluation of network and prior:\n"
+        f"  OpenMM without forces {fluid['openmm_ms']:.3f}, neighbour list {fluid['list_ms']:.3f}, TorchForce and Python {rest:.3f}"
+    )
     return found | {
         "student_vs_ensemble": pair["ensemble"] / pair["student"],
         "overhead_ms": fluid["overhead_ms"],
