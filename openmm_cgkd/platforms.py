@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import openmm
 
 _GPU_OR_ACCELERATOR = 4 | 8  # CL_DEVICE_TYPE_GPU, CL_DEVICE_TYPE_ACCELERATOR
+_NO_WORK_FOR_OPENMM = {"TorchForce", "PythonForce", "CMMotionRemover", "MonteCarloBarostat"}  # done elsewhere
 
 
 def platforms() -> list[str]:
@@ -55,6 +56,26 @@ def choose_platform(system: openmm.System, name: str | None = None) -> openmm.Pl
             continue  # no device, or a force that it does not know
         return platform
     raise openmm.OpenMMException(f"No platform can run the system, there are {', '.join(platforms()) or 'none'}")
+
+
+def platform_properties(system: openmm.System, platform: openmm.Platform) -> dict[str, str]:
+    """Properties for the context of a system: one thread for OpenMM itself on its CPU platform if only potentials of this package act.
+
+    Those bring their own threads. OpenMM is left with the integrator, and to wake its threads for a few hundred beads takes longer
+    than to move the beads. ``OPENMM_CPU_THREADS`` goes before.
+
+    Parameters
+    ----------
+    system : openmm.System
+    platform : openmm.Platform
+
+    Returns
+    -------
+    dict
+        For `openmm.Context` or `openmm.app.Simulation`.
+    """
+    names = {force.getName() for force in system.getForces()}
+    return {"Threads": "1"} if platform.getName() == "CPU" and names <= _NO_WORK_FOR_OPENMM else {}
 
 
 @lru_cache(maxsize=1)

@@ -18,6 +18,7 @@ from openmm_cgkd.export import export_potential, type_masses
 from openmm_cgkd.frames import Frames, read_frames
 from openmm_cgkd.mapping import BeadTopology
 from openmm_cgkd.metadata import PotentialMetadata
+from openmm_cgkd.platforms import platform_properties
 from openmm_cgkd.potential.prior import PriorParameters
 from openmm_cgkd.potential.tensornet import TensorNetEnergies, network_arguments
 from openmm_cgkd.reference.build import build_topology, create_system
@@ -34,9 +35,10 @@ _TEMPERATURE = 363.15  # kelvin
 
 
 def context_of(system: openmm.System, positions: np.ndarray, timestep: float) -> openmm.Context:
-    """Langevin dynamics on the CPU platform."""
+    """Langevin dynamics on the CPU platform, as `cgkd simulate` sets it up."""
     integrator = openmm.LangevinMiddleIntegrator(_TEMPERATURE * unit.kelvin, 1 / unit.picosecond, timestep * unit.picosecond)
-    context = openmm.Context(system, integrator, openmm.Platform.getPlatform("CPU"))
+    platform = openmm.Platform.getPlatform("CPU")
+    context = openmm.Context(system, integrator, platform, platform_properties(system, platform))
     context.setPositions(positions)
     context.applyConstraints(1e-6)
     context.setVelocitiesToTemperature(_TEMPERATURE * unit.kelvin, 1)

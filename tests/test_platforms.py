@@ -4,7 +4,7 @@ import openmm
 import pytest
 
 from openmm_cgkd import platforms as module
-from openmm_cgkd.platforms import choose_platform, opencl_has_gpu, platforms
+from openmm_cgkd.platforms import choose_platform, opencl_has_gpu, platform_properties, platforms
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +72,18 @@ def test_a_name_counts_wherever_it_comes_from(monkeypatch):
     assert choose_platform(pair(), "CPU").getName() == "CPU"
     with pytest.raises(openmm.OpenMMException, match="no registered Platform"):
         choose_platform(pair(), "Abacus")
+
+
+def test_openmm_keeps_its_threads_where_it_has_forces_to_calculate():
+    cpu, reference = openmm.Platform.getPlatform("CPU"), openmm.Platform.getPlatform("Reference")
+    system = pair()
+    system.addForce(openmm.CMMotionRemover())
+    assert platform_properties(system, cpu) == {"Threads": "1"}
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), cpu, platform_properties(system, cpu))
+    assert cpu.getPropertyValue(context, "Threads") == "1"
+    assert platform_properties(system, reference) == {}  # which has no such property and would refuse it
+    system.addForce(openmm.HarmonicBondForce())
+    assert platform_properties(system, cpu) == {}
 
 
 @pytest.mark.skipif("OpenCL" not in platforms(), reason="OpenMM has no OpenCL platform here")
