@@ -11,7 +11,7 @@ from openmm_cgkd.config import ModelConfig, PriorConfig
 from openmm_cgkd.exceptions import BoxError
 from openmm_cgkd.frames import Frames
 from openmm_cgkd.mapping import BeadTopology
-from openmm_cgkd.potential import kernels
+from openmm_cgkd.potential import kernels, products
 from openmm_cgkd.potential import tensornet as tensornet_module
 from openmm_cgkd.potential.model import SumModel, energies_and_forces
 from openmm_cgkd.potential.neighbors import find_pairs
@@ -128,7 +128,7 @@ def test_kernels_differentiate_twice():
     for function, arguments in (
         (lambda t, d, x: kernels.mix(t, d, x, first, second, spacing), (random(rows, 3, 2), distances, random(4, 9, 2))),
         (lambda t, d, s: kernels.gather(t, d, s, first, kinds, 4, spacing), (random(2, rows, 3, 2), distances, random(4, 9))),
-        (kernels.anticommutator, (random(2, 9, 2), random(2, 9, 2))),
+        (products.anticommutator, (random(2, 9, 2), random(2, 9, 2))),
     ):
         assert torch.autograd.gradcheck(function, arguments)
         assert torch.autograd.gradgradcheck(function, arguments)

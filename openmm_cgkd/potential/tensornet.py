@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from . import kernels, splines
+from . import kernels, products, splines
 
 
 def _irreducible_basis() -> Tensor:
@@ -127,7 +127,7 @@ def _normalised(features: Tensor) -> Tensor:
 
 @torch.jit.unused
 def _fused_anticommutator(left: Tensor, right: Tensor) -> Tensor:
-    return kernels.anticommutator(left, right)
+    return products.anticommutator(left, right)
 
 
 @torch.jit.unused
