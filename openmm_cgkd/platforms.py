@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import openmm
 
 _GPU_OR_ACCELERATOR = 4 | 8  # CL_DEVICE_TYPE_GPU, CL_DEVICE_TYPE_ACCELERATOR
-_NO_WORK_FOR_OPENMM = {"TorchForce", "PythonForce", "CMMotionRemover", "MonteCarloBarostat"}  # done elsewhere
+_LEFT_TO_OTHERS = {"TorchForce", "PythonForce", "CMMotionRemover", "MonteCarloBarostat"}  # forces that OpenMM does not calculate
 
 
 def platforms() -> list[str]:
@@ -28,6 +28,9 @@ def choose_platform(system: openmm.System, name: str | None = None) -> openmm.Pl
 
     OpenCL on a processor (PoCL, Intel's runtime) is passed over unless it is named: OpenMM counts it as faster than its CPU
     platform, and it is slower (all-atom ethaline on two cores: 20 ns/day against 24). ``OPENMM_DEFAULT_PLATFORM`` names one too.
+
+    Without a GPU a system of potentials alone goes to the Reference platform. They have their own threads and are the same there;
+    OpenMM is left with the integrator, and its CPU platform takes longer to wake threads for that than to move the beads.
 
     Parameters
     ----------
@@ -47,7 +50,8 @@ def choose_platform(system: openmm.System, name: str | None = None) -> openmm.Pl
     found = [openmm.Platform.getPlatform(k) for k in range(openmm.Platform.getNumPlatforms())]
     for platform in sorted(found, key=lambda each: -each.getSpeed()):
         if platform.getName() == "CPU":  # needs no device, so no trial
-            return platform
+            alone = {force.getName() for force in system.getForces()} <= _LEFT_TO_OTHERS
+            return openmm.Platform.getPlatformByName("Reference") if alone and system.getNumForces() else platform
         if platform.getName() == "OpenCL" and not opencl_has_gpu():
             continue
         try:
@@ -56,26 +60,6 @@ def choose_platform(system: openmm.System, name: str | None = None) -> openmm.Pl
             continue  # no device, or a force that it does not know
         return platform
     raise openmm.OpenMMException(f"No platform can run the system, there are {', '.join(platforms()) or 'none'}")
-
-
-def platform_properties(system: openmm.System, platform: openmm.Platform) -> dict[str, str]:
-    """Properties for the context of a system: one thread for OpenMM itself on its CPU platform if only potentials of this package act.
-
-    Those bring their own threads. OpenMM is left with the integrator, and to wake its threads for a few hundred beads takes longer
-    than to move the beads. ``OPENMM_CPU_THREADS`` goes before.
-
-    Parameters
-    ----------
-    system : openmm.System
-    platform : openmm.Platform
-
-    Returns
-    -------
-    dict
-        For `openmm.Context` or `openmm.app.Simulation`.
-    """
-    names = {force.getName() for force in system.getForces()}
-    return {"Threads": "1"} if platform.getName() == "CPU" and names <= _NO_WORK_FOR_OPENMM else {}
 
 
 @lru_cache(maxsize=1)

@@ -91,8 +91,7 @@ def _empty(context: Any) -> Any:
     system, state = openmm.System(), context.getState(positions=True)
     for k in range(context.getSystem().getNumParticles()):
         system.addParticle(context.getSystem().getParticleMass(k))
-    threads = context.getPlatform().getPropertyValue(context, "Threads")
-    fresh = openmm.Context(system, copy.deepcopy(context.getIntegrator()), context.getPlatform(), {"Threads": threads})
+    fresh = openmm.Context(system, copy.deepcopy(context.getIntegrator()), context.getPlatform())
     fresh.setPositions(state.getPositions())
     return fresh
 

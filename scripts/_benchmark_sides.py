@@ -1,4 +1,4 @@
-"""What `benchmark_runtime` compares: contexts on the CPU platform, each with its time step in ps."""
+"""What `benchmark_runtime` compares: contexts without a GPU, each with its time step in ps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from openmm_cgkd.export import export_potential, type_masses
 from openmm_cgkd.frames import Frames, read_frames
 from openmm_cgkd.mapping import BeadTopology
 from openmm_cgkd.metadata import PotentialMetadata
-from openmm_cgkd.platforms import platform_properties
 from openmm_cgkd.potential.prior import PriorParameters
 from openmm_cgkd.potential.tensornet import TensorNetEnergies, network_arguments
 from openmm_cgkd.reference.build import build_topology, create_system
@@ -34,11 +33,10 @@ TEACHERS = 8
 _TEMPERATURE = 363.15  # kelvin
 
 
-def context_of(system: openmm.System, positions: np.ndarray, timestep: float) -> openmm.Context:
-    """Langevin dynamics on the CPU platform, as `cgkd simulate` sets it up."""
+def context_of(system: openmm.System, positions: np.ndarray, timestep: float, platform: str = "CPU") -> openmm.Context:
+    """Langevin dynamics."""
     integrator = openmm.LangevinMiddleIntegrator(_TEMPERATURE * unit.kelvin, 1 / unit.picosecond, timestep * unit.picosecond)
-    platform = openmm.Platform.getPlatform("CPU")
-    context = openmm.Context(system, integrator, platform, platform_properties(system, platform))
+    context = openmm.Context(system, integrator, openmm.Platform.getPlatform(platform))
     context.setPositions(positions)
     context.applyConstraints(1e-6)
     context.setVelocitiesToTemperature(_TEMPERATURE * unit.kelvin, 1)
@@ -169,7 +167,8 @@ def student_side(potential: Any, timestep: float, copies: tuple[int, int, int]) 
     frames: Frames = read_frames(ETHALINE / "frames.h5")
     positions, box = replicated(frames.positions[-1].astype(np.float64), frames.box[-1].astype(np.float64), copies)
     topology = bead_topology_to_openmm(_copied_beads(frames.beads, int(np.prod(copies))), box)
-    return context_of(potential.createSystem(topology), positions, timestep), timestep
+    # the platform of `cgkd simulate` without a GPU, see `choose_platform`
+    return context_of(potential.createSystem(topology), positions, timestep, "Reference"), timestep
 
 
 def fluid_sides(student: Path, timestep: float, copies: tuple[int, int, int]) -> Sides:

@@ -30,7 +30,7 @@ from openmm_cgkd.export import export_student
 from openmm_cgkd.files import file_hash, replacing, write_text
 from openmm_cgkd.frames import Frames, read_frames, split_frames
 from openmm_cgkd.mean_forces import read_mean_forces
-from openmm_cgkd.platforms import choose_platform, platform_properties
+from openmm_cgkd.platforms import choose_platform
 from openmm_cgkd.progress import console, log_to
 from openmm_cgkd.run_folder import RunFolder, Stage
 from openmm_cgkd.runtime.cgpotential import CGPotential, bead_topology_to_openmm
@@ -236,8 +236,7 @@ def _context(piece: Piece, files: list[Path], frames: Frames) -> openmm.Context:
     system = potential.createSystem(bead_topology_to_openmm(frames.beads, frames.box[start]))
     temperature = frames.temperature * unit.kelvin
     integrator = openmm.LangevinMiddleIntegrator(temperature, protocol.friction / unit.picosecond, protocol.timestep * unit.picosecond)
-    platform = choose_platform(system, protocol.platform)
-    context = openmm.Context(system, integrator, platform, platform_properties(system, platform))
+    context = openmm.Context(system, integrator, choose_platform(system, protocol.platform))
     context.setPositions(frames.positions[start])
     context.setVelocitiesToTemperature(temperature, piece.run.seed)
     return context

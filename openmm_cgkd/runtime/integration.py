@@ -25,7 +25,7 @@ from openmm import unit
 from scipy.stats import linregress, sem
 
 from ..exceptions import SimulationError
-from ..platforms import choose_platform, platform_properties, platforms
+from ..platforms import choose_platform, platforms
 from .guard import cause_of
 
 GAS_CONSTANT = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
@@ -248,8 +248,7 @@ def _context(system: openmm.System, integrator: openmm.Integrator, platform: str
         found = choose_platform(system, platform)
         # CPU and Reference have no such property: they integrate in double precision anyway
         precise = double and found.supportsDoublePrecision() and "Precision" in found.getPropertyNames()
-        properties = platform_properties(system, found) | ({"Precision": "double"} if precise else {})
-        return openmm.Context(system, integrator, found, properties)
+        return openmm.Context(system, integrator, found, {"Precision": "double"} if precise else {})
     except openmm.OpenMMException as error:
         raise SimulationError(
             f"Platform {platform or '(none named)'} cannot run the system ({cause_of(error)}); loaded here: {', '.join(platforms())}."

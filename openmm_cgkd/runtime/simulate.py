@@ -17,7 +17,7 @@ from ..config import RunConfig, SimulationConfig
 from ..exceptions import ConfigError, SimulationError
 from ..files import file_hash, replacing, write_text
 from ..frames import Frames, read_frames, split_frames
-from ..platforms import choose_platform, platform_properties, platforms
+from ..platforms import choose_platform, platforms
 from ..progress import log_to, progress
 from ..run_folder import RunFolder, Stage
 from .cgpotential import CGPotential, bead_topology_to_openmm
@@ -191,8 +191,7 @@ class _Dynamics:
         integrator.setRandomNumberSeed(seed)
         try:
             system = self._system(seed)
-            platform = choose_platform(system, self.protocol.platform)
-            return app.Simulation(self.topology, system, integrator, platform, platform_properties(system, platform))
+            return app.Simulation(self.topology, system, integrator, choose_platform(system, self.protocol.platform))
         except openmm.OpenMMException as error:
             wanted = f"simulation.platform: {self.protocol.platform or 'none named'}"
             raise SimulationError(f"{wanted}, cannot run the system ({cause_of(error)}); loaded here: {', '.join(platforms())}.") from error
