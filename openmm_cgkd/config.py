@@ -183,7 +183,7 @@ class LossWeights(_Section):
     """Weights of the distillation loss; each term is scaled by the variance of its target."""
 
     force: float = Field(1.0, ge=0)
-    energy: float = Field(0.0, ge=0, description="total energy per bead")
+    energy: float = Field(0.0, ge=0, description="total energy per bead, up to a constant")
     bead_energy: float = Field(0.1, ge=0, description="per-bead energies")
 
     @model_validator(mode="after")
@@ -232,6 +232,12 @@ class StudentConfig(_Section):
             raise ValueError("mapped all-atom frames carry no CG energy; with targets: noisy set energy and bead_energy to 0")
         if self.targets == "noisy" and (self.beyond_frames or self.spread_weights):
             raise ValueError("extra, on_policy and spread_weights need labels of teachers; with targets: noisy leave them out")
+        return self
+
+    @model_validator(mode="after")
+    def _totals_have_something_to_compare_with(self) -> Self:
+        if self.weights.energy and self.training.batch_size < 2:
+            raise ValueError("weights.energy compares the frames of a batch, and batch_size is 1; set batch_size to 2 or more")
         return self
 
     @property

@@ -47,6 +47,13 @@ def test_ethaline():
         (SystemConfig, SYSTEM, "beads.2.molecule", "GLY", "bead EGL belongs to molecule GLY, which is not among"),
         (SystemConfig, SYSTEM, "beads", [], "beads: .*at least 1 item"),
         (RunConfig, RUN, "student.weights", {"force": 0, "bead_energy": 0}, "all loss weights are 0"),
+        (
+            RunConfig,
+            {**RUN, "student": {"training": {"batch_size": 1}}},
+            "student.weights",
+            {"energy": 0.1},
+            "weights.energy compares the frames of a batch, and batch_size is 1; set batch_size to 2",
+        ),
         (RunConfig, RUN, "student.targets", "noisy", "mapped all-atom frames carry no CG energy"),
         (RunConfig, RUN, "student.targets", "best", r"student\.targets: got 'best'"),
         (RunConfig, RUN, "student.training", {"batch_size": 4, "devices": 3}, "batch_size 4 is not a multiple of devices 3"),

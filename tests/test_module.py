@@ -51,7 +51,7 @@ def test_loss_against_numpy(frames, graphs, weights, beads_weighted):
     squares = ((forces - targets.forces[indices]) ** 2).mean(axis=-1)
     expected = w_force * np.mean(force_beads * squares) / targets.forces[5:12].var()
     totals, wanted = energies.sum(1) / n, targets.energies.sum(1) / n
-    expected += w_energy * np.mean((totals - wanted[indices]) ** 2) / wanted[5:12].var()
+    expected += w_energy * np.var(totals - wanted[indices], ddof=1) / wanted[5:12].var()
     expected += w_bead * np.mean(energy_beads * (energies - targets.energies[indices]) ** 2) / targets.energies[5:12].var()
     got = distillation_loss(
         torch.tensor(energies.reshape(-1)),
@@ -61,6 +61,23 @@ def test_loss_against_numpy(frames, graphs, weights, beads_weighted):
         variances,
     )
     assert got.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_zero_of_total_energies_does_not_count(graphs):
+    """Neither in the loss nor, to the last term, in its gradient: finite differences with the mean of the batch left free."""
+    random, n = np.random.default_rng(2), graphs.frames.beads.n_beads
+    shape = graphs.frames.forces.shape
+    targets = Targets(random.normal(size=shape), random.normal(size=shape[:2]))
+    batch = GraphDataset(graphs, targets, [1, 4, 6], torch.float64).collate([1, 4, 6])
+    weights, forces = LossWeights(force=0, energy=0.7, bead_energy=0), torch.zeros(3 * n, 3, dtype=torch.float64)
+
+    def loss(energies):
+        return distillation_loss(energies, forces, batch, weights, Variances(1.0, 2.0))
+
+    energies = torch.tensor(random.normal(size=3 * n), requires_grad=True)
+    assert loss(energies + 1e3).item() == pytest.approx(loss(energies).item(), rel=1e-9)
+    assert torch.autograd.gradcheck(loss, energies)
+    assert torch.autograd.grad(loss(energies), energies)[0].sum().item() == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["force", "energy", "bead_energy"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..config import LossWeights, TrainingConfig
@@ -23,11 +23,15 @@ from .predict import predict
 _PLATEAU_FACTOR = 0.5  # of the learning rate, after half the patience without improvement
 
 
-def distillation_loss(energies: Tensor, forces: Tensor, batch: Batch, weights: LossWeights, variances: Variances) -> Tensor:
-    """L = w_F MSE(F) / var(F) + w_E MSE(E/n) / var(E/n) + w_e MSE(e_i) / var(e_i).
+def distillation_loss(
+    energies: Tensor, forces: Tensor, batch: Batch, weights: LossWeights, variances: Variances, shared: bool = False
+) -> Tensor:
+    """L = w_F MSE(F) / var(F) + w_E Var(E/n - E'/n) / var(E/n) + w_e MSE(e_i) / var(e_i).
 
-    Targets are centred per-bead energies and their sums; the network is free to choose its zero, so it learns theirs.
-    Where the batch has weights of beads, the force and the per-bead term are means with these weights.
+    Targets are centred per-bead energies and their sums. Total energies have no zero of their own: their errors count up to a
+    constant, which the network would else chase from step to step, because it dwarfs the fluctuation of a mean over many beads.
+    Per-bead energies are learnt with their zero. Where the batch has weights of beads, the force and the per-bead term are means with
+    these weights.
 
     Parameters
     ----------
@@ -38,6 +42,9 @@ def distillation_loss(energies: Tensor, forces: Tensor, batch: Batch, weights: L
         With the targets.
     weights : LossWeights
     variances : Variances
+    shared : bool
+        Whether the devices of a data-parallel training have one part each of the batch. The mean of their losses is then that of
+        the whole batch, with its gradient.
     """
     loss = forces.new_zeros(())
     if weights.force:
@@ -46,10 +53,25 @@ def distillation_loss(energies: Tensor, forces: Tensor, batch: Batch, weights: L
     if weights.bead_energy:
         loss = loss + weights.bead_energy / variances.bead_energy * _mean((energies - batch.energies) ** 2, batch.energy_weights)
     if weights.energy:
-        n_frames = len(batch.indices)
-        totals = energies.new_zeros(n_frames).index_add(0, batch.frame, energies - batch.energies)
-        loss = loss + weights.energy / variances.energy * torch.mean((totals * n_frames / len(energies)) ** 2)
+        loss = loss + weights.energy / variances.energy * _variance(total_errors(energies, batch), shared)
     return loss
+
+
+def total_errors(energies: Tensor, batch: Batch) -> Tensor:
+    """Errors of the energy per bead of every frame, shape (n_frames,), kJ/mol, but for a common constant."""
+    n_frames = len(batch.indices)
+    return energies.new_zeros(n_frames).index_add(0, batch.frame, energies - batch.energies) * n_frames / len(energies)
+
+
+def _variance(values: Tensor, shared: bool) -> Tensor:
+    """Unbiased variance; 0 for a single value."""
+    # the mean may be a constant: the squares do not change with it to first order
+    sums, devices = torch.stack([values.detach().sum(), values.new_tensor(len(values))]), 1
+    if shared and distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(sums)
+        devices = distributed.get_world_size()
+    total, n = sums
+    return devices * ((values - total / n) ** 2).sum() / (n - 1).clamp(min=1)
 
 
 def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
@@ -164,10 +186,10 @@ class Distillation(lightning.LightningModule):
 
     # --- loss ---------------------------------------------------------------------------------------------------------
 
-    def _evaluate(self, network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def _evaluate(self, network: torch.nn.Module, batch: Batch, weights: LossWeights) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, energies and forces of a batch."""
         energies, forces = energies_and_forces(network, *batch.graph, create_graph=self.training)
-        loss = distillation_loss(energies, forces, batch, self.weights, self.variances)
+        loss = distillation_loss(energies, forces, batch, weights, self.variances, shared=self.training)
         if not torch.isfinite(loss):
             sizes = (forces.detach() ** 2).sum(dim=1) + energies.detach() ** 2
             worst = torch.where(torch.isfinite(sizes), sizes, math.inf).argmax()
@@ -185,7 +207,7 @@ class Distillation(lightning.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         self._batch_frames = batch.indices.tolist()
-        loss, *_ = self._evaluate(self.network, batch)
+        loss, *_ = self._evaluate(self.network, batch, self.weights)
         self._training_sums += torch.tensor([loss.item(), 1.0]) * len(batch.indices)
         return loss
 
@@ -193,11 +215,15 @@ class Distillation(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._validation_sums = torch.zeros(2, dtype=torch.float64)
+        self._total_errors: list[Tensor] = []
         self._errors = {name: Errors(name, self.type_names) for name in ("noisy", "label", "energy")}
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        loss, energies, forces = self._evaluate(self.averaged.module, batch)
+        # total energies are compared over all frames, so that the loss does not depend on batches
+        loss, energies, forces = self._evaluate(self.averaged.module, batch, self.weights.model_copy(update={"energy": 0.0}))
         self._validation_sums += torch.tensor([loss.item(), 1.0]) * len(batch.indices)
+        if self.weights.energy:
+            self._total_errors.append(total_errors(energies.detach(), batch))
         self._errors["noisy"].add(forces + batch.prior, batch.mapped, batch.types)
         self._errors["label"].add(forces, batch.forces, batch.types)
         if batch.energies is not None:
@@ -208,10 +234,10 @@ class Distillation(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         strategy = self.trainer.strategy
         training = strategy.reduce(self._training_sums.to(self.device), reduce_op="sum").tolist()
-        metrics = {
-            "training_loss": training[0] / training[1],
-            "validation_loss": (self._validation_sums[0] / self._validation_sums[1]).item(),
-        }
+        validation = (self._validation_sums[0] / self._validation_sums[1]).item()
+        if self.weights.energy:
+            validation += self.weights.energy / self.variances.energy * torch.cat(self._total_errors).var(correction=0).item()
+        metrics = {"training_loss": training[0] / training[1], "validation_loss": validation}
         for errors in self._errors.values():
             metrics |= errors.results()
         if self.mean_forces is not None:
