@@ -190,7 +190,7 @@ def test_mean_forces_of_ethaline(atoms, tmp_path):
     folder = tmp_path / "mf"
     fewer = read_mean_forces(run_mean_forces(config, trajectory, folder, count=2, share=0.5))
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
-    assert len(before) == 5  # two starts of two configurations, and the check
+    assert len(before) == 6  # two starts of two configurations, and the two checks of one
 
     more = config.model_copy(update={"mean_force": config.mean_force.model_copy(update={"starts": 4})})
     path = run_mean_forces(more, trajectory, folder, count=2, share=0.5)
@@ -207,7 +207,7 @@ def test_mean_forces_of_ethaline(atoms, tmp_path):
     assert max(np.abs(start["positions"] - found.positions[0]).max() for start in starts) < 0.02
     assert min(np.abs(start["forces"] - starts[0]["forces"]).max() for start in starts[1:]) > 1
     with h5py.File(path) as file:
-        assert set(file["checks"]) == {"other_constant", "other_start"}
+        assert set(file["checks"]) == {"other_constant", "other_start", "other_placement"}
         assert file["checks/other_constant/first"].shape == (1, 6, 3)
 
 

@@ -17,8 +17,8 @@ from .build import load_molecule
 _TRIALS = 64  # orientations tried per molecule and sweep
 _SWEEPS = 3
 _CONTACT = 0.28  # nm, atoms of different molecules closer than this count as a clash
-_MINIMISATION = 300  # iterations; enough to remove overlaps, the rest is left to dynamics
-_SMALL_STEPS = 1.0  # ps with a quarter of the time step after the minimisation
+_MINIMISATION = 1500  # iterations; with 300 an overlap in one of four liquids was left, and exploded
+_SMALL_STEPS = 1.0  # ps with an eighth of the time step after the minimisation
 
 RESTRAINT = "bead restraint"
 
@@ -158,8 +158,8 @@ def relax(
     context.setVelocitiesToTemperature(hot * unit.kelvin, seed)
     timestep = integrator.getStepSize().value_in_unit(unit.picosecond)
     integrator.setTemperature(hot * unit.kelvin)
-    integrator.setStepSize(timestep / 4)
-    simulation.step(round(_SMALL_STEPS / (timestep / 4)))
+    integrator.setStepSize(timestep / 8)
+    simulation.step(round(_SMALL_STEPS / (timestep / 8)))
     integrator.setStepSize(timestep)
     simulation.step(round(hot_time / timestep))
     integrator.setTemperature(temperature * unit.kelvin)

@@ -24,7 +24,7 @@ from ..mapping import bond_order, make_whole, mapping_from_config
 from ..mean_forces import Check, MeanForces, write_mean_forces
 from ..progress import log_to, progress
 from .build import build_topology
-from .restrained import Configuration, check_file, run_configuration, start_file
+from .restrained import Configuration, check_file, placement_file, run_configuration, start_file
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,10 @@ def run_mean_forces(config: SystemConfig, trajectory: Path, folder: Path, count:
     """Estimate mean forces at `count` configurations of an all-atom trajectory; resumable, configurations side by side.
 
     The first start of a configuration has the conformations of the trajectory, a fair sample; the others renew them by
-    heating and cooling. Two checks go into the file: ``other_constant`` compares restraint constants, and ``other_start``
-    the first starts with all the others, which betrays conformations that heating has shifted or not renewed.
+    heating and cooling. Three checks go into the file: ``other_constant`` compares restraint constants, ``other_start``
+    the first starts with all the others, which betrays conformations that heating has shifted, and ``other_placement`` all starts with
+    one whose molecules were put on the beads in orientations of their own: what the starts share because heating did not renew it, that
+    one does not, so its slope is the share of the variance that is a function of the beads.
 
     Parameters
     ----------
@@ -146,6 +148,9 @@ def _gather(
     if checked:
         found = [np.load(check_file(folder, index)) for index in checked]
         checks["other_constant"] = Check(**{name: np.stack([part[name] for part in found]) for name in found[0]})
+        placed = [np.load(placement_file(folder, index)) for index in checked]
+        second, second_error = (np.stack([part[name] for part in placed]) for name in ("forces", "standard_error"))
+        checks["other_placement"] = Check(mean[checked], second, error[checked], second_error)
     return main, checks
 
 

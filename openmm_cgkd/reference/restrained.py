@@ -16,7 +16,7 @@ from ..config import SystemConfig
 from ..exceptions import SimulationError
 from ..files import replacing
 from ..mapping import Mapping, mapping_from_config
-from .backmap import add_restraint, hold
+from .backmap import add_restraint, hold, place_molecules, relax
 from .build import atomic_charges, build_topology, create_system
 from .run import langevin_simulation, phase_seed
 
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _FRICTION = 5.0  # 1/ps; only averages count, and cooling needs a strong thermostat
 _STAGES = 10  # of cooling
+_PLACEMENT = 10**6  # number of a start for the seeds of atoms placed anew
+_PLACED_ANNEALING = 4  # times the annealing of other starts: these orientations begin at random
 _BLOCKS = 4  # of one run, for the errors of the check of the restraint constant
 
 
@@ -58,7 +60,7 @@ class Configuration:
         Molecules whole.
     box : ndarray, shape (3, 3), nm
     checked : bool
-        Whether it is sampled with the other restraint constant, too.
+        Whether it is sampled with the other restraint constant and with atoms placed anew, too.
     """
 
     index: int
@@ -69,7 +71,8 @@ class Configuration:
     def missing(self, folder: Path, starts: int) -> bool:
         """Whether runs of this configuration are still to be done."""
         files = [start_file(folder, self.index, start) for start in range(starts)]
-        return not all(path.exists() for path in [*files, *([check_file(folder, self.index)] if self.checked else [])])
+        checks = [check_file(folder, self.index), placement_file(folder, self.index)] if self.checked else []
+        return not all(path.exists() for path in [*files, *checks])
 
 
 def start_file(folder: Path, index: int, start: int) -> Path:
@@ -80,6 +83,11 @@ def start_file(folder: Path, index: int, start: int) -> Path:
 def check_file(folder: Path, index: int) -> Path:
     """Estimates of one configuration with both restraint constants."""
     return folder / f"configuration-{index:04d}-check.npz"
+
+
+def placement_file(folder: Path, index: int) -> Path:
+    """Estimate of one configuration with atoms placed anew."""
+    return folder / f"configuration-{index:04d}-placement.npz"
 
 
 def sample_mean_force(
@@ -130,7 +138,7 @@ def run_configuration(config: SystemConfig, configuration: Configuration, folder
     SimulationError
         If a run fails.
     """
-    runs = config.mean_force.starts + configuration.checked
+    runs = config.mean_force.starts + 2 * configuration.checked
     try:
         restrained = _Restrained(config, configuration)
         for start in range(config.mean_force.starts):
@@ -143,6 +151,9 @@ def run_configuration(config: SystemConfig, configuration: Configuration, folder
         if configuration.checked and not path.exists():
             restrained.renew(0)
             _save(path, restrained.check_constant())
+        path = placement_file(folder, configuration.index)
+        if configuration.checked and not path.exists():
+            _save(path, vars(_Restrained(config, configuration).place().sample()))
     except (openmm.OpenMMException, ValueError) as error:
         raise SimulationError(
             f"Restrained run of configuration {configuration.index} failed: {error}; lower the time step or restraint_constant."
@@ -179,11 +190,25 @@ class _Restrained:
         context.applyConstraints(1e-6)
         if start:
             self._run(protocol.annealing_temperature, protocol.annealing, self._seed(start))
-            # new velocities at every stage take out the heat that falling potential energy sets free
-            for stage in range(1, _STAGES):
-                ratio = (self.config.temperature / protocol.annealing_temperature) ** (stage / _STAGES)
-                self._run(protocol.annealing_temperature * ratio, protocol.cooling / _STAGES, self._seed(start) + stage)
+            self._cool(start)
         self._run(self.config.temperature, protocol.equilibration, self._seed(start) + _STAGES)
+
+    def place(self) -> _Restrained:
+        """Put molecules on the beads in orientations of their own, which know nothing of the trajectory's, and equilibrate."""
+        protocol, seed = self.protocol, self._seed(_PLACEMENT)
+        atoms = place_molecules(self.config, self.simulation.topology, self.mapping, self.beads, self.configuration.box, seed)
+        hot = protocol.annealing_temperature
+        relax(self.simulation, atoms, hot, _PLACED_ANNEALING * protocol.annealing, hot, 0.0, seed)
+        self._cool(_PLACEMENT)
+        self._run(self.config.temperature, 2 * protocol.equilibration, seed + _STAGES)
+        return self
+
+    def _cool(self, start: int) -> None:
+        """From the annealing temperature down; new velocities at every stage take out the heat that falling potential energy sets free."""
+        protocol = self.protocol
+        for stage in range(1, _STAGES):
+            ratio = (self.config.temperature / protocol.annealing_temperature) ** (stage / _STAGES)
+            self._run(protocol.annealing_temperature * ratio, protocol.cooling / _STAGES, self._seed(start) + stage)
 
     def _run(self, temperature: float, duration: float, seed: int) -> None:
         self.simulation.integrator.setTemperature(temperature * unit.kelvin)
