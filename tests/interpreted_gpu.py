@@ -1,6 +1,6 @@
 """The kernels for a GPU in Triton's interpreter, on the CPU, against the operator on a CPU. `test_gpu` runs this with TRITON_INTERPRET=1.
 
-The interpreter takes milliseconds for what a GPU does in one step of one bead, so systems are small and edges are taken 32 at a time.
+The interpreter takes a fifth of a second for one bead, so systems are small and edges are taken 32 at a time.
 """
 
 from pathlib import Path
@@ -10,6 +10,7 @@ import pytest
 import torch
 from test_fast import PRIOR
 from test_potential import TRICLINIC, random_system, torchmd_pair
+from triton import language
 from triton.runtime import interpreter
 
 from openmm_cgkd import CGPotential
@@ -21,13 +22,18 @@ OPEN = torch.empty(0, 3, dtype=torch.float64)
 STUDENT = Path(__file__).parents[1] / "systems" / "ethaline" / "student.pt"
 
 
-def _patch(tensor, original=interpreter._patch_lang_tensor):
-    """Triton 3.5 makes loop bounds from arrays of one number, which NumPy 2.4 refuses."""
-    original(tensor)
-    tensor.__index__ = lambda self: self.handle.data.item()
+_patched = {}
 
 
-interpreter._patch_lang_tensor = _patch
+def _patch(function, original=interpreter._patch_lang):
+    """What the interpreter does to Triton's language before every call; once for each module, it takes a third of the time otherwise."""
+    if id(function.__globals__) not in _patched:
+        _patched[id(function.__globals__)] = original(function)
+        # Triton 3.5 makes loop bounds from arrays of one number, which NumPy 2.4 refuses
+        language.core.tensor.__index__ = lambda self: self.handle.data.item()
+
+
+interpreter._patch_lang = _patch
 
 from openmm_cgkd.potential.gpu import evaluation as gpu  # noqa: E402
 
@@ -64,7 +70,7 @@ def deviations(given):
 def test_double_precision_is_that_of_the_cpu(layers, channels, box):
     """Weights in double precision leave nothing but the order of sums."""
     _, network = torchmd_pair(layers, channels=channels)
-    positions, types = random_system(16, seed=layers)
+    positions, types = random_system(12, seed=layers)
     energy, forces = deviations(arguments(network, positions, types, box))
     assert energy < 1e-12
     assert forces < 1e-11
@@ -85,7 +91,7 @@ def test_shipped_student_on_a_real_configuration(boundaries):
     """Against the fused loops and the plain PyTorch of the file, which has another pair search, too."""
     frames = read_frames(STUDENT.parent / "frames.h5")[-1:]
     points, box = frames.positions[0].astype(float), frames.box[0].astype(float)
-    near = np.argsort(np.linalg.norm(points - points[0], axis=1))[:30]  # a drop
+    near = np.argsort(np.linalg.norm(points - points[0], axis=1))[:24]  # a drop
     module = CGPotential(STUDENT, "fused").load()
     module.set_types(torch.from_numpy(frames.beads.types[near]))
     if boundaries == "triclinic":
@@ -93,15 +99,16 @@ def test_shipped_student_on_a_real_configuration(boundaries):
         points -= 5 * np.round(points @ np.linalg.inv(box)) @ box  # beads may be in any image
     cell = torch.from_numpy(box) if boundaries == "triclinic" else None
     given = arguments(module.fast, points[near], module.types, cell)
-    energy, forces = deviations(given)
-    assert energy < 1e-5
-    assert forces < 1e-4
+    found, found_gradient = gpu.evaluate(*given)
+    expected, expected_gradient = torch.ops.openmm_cgkd.evaluate(*given)
     at = torch.tensor(points[near], requires_grad=True)
     plain = module.portable(at, cell)
-    (gradient,) = torch.autograd.grad(plain, at)
-    found, found_gradient = gpu.evaluate(*given)
-    assert found.item() == pytest.approx(plain.item(), rel=1e-5)
-    assert (found_gradient - gradient).abs().max() < 1e-4 * gradient.abs().max()
+    (plain_gradient,) = torch.autograd.grad(plain, at)
+    for energy, gradient in ((expected, expected_gradient), (plain, plain_gradient)):
+        deviation = ((found_gradient - gradient).abs().max() / gradient.abs().max()).item()
+        print(f"energy {abs(found / energy - 1).item():.1e}, forces {deviation:.1e}")
+        assert found.item() == pytest.approx(energy.item(), rel=1e-5)
+        assert deviation < 1e-4
 
 
 @pytest.mark.parametrize("box", [TRICLINIC, None], ids=["triclinic", "open"])
@@ -130,7 +137,7 @@ def test_bonds_and_angles():
 
 def test_single_precision_positions_as_openmm_gives_them():
     _, network = torchmd_pair(1)
-    positions, types = random_system(12, seed=4)
+    positions, types = random_system(8, seed=4)
     given = arguments(network, positions, types, TRICLINIC)
     single = given[0].float(), given[1].float(), *given[2:]
     rounded = given[0].float().double(), given[1].float().double(), *given[2:]
@@ -139,7 +146,7 @@ def test_single_precision_positions_as_openmm_gives_them():
 
 
 @pytest.mark.parametrize("periodic", [True, False], ids=["triclinic", "open"])
-@pytest.mark.parametrize(("n", "scale", "cutoff"), [(200, 2.0, 0.6), (60, 1.0, 0.9)])
+@pytest.mark.parametrize(("n", "scale", "cutoff"), [(50, 1.2, 0.6), (25, 1.0, 0.9)])
 def test_lists_hold_all_neighbours_in_order(n, scale, cutoff, periodic):
     """Two, three and more cells along an axis, beads in any image, and a part of them moved within the skin."""
     box = TRICLINIC * scale if periodic else None
