@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -190,6 +191,18 @@ def _potential(
     return torch.from_numpy(np.array(energy)), torch.from_numpy(gradient)  # not torch.tensor, which takes twenty times longer
 
 
+def _potential_on_gpu(*arguments: Tensor | list | None) -> tuple[Tensor, Tensor]:
+    """The same on a GPU."""
+    from .gpu.evaluation import evaluate  # here, because it imports Triton
+
+    return evaluate(*arguments)
+
+
+def _has_gpu_kernels(where: Tensor) -> bool:
+    """Whether the operators run on the GPU that a tensor is on: Triton is installed and knows such GPUs."""
+    return find_spec("triton") is not None and torch.cuda.get_device_capability(where.device) >= (7, 0)
+
+
 def _keep_gradient(ctx, inputs, output) -> None:
     ctx.save_for_backward(output[1])
 
@@ -209,4 +222,7 @@ _ARGUMENTS = (
 for _name in ("potential", "evaluate"):
     _library.define(_name + _ARGUMENTS)
     _library.impl(_name, _potential, "CPU")
+    _library.impl(_name, _potential_on_gpu, "CUDA")
+_library.define("has_gpu_kernels(Tensor where) -> bool")
+_library.impl("has_gpu_kernels", _has_gpu_kernels, "CUDA")
 torch.library.register_autograd("openmm_cgkd::potential", _gradient, setup_context=_keep_gradient, lib=_library)

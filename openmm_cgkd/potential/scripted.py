@@ -1,7 +1,7 @@
 """Modules that become potential files: energy of beads from positions alone, scriptable by TorchScript.
 
 `ExportedPotential` is plain PyTorch and runs anywhere; `FusedPotential` calls this package's operators and is much
-faster on a CPU.
+faster on a CPU, as is `PotentialWithForces` on a GPU with Triton.
 """
 
 from __future__ import annotations
@@ -224,20 +224,30 @@ class PotentialWithForces(nn.Module):
 
         Both in the type and on the device of the positions; neither can be differentiated.
         """
-        if self.potential.types.is_cuda:
-            return self.by_autograd(positions, boxvectors)
-        check_positions(positions, self.potential.types)
+        types = self.potential.types
+        if types.is_cuda:
+            if not torch.ops.openmm_cgkd.has_gpu_kernels(types):
+                return self.by_autograd(positions, boxvectors)
+            # the operator checks positions and box on the GPU: to look at them from here would make the processor wait
+            box = torch.empty(0, 3, device=types.device) if boxvectors is None else boxvectors.to(types.device)
+            energy, gradient = self.by_operator(positions.detach().to(types.device), box)
+            return energy.to(positions), gradient.neg().to(positions)
+        check_positions(positions, types)
         box = checked_box(boxvectors, self.potential.cutoff)
-        points, fast = positions.detach().to(torch.float64), self.potential.fast
+        energy, gradient = self.by_operator(positions.detach().to(torch.float64), box)
+        return energy.to(positions.dtype), gradient.neg().to(positions.dtype)
+
+    def by_operator(self, points: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
+        """Potential energy and its gradient, double precision; ``box`` is empty for open boundaries."""
+        fast = self.potential.fast
         members: Tensor | None = None
         terms: Tensor | None = None
         if hasattr(self.potential, "bonded"):  # files from before there were bonds lack it
             self.potential.bonded.check(self.potential.types)
             members, terms = self.potential.bonded.members, self.potential.bonded.terms
-        energy, gradient = torch.ops.openmm_cgkd.evaluate(
+        return torch.ops.openmm_cgkd.evaluate(
             points, box, self.potential.types, fast.weights, fast.offsets, fast.contact, fast.sizes, fast.numbers, members, terms
         )
-        return energy.to(positions.dtype), gradient.neg().to(positions.dtype)
 
     @torch.jit.export
     def by_autograd(self, positions: Tensor, boxvectors: Tensor | None = None) -> tuple[Tensor, Tensor]:

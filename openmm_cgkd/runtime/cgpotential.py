@@ -33,7 +33,7 @@ class CGPotential:
     file : path
         Potential written by ``cgkd export``, portable or fast.
     engine : {"fused", "portable", "python"}, optional
-        "fused": `TorchForce`; a CPU evaluates the potential by this package's fused loops, a GPU by plain PyTorch operations.
+        "fused": `TorchForce`; a CPU evaluates the potential by this package's fused loops, an NVIDIA GPU by its Triton kernels.
         "portable": `TorchForce` with plain PyTorch operations everywhere, on a CPU several times slower and equal to single precision.
         "python": OpenMM's `PythonForce` with the fused loops on the CPU; needs no openmmtorch and runs with newer torch.
         Absent: "fused" where `TorchForce` can run, otherwise "python".
@@ -147,7 +147,7 @@ class CGPotential:
             module = torch.jit.script(PotentialWithForces(module).eval())
         force = import_torch_force()(module)
         force.setOutputsForces(self.engine == "fused")
-        force.setProperty("useCUDAGraphs", "false")  # the number of pairs changes from step to step, a graph's sizes may not
+        force.setProperty("useCUDAGraphs", "false")  # plain PyTorch changes its sizes; the kernels do not, but no GPU has run them yet
         force.setUsesPeriodicBoundaryConditions(box is not None)
         return force
 

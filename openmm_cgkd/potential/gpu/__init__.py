@@ -1,0 +1,1 @@
+"""The operators of `fast` on a GPU, in Triton. Imported on their first call there, so that nothing else needs Triton."""
