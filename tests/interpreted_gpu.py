@@ -14,6 +14,7 @@ from triton import language
 from triton.runtime import interpreter
 
 from openmm_cgkd import CGPotential
+from openmm_cgkd.exceptions import CompatibilityError
 from openmm_cgkd.frames import read_frames
 from openmm_cgkd.potential.fast import FastPotential
 from openmm_cgkd.potential.prior import PairRepulsion
@@ -36,6 +37,7 @@ def _patch(function, original=interpreter._patch_lang):
 
 interpreter._patch_lang = _patch
 
+from openmm_cgkd.potential.gpu import check  # noqa: E402
 from openmm_cgkd.potential.gpu import evaluation as gpu  # noqa: E402
 
 
@@ -262,3 +264,18 @@ def test_forces_are_derivatives_of_the_energy():
         moved[1, 0] += sign * step
         energy.append(gpu.evaluate(moved, *given[1:])[0].item())
     assert gradient[1, 0].item() == pytest.approx((energy[0] - energy[1]) / (2 * step), rel=1e-5, abs=1e-5)
+
+
+def test_kernels_are_checked_before_they_are_used(monkeypatch):
+    fast = FastPotential(torchmd_pair(1, channels=8, dtype=torch.float32)[1], PRIOR)
+    check.check_kernels(fast, "cpu")
+    monkeypatch.setattr(check.evaluation, "evaluate", lambda *_: (torch.zeros(()), torch.zeros(24, 3, dtype=torch.float64)))
+    with pytest.raises(CompatibilityError, match=r"other forces on cpu .* by 1 of the largest; take engine='portable'"):
+        check.check_kernels(fast, "cpu")
+
+    def broken(*_):
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(check.evaluation, "evaluate", broken)
+    with pytest.raises(CompatibilityError, match=r"do not run on cpu \(no kernel image is available\); take"):
+        check.check_kernels(fast, "cpu")

@@ -122,6 +122,11 @@ class CGPotential:
         topology : openmm.app.Topology, mdtraj.Topology or BeadTopology
         boxVectors : Quantity or array of shape (3, 3) in nm, optional
             The force is periodic if they are given; a box of the topology itself is not looked at.
+
+        Raises
+        ------
+        CompatibilityError
+            If there is a GPU on which the kernels of the engine "fused" fail or give other forces than on the processor.
         """
         import torch
 
@@ -144,6 +149,10 @@ class CGPotential:
         if self.engine == "fused":
             from ..potential.scripted import PotentialWithForces
 
+            if torch.cuda.is_available() and torch.ops.openmm_cgkd.has_gpu_kernels(torch.empty(0, device="cuda")):
+                from ..potential.gpu.check import check_kernels
+
+                check_kernels(module.fast)
             module = torch.jit.script(PotentialWithForces(module).eval())
         force = import_torch_force()(module)
         force.setOutputsForces(self.engine == "fused")
