@@ -137,6 +137,19 @@ def test_kept_list_refuses_what_it_was_not_made_for():
     assert cells.neighbour_list(positions, box, 1.45, 0.1).skin == pytest.approx(0.05)  # no more than the box allows
 
 
+def test_weights_of_another_layout_are_refused(monkeypatch):
+    """As some processors laid them out before: padded to eight."""
+    network = torchmd_pair(1, channels=24, dtype=torch.float32)[1]
+    positions, types = random_system(20)
+    with monkeypatch.context() as patch:
+        patch.setattr("openmm_cgkd.potential.fast.padded", lambda n: -(-n // 8) * 8)
+        before = FastPotential(network, NO_PRIOR)
+    points, cell = torch.from_numpy(positions), torch.from_numpy(TRICLINIC)
+    with pytest.raises(RuntimeError, match="laid out as by an earlier version.*export the potential again"):
+        before(torch.from_numpy(types), points, cell)
+    FastPotential(network, NO_PRIOR)(torch.from_numpy(types), points, cell)
+
+
 def test_results_do_not_depend_on_threads():
     import numba
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from .cells import box_numbers, recent_list
 from .evaluation import N_INTERVALS, evaluate, workspace
+from .fused import OWN, PAIR
 from .prior import PairRepulsion
-from .simd import WIDTH, padded
+from .simd import padded
 from .tensornet import TensorNetEnergies
 
 _NO_BONDS = np.zeros((0, 3), dtype=np.int64), np.zeros((0, 2))
@@ -119,7 +120,7 @@ class _Packer:
         self._affine(first, [c], [hidden])
         scale = network.scale  # goes into the last layer
         self._put(self._pad(last.weight.reshape(-1) * scale, hidden))
-        self._put(self._pad(last.bias * scale, WIDTH))
+        self._put(self._pad(last.bias * scale, padded(1)))
         for layer in network.layers:
             self._put(self._table(layer))
             self._put(self._pad(layer.radial_filters(at_zero)[0], c))
@@ -181,11 +182,13 @@ def _potential(
     points, cell = positions.detach().contiguous().numpy(), box.detach().contiguous().numpy()
     bonded = _NO_BONDS if members is None or terms is None else (members.contiguous().numpy(), terms.contiguous().numpy())
     listed = recent_list(points, cell, numbers[0])
-    n_channels, n_layers, _ = sizes
-    array = weights.numpy()
+    n_channels, n_layers, hidden = sizes
+    array, at, n_types = weights.numpy(), offsets.numpy(), len(contact)
+    if at[OWN] - at[PAIR] != n_types**2 * padded(n_channels) or hidden != padded(hidden):
+        raise RuntimeError("The weights are laid out as by an earlier version on some processors; export the potential again.")
     space = workspace(len(points), len(listed.column), n_channels, n_layers, array.dtype)
     energy, gradient = evaluate(
-        points, box_numbers(cell), listed.row, listed.column, listed.reverse, types.numpy(), array, offsets.numpy(),
+        points, box_numbers(cell), listed.row, listed.column, listed.reverse, types.numpy(), array, at,
         contact.numpy(), *sizes, *numbers, *bonded, space,
     )  # fmt: skip
     return torch.from_numpy(np.array(energy)), torch.from_numpy(gradient)  # not torch.tensor, which takes twenty times longer

@@ -20,12 +20,13 @@ from .compiled import compiled
 
 # numbers per vector: single precision fills an AVX-512 register, or an AVX2 one
 WIDTH = 16 if binding.get_host_cpu_features().get("avx512f", False) else 8
+_WIDEST = 16  # arrays are padded to it whatever the processor, because potential files go from one to another
 
 
 @compiled()
 def padded(n):
-    """Smallest multiple of `WIDTH` that is not below n."""
-    return -(-n // WIDTH) * WIDTH
+    """Smallest multiple of the widest vector that is not below n."""
+    return -(-n // _WIDEST) * _WIDEST
 
 
 _FAST = ("fast",)
