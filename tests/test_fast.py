@@ -145,7 +145,7 @@ def test_weights_of_another_layout_are_refused(monkeypatch):
         patch.setattr("openmm_cgkd.potential.fast.padded", lambda n: -(-n // 8) * 8)
         before = FastPotential(network, NO_PRIOR)
     points, cell = torch.from_numpy(positions), torch.from_numpy(TRICLINIC)
-    with pytest.raises(RuntimeError, match="laid out as by an earlier version.*export the potential again"):
+    with pytest.raises(RuntimeError, match=r"laid out as by an earlier version.*export the potential again"):
         before(torch.from_numpy(types), points, cell)
     FastPotential(network, NO_PRIOR)(torch.from_numpy(types), points, cell)
 
