@@ -24,7 +24,7 @@ def through_shared_memory(positions: torch.Tensor) -> torch.Tensor:
     """The positions, by way of memory that all threads use."""
     memory = _shared[: len(positions)]
     memory.copy_(positions)
-    time.sleep(0.002)
+    time.sleep(0.01)
     return memory.clone()
 
 
@@ -264,3 +264,21 @@ def test_too_few_residues():
     with pytest.raises(ConformanceError, match="11 positions of 12 particles"):
         validate_potential(Model(lennard_jones()), topology, positions[:-1])
     assert isinstance(topology, app.Topology)
+
+
+def test_error_in_one_of_two_threads_is_reported(monkeypatch):
+    """And the other thread does not wait for it for ever."""
+    from openmm_cgkd import conformance
+
+    subject = conformance.Subject(Model(lennard_jones(), lennard_jones()), *small_liquid(), None)
+    calls, evaluate = [], conformance.evaluate
+
+    def failing(context, positions):
+        calls.append(None)
+        if len(calls) == 4:  # after one call alone of each context, in the first call side by side
+            raise openmm.OpenMMException("out of luck")
+        return evaluate(context, positions)
+
+    monkeypatch.setattr(conformance, "evaluate", failing)
+    with pytest.raises(openmm.OpenMMException, match="out of luck"):
+        conformance._threads(conformance.Bench(subject, "Reference", {}, 1e-4))
