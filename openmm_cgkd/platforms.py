@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import openmm
 
 _GPU_OR_ACCELERATOR = 4 | 8  # CL_DEVICE_TYPE_GPU, CL_DEVICE_TYPE_ACCELERATOR
+_FEW = 8000  # beads: up to here moving them on the processor costs less than `PythonForce` between it and a GPU's integrator (H200)
 _LEFT_TO_OTHERS = {"TorchForce", "PythonForce", "CMMotionRemover", "MonteCarloBarostat"}  # forces that OpenMM does not calculate
 
 
@@ -30,7 +31,8 @@ def choose_platform(system: openmm.System, name: str | None = None) -> openmm.Pl
     platform, and it is slower (all-atom ethaline on two cores: 20 ns/day against 24). ``OPENMM_DEFAULT_PLATFORM`` names one too.
 
     Without a GPU a system of potentials alone goes to the Reference platform. They have their own threads and are the same there;
-    OpenMM is left with the integrator, and its CPU platform takes longer to wake threads for that than to move the beads.
+    OpenMM is left with the integrator, and its CPU platform takes longer to wake threads for that than to move the beads. So do systems
+    of a few thousand beads under a `PythonForce`, GPU or not: it takes positions from the processor and evaluates them where it likes.
 
     Parameters
     ----------
@@ -48,10 +50,13 @@ def choose_platform(system: openmm.System, name: str | None = None) -> openmm.Pl
     if name:
         return openmm.Platform.getPlatformByName(name)
     found = [openmm.Platform.getPlatform(k) for k in range(openmm.Platform.getNumPlatforms())]
+    forces = {force.getName() for force in system.getForces()}
+    alone = bool(forces) and forces <= _LEFT_TO_OTHERS
+    if alone and "PythonForce" in forces and system.getNumParticles() <= _FEW:
+        return openmm.Platform.getPlatformByName("Reference")
     for platform in sorted(found, key=lambda each: -each.getSpeed()):
         if platform.getName() == "CPU":  # needs no device, so no trial
-            alone = {force.getName() for force in system.getForces()} <= _LEFT_TO_OTHERS
-            return openmm.Platform.getPlatformByName("Reference") if alone and system.getNumForces() else platform
+            return openmm.Platform.getPlatformByName("Reference") if alone else platform
         if platform.getName() == "OpenCL" and not opencl_has_gpu():
             continue
         try:

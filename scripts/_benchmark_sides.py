@@ -1,16 +1,15 @@
-"""What `benchmark_runtime` compares: contexts without a GPU, each with its time step in ps."""
+"""What `benchmark_runtime` and `benchmark_gpu` compare: contexts, each with its time step in ps."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mdtraj
 import numpy as np
 import openmm
 import torch
 from openmm import unit
-from torchmdnet.models.model import TorchMD_Net, create_model
 
 from openmm_cgkd import CGPotential
 from openmm_cgkd.config import ModelConfig, SystemConfig, load_system
@@ -24,6 +23,9 @@ from openmm_cgkd.reference.build import build_topology, create_system
 from openmm_cgkd.runtime.cgpotential import bead_topology_to_openmm
 from openmm_cgkd.runtime.committee import EnsemblePotential
 from openmm_cgkd.runtime.compatibility import import_torch_force
+
+if TYPE_CHECKING:
+    from torchmdnet.models.model import TorchMD_Net
 
 Sides = dict[str, tuple[openmm.Context, float]]
 
@@ -86,6 +88,8 @@ def _torchmdnet_system(network: torch.nn.Module, types: np.ndarray, box: np.ndar
 
 def _write_untrained(path: Path, config: ModelConfig, beads: BeadTopology, positions: np.ndarray, box: np.ndarray) -> TorchMD_Net:
     """Export a network with random weights, and return it as torchmd-net's own model."""
+    from torchmdnet.models.model import create_model
+
     n_types = len(beads.type_names)
     torch.manual_seed(0)
     network = create_model(network_arguments(config, n_types) | {"static_shapes": False}, std=torch.tensor(3.0)).eval()
@@ -147,14 +151,14 @@ def _last_atoms(config: SystemConfig) -> tuple[np.ndarray, np.ndarray]:
     return frame.xyz[0].astype(np.float64), frame.unitcell_vectors[0].astype(np.float64)
 
 
-def all_atom_side(copies: tuple[int, int, int]) -> tuple[openmm.Context, float]:
+def all_atom_side(copies: tuple[int, int, int], platform: str = "CPU") -> tuple[openmm.Context, float]:
     """The shipped box, copied, with all atoms and the settings of its all-atom stage."""
     config = load_system(ETHALINE / "system.yaml")
     positions, box = replicated(*_last_atoms(config), copies)
     names = [molecule.name for molecule in config.molecules for _ in range(molecule.count)]
     topology = build_topology(config, names * int(np.prod(copies)))
     topology.setPeriodicBoxVectors(box * unit.nanometer)
-    return context_of(create_system(config, topology), positions, config.reference.timestep), config.reference.timestep
+    return context_of(create_system(config, topology), positions, config.reference.timestep, platform), config.reference.timestep
 
 
 def _copied_beads(beads: BeadTopology, n: int) -> BeadTopology:
@@ -162,13 +166,14 @@ def _copied_beads(beads: BeadTopology, n: int) -> BeadTopology:
     return BeadTopology(beads.type_names, np.tile(beads.types, n), np.tile(beads.masses, n), molecules)
 
 
-def student_side(potential: Any, timestep: float, copies: tuple[int, int, int]) -> tuple[openmm.Context, float]:
-    """The shipped box, copied, with a potential of its beads."""
+def student_side(
+    potential: Any, timestep: float, copies: tuple[int, int, int], platform: str = "Reference"
+) -> tuple[openmm.Context, float]:
+    """The shipped box, copied, with a potential of its beads; on the platform of `cgkd simulate` without a GPU, see `choose_platform`."""
     frames: Frames = read_frames(ETHALINE / "frames.h5")
     positions, box = replicated(frames.positions[-1].astype(np.float64), frames.box[-1].astype(np.float64), copies)
     topology = bead_topology_to_openmm(_copied_beads(frames.beads, int(np.prod(copies))), box)
-    # the platform of `cgkd simulate` without a GPU, see `choose_platform`
-    return context_of(potential.createSystem(topology), positions, timestep, "Reference"), timestep
+    return context_of(potential.createSystem(topology), positions, timestep, platform), timestep
 
 
 def fluid_sides(student: Path, timestep: float, copies: tuple[int, int, int]) -> Sides:

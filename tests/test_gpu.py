@@ -165,3 +165,40 @@ def test_on_a_gpu(box):
     small.replay()
     assert energy.isnan()
     assert forces.isnan().all()
+
+
+@with_gpu
+@with_triton
+@pytest.mark.parametrize("box", [TRICLINIC, None], ids=["triclinic", "open"])
+def test_graph_for_positions_on_the_processor(box):
+    """Against the CPU, for beads and boxes that change; refuses what is wrong and goes on; remakes a list that is too short."""
+    from openmm_cgkd.potential.gpu import evaluation as gpu
+    from openmm_cgkd.potential.gpu.graph import GraphedPotential
+
+    _, network = torchmd_pair(1, channels=32, dtype=torch.float32)
+    positions, types = random_system(40, seed=3)
+    none = BondedPrior(torch.zeros(3, 3, 2), torch.zeros(3, 3, 3, 2))
+    portable = torch.jit.script(ExportedPotential(PRIOR, network, none).eval())
+    fused = torch.jit.script(FusedPotential(PRIOR, network, none, portable).eval())
+    fused.set_types(torch.from_numpy(types))
+    on_cpu = torch.jit.script(PotentialWithForces(fused).eval())
+    graphed = GraphedPotential(torch.jit.script(FusedPotential(PRIOR, network, none, portable).eval()), periodic=box is not None)
+
+    def check(scale):
+        at, cell = positions * scale, None if box is None else box * scale
+        energy, forces = on_cpu(torch.from_numpy(at), None if cell is None else torch.from_numpy(cell))
+        found, found_forces = graphed(at, cell)
+        assert found == pytest.approx(energy.item(), rel=1e-5)
+        assert np.abs(found_forces - forces.numpy()).max() < 1e-4 * forces.abs().max().item()
+
+    for scale in (1.0, 1.02, 1.0):
+        check(scale)
+    lost = positions.copy()
+    lost[3, 1] = np.nan
+    with pytest.raises(RuntimeError, match="not finite"):
+        graphed(lost, box)
+    check(1.0)
+    for key, room in gpu._rooms.items():
+        gpu._rooms[key] = room._replace(row=4)
+    graphed._graph = None
+    check(1.01)

@@ -85,6 +85,26 @@ def test_potentials_alone_need_no_threads_of_openmm():
     assert choose_platform(system).getName() == cpu_or_better
 
 
+def test_few_beads_under_a_python_force_stay_off_the_gpus_integrator(pretend):
+    assert pretend({"CUDA"}, True) == "CUDA"
+
+    def python_force():
+        force = openmm.CMMotionRemover()
+        force.setName("PythonForce")  # OpenMM 8.4 has none
+        return force
+
+    system = pair()
+    system.addForce(python_force())
+    assert choose_platform(system).getName() == "Reference"
+    for _ in range(module._FEW):
+        system.addParticle(1.0)
+    assert choose_platform(system).getName() == "CUDA"
+    system = pair()
+    system.addForce(python_force())
+    system.addForce(openmm.HarmonicBondForce())
+    assert choose_platform(system).getName() == "CUDA"
+
+
 @pytest.mark.skipif("OpenCL" not in platforms(), reason="OpenMM has no OpenCL platform here")
 def test_opencl_is_asked_for_what_openmm_finds():
     """OpenMM's own context says what the device is."""

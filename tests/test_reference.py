@@ -44,6 +44,7 @@ def tiny(**changes) -> SystemConfig:
 def _short(monkeypatch):
     """Save every 0.1 ps instead of every 10 ps."""
     monkeypatch.setattr(run_module, "_SAVE_INTERVAL", 0.1)
+    monkeypatch.setattr(run_module, "_SAVE_EVERY", 0.0)
     monkeypatch.setattr(run_module, "_WARM_UP", 0.2)
 
 
@@ -53,6 +54,7 @@ def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("reference") / "aa"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "_SAVE_INTERVAL", 0.1)
+        patch.setattr(run_module, "_SAVE_EVERY", 0.0)
         patch.setattr(run_module, "_WARM_UP", 0.2)
         assert run_reference(tiny(), folder) == folder / "frames.h5"
     return folder
@@ -146,7 +148,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from test_reference import run_module, tiny
-run_module._SAVE_INTERVAL = 0.1
+run_module._SAVE_INTERVAL, run_module._SAVE_EVERY = 0.1, 0.0
 run_module.run_reference(tiny(production="400 ps"), Path(sys.argv[1]))
 """
 

@@ -6,6 +6,7 @@ import csv
 import logging
 import platform
 import sys
+import time
 import zlib
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,7 +31,8 @@ from .reporter import MappedReporter
 
 logger = logging.getLogger(__name__)
 
-_SAVE_INTERVAL = 10.0  # ps between saved states of a phase
+_SAVE_INTERVAL = 10.0  # ps between times when a phase may save its state
+_SAVE_EVERY = 10.0  # seconds at least between saved states: a fast GPU would do little else
 _WARM_UP = 5.0  # ps with a quarter of the time step after packing
 _RESTRAINT = 2e5  # kJ/mol/nm^2, holds beads to 0.004 nm while atoms relax around them
 _COOLING = 5.0  # ps at the target temperature before the restraints go
@@ -199,10 +201,13 @@ class _Reference:
                 simulation.reporters.append(mapped)
                 simulation.reporters.append(self._snapshots(simulation))
             meter = stack.enter_context(progress(f"all-atom {name}", total * timestep, simulation.currentStep * timestep))
+            saved = time.monotonic()
             while simulation.currentStep < total:
                 simulation.step(min(piece - simulation.currentStep % piece, total - simulation.currentStep))
-                with replacing(partial) as fresh:
-                    simulation.saveState(str(fresh))
+                if time.monotonic() - saved >= _SAVE_EVERY:
+                    with replacing(partial) as fresh:
+                        simulation.saveState(str(fresh))
+                    saved = time.monotonic()
                 meter.update(simulation.currentStep * timestep)
 
     def _start(self, simulation: app.Simulation, start, temperature: float, seed: int) -> None:
@@ -229,7 +234,7 @@ class _Reference:
             _drop_rows_after(path, simulation.currentStep)
         return app.StateDataReporter(
             str(path),
-            max(1, round(0.2 / self.protocol.timestep)),
+            max(1, round(max(0.2, self.protocol.frame_interval / 10) / self.protocol.timestep)),
             step=True,
             time=True,
             potentialEnergy=True,

@@ -35,7 +35,8 @@ class CGPotential:
     engine : {"fused", "portable", "python"}, optional
         "fused": `TorchForce`; a CPU evaluates the potential by this package's fused loops, an NVIDIA GPU by its Triton kernels.
         "portable": `TorchForce` with plain PyTorch operations everywhere, on a CPU several times slower and equal to single precision.
-        "python": OpenMM's `PythonForce` with the fused loops on the CPU; needs no openmmtorch and runs with newer torch.
+        "python": OpenMM's `PythonForce`, with the fused loops on a CPU and the Triton kernels, as a CUDA graph, on an NVIDIA GPU; needs
+        no openmmtorch and runs with newer torch.
         Absent: "fused" where `TorchForce` can run, otherwise "python".
 
     Attributes
@@ -156,7 +157,7 @@ class CGPotential:
             module = torch.jit.script(PotentialWithForces(module).eval())
         force = import_torch_force()(module)
         force.setOutputsForces(self.engine == "fused")
-        force.setProperty("useCUDAGraphs", "false")  # plain PyTorch changes its sizes; the kernels do not, but no GPU has run them yet
+        force.setProperty("useCUDAGraphs", "false")  # a graph cannot raise: what is wrong would show as NaN, in the energy alone
         force.setUsesPeriodicBoundaryConditions(box is not None)
         return force
 
