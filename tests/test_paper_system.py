@@ -1,8 +1,13 @@
 """The paper-size system: what it promises, and its all-atom stage with few molecules and steps."""
 
+import math
+
+import numpy as np
+import pytest
 import yaml
 from small_ethaline import ETHALINE
 
+from openmm_cgkd.analysis.rdf import all_rdfs, first_peak
 from openmm_cgkd.config import SystemConfig, load_system, parse
 from openmm_cgkd.frames import read_frames
 from openmm_cgkd.mapping import mapping_from_config
@@ -48,3 +53,24 @@ def test_small_version_runs(tmp_path, monkeypatch):
     assert frames.step.tolist() == [5, 10, 15, 20]
     assert frames.beads.names == ["CHO"] * 2 + ["CL"] * 2 + ["EGL"] * 4
     assert frames.temperature == 298.15
+
+
+def test_shipped_frames():
+    """What the GPU's run left: neutral, of the paper's size and state, forces that add up to nothing, first peaks where they were found."""
+    frames = read_frames(ETHALINE / "paper_frames.h5")
+    assert len(frames) == 868
+    assert np.bincount(frames.beads.types).tolist() == [250, 250, 500]
+    assert frames.temperature == 298.15
+    assert np.diff(frames.time) == pytest.approx(10.0)
+    assert abs(frames.beads.charges.sum()) < 1e-6
+    volume = np.linalg.det(frames.box.astype(float))
+    assert volume == pytest.approx(volume[0])
+    assert frames.beads.masses.sum() / volume[0] / 602.214076 == pytest.approx(1.1282, abs=2e-4)
+    # PME keeps momentum to single precision, and forces are rounded to 1 kJ/mol/nm: a thousand of them add up to sqrt(1000 / 12)
+    assert frames.forces.astype(float).sum(1).std() < 3 * math.sqrt(1000 / 12)
+    assert frames.forces.std() == pytest.approx(277.7, rel=0.01)
+    part = frames[::100]
+    rdfs = {tuple(sorted(pair)): rdf for pair, rdf in all_rdfs(part.positions, part.box, part.beads, 150, 1.5).items()}
+    for pair, expected in {("CHO", "CL"): 0.414, ("CL", "EGL"): 0.435, ("EGL", "EGL"): 0.473}.items():
+        rdf = rdfs[pair]
+        assert first_peak(rdf.bin_centers, rdf.values).position == pytest.approx(expected, abs=0.012)
