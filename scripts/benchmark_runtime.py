@@ -26,6 +26,7 @@ COPIES = {"240": (1, 1, 1), "1000": (2, 2, 1)}  # of the shipped box of 240 mole
 Result = dict[str, Any]
 
 
+_ENVIRONMENT = dict(os.environ)  # before the package is imported, which sets OMP_WAIT_POLICY
 _SPINS = "300000"  # what libgomp takes where nothing is set; the package would set OMP_WAIT_POLICY
 
 
@@ -85,7 +86,7 @@ CHILDREN: dict[str, Callable[[argparse.Namespace, Effort, Path], Result]] = {"ne
 def run_child(kind: str, cores: int, options: list[str]) -> Result:
     """What one set of measurements found with so many threads."""
     names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENMM_CPU_THREADS", "MKL_NUM_THREADS")
-    environment = {**os.environ, **dict.fromkeys(names, str(cores))}
+    environment = {**_ENVIRONMENT, **dict.fromkeys(names, str(cores))}
     if "OMP_WAIT_POLICY" not in environment:
         environment.setdefault("GOMP_SPINCOUNT", _SPINS)
     command = [sys.executable, __file__, "--child", kind, *options]
@@ -188,7 +189,7 @@ def main() -> None:
     options = ["--quick"] * arguments.quick + ["--timestep", str(arguments.timestep)]
     options += ["--untrained"] if arguments.untrained else ["--student", str(arguments.student)]
     student = "untrained" if arguments.untrained else str(arguments.student)
-    waiting = os.environ.get("OMP_WAIT_POLICY") or f"spinning for {os.environ.get('GOMP_SPINCOUNT', _SPINS)}"
+    waiting = _ENVIRONMENT.get("OMP_WAIT_POLICY") or f"spinning for {_ENVIRONMENT.get('GOMP_SPINCOUNT', _SPINS)}"
     print(f"student {student}, medians of {effort.rounds}, waiting threads {waiting}, load average before {before:.1f}")
     result = network_table(run_child("network", 1, options), run_child("network", cores, options), cores)
     fluid = run_child("fluid", cores, options)
