@@ -116,6 +116,17 @@ def test_every_kernel_compiles_for_a_gpu(channels, capability, tmp_path):
         assert stack <= 64
 
 
+def liquid():
+    """Positions of forty beads, and a scripted potential that knows their types."""
+    _, network = torchmd_pair(1, channels=32, dtype=torch.float32)
+    positions, types = random_system(40, seed=3)
+    none = BondedPrior(torch.zeros(3, 3, 2), torch.zeros(3, 3, 3, 2))
+    portable = torch.jit.script(ExportedPotential(PRIOR, network, none).eval())
+    fused = torch.jit.script(FusedPotential(PRIOR, network, none, portable).eval())
+    fused.set_types(torch.from_numpy(types))
+    return positions, fused
+
+
 @with_gpu
 @with_triton
 @pytest.mark.parametrize("box", [TRICLINIC, None], ids=["triclinic", "open"])
@@ -123,12 +134,7 @@ def test_on_a_gpu(box):
     """The operator and the module as `TorchForce` calls it, against the CPU; then as a CUDA graph with beads that move."""
     from openmm_cgkd.potential.gpu import evaluation as gpu
 
-    _, network = torchmd_pair(1, channels=32, dtype=torch.float32)
-    positions, types = random_system(40, seed=3)
-    none = BondedPrior(torch.zeros(3, 3, 2), torch.zeros(3, 3, 3, 2))
-    portable = torch.jit.script(ExportedPotential(PRIOR, network, none).eval())
-    fused = torch.jit.script(FusedPotential(PRIOR, network, none, portable).eval())
-    fused.set_types(torch.from_numpy(types))
+    positions, fused = liquid()
     on_cpu = torch.jit.script(PotentialWithForces(fused).eval())
     points, cell = torch.from_numpy(positions).float(), None if box is None else torch.from_numpy(box).float()
     moved = points + 0.1 * torch.rand(points.shape)
@@ -175,14 +181,9 @@ def test_graph_for_positions_on_the_processor(box):
     from openmm_cgkd.potential.gpu import evaluation as gpu
     from openmm_cgkd.potential.gpu.graph import GraphedPotential
 
-    _, network = torchmd_pair(1, channels=32, dtype=torch.float32)
-    positions, types = random_system(40, seed=3)
-    none = BondedPrior(torch.zeros(3, 3, 2), torch.zeros(3, 3, 3, 2))
-    portable = torch.jit.script(ExportedPotential(PRIOR, network, none).eval())
-    fused = torch.jit.script(FusedPotential(PRIOR, network, none, portable).eval())
-    fused.set_types(torch.from_numpy(types))
+    positions, fused = liquid()
     on_cpu = torch.jit.script(PotentialWithForces(fused).eval())
-    graphed = GraphedPotential(torch.jit.script(FusedPotential(PRIOR, network, none, portable).eval()), periodic=box is not None)
+    graphed = GraphedPotential(liquid()[1], periodic=box is not None)
 
     def check(scale):
         at, cell = positions * scale, None if box is None else box * scale
