@@ -32,7 +32,7 @@ from .reporter import MappedReporter
 logger = logging.getLogger(__name__)
 
 _SAVE_INTERVAL = 10.0  # ps between times when a phase may save its state
-_SAVE_EVERY = 10.0  # seconds at least between saved states: a fast GPU would do little else
+_SAVE_EVERY = 10.0  # seconds at least between saved states: a fast GPU needs half a second for 10 ps
 _WARM_UP = 5.0  # ps with a quarter of the time step after packing
 _RESTRAINT = 2e5  # kJ/mol/nm^2, holds beads to 0.004 nm while atoms relax around them
 _COOLING = 5.0  # ps at the target temperature before the restraints go
