@@ -21,12 +21,12 @@ BASE: dict[str, Any] = {
     "teachers": {"count": 8, "blocks": 20, "training": _TRAINING},
     "student": {"training": _TRAINING},
     "simulation": {
-        "timestep": "5 femtosecond",
+        "timestep": "10 femtosecond",
         "equilibration": "5 picosecond",
-        "production": "100 picosecond",
+        "production": "200 picosecond",
         "frame_interval": "0.2 picosecond",
     },
-    "stability": {"replicas": 4, "duration": "20 picosecond", "window": "5 picosecond"},
+    "stability": {"replicas": 8, "duration": "20 picosecond", "window": "5 picosecond"},
 }
 # everything runs, nothing is learnt
 _QUICK_TRAINING = {"epochs": 1, "batch_size": 2, "learning_rate": 0.002}
