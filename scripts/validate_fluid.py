@@ -28,8 +28,8 @@ from openmm_cgkd.progress import progress
 from openmm_cgkd.reference.run import phase_seed, run_reference
 
 
-def state_config(path: Path, temperature: float, pairs: int, npt: float, production: float) -> SystemConfig:
-    """The fluid at one temperature (kelvin) with so many formula units; `npt` and `production` in ps."""
+def state_config(path: Path, temperature: float, pairs: int, times: dict[str, float]) -> SystemConfig:
+    """The fluid at one temperature (kelvin) with so many formula units; `times` of phases in ps."""
     load_system(path)  # says what is wrong with the file
     data = yaml.safe_load(path.read_text())
     units = math.gcd(*(molecule["count"] for molecule in data["molecules"]))
@@ -38,7 +38,7 @@ def state_config(path: Path, temperature: float, pairs: int, npt: float, product
     data["temperature"] = f"{temperature!r} kelvin"
     protocol = data.setdefault("reference", {})
     seed = phase_seed(protocol.get("seed", 1), f"{temperature} K, {pairs} pairs", 0)  # every state from its own packing
-    times = {"npt": npt, "nvt": min(10.0, npt / 10), "production": production, "frame_interval": min(0.5, production / 50)}
+    times = times | {"nvt": min(10.0, times["npt"] / 10), "frame_interval": min(0.5, times["production"] / 50)}
     protocol.update({name: f"{value!r} picosecond" for name, value in times.items()}, seed=seed)
     return parse(SystemConfig, data, path, path.parent)
 
@@ -175,13 +175,13 @@ def run_all(runs: dict[str, tuple[SystemConfig, Path]], folder: Path, at_once: i
 
 
 def validate(
-    path: Path, wanted: list[tuple[int, float]], npt: float, production: float, folder: Path, command: str, at_once: int | None
+    path: Path, wanted: list[tuple[int, float]], times: dict[str, float], folder: Path, command: str, at_once: int | None
 ) -> list[State]:
     """Run all states (ion pairs, kelvin), `at_once` at a time; write ``validation.md`` and ``validation.png`` into `folder`."""
     literature = load_literature(path.parent / "literature.yaml")
     runs = {}
     for pairs, temperature in dict.fromkeys(wanted):
-        config = state_config(path, temperature, pairs, npt, production)
+        config = state_config(path, temperature, pairs, times)
         name = f"{pairs}-{temperature:g}K"
         print(f"{name}: {sum(m.count for m in config.molecules)} molecules at {temperature:g} K", file=sys.stderr, flush=True)
         runs[name] = (config, folder / name, pairs)
@@ -200,6 +200,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, action="append", required=True, help="kelvin; two give expansion and heat capacity")
     parser.add_argument("--ion-pairs", type=int, action="append", help="box size in formula units (30); two check the box size")
     parser.add_argument("--check-size", type=int, action="append", default=[], help="another box size, at the first temperature alone")
+    parser.add_argument("--annealing", type=float, help="length of NPT at the annealing temperature before, ps (that of the system file)")
     parser.add_argument("--npt", type=float, default=200.0, help="length of NPT, ps (200)")
     parser.add_argument("--production", type=float, default=100.0, help="length of NVT for g(r), ps (100)")
     parser.add_argument("--folder", type=Path, required=True, help="runs and report")
@@ -211,7 +212,8 @@ def main() -> None:
         command = shlex.join(["python", "scripts/validate_fluid.py", *sys.argv[1:]])
         states = [(pairs, temperature) for pairs in given.ion_pairs or [30] for temperature in given.temperature]
         states += [(pairs, given.temperature[0]) for pairs in given.check_size]
-        validate(given.system, states, given.npt, given.production, given.folder, command, given.at_once)
+        times = {name: getattr(given, name) for name in ("annealing", "npt", "production") if getattr(given, name) is not None}
+        validate(given.system, states, times, given.folder, command, given.at_once)
     except CGKDError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -23,6 +23,7 @@ from openmm_cgkd.reference.run import run_reference
 
 PAIRS, HOT, COLD = 4, 400.0, 363.15
 STATES = [(PAIRS, HOT), (PAIRS, COLD)]
+TIMES = {"npt": 4.0, "production": 0.4}
 UNIT_MASS = 139.624 + 2 * 60.056  # choline chloride and two urea, g/mol
 
 
@@ -67,7 +68,7 @@ def test_report_of_a_whole_run(finished, capsys):
 def test_second_call_only_reports(finished, tiny, monkeypatch, capsys):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.xml")}
     monkeypatch.setattr(run_module, "create_system", lambda *_: pytest.fail("built the system again"))
-    states = validate_fluid.validate(tiny, STATES, 4.0, 0.4, finished, "again", None)
+    states = validate_fluid.validate(tiny, STATES, TIMES, finished, "again", None)
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.xml")}
     assert capsys.readouterr().out.startswith("# Validation of reline")
     assert [state.temperature for state in states] == [HOT, COLD]
@@ -85,7 +86,7 @@ def test_unfinished_states_go_to_processes(finished, tiny, tmp_path):
     lost, kept = folder / f"{PAIRS}-{COLD:g}K", folder / f"{PAIRS}-{HOT:g}K"
     (lost / "production.xml").unlink()
     before = {path: path.stat().st_mtime_ns for path in kept.iterdir()}
-    validate_fluid.validate(tiny, STATES, 4.0, 0.4, folder, "again", 2)
+    validate_fluid.validate(tiny, STATES, TIMES, folder, "again", 2)
     assert (lost / "production.xml").exists()
     assert read_frames(lost / "frames.h5").time[-1] == pytest.approx(0.4)
     assert before == {path: path.stat().st_mtime_ns for path in kept.iterdir()}
@@ -101,11 +102,11 @@ def test_another_size_at_one_temperature(tiny, tmp_path, monkeypatch):
 
 
 def test_every_state_has_its_own_seed_and_counts(tiny):
-    config = validate_fluid.state_config(tiny, 333.15, 30, 200.0, 100.0)
+    config = validate_fluid.state_config(tiny, 333.15, 30, {"annealing": 50.0, "npt": 200.0, "production": 100.0})
     assert [molecule.count for molecule in config.molecules] == [30, 30, 60]
-    assert (config.temperature, config.reference.npt, config.reference.production) == (333.15, 200, 100)
+    assert (config.temperature, config.reference.annealing, config.reference.npt, config.reference.production) == (333.15, 50, 200, 100)
     assert config.path(config.force_field).exists()
-    seeds = {validate_fluid.state_config(tiny, t, n, 200.0, 100.0).reference.seed for t in (333.15, 363.15) for n in (30, 60)}
+    seeds = {validate_fluid.state_config(tiny, t, n, TIMES).reference.seed for t in (333.15, 363.15) for n in (30, 60)}
     assert len(seeds) == 4
 
 
@@ -216,6 +217,6 @@ def test_npt_that_is_too_short(finished, tmp_path):
 
 
 def test_other_length_in_the_same_folder(finished, tiny):
-    config = validate_fluid.state_config(tiny, COLD, PAIRS, 8.0, 0.4)
+    config = validate_fluid.state_config(tiny, COLD, PAIRS, TIMES | {"npt": 8.0})
     with pytest.raises(ConfigError, match="npt 4 picosecond, got 8 picosecond"):
         run_reference(config, finished / f"{PAIRS}-{COLD:g}K")
