@@ -195,6 +195,8 @@ def test_mean_forces_of_ethaline(atoms, tmp_path):
     more = config.model_copy(update={"mean_force": config.mean_force.model_copy(update={"starts": 4})})
     path = run_mean_forces(more, trajectory, folder, count=2, share=0.5)
     found = read_mean_forces(path)
+    charges = dict(zip(np.array(found.beads.type_names)[found.beads.types], found.beads.charges, strict=True))
+    assert charges == pytest.approx({"CHO": 0.8, "CL": -0.8, "EGL": 0.0}, abs=1e-6)
     assert found.forces.shape == (2, 6, 3)
     assert found.standard_error.min() > 0
     # what was there has been kept and used

@@ -14,6 +14,7 @@ from pathlib import Path
 import mdtraj
 import numpy as np
 import openmm
+from openmm import unit
 
 from .. import __version__
 from ..config import MeanForceConfig, SystemConfig, dump
@@ -23,7 +24,7 @@ from ..files import file_hash, write_text
 from ..mapping import bond_order, make_whole, mapping_from_config
 from ..mean_forces import Check, MeanForces, write_mean_forces
 from ..progress import log_to, progress
-from .build import build_topology
+from .build import atomic_charges, build_topology, create_system
 from .restrained import Configuration, check_file, placement_file, run_configuration, start_file
 
 logger = logging.getLogger(__name__)
@@ -137,7 +138,9 @@ def _gather(
         "force_field_sha256": file_hash(config.path(config.force_field)),
         "versions": f"openmm_cgkd {__version__}, openmm {openmm.__version__}",
     }
-    beads = mapping_from_config(config, snapshots.topology).topology
+    topology = build_topology(config)
+    topology.setPeriodicBoxVectors(snapshots.unitcell_vectors[0] * unit.nanometer)
+    beads = mapping_from_config(config, snapshots.topology, atomic_charges(create_system(config, topology))).topology
     main = MeanForces(positions, mean, error, snapshots.unitcell_vectors, snapshots.time, beads, attributes)
     checks = {}
     if protocol.starts > 2:
