@@ -108,7 +108,11 @@ def _train(piece: Piece) -> None:
     folder = RunFolder(piece.run)
     if piece.teachers is not None:
         source = RunFolder(piece.teachers)
-        for theirs, ours in ((source.labels, folder.labels), (source.prior, folder.prior)):
+        needed = [(source.labels, folder.labels), (source.prior, folder.prior)]
+        if piece.run.student.on_policy.rounds:  # teachers label what the student visits
+            needed += [(source.teacher(k) / "best.pt", folder.teacher(k) / "best.pt") for k in range(piece.run.teachers.count)]
+        for theirs, ours in needed:
+            ours.parent.mkdir(parents=True, exist_ok=True)
             with replacing(ours) as fresh:
                 shutil.copyfile(theirs, fresh)
     distill(piece.run)

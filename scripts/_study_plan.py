@@ -148,7 +148,7 @@ def study_variants(common: RunConfig) -> list[Variant]:
 
 
 def ablation_variants(common: RunConfig, frames: Frames, kind: str) -> list[Variant]:
-    """One setting changed at a time; `kind` is "direct" or "distilled".
+    """One setting changed at a time; `kind` is "direct" or "distilled", which has an on-policy round, too.
 
     Fewer frames are seen more often, so that the number of optimisation steps stays. Cutoffs that the box does not
     allow, and values that the base has already, are left out.
@@ -171,7 +171,10 @@ def ablation_variants(common: RunConfig, frames: Frames, kind: str) -> list[Vari
     changes["prior-soft"] = {"prior": {"distance": "0.05 nanometer"}}
     changes["prior-far"] = {"prior": {"threshold": 0.1}}
     student = DIRECT if kind == "direct" else DISTILLED
-    return [Variant(name, merge(change, student), None if kind == "direct" else f"{name}-teachers") for name, change in changes.items()]
+    if kind == "direct":
+        return [Variant(name, merge(change, student)) for name, change in changes.items()]
+    found = [Variant(name, merge(change, student), f"{name}-teachers") for name, change in changes.items()]
+    return [*found, Variant("on-policy", merge(student, {"student": {"on_policy": {"rounds": 1}}}), "base-teachers")]
 
 
 def _epochs(number: int) -> dict[str, Any]:

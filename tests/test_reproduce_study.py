@@ -35,6 +35,7 @@ TINY = {
     "split": {"gap": "0 ps", "test": 0.2},
     "model": {"channels": 8, "cutoff": "0.9 nm", "radial_functions": 8},
     "teachers": {"blocks": 4},
+    "student": {"max_spread": 1e6, "on_policy": {"production": "0.4 ps", "snapshots": 4}},
     "simulation": {
         "timestep": "4 fs",
         "equilibration": "0.02 ps",
@@ -274,7 +275,16 @@ def test_ablation_changes_one_setting(kind, fluid, tmp_path):
     assert not {"channels-24", "cutoff-1.0", "cutoff-1.2"} & set(runs)  # the base's own, and beyond half the box
     assert runs["frames-30"]["max_frames"] * runs["frames-30"]["student"]["training"]["epochs"] == 60 * 3
     teachers = {piece.variant.teachers for piece in study.pieces()}
-    assert len(teachers) == (1 if kind == "direct" else len(runs) + 1)
+    assert len(teachers) == (1 if kind == "direct" else len(runs))  # an on-policy round needs no ensemble of its own
+    assert ("on-policy" in runs) == (kind == "distilled")
+
+
+def test_on_policy_round_of_an_ablation(fluid, tmp_path):
+    call(command(fluid, tmp_path, "--ablation", "distilled", only=["on-policy"]))
+    seed = tmp_path / "seed-1"
+    assert (seed / "on-policy" / "on_policy" / "01" / "labels.h5").exists()
+    assert (seed / "base-teachers" / "labels.h5").read_bytes() == (seed / "on-policy" / "labels.h5").read_bytes()
+    assert float(row(tmp_path, "on-policy")["mapped_rmse"]) > 0
 
 
 def test_mean_and_standard_deviation_over_seeds():
