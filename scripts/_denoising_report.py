@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _claims import Value, mean_and_deviation, verdict
 from _denoising_cells import ERRORS
 from _denoising_plan import DIRECT, ENSEMBLE, EXTRA, FLUID, KNOWN, LABELS, ORDER, STUDENT, TEACHER, Cell, Settings
 from matplotlib.axes import Axes
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
-from scipy.stats import t as student_t
 
 from openmm_cgkd.analysis.figures import COLORS, REFERENCE, new_figure, put_caption, save
 from openmm_cgkd.analysis.tables import write_csv
@@ -24,7 +24,6 @@ from openmm_cgkd.training.data import load_frames, split_run
 from openmm_cgkd.training.keeper import METRICS
 
 Row = dict[str, Any]
-Value = dict[str, float | None]
 _NOISE_FREE = "trained on true forces"
 _RATIOS = {"student_over_teacher": TEACHER, "student_over_ensemble": ENSEMBLE, "student_over_direct": DIRECT}
 _WITH_SIZE = (DIRECT, TEACHER, ENSEMBLE, STUDENT)
@@ -58,28 +57,15 @@ def _values(rows: Sequence[Row], variant: str, **place: Any) -> list[float]:
     return [row["rmse"] for row in sorted(chosen, key=lambda row: row["seed"])]
 
 
-def _value(values: Sequence[float]) -> Value:
-    """Mean, and standard deviation (n - 1) where there are several seeds."""
-    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
-
-
 def _table(rows: Sequence[Row], **place: Any) -> dict[str, Value]:
     found = {variant: _values(rows, variant, **place) for variant in ORDER}
-    return {variant: _value(values) for variant, values in found.items() if values}
+    return {variant: mean_and_deviation(values) for variant, values in found.items() if values}
 
 
 def _ratio(rows: Sequence[Row], variant: str, other: str, **place: Any) -> Value:
     """RMSE of a variant over that of another one with the same seed."""
     pairs = zip(_values(rows, variant, **place), _values(rows, other, **place), strict=True)
-    return _value([one / two for one, two in pairs])
-
-
-def verdict(ratio: Value, seeds: int) -> str:
-    """Is a ratio below 1? By the 95 % interval of Student's t over the seeds: ``yes``, ``no`` if it is above, ``open`` if 1 is inside."""
-    if ratio["std"] is None:
-        return "open"
-    reach = float(student_t.ppf(0.975, seeds - 1)) * ratio["std"] / seeds**0.5
-    return "yes" if ratio["mean"] + reach < 1 else "no" if ratio["mean"] - reach > 1 else "open"
+    return mean_and_deviation([one / two for one, two in pairs])
 
 
 def _claims(rows: Sequence[Row], **place: Any) -> dict[str, dict[str, Any]]:
@@ -104,7 +90,7 @@ def summarise(rows: Sequence[Row], settings: Settings, cells: Sequence[Cell]) ->
         "teachers": settings.teachers,
         "rms_true": read_mean_forces(truth).variance() ** 0.5,
         "rmse_true": {level: _table(rows, **place) for level, place in places.items()},
-        "rmse_trained_on_true_forces": _value(free),
+        "rmse_trained_on_true_forces": mean_and_deviation(free),
     }
     for name, other in _RATIOS.items():
         summary[name] = {level: _ratio(rows, STUDENT, other, **place) for level, place in places.items()}
@@ -113,7 +99,7 @@ def summarise(rows: Sequence[Row], settings: Settings, cells: Sequence[Cell]) ->
     summary["data_efficiency"] = {
         "noise": settings.size_level,
         "frames": list(sized),
-        **{variant: [_value(_values(rows, variant, **place)) for place in sized.values()] for variant in _WITH_SIZE},
+        **{variant: [mean_and_deviation(_values(rows, variant, **place)) for place in sized.values()] for variant in _WITH_SIZE},
     }
     if fluid := [cell for cell in cells if cell.data == FLUID]:
         summary[FLUID] = _fluid(rows, fluid[0])

@@ -11,7 +11,19 @@ from typing import Any
 import yaml
 from _study_pictures import draw_forces_and_structure, draw_metrics
 from _study_plan import Piece, Study
-from _study_tables import METRICS, Row, machine, markdown, peak_rows, read_row, summarise, wall_rows, write_table
+from _study_tables import (
+    METRICS,
+    Row,
+    claim_rows,
+    claims_markdown,
+    machine,
+    markdown,
+    peak_rows,
+    read_row,
+    summarise,
+    wall_rows,
+    write_table,
+)
 
 from openmm_cgkd.analysis.compare import compare_runs
 from openmm_cgkd.config import RunConfig
@@ -21,6 +33,10 @@ from openmm_cgkd.run_folder import RunFolder
 
 _SHOWN = ("direct", "single-F+e", "ensemble-F+e", "committee")  # in the pictures of curves, where more cannot be told apart
 _CURVES = "curves"
+_CLAIMS = (
+    "Ratios of errors of trainings with the same seed, mean ± standard deviation; `yes` or `no` where the 95 % interval of Student's t\n"
+    "over the seeds is on one side of 1.\n"
+)
 _NOT_SHOWN = {"system", "folder", "frames", "mean_forces", "seed", "tensorboard"}
 
 
@@ -46,13 +62,16 @@ def write_report(study: Study, common: RunConfig, frames: Frames, finished: Sequ
     write_table(study.folder / "summary.csv", summary)
     write_table(study.folder / "peaks.csv", peak_rows(summary))
     write_table(study.folder / "wall_times.csv", wall_rows(finished))
+    claims = claim_rows(rows)
+    if claims:
+        write_table(study.folder / "claims.csv", claims)
     description = _description(study, common, frames, finished, rows)
     write_text(study.folder / "study.yaml", yaml.safe_dump(description, sort_keys=False, allow_unicode=True))
     title, caption = _title(frames), _caption(common, summary)
     draw_metrics(study.folder / "metrics", rows, summary, METRICS, title, caption)
     draw_forces_and_structure(study.folder / "forces_and_structure", rows, title, caption)
     pictures = ["metrics", "forces_and_structure", *(_compare_curves(study, common, finished) if whole else [])]
-    write_text(study.folder / "results.md", _text(title, caption, summary, rows, description, pictures, whole))
+    write_text(study.folder / "results.md", _text(title, caption, summary, rows, claims, description, pictures, whole))
 
 
 def _title(frames: Frames) -> str:
@@ -106,7 +125,14 @@ def _compare_curves(study: Study, common: RunConfig, finished: Sequence[Piece]) 
 
 
 def _text(
-    title: str, caption: str, summary: Sequence[Row], rows: Sequence[Row], description: dict[str, Any], pictures: list[str], whole: bool
+    title: str,
+    caption: str,
+    summary: Sequence[Row],
+    rows: Sequence[Row],
+    claims: Sequence[Row],
+    description: dict[str, Any],
+    pictures: list[str],
+    whole: bool,
 ) -> str:
     """results.md."""
     failures = [f"- {row['variant']}, seed {row['seed']}: {row['failure']}" for row in rows if row["failure"]]
@@ -116,6 +142,7 @@ def _text(
         "" if whole else "Not finished: only what is there so far.\n",
         "Mean ± standard deviation over independent trainings. What the columns are: [README](README.md).\n",
         markdown(summary),
+        *([_CLAIMS, claims_markdown(claims)] if claims else []),
         *(["Simulations that exploded:\n", *failures, "\n"] if failures else []),
         f"Made on {computer['cores']} cores of {computer['processor']}: {hours:.1f} h, pieces side by side counted one by one.",
         "The exact configuration is `study.yaml`; every number of every training `results.csv`; first peaks `peaks.csv`.\n",

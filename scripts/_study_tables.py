@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _claims import mean_and_deviation, verdict
 from _study_pieces import ERRORS, FAILURE, WALL, speed_of
 from _study_plan import Piece
 
@@ -54,6 +55,16 @@ METRICS = (
     Metric("step_time_ms", "ms per step", 2),
     Metric("ns_per_day", "ns/day", 0),
 )
+# each holds where errors of the first are below those of the second, trained with the same seed
+CLAIMS = {
+    "the ensemble is better than direct force matching": ("committee", "direct"),
+    "a student of the ensemble is better than one of a single teacher": ("ensemble-F+e", "single-F+e"),
+    "the student is better than the ensemble": ("ensemble-F+e", "committee"),
+    "distillation is better than direct force matching": ("ensemble-F+e", "direct"),
+    "per-bead energies help": ("ensemble-F+e", "ensemble-F"),
+    "total energies help": ("ensemble-F+E", "ensemble-F"),
+}
+CLAIMED = ("mean_force_rmse", "rdf_error", "adf_error", "cdf_error")
 # measure of each observable in comparison.json: distributions integrate to 1, so theirs is a number from 0 to 2
 _MEASURES = {"rdf": "mean_absolute", "adf": "integrated_absolute", "cdf": "integrated_absolute"}
 
@@ -174,6 +185,38 @@ def markdown(summary: Sequence[Row]) -> str:
     lines.append(["all-atom halves", "", *(shown({metric.key: known.get(metric.floor)}, metric) for metric in used)])
     lines += [[entry["variant"], str(entry["seeds"]), *(shown(entry, metric) for metric in used)] for entry in summary]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def claim_rows(rows: Sequence[Row]) -> list[Row]:
+    """Ratios of errors of pairs of variants over the seeds that both have, and whether they are below 1."""
+    found = []
+    for claim, (variant, other) in CLAIMS.items():
+        first, second = ({row["seed"]: row for row in rows if row["variant"] == name} for name in (variant, other))
+        for key in CLAIMED:
+            pairs = [(first[seed].get(key), second[seed].get(key)) for seed in sorted(first.keys() & second.keys())]
+            ratios = [one / two for one, two in pairs if _is_number(one) and _is_number(two)]
+            if ratios:
+                value = mean_and_deviation(ratios)
+                found.append({"claim": claim, "error": key, "seeds": len(ratios), **value, "holds": verdict(value, len(ratios))})
+    return found
+
+
+def claims_markdown(claims: Sequence[Row]) -> str:
+    """Claims from top to bottom, errors from left to right; empty if none was tested."""
+    headings = {metric.key: metric.heading for metric in METRICS}
+    keys = [key for key in CLAIMED if any(row["error"] == key for row in claims)]
+    if not keys:
+        return ""
+    lines = [["ratio of errors below 1?", *(headings[key] for key in keys)], ["---"] * (len(keys) + 1)]
+    for claim in dict.fromkeys(row["claim"] for row in claims):
+        by_key = {row["error"]: row for row in claims if row["claim"] == claim}
+        lines.append([claim, *(_ratio(by_key[key]) if key in by_key else "-" for key in keys)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _ratio(row: Row) -> str:
+    deviation = "" if row["std"] is None else f" ± {row['std']:.3f}"
+    return f"{row['mean']:.3f}{deviation} {row['holds']}"
 
 
 def wall_rows(pieces: Sequence[Piece]) -> list[Row]:

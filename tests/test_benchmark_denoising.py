@@ -11,8 +11,9 @@ import openmm
 import pytest
 import scipy.stats
 import torch
+from _claims import verdict
 from _denoising_cells import finished, make_data, run_cells, work
-from _denoising_report import markdown, read_rows, summarise, verdict, write_files
+from _denoising_report import markdown, read_rows, summarise, write_files
 from _denoising_truth import PARAMETERS, add_noise, as_frames, box_length, known_beads, known_system
 
 from openmm_cgkd.exceptions import ConfigError, FramesError

@@ -17,7 +17,7 @@ import reproduce_study
 import yaml
 from _study_pieces import work
 from _study_plan import BASE, Costs, ablation_variants, merge, study_variants
-from _study_tables import peak_rows, summarise
+from _study_tables import claim_rows, claims_markdown, peak_rows, summarise
 from openmm import unit
 
 from openmm_cgkd import CGPotential
@@ -302,6 +302,22 @@ def test_mean_and_standard_deviation_over_seeds():
     first, second, third = peak_rows([direct, committee])
     assert (first["variant"], first["height"], first["position"]) == ("all-atom", 3.0, 0.5)
     assert (second["height"], second["height_std"], third["height"]) == (2.0, 0.0, None)
+
+
+def test_claims_are_judged_by_pairs_of_one_seed():
+    """Seeds differ by more than the variants, which are always 10 % apart; one seed has no partner."""
+    made_up = [{"variant": "ensemble-F+e", "seed": seed, "rdf_error": 0.9 * error} for seed, error in ((1, 0.1), (2, 0.3), (3, 0.2))]
+    made_up += [{"variant": "direct", "seed": seed, "rdf_error": error} for seed, error in ((1, 0.1), (2, 0.301), (3, 0.199), (4, 9.0))]
+    made_up += [{"variant": "ensemble-F", "seed": 1, "rdf_error": 0.1, "cdf_error": None}]
+    distillation, energies = claim_rows(made_up)
+    assert (distillation["claim"], distillation["error"]) == ("distillation is better than direct force matching", "rdf_error")
+    assert (distillation["seeds"], distillation["holds"]) == (3, "yes")
+    ratios = [0.9, 0.9 * 0.3 / 0.301, 0.9 * 0.2 / 0.199]
+    assert distillation["mean"] == pytest.approx(np.mean(ratios))
+    assert distillation["std"] == pytest.approx(np.std(ratios, ddof=1))
+    assert (energies["claim"], energies["std"], energies["holds"]) == ("per-bead energies help", None, "open")
+    assert "| per-bead energies help | 0.900 open |" in claims_markdown([distillation, energies])
+    assert claims_markdown([]) == ""
 
 
 def test_estimate_of_a_known_run(ethaline, monkeypatch):
