@@ -316,7 +316,12 @@ def _report(
         typer.Argument(metavar="RUN", help="A run folder, or that of 'cgkd compare --against'.", show_default=False),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", help="Page, pictures and tables go here.", show_default="report in the folder of RUN")
+        Path | None,
+        typer.Option(
+            "--output",
+            help="Page, pictures and tables go into this folder; a name that ends in .html is that of the page alone.",
+            show_default="report in the folder of RUN",
+        ),
     ] = None,
 ) -> None:
     """Write a web page of what came of a run: verdict, structure, errors, stability, speed, provenance.

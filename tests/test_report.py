@@ -2,10 +2,12 @@
 
 import csv
 import json
+import os
 import shutil
 import sys
 from html.parser import HTMLParser
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +32,7 @@ from openmm_cgkd.exceptions import AnalysisError, CompatibilityError
 from openmm_cgkd.frames import read_frames
 from openmm_cgkd.report.charts import charts, maps
 from openmm_cgkd.report.contents import Contents, Run, read_contents
+from openmm_cgkd.report.tables import provenance
 from openmm_cgkd.report.verdict import Mark, verdicts
 from openmm_cgkd.report.write import write_report
 
@@ -221,11 +224,25 @@ def test_provenance_names_data_seeds_weights_and_versions(overlaid):
     assert facts["trajectory, SHA-256"][third] == data["models"][2]["sha256"]
     assert (facts["seed of the run"][first], facts["teachers"][second], facts["teachers"][third]) == ("12", "3", "")
     assert facts["potential, SHA-256"][second] == ""
+    assert facts["all-atom data"][first] == os.path.relpath(folder / "aa.h5", folder / "out")  # nothing of the machine
+    assert not Path(facts["trajectory"][third]).is_absolute()
 
     assert facts["loss weights"][first] == "force 1, energy 0, bead energy 0.1"
     assert (facts["seed of the training"][first], facts["best epoch"][first]) == ("4711", "5 of 7")
     assert (facts["targets"][first], facts["frames of the training, SHA-256"][first]) == ("ensemble", "f" * 64)
     assert f"torch {version('torch')}" in facts["versions"][first]
+
+
+def test_provenance_of_a_potential_that_was_given(basic, tmp_path):
+    """A run that trains nothing tells of the potential's own training, not of defaults that it never used."""
+    run = shutil.copytree(basic[0], tmp_path / "run")
+    rewritten(write_potential(tmp_path / "plain.pt"), tmp_path / "given.pt", hashed=True, training=TRAINING, frames_sha256="f" * 64)
+    (run / "run.yaml").write_text("system: system.yaml\nfolder: .\nframes: ../frames.h5\npotential: ../given.pt\n")
+    (row,) = read_contents(run).runs
+    assert row.metadata.frames_sha256 == "f" * 64
+    facts = dict(provenance(read_contents(run)).rows)
+    assert (facts["role"], facts["seed of the training"]) == ("student", 4711)
+    assert not {"teachers", "on-policy rounds"} & facts.keys()
 
 
 class Addresses(HTMLParser):
@@ -253,6 +270,14 @@ def test_page_holds_all_it_needs_and_links_to_what_is_there(which, request):
     for link in links:
         assert (page.parent / link).is_file(), link
     assert {path.name for path in page.parent.iterdir()} == {*links, "report.html"}
+
+
+def test_page_alone_has_no_links(overlaid, tmp_path):
+    folder, beside = overlaid
+    page = write_report(folder / "out", tmp_path / "alone.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["alone.html"]
+    assert all(address.startswith("data:image/svg+xml;base64,") for address in Addresses(page).found)
+    assert len(Addresses(page).found) == sum(address.startswith("data:") for address in Addresses(beside).found)
 
 
 def test_basic_report_says_what_is_not_known(basic):

@@ -27,6 +27,12 @@ def test_it_was_trained_on_the_shipped_frames(folder):
     assert metadata.temperature == frames.temperature
 
 
+def test_its_report_is_of_this_student_and_these_frames(folder):
+    page = (folder / "report.html").read_text()
+    assert read_metadata(folder / "student.pt").content_sha256 in page
+    assert read_frames(folder / "frames.h5").identity in page
+
+
 def test_its_forces_in_openmm_are_nearer_to_the_mean_forces_than_any_label(folder):
     """The RMSE is 98.0(11) kJ/mol/nm, that of the labels 256, that of no forces 147; a wrong sign or unit would show."""
     frames, known = read_frames(folder / "frames.h5"), read_mean_forces(folder / "mean_forces.h5")

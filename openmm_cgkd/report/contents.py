@@ -192,6 +192,7 @@ def _of_folder(record: dict[str, Any], root: Path, config: RunConfig | None) -> 
     if stability.exists():
         _check_student(root)
         survival = {name: np.array(values, dtype=float) for name, values in read_columns(stability.with_name("survival.csv")).items()}
+    model = RunFolder(config).model if config else root / "student.pt"
     return Run(
         record,
         root,
@@ -199,7 +200,7 @@ def _of_folder(record: dict[str, Any], root: Path, config: RunConfig | None) -> 
         _read_json(simulation, "ns_per_day") if simulation.exists() else None,
         _read_json(stability, "runs", "causes") if stability.exists() else None,
         survival,
-        read_metadata(root / "student.pt") if (root / "student.pt").exists() else None,
+        read_metadata(model) if model.exists() else None,
     )
 
 

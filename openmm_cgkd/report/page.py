@@ -23,6 +23,7 @@ def render(
     tables: dict[str, list[Table]],
     stills: dict[str, str],
     stability: dict[str, str],
+    with_files: bool,
 ) -> str:
     """The whole page.
 
@@ -37,6 +38,8 @@ def render(
         Addresses of pictures by name.
     stability : dict
         Those of the stability protocol: names of the pictures to names of the runs.
+    with_files : bool
+        Whether the page names pictures and tables beside it.
     """
     environment = Environment(
         loader=PackageLoader(__package__), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
@@ -57,6 +60,7 @@ def render(
         stills=stills,
         stability_pictures=stability,
         tables=tables,
+        with_files=with_files,
         configurations={run.name: (run.folder / "run.yaml").read_text() for run in contents.runs if run.config},
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -150,21 +151,31 @@ def stability(contents: Contents) -> Table | None:
 def provenance(contents: Contents) -> Table:
     """Where everything comes from, a column per run."""
     all_atom = {
-        "all-atom data": contents.data["all_atom"]["path"],
+        "all-atom data": _seen_from(contents, contents.data["all_atom"]["path"]),
         "all-atom data, SHA-256": contents.data["all_atom"]["sha256"],
         "report": f"openmm_cgkd {version('openmm_cgkd')}, bokeh {version('bokeh')}",
     }
-    columns = [{**all_atom, **_facts(run)} for run in contents.runs]
+    columns = [{**all_atom, "trajectory": _seen_from(contents, run.record["path"]), **_facts(run)} for run in contents.runs]
     titles = dict.fromkeys(title for facts in columns for title in facts)
     rows = [[title, *(facts.get(title) for facts in columns)] for title in titles]
-    caption = "SHA-256 of trajectories and checkpoints is that of the file; of all-atom frames and of the potential that of their content."
+    caption = (
+        "Paths start in the folder of the run or comparison. SHA-256 of trajectories and checkpoints is that of the file; of all-atom "
+        "frames and of the potential that of their content."
+    )
     return Table("provenance", "Files, seeds, weights, versions", caption, ["", *(run.name for run in contents.runs)], rows)
 
 
+def _seen_from(contents: Contents, path: str) -> str:
+    """A path that says nothing of the machine, for a page that is passed on."""
+    return os.path.relpath(path, contents.root)
+
+
 def _facts(run: Run) -> dict[str, Any]:
-    facts = {"trajectory": run.record["path"], "trajectory, SHA-256": run.record["sha256"]}
+    facts = {"trajectory, SHA-256": run.record["sha256"]}
     if run.config is not None:
-        facts |= {"seed of the run": run.config.seed, "training frames, at most": run.config.max_frames}
+        facts["seed of the run"] = run.config.seed
+    if run.config is not None and run.config.potential is None:  # otherwise it says nothing of how the potential was made
+        facts["training frames, at most"] = run.config.max_frames
         facts |= {"teachers": run.config.teachers.count, "on-policy rounds": run.config.student.on_policy.rounds}
     if run.metadata is not None:
         training, network = run.metadata.training, run.metadata.network

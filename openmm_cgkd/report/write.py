@@ -6,6 +6,7 @@ import base64
 import io
 import re
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,20 +26,21 @@ _MAPS = 4  # rows of the picture of maps
 _FORMATS = ("png", "svg")
 
 
-def write_report(run: Path | str, folder: Path | None = None) -> Path:
+def write_report(run: Path | str, output: Path | None = None) -> Path:
     """Write the report of a run that has been compared with all-atom.
 
     Parameters
     ----------
     run : path
         A run folder, its run.yaml, or the folder of ``cgkd compare --against``.
-    folder : path, optional
-        Gets ``report.html``, pictures as PNG and SVG, and tables as CSV; ``report`` in the folder of the run if absent.
+    output : path, optional
+        A folder, which gets ``report.html``, pictures as PNG and SVG, and tables as CSV; ``report`` in the folder of the run if absent.
+        A name that ends in ``.html`` is that of the page alone.
 
     Returns
     -------
     Path
-        ``report.html``.
+        The page.
 
     Raises
     ------
@@ -52,14 +54,17 @@ def write_report(run: Path | str, folder: Path | None = None) -> Path:
     except ImportError as error:
         raise CompatibilityError("The report needs Bokeh and Jinja2; install them with: pip install 'bokeh>=3.8' 'jinja2>=3.1'.") from error
     contents = read_contents(run)
-    folder = Path(folder) if folder else contents.root / "report"
+    output = Path(output) if output else contents.root / "report"
+    alone = output.suffix == ".html"
     drawn, found, sections = charts(contents), maps(contents), _tables(contents)
-    stills, stability = _write_pictures(contents, drawn, found, folder), _copy_stability(contents, folder)
-    stills |= {name: _address((folder / f"{name}.svg").read_text()) for name in stability}
-    for table in (table for section in sections.values() for table in section):
-        write_csv(folder / f"{table.name}.csv", table.header, table.rows)
-    path = folder / PAGE
-    write_text(path, render(contents, drawn, found, sections, stills, stability))
+    with tempfile.TemporaryDirectory() as discarded:
+        folder = Path(discarded) if alone else output
+        stills, stability = _write_pictures(contents, drawn, found, folder), _copy_stability(contents, folder)
+        stills |= {name: _address((folder / f"{name}.svg").read_text()) for name in stability}
+        for table in (table for section in sections.values() for table in section):
+            write_csv(folder / f"{table.name}.csv", table.header, table.rows)
+    path = output if alone else output / PAGE
+    write_text(path, render(contents, drawn, found, sections, stills, stability, with_files=not alone))
     return path
 
 
