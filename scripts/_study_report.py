@@ -140,7 +140,7 @@ def _text(
     parts = [
         f"# {title}: results\n",
         "" if whole else "Not finished: only what is there so far.\n",
-        "Mean ± standard deviation over independent trainings. What the columns are: [README](README.md).\n",
+        "Mean ± standard deviation over independent trainings. What the columns are: `docs/study/README.md`.\n",
         markdown(summary),
         *([_CLAIMS, claims_markdown(claims)] if claims else []),
         *(["Simulations that exploded:\n", *failures, "\n"] if failures else []),
