@@ -12,6 +12,7 @@ from .exceptions import AnalysisError
 from .frames import Frames
 
 _EVEN = 1e-2  # share of the interval by which times may deviate; trajectory formats hold them in single precision
+_GAP = 1.5  # first step of time; after a longer one frames were lost
 
 
 class ForceAutocorrelation:
@@ -20,7 +21,8 @@ class ForceAutocorrelation:
     .. math:: C(t) = \langle F_i(s) F_i(s + t) \rangle / \langle F_i(s)^2 \rangle
 
     The mean force on a bead of a fluid is zero, so none is subtracted. Frames are added in pieces, in the order of time;
-    memory does not grow with their number.
+    memory does not grow with their number. Where frames were lost, as in a run that was continued, none before the gap is
+    paired with one after it.
 
     Parameters
     ----------
@@ -30,23 +32,34 @@ class ForceAutocorrelation:
 
     def __init__(self, max_lag: int = 256) -> None:
         self._max_lag = max_lag
-        self._sums = np.zeros(max_lag + 1)
+        self._lags = np.arange(max_lag + 1)
+        self._sums, self._pairs = np.zeros(max_lag + 1), np.zeros(max_lag + 1, dtype=int)
         self._past: np.ndarray | None = None  # forces of the last frames, shape (max_lag, 3 n_beads), zero before the first frame
-        self._first, self._last, self._n = 0.0, 0.0, 0
-        self._shortest, self._longest = math.inf, -math.inf
+        self._n, self._stretch = 0, 0  # frames in all, and since the last gap
+        self._last: float | None = None
+        self._steps, self._elapsed = 0, 0.0  # steps of time without gaps
+        self._first_step, self._shortest, self._longest = math.nan, math.inf, -math.inf
 
     def compute(self, frames: Frames) -> Self:
         """Add frames that follow those added before."""
         if len(frames) == 0:
             return self
-        steps = np.diff(frames.time) if self._n == 0 else np.diff(frames.time, prepend=self._last)
-        if len(steps):
-            self._shortest, self._longest = min(self._shortest, steps.min()), max(self._longest, steps.max())
-        self._first = frames.time[0] if self._n == 0 else self._first
-        self._last, self._n = frames.time[-1], self._n + len(frames)
+        times = frames.time if self._last is None else np.concatenate([[self._last], frames.time])
+        steps, self._last = np.diff(times), frames.time[-1]
+        if self._steps == 0 and len(steps):
+            self._first_step = steps[0]
+        gap = steps > _GAP * self._first_step
+        if len(kept := steps[~gap]):
+            self._shortest, self._longest = min(self._shortest, kept.min()), max(self._longest, kept.max())
+            self._steps, self._elapsed = self._steps + len(kept), self._elapsed + kept.sum()
+        self._n += len(frames)
         forces = frames.forces.reshape(len(frames), -1)
-        for first in range(0, len(forces), self._max_lag):
-            self._add(forces[first : first + self._max_lag])
+        after = np.flatnonzero(gap) + 1 - (len(times) - len(frames))  # frames that a gap precedes
+        for k, stretch in enumerate(np.split(forces, after)):
+            if k > 0:
+                self._past, self._stretch = None, 0
+            for first in range(0, len(stretch), self._max_lag):
+                self._add(stretch[first : first + self._max_lag])
         return self
 
     def _add(self, forces: np.ndarray) -> None:
@@ -58,6 +71,8 @@ class ForceAutocorrelation:
         by_lag = as_strided(products[:, self._max_lag :], (len(forces), self._max_lag + 1), (row + column, -column), writeable=False)
         self._sums += by_lag.sum(axis=0, dtype=float)
         self._past = known[-self._max_lag :].copy()
+        before, self._stretch = self._stretch, self._stretch + len(forces)
+        self._pairs += np.maximum(self._stretch - np.maximum(self._lags, before), 0)
 
     @property
     def interval(self) -> float:
@@ -66,25 +81,26 @@ class ForceAutocorrelation:
         Raises
         ------
         AnalysisError
-            If there are too few frames, or they are not evenly spaced in time.
+            If there are too few frames, or they are not evenly spaced in time but for a few gaps.
         """
         if self._n < 4:
             raise AnalysisError(f"{self._n} frames are too few for a force autocorrelation; use at least 4.")
-        mean = (self._last - self._first) / (self._n - 1)
-        if max(mean - self._shortest, self._longest - mean) > _EVEN * mean:
+        mean = self._elapsed / self._steps
+        uneven, gaps = max(mean - self._shortest, self._longest - mean) > _EVEN * mean, self._n - 1 - self._steps
+        if uneven or not mean > 0 or gaps > self._steps:
             raise AnalysisError(
-                f"Frames are {self._shortest:g} to {self._longest:g} ps apart; a force autocorrelation needs even spacing, "
-                "so leave out what was added to the run."
+                f"Frames are {self._shortest:g} to {self._longest:g} ps apart, with {gaps} longer gaps; a force autocorrelation needs "
+                "even spacing but for a few gaps, so use frames of one output interval."
             )
         return mean
 
     @property
     def values(self) -> np.ndarray:
-        """C at the lags 0, 1, 2 ... intervals, at most half the run, shape (n_lags,)."""
-        n_lags = min(self._max_lag, self._n // 2) + 1
+        """C at the lags 0, 1, 2 ... intervals that at least half of the frames have a pair at, shape (n_lags,)."""
         if self._n < 4 or self._sums[0] == 0:
             raise AnalysisError(f"{self._n} frames with forces of zero or too few frames have no force autocorrelation; check the run.")
-        means = self._sums[:n_lags] / (self._n - np.arange(n_lags))
+        enough = 2 * self._pairs >= self._n
+        means = self._sums[enough] / self._pairs[enough]
         return means / means[0]
 
     @property

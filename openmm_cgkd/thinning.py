@@ -41,7 +41,7 @@ def thin_frames(path: Path | str, output: Path | str, repair: bool = False) -> F
     FramesError
         If `output` exists, or `path` does not pass `verify_frames`.
     AnalysisError
-        If the frames are too few or not evenly spaced in time.
+        If the frames are too few, or not evenly spaced in time but for gaps.
     """
     path, output = Path(path), Path(output)
     if output.exists():

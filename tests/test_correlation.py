@@ -70,6 +70,23 @@ def test_pieces_give_the_same_as_the_whole():
     assert whole.values == pytest.approx(np.array(direct) / direct[0], abs=1e-5)
 
 
+@pytest.mark.parametrize("pieces", [[300], [150, 300], [151, 300], [1, 2, 120, 150, 260, 300]])
+def test_gaps(pieces):
+    """Where frames were lost, pairs across the gap are left out."""
+    stretches = [(0, 150), (150, 153), (153, 300)]
+    forces, time = autoregressive(300, 5, 0.8), INTERVAL * np.arange(300)
+    for first, _ in stretches[1:]:
+        time[first:] += 3 * INTERVAL
+    frames, result = frames_of(forces, time), ForceAutocorrelation(max_lag=60)
+    for first, last in zip([0, *pieces], pieces, strict=False):
+        result.compute(frames[first:last])
+    x = frames.forces.reshape(300, -1).astype(float)
+    pairs = [[(s, s + lag) for a, b in stretches for s in range(a, b - lag)] for lag in range(61)]
+    direct = np.array([np.mean([x[s] @ x[t] for s, t in each]) for each in pairs])
+    assert result.values == pytest.approx(direct / direct[0], abs=1e-5)
+    assert result.interval == pytest.approx(INTERVAL)
+
+
 def test_longer_than_the_lags():
     result = ForceAutocorrelation(max_lag=20).compute(frames_of(autoregressive(4000, 20, 0.99)))
     assert not result.is_complete
@@ -85,6 +102,11 @@ def test_what_has_no_autocorrelation():
     with pytest.raises(AnalysisError, match="forces of zero"):
         _ = ForceAutocorrelation().compute(frames_of(np.zeros((10, 5, 3)))).values
     uneven = INTERVAL * np.arange(100)
-    uneven[50:] += 3
-    with pytest.raises(AnalysisError, match=r"Frames are 0\.05 to 3\.05 ps apart; a force autocorrelation needs even spacing"):
+    uneven[50:] += INTERVAL / 4
+    with pytest.raises(AnalysisError, match=r"Frames are 0\.05 to 0\.0625 ps apart, with 0 longer gaps; .* even spacing"):
         _ = ForceAutocorrelation().compute(frames_of(forces, uneven)).integrated_time
+    mostly_gaps = np.cumsum(INTERVAL * np.array([10, 1, 10] * 33 + [1]))
+    with pytest.raises(AnalysisError, match=r"Frames are 0\.05 to 0\.05 ps apart, with 65 longer gaps"):
+        _ = ForceAutocorrelation().compute(frames_of(forces, mostly_gaps)).integrated_time
+    with pytest.raises(AnalysisError, match="Frames are 0 to 0 ps apart"):
+        _ = ForceAutocorrelation().compute(frames_of(forces, np.zeros(100))).integrated_time
