@@ -15,6 +15,7 @@ from small_ethaline import small_config
 from openmm_cgkd.config import SystemConfig, load_system
 from openmm_cgkd.frames import read_frames
 from openmm_cgkd.mapping import bond_order, make_whole, mapping_from_config
+from openmm_cgkd.mean_forces import read_mean_forces
 from openmm_cgkd.reference.build import atomic_charges, build_topology, create_system, load_molecule, pack
 from openmm_cgkd.reference.run import langevin_simulation
 
@@ -212,3 +213,13 @@ def test_shipped_atoms_are_those_of_the_shipped_frames():
         beads = mapping.map_positions(make_whole(atoms.xyz[k], atoms.unitcell_vectors[k], bonds))
         away = (beads - frames.positions[same]) @ np.linalg.inv(frames.box[same])
         assert np.abs(away - away.round()).max() < 1e-3
+
+
+def test_shipped_mean_forces_are_known_to_a_third():
+    """Of 20 shipped configurations, standard errors against mean forces freed of them, per component and type."""
+    known = read_mean_forces(SYSTEMS / "ethaline" / "mean_forces.h5")
+    assert len(known.forces) == 20
+    for kind, name in enumerate(known.beads.type_names):
+        beads = known.beads.types == kind
+        error, found = (np.mean(each[:, beads].astype(float) ** 2) for each in (known.standard_error, known.forces))
+        assert 0 < np.sqrt(error / (found - error)) < 1 / 3, name
