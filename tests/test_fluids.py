@@ -174,7 +174,7 @@ def test_shipped_system(fluid):
 
 
 def test_packs_minimises_and_runs_at_constant_pressure(fluid):
-    config = small(fluid, 4, initial_density="0.7 gram/centimeter**3", nonbonded_cutoff="0.6 nanometer")
+    config = small(fluid, 4, initial_density="0.7 gram/centimeter**3", nonbonded_cutoff="0.45 nanometer")  # 1.1 nm wide when dense
     topology, x = pack(config)
     system = create_system(config, topology)
     barostat = openmm.MonteCarloBarostat(1 * unit.bar, config.temperature * unit.kelvin, 5)
@@ -190,12 +190,16 @@ def test_packs_minimises_and_runs_at_constant_pressure(fluid):
     simulation.step(200)
     simulation.integrator.setStepSize(config.reference.timestep * unit.picosecond)
     volume = simulation.context.getState().getPeriodicBoxVolume()
-    simulation.step(200)
-    state = simulation.context.getState(positions=True, velocities=True, energy=True)
+    simulation.step(250)  # a minimised liquid takes half of its kinetic energy back: 1 ps until the thermostat has made up for it
+    kinetic = []
+    for _ in range(15):
+        simulation.step(50)
+        kinetic.append(simulation.context.getState(energy=True).getKineticEnergy().value_in_unit(unit.kilojoule_per_mole))
+    state = simulation.context.getState(positions=True)
     assert state.getPeriodicBoxVolume() != volume  # the barostat has moved
-    kinetic = state.getKineticEnergy().value_in_unit(unit.kilojoule_per_mole)
     freedom = 3 * system.getNumParticles() - system.getNumConstraints() - 3
-    assert 2 * kinetic / freedom / 0.0083145 == pytest.approx(config.temperature, rel=0.25)
+    temperature = 2 * np.mean(kinetic) / freedom / 0.0083145  # over 24 runs 371 +- 12 K
+    assert temperature == pytest.approx(config.temperature, rel=0.2)
     x = state.getPositions(asNumpy=True)._value
     for a, b in topology.bonds():
         assert np.linalg.norm(x[a.index] - x[b.index]) < 0.18
