@@ -4,6 +4,7 @@ import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import h5py
 import mdtraj
 import numpy as np
 import openmm
@@ -15,7 +16,7 @@ from small_ethaline import small_config
 from openmm_cgkd.config import SystemConfig, load_system
 from openmm_cgkd.frames import read_frames
 from openmm_cgkd.mapping import bond_order, make_whole, mapping_from_config
-from openmm_cgkd.mean_forces import read_mean_forces
+from openmm_cgkd.mean_forces import Check, read_mean_forces
 from openmm_cgkd.reference.build import atomic_charges, build_topology, create_system, load_molecule, pack
 from openmm_cgkd.reference.run import langevin_simulation
 
@@ -227,3 +228,12 @@ def test_shipped_mean_forces_are_known_to_a_third():
         beads = known.beads.types == kind
         error, found = (np.mean(each[:, beads].astype(float) ** 2) for each in (known.standard_error, known.forces))
         assert 0 < np.sqrt(error / (found - error)) < 1 / 3, name
+
+
+def test_shipped_mean_forces_do_not_depend_on_the_restraint_constant():
+    with h5py.File(SYSTEMS / "ethaline" / "mean_forces.h5") as file:
+        check = Check(*(file[f"checks/other_constant/{name}"][:] for name in ("first", "second", "first_error", "second_error")))
+        assert file["checks/other_constant"].attrs["slope"] == pytest.approx(check.agreement()["slope"], rel=1e-4)
+    found = check.agreement()
+    assert abs(found["slope"] - 1) < 3 * found["slope_error"] < 0.03
+    assert found["difference"] < 1.1 * found["expected"]

@@ -13,7 +13,7 @@ from openmm_cgkd.mapping import BeadTopology, Mapping
 from openmm_cgkd.mean_forces import Check, MeanForces, read_mean_forces, write_mean_forces
 from openmm_cgkd.reference.backmap import add_restraint, hold
 from openmm_cgkd.reference.meanforce import mean_and_error, run_mean_forces
-from openmm_cgkd.reference.restrained import sample_mean_force
+from openmm_cgkd.reference.restrained import as_check, sample_mean_force
 from openmm_cgkd.reference.run import run_reference
 
 KT = 0.00831446 * 300
@@ -135,6 +135,19 @@ def test_agreement_of_estimates_that_do_and_do_not_agree():
     assert abs(same["slope"] - 1) < 4 * same["slope_error"]
     assert abs(same["difference"] / same["expected"] - 1) < 0.15
     assert abs(Check(first.forces, 0.7 * second.forces, *errors).agreement()["slope"] - 0.7) < 0.1
+
+
+def test_errors_of_a_check_are_those_between_equal_runs():
+    """Also where much of what a run sees outlasts it, as atoms around held beads do: noise of 40, correlated by 0.7 from run to run."""
+    random = np.random.default_rng(6)
+    truth, noise = 100 * random.normal(size=(6, 40, 3)), 40 * random.normal(size=(3, 6, 40, 3))
+    for run in (1, 2):
+        noise[run] = 0.7 * noise[run - 1] + np.sqrt(1 - 0.7**2) * noise[run]
+    control, first, second = truth + noise
+    for factor in (1, 0.8):
+        found = Check(**as_check(control, first, factor * second)).agreement()
+        assert abs(found["slope"] - factor) < 4 * found["slope_error"] < 0.08
+    assert Check(**as_check(control, first, second)).agreement()["expected"] == pytest.approx(40 * np.sqrt(2 * 0.3), rel=0.1)
 
 
 def test_holding_elsewhere_moves_the_mean_force():
