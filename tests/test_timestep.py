@@ -83,11 +83,11 @@ def test_default_duration_gives_the_temperature_its_error():
 def test_search_ends_where_the_system_explodes():
     integration, middles = wells("20000*((x-x0)^4+(y-y0)^4+(z-z0)^4)")
     starts = integration.starts(middles, 0.01, 5.0, 2, 1.0)
-    steps = ["300 fs", "20 fs", "50 fs", "200 fs"]
+    steps = ["600 fs", "20 fs", "50 fs", "400 fs"]
     search = TimestepSearch(timesteps=steps, nve="10 ps", nvt="200 ps", friction="5 / ps", max_temperature_error=0.05)
     done = []
     found = measure(integration, starts, search, done.append)
-    assert [m.timestep for m in found] == [0.02, 0.05, 0.2]  # ascending, and 300 fs is not tried any more
+    assert [m.timestep for m in found] == [0.02, 0.05, 0.4]  # ascending, and 600 fs is not tried any more
     assert found[0].averages.energy == pytest.approx(0.75, abs=4 * found[0].averages.energy_se)  # kT/4 per coordinate: <x dU/dx> = kT
     assert passing(found) == [0.02, 0.05]
     assert "explodes" in found[-1].objections[0]
@@ -145,7 +145,7 @@ def test_structure_is_the_same_at_half_the_step_and_other_at_another_stiffness()
         step = 1.0 / np.sqrt(stiffness / MASS)
         (start,) = integration.starts(middles, step / 5, 5.0, 1, 1.0)
         result = validate(integration, start, step, box, names, search)
-        assert result.p_value > 0.02
+        assert result.p_value > 1e-3
         assert result.difference < 2 * result.expected
         frames = np.array([state.getPositions(asNumpy=True)._value for state in integration.langevin(start, step, 100.0, 0.2)])
         found.append(block_rdfs(frames.astype(np.float32), box, names, 2.0, 8))
