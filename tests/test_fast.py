@@ -137,6 +137,17 @@ def test_kept_list_refuses_what_it_was_not_made_for():
     assert cells.neighbour_list(positions, box, 1.45, 0.1).skin == pytest.approx(0.05)  # no more than the box allows
 
 
+@pytest.mark.parametrize("far", [1e13, 3e16, 1e200, np.inf, np.nan])
+def test_no_list_of_beads_that_have_flown_apart(far):
+    positions = np.random.default_rng(0).normal(size=(30, 3))
+    edges = cells.neighbour_list(positions * 1e11, 3 * np.eye(3), 1.0)  # no physics, but every edge has its way back
+    assert len(edges.column) > 0
+    assert (edges.column[edges.reverse] == np.repeat(np.arange(30), np.diff(edges.row))).all()
+    positions[7, 1] = far
+    with pytest.raises(RuntimeError, match=r"not finite or beyond 1e\+12 nm; use a smaller time step"):
+        cells.neighbour_list(positions, 3 * np.eye(3), 1.0)
+
+
 def test_weights_of_another_layout_are_refused(monkeypatch):
     """As some processors laid them out before: padded to eight."""
     network = torchmd_pair(1, channels=24, dtype=torch.float32)[1]

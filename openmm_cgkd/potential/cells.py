@@ -22,6 +22,8 @@ _KEPT_EDGES = 5_000_000  # edges in all kept lists but two (what a barostat goes
 # no fastmath: it would cancel the rounding in `image`
 _serial, _parallel = compiled(), compiled(parallel=True)
 _ROUND = 1.5 * 2.0**52  # added and subtracted again, it rounds to an integer, without a branch or a call
+# nm; from 2^51 boxes on `_ROUND` would round i - j otherwise than j - i, and loops that count on edges in pairs write beyond their arrays
+_FARTHEST = 1e12
 
 
 def box_numbers(box: np.ndarray) -> tuple[float, ...]:
@@ -269,7 +271,14 @@ def neighbour_list(positions: np.ndarray, box: np.ndarray, cutoff: float, skin: 
         Reduced box vectors as rows; empty for open boundaries.
     cutoff, skin : float, nm
         The skin is cut to what the box allows: nearest images are unique only up to half its smallest height.
+
+    Raises
+    ------
+    RuntimeError
+        If a position is not finite or absurdly far away, as when a simulation explodes.
     """
+    if not (np.abs(positions) < _FARTHEST).all():  # NaN is not below anything
+        raise RuntimeError(f"Bead positions are not finite or beyond {_FARTHEST:g} nm; use a smaller time step.")
     if len(box) > 0:
         skin = max(0.0, min(skin, 0.5 * smallest_height(box) - cutoff))
     found = _find_neighbours(positions, box_numbers(box), cutoff + skin)

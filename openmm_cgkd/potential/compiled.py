@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numba
 
@@ -35,6 +36,21 @@ def compiled(**options: bool) -> Callable[[Callable], Callable]:
         # numba asks only whether the file of the function itself has changed, but compiles into it what it calls from other files:
         # without this, a new version of one file could run, silently, with the old version of another
         dispatcher._cache._cache_file._source_stamp = _STAMP
+        dispatcher._cache.load_overload = _after_threads(dispatcher._cache.load_overload)
         return dispatcher
 
     return decorate
+
+
+def _after_threads(load: Callable) -> Callable:
+    """Start numba's threads before a function is loaded.
+
+    A function that calls a parallel one does so itself, but not if it was compiled in a process that had the parallel one from disk, as
+    where two processes compile side by side (numba 0.68 loses `reload_init` of what it loads). It would jump to address zero.
+    """
+
+    def load_after_threads(signature: Any, context: Any) -> Any:
+        numba.get_num_threads()
+        return load(signature, context)
+
+    return load_after_threads

@@ -14,6 +14,7 @@ from .cells import box_numbers, recent_list
 from .evaluation import N_INTERVALS, evaluate, workspace
 from .fused import OWN, PAIR
 from .prior import PairRepulsion
+from .shield import failure, shielded
 from .simd import padded
 from .tensornet import TensorNetEnergies
 
@@ -85,7 +86,16 @@ class FastPotential(nn.Module):
         energy, _ = torch.ops.openmm_cgkd.potential(
             positions, box, types, self.weights, self.offsets, self.contact, self.sizes, self.numbers, members, terms
         )
+        raise_failure(energy)
         return energy
+
+
+def raise_failure(energy: Tensor) -> None:
+    """Raise what went wrong in the operator that gave this energy, if anything did; TorchScript."""
+    if energy.is_cuda or not bool(torch.isfinite(energy)):  # to look at the number on a GPU would make the processor wait
+        message: str = torch.ops.openmm_cgkd.failure(energy)
+        if len(message) > 0:
+            raise RuntimeError(message)
 
 
 class _Packer:
@@ -166,6 +176,7 @@ class _Packer:
         return self._pad(tabulate(filters, network.cutoff), self.c)
 
 
+@shielded
 def _potential(
     positions: Tensor,
     box: Tensor,
@@ -194,6 +205,7 @@ def _potential(
     return torch.from_numpy(np.array(energy)), torch.from_numpy(gradient)  # not torch.tensor, which takes twenty times longer
 
 
+@shielded
 def _potential_on_gpu(*arguments: Tensor | list | None) -> tuple[Tensor, Tensor]:
     """The same on a GPU."""
     from .gpu.evaluation import evaluate  # here, because it imports Triton
@@ -226,6 +238,8 @@ for _name in ("potential", "evaluate"):
     _library.define(_name + _ARGUMENTS)
     _library.impl(_name, _potential, "CPU")
     _library.impl(_name, _potential_on_gpu, "CUDA")
+_library.define("failure(Tensor energy) -> str")  # TorchScript would call it once for all without an argument
+_library.impl("failure", failure, "CompositeExplicitAutograd")
 _library.define("has_gpu_kernels(Tensor where) -> bool")
 _library.impl("has_gpu_kernels", _has_gpu_kernels, "CUDA")
 torch.library.register_autograd("openmm_cgkd::potential", _gradient, setup_context=_keep_gradient, lib=_library)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .bonded import BondedPrior
-from .fast import FastPotential
+from .fast import FastPotential, raise_failure
 from .prior import PairRepulsion
 from .tensornet import TensorNetEnergies
 
@@ -245,9 +245,11 @@ class PotentialWithForces(nn.Module):
         if hasattr(self.potential, "bonded"):  # files from before there were bonds lack it
             self.potential.bonded.check(self.potential.types)
             members, terms = self.potential.bonded.members, self.potential.bonded.terms
-        return torch.ops.openmm_cgkd.evaluate(
+        energy, gradient = torch.ops.openmm_cgkd.evaluate(
             points, box, self.potential.types, fast.weights, fast.offsets, fast.contact, fast.sizes, fast.numbers, members, terms
         )
+        raise_failure(energy)
+        return energy, gradient
 
     @torch.jit.export
     def by_autograd(self, positions: Tensor, boxvectors: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,32 @@
+"""Compiled functions that come from disk, in processes of their own."""
+
+import os
+import subprocess
+import sys
+
+_SETUP = """
+import numpy as np
+from openmm_cgkd.potential import cells
+positions, box = np.random.default_rng(0).random((200, 3)) * 3, cells.box_numbers(3 * np.eye(3))
+"""
+_PARALLEL = """
+of_cells = cells._sorted_by_cell(positions, box, 1.0)
+row = np.zeros(201, np.int64)
+cells._count_neighbours(*of_cells, box, 1.0, row[1:])
+row = row.cumsum()
+cells._fill_neighbours(*of_cells, box, 1.0, row, np.empty(row[-1], np.int32))
+print(row[-1])
+"""
+_CALLER = "print(len(cells.neighbour_list(positions, 3 * np.eye(3), 1.0).column))"
+
+
+def test_caller_of_a_parallel_function_that_was_on_disk(tmp_path):
+    """Compiled one after the other by two processes, as when the first is killed; a third has both from disk."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    found = []
+    for step in (_PARALLEL, _CALLER, _CALLER):
+        result = subprocess.run([sys.executable, "-c", _SETUP + step], env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        found.append(int(result.stdout))
+    assert found == 3 * [found[0]]
+    assert len(list(tmp_path.rglob("cells._find_neighbours*.nbc"))) == 1
