@@ -84,10 +84,10 @@ class MeanForceConfig(_Section):
     restraint_constant: ForceConstant = "2e5 kilojoule/mole/nanometer**2"
     check_constant: ForceConstant = "5e4 kilojoule/mole/nanometer**2"
     check_frames: int = Field(4, ge=0, description="configurations sampled again for the checks: other constant, molecules placed anew")
-    starts: int = Field(8, ge=2, description="runs per configuration, each with conformations of its own; more continue fewer")
-    annealing_temperature: Temperature = Field("1000 kelvin", description="at which conformations are renewed")
-    annealing: Duration = "4 picosecond"
-    cooling: Duration = "3 picosecond"
+    starts: int = Field(16, ge=2, description="runs per configuration, each with conformations of its own; more continue fewer")
+    annealing_temperature: Temperature = Field("2000 kelvin", description="at which conformations are renewed")
+    annealing: Duration = "3 picosecond"
+    cooling: Duration = "24 picosecond"
     equilibration: Duration = "0.5 picosecond"
     sampling: Time = "2 picosecond"
     sample_interval: Time = "0.04 picosecond"

@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 _FRICTION = 5.0  # 1/ps; only averages count, and cooling needs a strong thermostat
 _STAGES = 10  # of cooling
 _PLACEMENT = 10**6  # number of a start for the seeds of atoms placed anew
-_PLACED_ANNEALING = 4  # times the annealing of other starts: these orientations begin at random
+_PLACED_STARTS = 4  # of atoms placed anew, one after the other
+_FULL_STEP = 1000.0  # K up to which the protocol's time step is taken; at 2000 K it makes ethaline explode
 _BLOCKS = 4  # of one run
 
 
@@ -151,19 +152,21 @@ def run_configuration(config: SystemConfig, configuration: Configuration, folder
     runs = config.mean_force.starts + 2 * configuration.checked
     try:
         restrained = _Restrained(config, configuration)
+        atoms = configuration.atoms
         for start in range(config.mean_force.starts):
             path = start_file(folder, configuration.index, start)
             if not path.exists():
-                restrained.renew(start)
-                _save(path, vars(restrained.sample()))
+                restrained.begin(start, atoms)
+                _save(path, vars(restrained.sample()) | {"atoms": restrained.atoms().astype(np.float32)})
+            atoms = np.load(path)["atoms"]
             report((start + 1) / runs, "")
         path = check_file(folder, configuration.index)
         if configuration.checked and not path.exists():
-            restrained.renew(0)
+            restrained.begin(0, configuration.atoms)
             _save(path, restrained.check_constant())
         path = placement_file(folder, configuration.index)
         if configuration.checked and not path.exists():
-            _save(path, vars(_Restrained(config, configuration).place().sample()))
+            _save(path, _Restrained(config, configuration).check_placement())
     except (openmm.OpenMMException, ValueError) as error:
         raise SimulationError(
             f"Restrained run of configuration {configuration.index} failed: {error}; lower the time step or restraint_constant."
@@ -193,40 +196,60 @@ class _Restrained:
     def _seed(self, start: int) -> int:
         return phase_seed(self.config.reference.seed, f"mean force {self.configuration.index}", start)
 
-    def renew(self, start: int) -> None:
-        """Put the atoms back; for all starts but the first give them new conformations at high temperature. Then equilibrate."""
-        protocol, context = self.protocol, self.simulation.context
-        context.setPositions(self.configuration.atoms)
-        context.applyConstraints(1e-6)
+    def begin(self, start: int, atoms: np.ndarray) -> None:
+        """Put the atoms there; for all starts but the first give them new conformations. Then equilibrate."""
+        self._put(atoms)
         if start:
-            self._run(protocol.annealing_temperature, protocol.annealing, self._seed(start))
-            self._cool(start)
-        self._run(self.config.temperature, protocol.equilibration, self._seed(start) + _STAGES)
+            try:
+                self._renew(start, 1.0)
+            except openmm.OpenMMException:  # one of fifty explodes at 2000 K
+                self._put(atoms)
+                self._renew(start, 0.5)
+        self._run(self.config.temperature, self.protocol.equilibration, self._seed(start) + _STAGES)
 
-    def place(self) -> _Restrained:
-        """Put molecules on the beads in orientations of their own, which know nothing of the trajectory's, and equilibrate."""
-        protocol, seed = self.protocol, self._seed(_PLACEMENT)
-        atoms = place_molecules(self.config, self.simulation.topology, self.mapping, self.beads, self.configuration.box, seed)
-        hot = protocol.annealing_temperature
-        relax(self.simulation, atoms, hot, _PLACED_ANNEALING * protocol.annealing, hot, 0.0, seed)
-        self._cool(_PLACEMENT)
-        self._run(self.config.temperature, 2 * protocol.equilibration, seed + _STAGES)
-        return self
+    def _put(self, atoms: np.ndarray) -> None:
+        self.simulation.context.setPositions(atoms)
+        self.simulation.context.applyConstraints(1e-6)
 
-    def _cool(self, start: int) -> None:
-        """From the annealing temperature down; new velocities at every stage take out the heat that falling potential energy sets free."""
+    def atoms(self) -> np.ndarray:
+        """Where they are now, molecules whole, nm."""
+        return self.simulation.context.getState(positions=True).getPositions(asNumpy=True)._value
+
+    def _renew(self, start: int, step: float) -> None:
+        """Heat and cool; new velocities at every stage take out the heat that falling potential energy sets free."""
         protocol = self.protocol
+        self._run(protocol.annealing_temperature, protocol.annealing, self._seed(start), step)
         for stage in range(1, _STAGES):
             ratio = (self.config.temperature / protocol.annealing_temperature) ** (stage / _STAGES)
-            self._run(protocol.annealing_temperature * ratio, protocol.cooling / _STAGES, self._seed(start) + stage)
+            self._run(protocol.annealing_temperature * ratio, protocol.cooling / _STAGES, self._seed(start) + stage, step)
 
-    def _run(self, temperature: float, duration: float, seed: int) -> None:
-        self.simulation.integrator.setTemperature(temperature * unit.kelvin)
-        self.simulation.context.setVelocitiesToTemperature(temperature * unit.kelvin, seed)
-        self.simulation.step(round(duration / self.config.reference.timestep))
+    def _run(self, temperature: float, duration: float, seed: int, step: float = 1.0) -> None:
+        """With fresh velocities; when hot, in steps so short that atoms move no farther in one than at `_FULL_STEP`; `step` shortens all."""
+        timestep = step * self.config.reference.timestep * min(1.0, np.sqrt(_FULL_STEP / temperature))
+        integrator, context = self.simulation.integrator, self.simulation.context
+        integrator.setTemperature(temperature * unit.kelvin)
+        integrator.setStepSize(timestep)
+        context.setVelocitiesToTemperature(temperature * unit.kelvin, seed)
+        self.simulation.step(round(duration / timestep))
 
     def sample(self) -> Estimate:
         return sample_mean_force(self.simulation, self.mapping, self.beads, self.protocol.sampling, self.protocol.sample_interval)
+
+    def check_placement(self) -> dict[str, np.ndarray]:
+        """Mean force from starts that go on from molecules put on the beads in orientations of their own, not the trajectory's."""
+        seed, temperature = self._seed(_PLACEMENT), self.config.temperature
+        atoms = place_molecules(self.config, self.simulation.topology, self.mapping, self.beads, self.configuration.box, seed)
+        relax(self.simulation, atoms, temperature, 0.0, temperature, 0.0, seed)
+        runs = []
+        for start in range(_PLACEMENT, _PLACEMENT + _PLACED_STARTS):
+            self.begin(start, self.atoms())
+            runs.append(self.sample())
+        forces = np.array([run.forces for run in runs])
+        return {
+            "forces": forces.mean(axis=0),
+            "standard_error": forces.std(axis=0, ddof=1) / np.sqrt(_PLACED_STARTS),
+            "energy": np.mean([run.energy for run in runs]),
+        }
 
     def check_constant(self) -> dict[str, np.ndarray]:
         """Mean forces at the same mean positions with both restraint constants, one after the other in one run.

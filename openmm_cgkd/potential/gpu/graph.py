@@ -70,7 +70,10 @@ class GraphedPotential:
     def _capture(self) -> None:
         """Run outside of a graph first: it compiles the kernels, finds the sizes of the list and raises what is wrong."""
         self._graph = None
-        self.module(self._at, self._box)
+        try:
+            self.module(self._at, self._box)
+        except torch.jit.Error as error:
+            raise RuntimeError(str(error).strip().splitlines()[-1].removeprefix("builtins.RuntimeError: ")) from error
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             energy, forces = self.module(self._at, self._box)
