@@ -12,8 +12,9 @@ from openmm_cgkd.exceptions import ConfigError, FramesError
 from openmm_cgkd.mapping import BeadTopology, Mapping
 from openmm_cgkd.mean_forces import Check, MeanForces, read_mean_forces, write_mean_forces
 from openmm_cgkd.reference.backmap import add_restraint, hold
+from openmm_cgkd.reference.build import build_topology
 from openmm_cgkd.reference.meanforce import mean_and_error, run_mean_forces
-from openmm_cgkd.reference.restrained import as_check, sample_mean_force
+from openmm_cgkd.reference.restrained import Configuration, _Restrained, as_check, sample_mean_force
 from openmm_cgkd.reference.run import run_reference
 
 KT = 0.00831446 * 300
@@ -121,11 +122,29 @@ def test_variance_is_freed_of_its_own_noise():
 
 def test_errors_from_independent_starts():
     random = np.random.default_rng(5)
-    truth = random.normal(0, 80, (6, 1, 40, 3))
-    mean, error = mean_and_error(truth + random.normal(0, 30, (6, 8, 40, 3)))
+    truth = random.normal(0, 80, (40, 1, 80, 3))
+    mean, error = mean_and_error(truth + random.normal(0, 30, (40, 8, 80, 3)), np.arange(80) % 2)
     z = (mean - truth[:, 0]) / error
-    assert abs(np.sqrt((error**2).mean()) / (30 / np.sqrt(8)) - 1) < 0.05
-    assert abs((z**2).mean() / (7 / 5) - 1) < 0.2  # Student's t with 7 degrees of freedom has variance 7/5
+    assert abs(np.sqrt((error**2).mean()) / (30 / np.sqrt(8)) - 1) < 0.1
+    assert abs((z**2).mean() / (7 / 5) - 1) < 0.25  # Student's t with 7 degrees of freedom has variance 7/5
+
+
+def test_errors_from_starts_that_remember():
+    """Noise of 50 that is correlated by 0.7 from start to start, for one type; for the other it is independent."""
+    random = np.random.default_rng(8)
+    types, count = np.arange(80) % 2, 24
+    truth, noise = random.normal(0, 100, (10, 80, 3)), random.normal(0, 50, (10, count, 80, 3))
+    for k in range(1, count):
+        noise[:, k, types == 0] *= np.sqrt(1 - 0.7**2)
+        noise[:, k, types == 0] += 0.7 * noise[:, k - 1, types == 0]
+    mean, error = mean_and_error(truth[:, None] + noise, types)
+    lags = np.arange(1, count)
+    exact = {0: 50 * np.sqrt((1 + 2 * ((1 - lags / count) * 0.7**lags).sum()) / count), 1: 50 / np.sqrt(count)}
+    for kind, expected in exact.items():
+        mine = types == kind
+        assert np.sqrt((error[:, mine] ** 2).mean()) == pytest.approx(expected, rel=0.2)
+        assert np.sqrt(((mean - truth)[:, mine] ** 2).mean()) == pytest.approx(expected, rel=0.1)
+    assert exact[0] > 2 * exact[1]
 
 
 def test_agreement_of_estimates_that_do_and_do_not_agree():
@@ -224,6 +243,52 @@ def test_mean_forces_of_ethaline(atoms, tmp_path):
     with h5py.File(path) as file:
         assert set(file["checks"]) == {"other_constant", "other_start", "other_placement"}
         assert file["checks/other_constant/first"].shape == (1, 6, 3)
+
+
+@pytest.fixture
+def restrained(atoms):
+    """The last configuration of the short run, its beads held."""
+    config, trajectory = atoms
+    topology = mdtraj.Topology.from_openmm(build_topology(config))
+    last = mdtraj.load(str(trajectory), top=topology)[-1]
+    return _Restrained(config, Configuration(0, last.xyz[0], last.unitcell_vectors[0], False))
+
+
+def test_steps_are_short_while_hot(restrained):
+    """Atoms move no farther in a step than at 1000 K, the time is what was asked for, and sampling has the protocol's step again."""
+    integrator, context = restrained.simulation.integrator, restrained.simulation.context
+    restrained.begin(0, restrained.configuration.atoms)
+    context.setTime(0)
+    restrained._run(4000.0, 0.6, 1)
+    assert integrator.getStepSize()._value == pytest.approx(0.002)
+    assert context.getTime()._value == pytest.approx(0.6)
+    atoms = context.getSystem().getNumParticles()
+    freedom = 3 * atoms - context.getSystem().getNumConstraints()
+    kinetic = context.getState(energy=True).getKineticEnergy()._value
+    assert 2 * kinetic / (freedom * 0.00831446) == pytest.approx(4000, rel=0.45)  # one state of 64 atoms scatters by 11 %
+    restrained.begin(0, restrained.configuration.atoms)
+    assert integrator.getStepSize()._value == pytest.approx(0.004)
+
+
+def test_explosion_is_tried_again_with_half_the_step(restrained, monkeypatch):
+    """From the same atoms; an explosion of that, too, is an error."""
+    simulation, exploded = restrained.simulation, []
+
+    def step(steps, original=simulation.step, fails=1):
+        if len(exploded) < fails and simulation.integrator.getTemperature()._value == 2000:
+            simulation.context.setPositions(simulation.context.getState(positions=True).getPositions(asNumpy=True)._value * np.nan)
+            exploded.append(simulation.integrator.getStepSize()._value)
+        original(steps)
+
+    monkeypatch.setattr(simulation, "step", step)
+    restrained.begin(1, restrained.configuration.atoms)
+    assert exploded == [pytest.approx(0.004 / np.sqrt(2))]
+    mapped = restrained.mapping.map_positions(restrained.atoms())
+    assert np.abs(mapped - restrained.beads).max() < 0.03
+    monkeypatch.setattr(simulation, "step", lambda steps, twice=step: twice(steps, fails=3))
+    with pytest.raises(openmm.OpenMMException, match="NaN"):
+        restrained.begin(1, restrained.configuration.atoms)
+    assert exploded[1:] == [pytest.approx(0.004 / np.sqrt(2)), pytest.approx(0.002 / np.sqrt(2))]
 
 
 def test_bad_input(atoms, tmp_path):

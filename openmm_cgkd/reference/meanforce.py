@@ -3,7 +3,8 @@
 The mapped force of a centre-of-mass map averages to minus the gradient of the potential of mean force (Noid et al.,
 J. Chem. Phys. 2008, 128, 244114); what is averaged away here is the mapping noise that force matching cannot remove.
 Part of that noise is slow: conformations and hydrogen bonds that outlive any affordable run. Hence many short runs per
-configuration, each with conformations renewed at high temperature, and standard errors from the scatter between them.
+configuration, each with the conformations of the one before renewed at high temperature, and standard errors from the scatter
+between them and from how long they remember.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ logger = logging.getLogger(__name__)
 def run_mean_forces(config: SystemConfig, trajectory: Path, folder: Path, count: int, share: float) -> Path:
     """Estimate mean forces at `count` configurations of an all-atom trajectory; resumable, configurations side by side.
 
-    The first start of a configuration has the conformations of the trajectory, a fair sample; the others renew them by
-    heating and cooling. Three checks go into the file: ``other_constant`` compares restraint constants, ``other_start``
+    The first start of a configuration has the conformations of the trajectory, a fair sample; each other one renews those of the start
+    before by heating and cooling. Three checks go into the file: ``other_constant`` compares restraint constants, ``other_start``
     the first starts with all the others, which betrays conformations that heating has shifted, and ``other_placement`` all starts with
     one whose molecules were put on the beads in orientations of their own: what the starts share because heating did not renew it, that
     one does not, so its slope is the share of the variance that is a function of the beads.
@@ -112,9 +113,31 @@ def summary(main: MeanForces, checks: dict[str, Check]) -> list[str]:
     return lines
 
 
-def mean_and_error(starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over independent starts, axis 1 of shape (n_frames, n_starts, n_beads, 3), and its standard error."""
-    return starts.mean(axis=1), starts.std(axis=1, ddof=1) / np.sqrt(starts.shape[1])
+def mean_and_error(starts: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over starts, each of which goes on from the atoms of the one before, and its standard error.
+
+    A start remembers something of those before it, so the scatter between starts is less than what their mean can be wrong by. Starts
+    half of all or more apart share the mean force alone: their product, averaged over the beads of a type, is its square, and what the
+    square of the mean over starts has beyond that is its squared error. The scatter says how this is spread over beads.
+
+    Parameters
+    ----------
+    starts : ndarray, shape (n_frames, n_starts, n_beads, 3)
+    types : ndarray, shape (n_beads,)
+
+    Returns
+    -------
+    mean, error : ndarray, shape (n_frames, n_beads, 3)
+    """
+    count = starts.shape[1]
+    mean, error = starts.mean(axis=1), starts.std(axis=1, ddof=1) / np.sqrt(count)
+    apart = np.subtract.outer(np.arange(count), np.arange(count)) >= count / 2
+    for kind in np.unique(types):
+        mine = starts[:, :, types == kind]
+        products = np.einsum("fibx,fjbx->ij", mine, mine) / mine[:, 0].size
+        excess, scatter = products.mean() - products[apart].mean(), (error[:, types == kind] ** 2).mean()
+        error[:, types == kind] *= np.sqrt(max(1.0, excess / scatter))
+    return mean, error
 
 
 def _gather(
@@ -127,7 +150,10 @@ def _gather(
     energies = np.array([[float(run["energy"]) for run in row] for row in runs])
     excess = energies[:, 1:].mean() - energies[:, 0].mean()
     logger.info("potential energy of renewed conformations: %.0f kJ/mol above that of the trajectory's", excess)
-    mean, error = mean_and_error(forces)
+    topology = build_topology(config)
+    topology.setPeriodicBoxVectors(snapshots.unitcell_vectors[0] * unit.nanometer)
+    beads = mapping_from_config(config, snapshots.topology, atomic_charges(create_system(config, topology))).topology
+    mean, error = mean_and_error(forces, beads.types)
     attributes = {
         "system": config.name,
         "temperature": config.temperature,
@@ -138,16 +164,13 @@ def _gather(
         "force_field_sha256": file_hash(config.path(config.force_field)),
         "versions": f"openmm_cgkd {__version__}, openmm {openmm.__version__}",
     }
-    topology = build_topology(config)
-    topology.setPeriodicBoxVectors(snapshots.unitcell_vectors[0] * unit.nanometer)
-    beads = mapping_from_config(config, snapshots.topology, atomic_charges(create_system(config, topology))).topology
     main = MeanForces(positions, mean, error, snapshots.unitcell_vectors, snapshots.time, beads, attributes)
     checks = {}
     if protocol.starts > 2:
         # the first start has no scatter of its own; as equals, all starts share that of the others
         scatter = forces[:, 1:].std(axis=1, ddof=1)
-        rest = forces[:, 1:].mean(axis=1), scatter / np.sqrt(protocol.starts - 1)
-        checks["other_start"] = Check(rest[0], forces[:, 0], rest[1], scatter)
+        rest, rest_error = mean_and_error(forces[:, 1:], beads.types)
+        checks["other_start"] = Check(rest, forces[:, 0], rest_error, scatter)
     if checked:
         found = [np.load(check_file(folder, index)) for index in checked]
         checks["other_constant"] = Check(**{name: np.stack([part[name] for part in found]) for name in found[0]})

@@ -224,7 +224,7 @@ class _Restrained:
             self._run(protocol.annealing_temperature * ratio, protocol.cooling / _STAGES, self._seed(start) + stage, step)
 
     def _run(self, temperature: float, duration: float, seed: int, step: float = 1.0) -> None:
-        """With fresh velocities; when hot, in steps so short that atoms move no farther in one than at `_FULL_STEP`; `step` shortens all."""
+        """With fresh velocities; when hot, in steps in which atoms move no farther than at `_FULL_STEP`, times `step`."""
         timestep = step * self.config.reference.timestep * min(1.0, np.sqrt(_FULL_STEP / temperature))
         integrator, context = self.simulation.integrator, self.simulation.context
         integrator.setTemperature(temperature * unit.kelvin)
