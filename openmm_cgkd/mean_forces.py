@@ -31,7 +31,7 @@ class MeanForces:
     forces : ndarray, shape (n_frames, n_beads, 3), kJ/mol/nm
         Mean mapped force of the atoms, without the restraint.
     standard_error : ndarray, shape (n_frames, n_beads, 3), kJ/mol/nm
-        From the scatter of independent starts.
+        From the scatter of starts and from what they remember of each other.
     box : ndarray, shape (n_frames, 3, 3), nm
     time : ndarray, shape (n_frames,), ps
         Of the configuration in the all-atom trajectory it was taken from.

@@ -220,8 +220,8 @@ def test_shipped_atoms_are_those_of_the_shipped_frames():
         assert np.abs(away - away.round()).max() < 1e-3
 
 
-def test_starts_of_shipped_mean_forces_scatter_by_less_than_a_third():
-    """Of 20 configurations, standard errors against mean forces freed of them, per component and type; what starts share is not in them."""
+def test_shipped_mean_forces_are_known_to_a_third():
+    """Of 20 configurations, standard errors against mean forces freed of them, per component and type."""
     known = read_mean_forces(SYSTEMS / "ethaline" / "mean_forces.h5")
     assert len(known.forces) == 20
     for kind, name in enumerate(known.beads.type_names):

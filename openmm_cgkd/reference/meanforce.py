@@ -154,6 +154,10 @@ def _gather(
     topology.setPeriodicBoxVectors(snapshots.unitcell_vectors[0] * unit.nanometer)
     beads = mapping_from_config(config, snapshots.topology, atomic_charges(create_system(config, topology))).topology
     mean, error = mean_and_error(forces, beads.types)
+    scatter = forces.std(axis=1, ddof=1) / np.sqrt(protocol.starts)
+    for kind, name in enumerate(beads.type_names):
+        factor = np.sqrt((error[:, beads.types == kind] ** 2).mean() / (scatter[:, beads.types == kind] ** 2).mean())
+        logger.info("%s: what starts remember makes the standard error %.2f times that of independent starts", name, factor)
     attributes = {
         "system": config.name,
         "temperature": config.temperature,
@@ -168,9 +172,9 @@ def _gather(
     checks = {}
     if protocol.starts > 2:
         # the first start has no scatter of its own; as equals, all starts share that of the others
-        scatter = forces[:, 1:].std(axis=1, ddof=1)
+        rest_scatter = forces[:, 1:].std(axis=1, ddof=1)
         rest, rest_error = mean_and_error(forces[:, 1:], beads.types)
-        checks["other_start"] = Check(rest, forces[:, 0], rest_error, scatter)
+        checks["other_start"] = Check(rest, forces[:, 0], rest_error, rest_scatter)
     if checked:
         found = [np.load(check_file(folder, index)) for index in checked]
         checks["other_constant"] = Check(**{name: np.stack([part[name] for part in found]) for name in found[0]})
