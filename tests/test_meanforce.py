@@ -14,7 +14,7 @@ from openmm_cgkd.mean_forces import Check, MeanForces, read_mean_forces, write_m
 from openmm_cgkd.reference.backmap import add_restraint, hold
 from openmm_cgkd.reference.build import build_topology
 from openmm_cgkd.reference.meanforce import mean_and_error, run_mean_forces
-from openmm_cgkd.reference.restrained import Configuration, _Restrained, as_check, sample_mean_force
+from openmm_cgkd.reference.restrained import Configuration, _Restrained, as_check, run_configuration, sample_mean_force, start_file
 from openmm_cgkd.reference.run import run_reference
 
 KT = 0.00831446 * 300
@@ -240,6 +240,10 @@ def test_mean_forces_of_ethaline(atoms, tmp_path):
     # all starts hold the same beads, to thermal motion of sqrt(kT/k) = 4e-3 nm, with other conformations
     assert max(np.abs(start["positions"] - found.positions[0]).max() for start in starts) < 0.02
     assert min(np.abs(start["forces"] - starts[0]["forces"]).max() for start in starts[1:]) > 1
+    # products of starts so many apart, of the last bead type
+    both = np.array([[np.load(folder / f"configuration-{i:04d}-start-{k:02d}.npz")["forces"][4:] for k in range(4)] for i in range(2)])
+    products = [np.mean([(both[:, k] * both[:, k + lag]).mean() for k in range(4 - lag)]) for lag in range(4)]
+    np.testing.assert_allclose(found.attributes["start_products"][2], products)
     with h5py.File(path) as file:
         assert set(file["checks"]) == {"other_constant", "other_start", "other_placement"}
         assert file["checks/other_constant/first"].shape == (1, 6, 3)
@@ -252,6 +256,26 @@ def restrained(atoms):
     topology = mdtraj.Topology.from_openmm(build_topology(config))
     last = mdtraj.load(str(trajectory), top=topology)[-1]
     return _Restrained(config, Configuration(0, last.xyz[0], last.unitcell_vectors[0], False))
+
+
+def test_a_start_goes_on_from_the_one_before(restrained, tmp_path, monkeypatch):
+    """Also where the one before has been done already."""
+    given, begin = [], _Restrained.begin
+
+    def record(self, start, atoms):
+        given.append((start, atoms))
+        begin(self, start, atoms)
+
+    monkeypatch.setattr(_Restrained, "begin", record)
+    for starts in (2, 3):
+        config = restrained.config.model_copy(update={"mean_force": restrained.protocol.model_copy(update={"starts": starts})})
+        run_configuration(config, restrained.configuration, tmp_path, lambda done, note: None)
+    assert [start for start, _ in given] == [0, 1, 2]
+    for start, atoms in given[1:]:
+        before = np.load(start_file(tmp_path, 0, start - 1))
+        np.testing.assert_array_equal(atoms, before["atoms"])
+        assert np.abs(restrained.mapping.map_positions(atoms) - restrained.beads).max() < 0.03
+    assert np.abs(given[2][1] - given[1][1]).max() > 0.05
 
 
 def test_steps_are_short_while_hot(restrained):

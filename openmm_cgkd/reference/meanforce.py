@@ -113,6 +113,11 @@ def summary(main: MeanForces, checks: dict[str, Check]) -> list[str]:
     return lines
 
 
+def start_products(starts: np.ndarray) -> np.ndarray:
+    """Mean product of the forces of any two starts, shape (n_starts, n_starts), of starts of shape (n_frames, n_starts, n_beads, 3)."""
+    return np.einsum("fibx,fjbx->ij", starts, starts) / starts[:, 0].size
+
+
 def mean_and_error(starts: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean over starts, each of which goes on from the atoms of the one before, and its standard error.
 
@@ -133,8 +138,7 @@ def mean_and_error(starts: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, n
     mean, error = starts.mean(axis=1), starts.std(axis=1, ddof=1) / np.sqrt(count)
     apart = np.subtract.outer(np.arange(count), np.arange(count)) >= count / 2
     for kind in np.unique(types):
-        mine = starts[:, :, types == kind]
-        products = np.einsum("fibx,fjbx->ij", mine, mine) / mine[:, 0].size
+        products = start_products(starts[:, :, types == kind])
         excess, scatter = products.mean() - products[apart].mean(), (error[:, types == kind] ** 2).mean()
         error[:, types == kind] *= np.sqrt(max(1.0, excess / scatter))
     return mean, error
@@ -155,8 +159,12 @@ def _gather(
     beads = mapping_from_config(config, snapshots.topology, atomic_charges(create_system(config, topology))).topology
     mean, error = mean_and_error(forces, beads.types)
     scatter = forces.std(axis=1, ddof=1) / np.sqrt(protocol.starts)
+    apart = []
     for kind, name in enumerate(beads.type_names):
-        factor = np.sqrt((error[:, beads.types == kind] ** 2).mean() / (scatter[:, beads.types == kind] ** 2).mean())
+        mine = beads.types == kind
+        products = start_products(forces[:, :, mine])
+        apart.append([np.diagonal(products, lag).mean() for lag in range(protocol.starts)])
+        factor = np.sqrt((error[:, mine] ** 2).mean() / (scatter[:, mine] ** 2).mean())
         logger.info("%s: what starts remember makes the standard error %.2f times that of independent starts", name, factor)
     attributes = {
         "system": config.name,
@@ -164,6 +172,7 @@ def _gather(
         "restraint_constant": protocol.restraint_constant,
         "starts": protocol.starts,
         "renewed_energy_excess": excess,
+        "start_products": np.array(apart),
         "configuration": dump(config),
         "force_field_sha256": file_hash(config.path(config.force_field)),
         "versions": f"openmm_cgkd {__version__}, openmm {openmm.__version__}",
