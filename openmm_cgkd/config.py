@@ -83,7 +83,7 @@ class MeanForceConfig(_Section):
 
     restraint_constant: ForceConstant = "2e5 kilojoule/mole/nanometer**2"
     check_constant: ForceConstant = "5e4 kilojoule/mole/nanometer**2"
-    check_frames: int = Field(4, ge=0, description="configurations sampled again for the checks: other constant, molecules placed anew")
+    check_frames: int = Field(4, ge=0, description="configurations sampled again for the checks: other constant, stronger heating")
     starts: int = Field(16, ge=2, description="runs per configuration, each with conformations of its own; more continue fewer")
     annealing_temperature: Temperature = Field("2000 kelvin", description="at which conformations are renewed")
     annealing: Duration = "3 picosecond"

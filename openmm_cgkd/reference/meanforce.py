@@ -26,7 +26,7 @@ from ..mapping import bond_order, make_whole, mapping_from_config
 from ..mean_forces import Check, MeanForces, write_mean_forces
 from ..progress import log_to, progress
 from .build import atomic_charges, build_topology, create_system
-from .restrained import Configuration, check_file, placement_file, run_configuration, start_file
+from .restrained import Configuration, check_file, heating_file, run_configuration, start_file
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +36,9 @@ def run_mean_forces(config: SystemConfig, trajectory: Path, folder: Path, count:
 
     The first start of a configuration has the conformations of the trajectory, a fair sample; each other one renews those of the start
     before by heating and cooling. Three checks go into the file: ``other_constant`` compares restraint constants, ``other_start``
-    the first starts with all the others, which betrays conformations that heating has shifted, and ``other_placement`` all starts with
-    one whose molecules were put on the beads in orientations of their own: what the starts share because heating did not renew it, that
-    one does not, so its slope is the share of the variance that is a function of the beads.
+    the first starts with all the others, which betrays conformations that heating has shifted, and ``other_heating`` all starts with
+    one from 2.5 times the temperature, cooled four times as slowly: what the starts share because heating did not renew it, that one does
+    not, so its slope is the share of the variance that is a function of the beads.
 
     Parameters
     ----------
@@ -187,9 +187,8 @@ def _gather(
     if checked:
         found = [np.load(check_file(folder, index)) for index in checked]
         checks["other_constant"] = Check(**{name: np.stack([part[name] for part in found]) for name in found[0]})
-        placed = [np.load(placement_file(folder, index)) for index in checked]
-        second, second_error = (np.stack([part[name] for part in placed]) for name in ("forces", "standard_error"))
-        checks["other_placement"] = Check(mean[checked], second, error[checked], second_error)
+        strong = np.stack([np.load(heating_file(folder, index))["forces"] for index in checked])
+        checks["other_heating"] = Check(mean[checked], strong, error[checked], forces[checked].std(axis=1, ddof=1))
     return main, checks
 
 

@@ -16,7 +16,7 @@ from ..config import SystemConfig
 from ..exceptions import SimulationError
 from ..files import replacing
 from ..mapping import Mapping, mapping_from_config
-from .backmap import add_restraint, hold, place_molecules, relax
+from .backmap import add_restraint, hold
 from .build import atomic_charges, build_topology, create_system
 from .run import langevin_simulation, phase_seed
 
@@ -24,9 +24,10 @@ logger = logging.getLogger(__name__)
 
 _FRICTION = 5.0  # 1/ps; only averages count, and cooling needs a strong thermostat
 _STAGES = 10  # of cooling
-_PLACEMENT = 10**6  # number of a start for the seeds of atoms placed anew
-_PLACED_STARTS = 4  # of atoms placed anew, one after the other
+_STRONG = 10**6  # number of the start that is heated strongly
+_HOTTER, _SLOWER = 2.5, 4.0  # its temperature and time of cooling over those of other starts
 _FULL_STEP = 1000.0  # K up to which the protocol's time step is taken; at 2000 K it makes ethaline explode
+_SHORTER = (1.0, 0.5, 0.25)  # time steps of one heating after another, should it explode: one of fifty does at 2000 K, half at 5000 K
 _BLOCKS = 4  # of one run
 
 
@@ -61,7 +62,7 @@ class Configuration:
         Molecules whole.
     box : ndarray, shape (3, 3), nm
     checked : bool
-        Whether it is sampled with the other restraint constant and with atoms placed anew, too.
+        Whether it is sampled with the other restraint constant and after strong heating, too.
     """
 
     index: int
@@ -72,7 +73,7 @@ class Configuration:
     def missing(self, folder: Path, starts: int) -> bool:
         """Whether runs of this configuration are still to be done."""
         files = [start_file(folder, self.index, start) for start in range(starts)]
-        checks = [check_file(folder, self.index), placement_file(folder, self.index)] if self.checked else []
+        checks = [check_file(folder, self.index), heating_file(folder, self.index)] if self.checked else []
         return not all(path.exists() for path in [*files, *checks])
 
 
@@ -86,9 +87,9 @@ def check_file(folder: Path, index: int) -> Path:
     return folder / f"configuration-{index:04d}-check.npz"
 
 
-def placement_file(folder: Path, index: int) -> Path:
-    """Estimate of one configuration with atoms placed anew."""
-    return folder / f"configuration-{index:04d}-placement.npz"
+def heating_file(folder: Path, index: int) -> Path:
+    """Estimate of one configuration after strong heating."""
+    return folder / f"configuration-{index:04d}-heating.npz"
 
 
 def sample_mean_force(
@@ -164,9 +165,11 @@ def run_configuration(config: SystemConfig, configuration: Configuration, folder
         if configuration.checked and not path.exists():
             restrained.begin(0, configuration.atoms)
             _save(path, restrained.check_constant())
-        path = placement_file(folder, configuration.index)
+        path = heating_file(folder, configuration.index)
         if configuration.checked and not path.exists():
-            _save(path, _Restrained(config, configuration).check_placement())
+            restrained = _Restrained(config, configuration)
+            restrained.begin(_STRONG, configuration.atoms)
+            _save(path, vars(restrained.sample()))
     except (openmm.OpenMMException, ValueError) as error:
         raise SimulationError(
             f"Restrained run of configuration {configuration.index} failed: {error}; lower the time step or restraint_constant."
@@ -197,14 +200,16 @@ class _Restrained:
         return phase_seed(self.config.reference.seed, f"mean force {self.configuration.index}", start)
 
     def begin(self, start: int, atoms: np.ndarray) -> None:
-        """Put the atoms there; for all starts but the first give them new conformations. Then equilibrate."""
+        """Put the atoms there; for all starts but the first renew their conformations, for `_STRONG` thoroughly. Then equilibrate."""
         self._put(atoms)
-        if start:
+        for step in _SHORTER if start else ():
             try:
-                self._renew(start, 1.0)
-            except openmm.OpenMMException:  # one of fifty explodes at 2000 K
+                self._renew(start, step)
+                break
+            except openmm.OpenMMException:
+                if step == _SHORTER[-1]:
+                    raise
                 self._put(atoms)
-                self._renew(start, 0.5)
         self._run(self.config.temperature, self.protocol.equilibration, self._seed(start) + _STAGES)
 
     def _put(self, atoms: np.ndarray) -> None:
@@ -217,11 +222,12 @@ class _Restrained:
 
     def _renew(self, start: int, step: float) -> None:
         """Heat and cool; new velocities at every stage take out the heat that falling potential energy sets free."""
-        protocol = self.protocol
-        self._run(protocol.annealing_temperature, protocol.annealing, self._seed(start), step)
+        protocol, seed, strong = self.protocol, self._seed(start), start == _STRONG
+        hot = protocol.annealing_temperature * (_HOTTER if strong else 1)
+        cooling = protocol.cooling * (_SLOWER if strong else 1)
+        self._run(hot, protocol.annealing, seed, step)
         for stage in range(1, _STAGES):
-            ratio = (self.config.temperature / protocol.annealing_temperature) ** (stage / _STAGES)
-            self._run(protocol.annealing_temperature * ratio, protocol.cooling / _STAGES, self._seed(start) + stage, step)
+            self._run(hot * (self.config.temperature / hot) ** (stage / _STAGES), cooling / _STAGES, seed + stage, step)
 
     def _run(self, temperature: float, duration: float, seed: int, step: float = 1.0) -> None:
         """With fresh velocities; when hot, in steps in which atoms move no farther than at `_FULL_STEP`, times `step`."""
@@ -234,22 +240,6 @@ class _Restrained:
 
     def sample(self) -> Estimate:
         return sample_mean_force(self.simulation, self.mapping, self.beads, self.protocol.sampling, self.protocol.sample_interval)
-
-    def check_placement(self) -> dict[str, np.ndarray]:
-        """Mean force from starts that go on from molecules put on the beads in orientations of their own, not the trajectory's."""
-        seed, temperature = self._seed(_PLACEMENT), self.config.temperature
-        atoms = place_molecules(self.config, self.simulation.topology, self.mapping, self.beads, self.configuration.box, seed)
-        relax(self.simulation, atoms, temperature, 0.0, temperature, 0.0, seed)
-        runs = []
-        for start in range(_PLACEMENT, _PLACEMENT + _PLACED_STARTS):
-            self.begin(start, self.atoms())
-            runs.append(self.sample())
-        forces = np.array([run.forces for run in runs])
-        return {
-            "forces": forces.mean(axis=0),
-            "standard_error": forces.std(axis=0, ddof=1) / np.sqrt(_PLACED_STARTS),
-            "energy": np.mean([run.energy for run in runs]),
-        }
 
     def check_constant(self) -> dict[str, np.ndarray]:
         """Mean forces at the same mean positions with both restraint constants, one after the other in one run.
