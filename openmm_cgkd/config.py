@@ -81,15 +81,15 @@ class ReferenceConfig(_Section):
 class MeanForceConfig(_Section):
     """Protocol of the restrained all-atom runs: the beads are held, all else is averaged over."""
 
-    restraint_constant: ForceConstant = "2e5 kilojoule/mole/nanometer**2"
-    check_constant: ForceConstant = "5e4 kilojoule/mole/nanometer**2"
+    restraint_constant: ForceConstant = "1e6 kilojoule/mole/nanometer**2"
+    check_constant: ForceConstant = "2.5e5 kilojoule/mole/nanometer**2"
     check_frames: int = Field(4, ge=0, description="configurations sampled again for the checks: other constant, stronger heating")
     starts: int = Field(16, ge=2, description="runs per configuration, each with conformations of its own; more continue fewer")
     annealing_temperature: Temperature = Field("2000 kelvin", description="at which conformations are renewed")
     annealing: Duration = "3 picosecond"
     cooling: Duration = "24 picosecond"
-    equilibration: Duration = "0.5 picosecond"
-    sampling: Time = "2 picosecond"
+    equilibration: Duration = "0.3 picosecond"
+    sampling: Time = "1 picosecond"
     sample_interval: Time = "0.04 picosecond"
     execution: ExecutionConfig = ExecutionConfig()
 

@@ -16,7 +16,6 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +28,11 @@ from openmm_cgkd.analysis.neighborhood import Frame, largest_r_max, near_pairs
 from openmm_cgkd.exceptions import CGKDError
 from openmm_cgkd.mean_forces import MeanForces, read_mean_forces
 from openmm_cgkd.metadata import read_metadata
+from openmm_cgkd.pair_forces import pair_forces
 from openmm_cgkd.runtime.cgpotential import bead_topology_to_openmm
 
 SYSTEM = Path(__file__).resolve().parent.parent / "systems" / "ethaline"
 COULOMB_CONSTANT = 138.935458  # kJ nm / mol / e^2
-KNOT_SPACING = 0.06  # nm, of pair forces
 
 
 @dataclass(frozen=True)
@@ -90,32 +89,6 @@ def direct_coulomb(mean_forces: MeanForces, cutoff: float) -> np.ndarray:
         np.add.at(found[k], second, on_second)
         np.add.at(found[k], first, -on_second)
     return found
-
-
-def pair_forces(mean_forces: MeanForces, r_max: float) -> np.ndarray:
-    """Central forces between beads of each pair of types, piecewise linear in the distance and zero from r_max on.
-
-    Returns
-    -------
-    ndarray, shape (n_frames, n_beads, 3, n_parameters)
-        One candidate per pair of types and knot.
-    """
-    beads = mean_forces.beads
-    n_types, knots = len(beads.type_names), np.arange(KNOT_SPACING, r_max, KNOT_SPACING)
-    kinds = {pair: k for k, pair in enumerate(combinations_with_replacement(range(n_types), 2))}
-    kind_of = np.array([[kinds[min(a, b), max(a, b)] for b in range(n_types)] for a in range(n_types)])
-    found = np.zeros((*mean_forces.positions.shape, len(kinds) * len(knots)))
-    for k, (positions, box) in enumerate(zip(mean_forces.positions, mean_forces.box, strict=True)):
-        first, second, vectors, distances = near_pairs(Frame(positions, box, beads.types), r_max)
-        along = vectors / distances[:, None]
-        column = kind_of[beads.types[first], beads.types[second]] * len(knots)
-        for j, knot in enumerate(knots):
-            height = 1 - np.abs(distances - knot) / KNOT_SPACING
-            near = np.flatnonzero(height > 0)
-            on_second = height[near, None] * along[near]
-            np.add.at(found[k], (second[near], slice(None), column[near] + j), on_second)
-            np.add.at(found[k], (first[near], slice(None), column[near] + j), -on_second)
-    return found[..., np.any(found, axis=(0, 1, 2))]
 
 
 def explained(missing: np.ndarray, standard_error: np.ndarray, candidate: np.ndarray) -> Explained:

@@ -25,6 +25,7 @@ from ..files import file_hash, write_text
 from ..mapping import bond_order, make_whole, mapping_from_config
 from ..mean_forces import Check, MeanForces, write_mean_forces
 from ..progress import log_to, progress
+from .anchor import anchor
 from .build import atomic_charges, build_topology, create_system
 from .restrained import Configuration, check_file, heating_file, run_configuration, start_file
 
@@ -178,6 +179,12 @@ def _gather(
         "versions": f"openmm_cgkd {__version__}, openmm {openmm.__version__}",
     }
     main = MeanForces(positions, mean, error, snapshots.unitcell_vectors, snapshots.time, beads, attributes)
+    if anchored := anchor(main, forces[:, 0]):
+        main = anchored.mean_forces
+        main.attributes.update(fair_pair_forces=anchored.ratio, fair_pair_forces_error=anchored.error)
+        logger.info("pair forces of the first starts, taken over: %.3f(%.3f) of those of the mean", anchored.ratio, anchored.error)
+    else:
+        logger.info("too few beads or configurations to take pair forces from the first starts alone; heating leaves them too large")
     checks = {}
     if protocol.starts > 2:
         # the first start has no scatter of its own; as equals, all starts share that of the others
