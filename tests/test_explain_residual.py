@@ -108,7 +108,7 @@ def test_what_the_shipped_student_misses_is_not_pairwise(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["explain_residual.py"])
     explain_residual.main()
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert found.pop("rmse") == pytest.approx(85.3, abs=1.0)
+    assert found.pop("rmse") == pytest.approx(92.3, abs=1.0)
     assert len(found) == 5
     assert all(-0.01 < share < 0.02 for share in found.values())
 

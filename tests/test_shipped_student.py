@@ -34,7 +34,7 @@ def test_its_report_is_of_this_student_and_these_frames(folder):
 
 
 def test_its_forces_in_openmm_are_nearer_to_the_mean_forces_than_any_label(folder):
-    """The RMSE is 85.3(11) kJ/mol/nm, that of the labels 259, that of no forces 141; a wrong sign or unit would show."""
+    """The RMSE is 92.3(14) kJ/mol/nm, that of the labels 256, that of no forces 146; a wrong sign or unit would show."""
     frames, known = read_frames(folder / "frames.h5"), read_mean_forces(folder / "mean_forces.h5")
     system = CGPotential(folder / "student.pt").createSystem(bead_topology_to_openmm(frames.beads, known.box[0]))
     context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("CPU"))
@@ -44,7 +44,7 @@ def test_its_forces_in_openmm_are_nearer_to_the_mean_forces_than_any_label(folde
         context.setPositions(positions)
         found = context.getState(forces=True).getForces(asNumpy=True)._value
         squares.append(((found - forces) ** 2 - error**2).mean())
-    assert np.sqrt(np.mean(squares)) == pytest.approx(85.3, abs=1.0)
+    assert np.sqrt(np.mean(squares)) == pytest.approx(92.3, abs=1.0)
 
 
 def test_it_runs_by_the_name_of_the_fluid_at_the_recommended_time_step(folder, tmp_path, monkeypatch):
