@@ -36,10 +36,11 @@ def run_mean_forces(config: SystemConfig, trajectory: Path, folder: Path, count:
     """Estimate mean forces at `count` configurations of an all-atom trajectory; resumable, configurations side by side.
 
     The first start of a configuration has the conformations of the trajectory, a fair sample; each other one renews those of the start
-    before by heating and cooling. Three checks go into the file: ``other_constant`` compares restraint constants, ``other_start``
-    the first starts with all the others, which betrays conformations that heating has shifted, and ``other_heating`` all starts with
-    one from 2.5 times the temperature, cooled twice as slowly: what the starts share because heating did not renew it, that one does
-    not, so its slope is the share of the variance that is a function of the beads.
+    before by heating and cooling. That makes forces between pairs too large, so these are taken from the first starts (`anchor`).
+
+    Three checks go into the file: ``other_constant`` compares restraint constants, ``other_start`` the first starts with all the others,
+    and ``other_heating`` all starts with one from 2.5 times the temperature, cooled twice as slowly: what the starts share because heating
+    did not renew it, that one does not, so its slope is the share of the variance that is a function of the beads.
 
     Parameters
     ----------
