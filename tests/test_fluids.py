@@ -235,5 +235,5 @@ def test_shipped_mean_forces_do_not_depend_on_the_restraint_constant():
         check = Check(*(file[f"checks/other_constant/{name}"][:] for name in ("first", "second", "first_error", "second_error")))
         assert file["checks/other_constant"].attrs["slope"] == pytest.approx(check.agreement()["slope"], rel=1e-4)
     found = check.agreement()
-    assert abs(found["slope"] - 1) < 3 * found["slope_error"] < 0.03
+    assert abs(found["slope"] - 1) < 3 * found["slope_error"] < 0.035
     assert found["difference"] < 1.1 * found["expected"]
