@@ -4,8 +4,9 @@ import os
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-# Read by libgomp, which torch and numba load later. Its threads spin while they wait, unless told not to: half as fast again for a
-# small fluid on an idle machine, but a hundred times slower, not five, where other programs want the same cores
+# Read by libgomp, which torch and numba load later. Its threads spin while they wait, unless told
+# not to: half as fast again for a small fluid on an idle machine, but a hundred times slower, not
+# five, where other programs want the same cores
 if "GOMP_SPINCOUNT" not in os.environ:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -1,6 +1,8 @@
-"""Mapping files of OpenMSCG's ``cgmap`` (YAML with ``site-types`` and ``system``) as atoms-to-beads maps.
+"""Mapping files of OpenMSCG's ``cgmap`` (YAML with ``site-types`` and ``system``) as atoms-to-beads
+maps.
 
-Format: OpenMSCG documentation, command ``cgmap``. Anchors of nested groups count from the start of the group around them.
+Format: OpenMSCG documentation, command ``cgmap``. Anchors of nested groups count from the start of
+the group around them.
 """
 
 from __future__ import annotations
@@ -36,11 +38,16 @@ class _SiteType(_Section):
         n = len(self.index)
         for name, weights in (("x-weight", self.x_weight), ("f-weight", self.f_weight)):
             if len(weights) != n:
-                raise ValueError(f"has {len(weights)} values of {name} for {n} atoms; give one per atom")
+                raise ValueError(
+                    f"has {len(weights)} values of {name} for {n} atoms; give one per atom"
+                )
         if len(set(self.index)) < n:
             raise ValueError(f"names an atom twice in index {self.index}; name each atom once")
         if any(weight != 1 for weight in self.f_weight):
-            raise ValueError(f"has f-weight {self.f_weight}, but only 1 is supported: the force on a bead is the sum over its atoms")
+            raise ValueError(
+                f"has f-weight {self.f_weight}, but only 1 is supported: the force on a bead is the"
+                " sum over its atoms"
+            )
         if not (min(self.x_weight) >= 0 and sum(self.x_weight) > 0):
             raise ValueError(f"has x-weight {self.x_weight}; give the atomic masses")
         return self
@@ -90,14 +97,15 @@ def mapping_from_cgmap(path: Path, topology: mdtraj.Topology, partial: bool = Fa
     Returns
     -------
     Mapping
-        Centres of mass with the true masses of `topology`; the x-weights of the file only have to agree with them. Beads
-        are in the order of the file, but those of one molecule stand together. Beads are bonded where atoms are.
+        Centres of mass with the true masses of `topology`; the x-weights of the file only have to
+        agree with them. Beads are in the order of the file, but those of one molecule stand
+        together. Beads are bonded where atoms are.
 
     Raises
     ------
     MappingError
-        If the file is not valid, an x-weight is no atomic mass, an f-weight is not 1, a bead reaches over two molecules,
-        or an atom is in two beads or in none.
+        If the file is not valid, an x-weight is no atomic mass, an f-weight is not 1, a bead
+        reaches over two molecules, or an atom is in two beads or in none.
     """
     content = _load(path)
     elements = np.array([atom.element.mass for atom in topology.atoms])
@@ -109,11 +117,13 @@ def mapping_from_cgmap(path: Path, topology: mdtraj.Topology, partial: bool = Fa
             owners = np.unique(molecule_of_atom[atoms])
             if len(owners) > 1:
                 raise MappingError(
-                    f"{path}: site {len(names)} ({name}) takes atoms of molecules {owners.tolist()}; keep a bead in one molecule."
+                    f"{path}: site {len(names)} ({name}) takes atoms of molecules"
+                    f" {owners.tolist()}; keep a bead in one molecule."
                 )
             if len(names) == len(elements):
                 raise MappingError(
-                    f"{path}: makes more beads than the {len(elements)} atoms of the topology; check anchor, repeat and offset."
+                    f"{path}: makes more beads than the {len(elements)} atoms of the topology;"
+                    " check anchor, repeat and offset."
                 )
             names.append(name)
             bead_atoms.append(atoms)
@@ -125,22 +135,29 @@ def mapping_from_cgmap(path: Path, topology: mdtraj.Topology, partial: bool = Fa
     return Mapping([bead_atoms[k] for k in order], elements, beads, partial).with_bonds(topology)
 
 
-def _site_atoms(content: _CGMap, name: str, anchor: int, site: int, path: Path, masses: np.ndarray) -> np.ndarray:
+def _site_atoms(
+    content: _CGMap, name: str, anchor: int, site: int, path: Path, masses: np.ndarray
+) -> np.ndarray:
     """Atoms of one bead; checks that they exist and that the weights are their masses."""
     if name not in content.site_types:
-        raise MappingError(f"{path}: system names the site type {name}, site-types has {list(content.site_types)}; correct the name.")
+        raise MappingError(
+            f"{path}: system names the site type {name}, site-types has {list(content.site_types)};"
+            " correct the name."
+        )
     kind = content.site_types[name]
     atoms = anchor + np.array(kind.index)
     if not 0 <= atoms.min() <= atoms.max() < len(masses):
         raise MappingError(
-            f"{path}: site {site} ({name}) takes atoms {atoms.min()} to {atoms.max()}, the topology has 0 to {len(masses) - 1}."
+            f"{path}: site {site} ({name}) takes atoms {atoms.min()} to {atoms.max()}, the topology"
+            f" has 0 to {len(masses) - 1}."
         )
     weights, expected = np.array(kind.x_weight), masses[atoms]
     if not np.allclose(weights / weights.sum(), expected / expected.sum(), rtol=_MASS_TOLERANCE):
         found = ", ".join(f"{mass:g}" for mass in expected)
         raise MappingError(
-            f"{path}: x-weight {kind.x_weight} of site {site} ({name}) are not the masses of its atoms ({found}); "
-            "beads are centres of mass, so correct the weights or the order of the atoms."
+            f"{path}: x-weight {kind.x_weight} of site {site} ({name}) are not the masses of its"
+            f" atoms ({found}); beads are centres of mass, so correct the weights or the order of"
+            " the atoms."
         )
     return atoms
 
@@ -156,10 +173,14 @@ def _load(path: Path) -> _CGMap:
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             message = (
-                "is not supported; only site-types with index, x-weight, f-weight and system with anchor, repeat, offset, sites, groups are"
+                "is not supported; only site-types with index, x-weight, f-weight and system with"
+                " anchor, repeat, offset, sites, groups are"
             )
         elif first["type"] != "value_error":
             message = f"{message[0].lower()}{message[1:]}; see OpenMSCG's cgmap"
         raise MappingError(f"{path}: {field}: {message}.") from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise MappingError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}); give a mapping file of OpenMSCG.") from error
+        raise MappingError(
+            f"{path}: cannot be read as YAML ({' '.join(str(error).split())}); give a mapping file"
+            " of OpenMSCG."
+        ) from error

@@ -1,4 +1,6 @@
-"""What the commands of `cgkd` have in common: their help, their log on the terminal, and what becomes of an error."""
+"""What the commands of `cgkd` have in common: their help, their log on the terminal, and what
+becomes of an error.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,14 @@ from .progress import console, logger
 
 # what each command reads of its YAML file, shown by --help
 _READS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
-    "reference": (SystemConfig, ("name", "force_field", "temperature", "molecules", "beads", "reference")),
-    "meanforce": (SystemConfig, ("name", "force_field", "temperature", "molecules", "beads", "mean_force")),
+    "reference": (
+        SystemConfig,
+        ("name", "force_field", "temperature", "molecules", "beads", "reference"),
+    ),
+    "meanforce": (
+        SystemConfig,
+        ("name", "force_field", "temperature", "molecules", "beads", "mean_force"),
+    ),
     "map": (SystemConfig, ("name", "temperature", "molecules", "beads", "force_map")),
     "teach": (
         RunConfig,
@@ -46,10 +54,24 @@ _READS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
             "teachers",
         ),
     ),
-    "label": (RunConfig, ("folder", "frames", "max_frames", "mean_forces", "seed", "split", "teachers", "student")),
+    "label": (
+        RunConfig,
+        ("folder", "frames", "max_frames", "mean_forces", "seed", "split", "teachers", "student"),
+    ),
     "distill": (
         RunConfig,
-        ("folder", "frames", "max_frames", "mean_forces", "tensorboard", "seed", "split", "model", "student", "simulation"),
+        (
+            "folder",
+            "frames",
+            "max_frames",
+            "mean_forces",
+            "tensorboard",
+            "seed",
+            "split",
+            "model",
+            "student",
+            "simulation",
+        ),
     ),
     "export": (RunConfig, ("folder", "frames")),
     "simulate": (RunConfig, ("folder", "frames", "potential", "seed", "simulation")),
@@ -92,7 +114,9 @@ class Stage(Plain):
         super().format_help(ctx, formatter)
         model, names = _READS[self.name]
         file = "RUN.yaml" if model is RunConfig else "SYSTEM.yaml"
-        table = Table(title=f"What it reads of {file}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+        table = Table(
+            title=f"What it reads of {file}", title_justify="left", box=None, padding=(0, 2, 0, 0)
+        )
         table.add_column("field", no_wrap=True)
         table.add_column("default")
         table.add_column("meaning")
@@ -121,8 +145,17 @@ def _unexpected(error: Exception, folder: Path | None) -> str:
 
 @contextmanager
 def _log_to_terminal() -> Iterator[None]:
-    plain = {"show_path": False, "show_level": False, "omit_repeated_times": False, "log_time_format": "%H:%M:%S"}
-    handler = RichHandler(console=console, **plain) if console.is_terminal else logging.StreamHandler(console.file)
+    plain = {
+        "show_path": False,
+        "show_level": False,
+        "omit_repeated_times": False,
+        "log_time_format": "%H:%M:%S",
+    }
+    handler = (
+        RichHandler(console=console, **plain)
+        if console.is_terminal
+        else logging.StreamHandler(console.file)
+    )
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -132,8 +165,12 @@ def _log_to_terminal() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def _field_rows(model: type[BaseModel], names: tuple[str, ...], indent: str = "") -> Iterator[tuple[str, str, str]]:
-    """Rows (field, default, meaning) of a configuration section, nested sections indented as in YAML."""
+def _field_rows(
+    model: type[BaseModel], names: tuple[str, ...], indent: str = ""
+) -> Iterator[tuple[str, str, str]]:
+    """Rows (field, default, meaning) of a configuration section, nested sections indented as in
+    YAML.
+    """
     for name in names:
         field = model.model_fields[name]
         section = _section(field)
@@ -142,21 +179,39 @@ def _field_rows(model: type[BaseModel], names: tuple[str, ...], indent: str = ""
             yield from _field_rows(section, tuple(section.model_fields), indent + "  ")
             continue
         unit = _unit(field)
-        default = "required" if field.is_required() else "absent" if field.default is None else str(field.default)
-        if unit and not isinstance(field.default, str):  # a default that is written out carries its unit
+        default = (
+            "required"
+            if field.is_required()
+            else "absent"
+            if field.default is None
+            else str(field.default)
+        )
+        # a default that is written out carries its unit
+        if unit and not isinstance(field.default, str):
             default = f"{default} ({unit})"
-        yield f"{indent}{name}", default, "" if field.description in (None, unit) else field.description
+        yield (
+            f"{indent}{name}",
+            default,
+            "" if field.description in (None, unit) else field.description,
+        )
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:
     """The section a field holds one or a list of."""
-    kind = get_args(field.annotation)[0] if get_origin(field.annotation) is list else field.annotation
+    kind = (
+        get_args(field.annotation)[0] if get_origin(field.annotation) is list else field.annotation
+    )
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def _unit(field: FieldInfo) -> str:
-    """Unit of a dimensional field, as its serializer writes it; only dimensional types parse their input."""
-    parts = [*field.metadata, *(part for kind in get_args(field.annotation) for part in get_args(kind)[1:])]
+    """Unit of a dimensional field, as its serializer writes it; only dimensional types parse
+    their input.
+    """
+    parts = [
+        *field.metadata,
+        *(part for kind in get_args(field.annotation) for part in get_args(kind)[1:]),
+    ]
     if not any(isinstance(part, BeforeValidator) for part in parts):
         return ""
     write = next(part.func for part in parts if isinstance(part, PlainSerializer))

@@ -1,7 +1,9 @@
-"""Independent tasks side by side: in processes on this machine, or through Parsl on this machine or a Slurm cluster.
+"""Independent tasks side by side: in processes on this machine, or through Parsl on this machine or
+a Slurm cluster.
 
-Tasks must not share anything but files. Processes are spawned, so a Python script that starts tasks needs the
-``if __name__ == "__main__":`` guard. On a cluster the run folder must be visible to all nodes.
+Tasks must not share anything but files. Processes are spawned, so a Python script that starts tasks
+needs the ``if __name__ == "__main__":`` guard. On a cluster the run folder must be visible to all
+nodes.
 """
 
 from __future__ import annotations
@@ -35,12 +37,14 @@ from .files import write_text
 logger = logging.getLogger(__name__)
 
 _POLL = 0.5  # seconds between looks at what tasks report
-_THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENMM_CPU_THREADS")  # torch, numba, OpenMM; each reads its own on import
+# torch, numba, OpenMM; each reads its own on import
+_THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENMM_CPU_THREADS")
 
-# Parsl's hub between us and the workers: interrupts are ours to handle; if we are killed, Linux ends it (1: PR_SET_PDEATHSIG, 15: SIGTERM)
+# Parsl's hub between us and the workers: interrupts are ours to handle; if we are killed, Linux
+# ends it (1: PR_SET_PDEATHSIG, 15: SIGTERM)
 _INTERCHANGE = (
-    "import ctypes, runpy, signal; signal.signal(signal.SIGINT, signal.SIG_IGN); ctypes.CDLL(None).prctl(1, 15); "
-    "runpy.run_module('{}', run_name='__main__')"
+    "import ctypes, runpy, signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
+    " ctypes.CDLL(None).prctl(1, 15); runpy.run_module('{}', run_name='__main__')"
 )
 
 Report = Callable[[float, str], None]
@@ -48,17 +52,25 @@ _Submit = Callable[..., Future]
 
 
 class SlurmConfig(BaseModel):
-    """Jobs that Parsl asks Slurm for; each takes one node and runs as many tasks at a time as it has workers."""
+    """Jobs that Parsl asks Slurm for; each takes one node and runs as many tasks at a time as
+    it has workers.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     partition: str | None = None
     account: str | None = None
-    walltime: str = Field("24:00:00", pattern=r"^\d+:\d\d:\d\d$", description="of one job, hours:minutes:seconds")
+    walltime: str = Field(
+        "24:00:00", pattern=r"^\d+:\d\d:\d\d$", description="of one job, hours:minutes:seconds"
+    )
     jobs: int = Field(1, gt=0, description="jobs at a time, at most")
     cores: int | None = Field(None, gt=0, description="cores of the node; the whole node if absent")
-    options: list[str] = Field([], description="further options of sbatch, such as --gpus-per-node=4")
-    setup: list[str] = Field([], description="shell commands before the work, such as module load cuda")
+    options: list[str] = Field(
+        [], description="further options of sbatch, such as --gpus-per-node=4"
+    )
+    setup: list[str] = Field(
+        [], description="shell commands before the work, such as module load cuda"
+    )
 
 
 class ExecutionConfig(BaseModel):
@@ -66,15 +78,24 @@ class ExecutionConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
-    backend: Literal["local", "parsl"] = Field("local", description="processes on this machine, or Parsl's HighThroughputExecutor")
+    backend: Literal["local", "parsl"] = Field(
+        "local", description="processes on this machine, or Parsl's HighThroughputExecutor"
+    )
     retries: int = Field(1, ge=0, description="times that a failed or killed task is tried again")
-    accelerators: list[str] = Field([], description="parsl: GPUs of a node, one for each worker (CUDA_VISIBLE_DEVICES)")
-    slurm: SlurmConfig | None = Field(None, description="parsl: ask Slurm for nodes; this machine if absent")
+    accelerators: list[str] = Field(
+        [], description="parsl: GPUs of a node, one for each worker (CUDA_VISIBLE_DEVICES)"
+    )
+    slurm: SlurmConfig | None = Field(
+        None, description="parsl: ask Slurm for nodes; this machine if absent"
+    )
 
     @model_validator(mode="after")
     def _needs_parsl(self) -> Self:
         if self.backend == "local" and (self.accelerators or self.slurm):
-            raise ValueError("accelerators and slurm are for backend parsl, got backend local; set backend: parsl or remove them")
+            raise ValueError(
+                "accelerators and slurm are for backend parsl, got backend local; set backend:"
+                " parsl or remove them"
+            )
         return self
 
 
@@ -92,13 +113,16 @@ def map_tasks(
     Parameters
     ----------
     function : callable
-        Of a module that workers can import. Called as ``function(*arguments, report)``; ``report(done, note)`` tells how
-        far the task is, may be called often, and ends the process when nobody waits for it any more.
+        Of a module that workers can import. Called as ``function(*arguments, report)``;
+        ``report(done, note)`` tells how far the task is, may be called often, and ends the process
+        when nobody waits for it any more.
     tasks : mapping
-        Name of every task, which must be good as a file name, and its arguments, which must be picklable.
+        Name of every task, which must be good as a file name, and its arguments, which must be
+        picklable.
     execution : ExecutionConfig
     folder : path
-        For progress, tracebacks (``<task>.error.log``) and Parsl's logs. One caller at a time: a second one ends the first one's tasks.
+        For progress, tracebacks (``<task>.error.log``) and Parsl's logs. One caller at a time: a
+        second one ends the first one's tasks.
     workers : int, optional
         Tasks at a time on one machine; one per accelerator or core if absent.
     on_result, on_report : callable
@@ -112,7 +136,8 @@ def map_tasks(
     Raises
     ------
     ExecutionError
-        If tasks failed more often than ``execution.retries``; all others are finished first. ``failures`` holds the errors by name.
+        If tasks failed more often than ``execution.retries``; all others are finished first.
+        ``failures`` holds the errors by name.
     ConfigError
         If Parsl is wanted and not installed.
     """
@@ -125,7 +150,12 @@ def map_tasks(
     with _reports(folder) as reports, _submitter(execution, folder, workers) as submit:
 
         def start(name: str) -> Future:
-            return submit(pickle.dumps((function, tasks[name])), folder / f"{name}.error.log", reports / name, workers)
+            return submit(
+                pickle.dumps((function, tasks[name])),
+                folder / f"{name}.error.log",
+                reports / name,
+                workers,
+            )
 
         running = {start(name): name for name in tasks}
         while running:
@@ -140,7 +170,12 @@ def map_tasks(
                     on_result(name, results[name])
                     continue
                 again = attempts[name] <= execution.retries
-                logger.warning("task %s failed%s: %s", name, ", trying again" if again else "", _one_line(error))
+                logger.warning(
+                    "task %s failed%s: %s",
+                    name,
+                    ", trying again" if again else "",
+                    _one_line(error),
+                )
                 if again:
                     attempts[name] += 1
                     running[start(name)] = name
@@ -149,8 +184,9 @@ def map_tasks(
     if failures:
         name, error = next(iter(failures.items()))
         raise ExecutionError(
-            f"{len(failures)} of {len(tasks)} tasks failed {execution.retries + 1} times, the first is {name} ({_one_line(error)}); "
-            f"see {folder}, then run again: what is finished is kept.",
+            f"{len(failures)} of {len(tasks)} tasks failed {execution.retries + 1} times, the first"
+            f" is {name} ({_one_line(error)}); see {folder}, then run again: what is finished is"
+            " kept.",
             failures,
         )
     return results
@@ -158,7 +194,11 @@ def map_tasks(
 
 def _workers(execution: ExecutionConfig, wanted: int | None, tasks: int) -> int | None:
     """Tasks at a time on a machine; None for one per core of a node that only Slurm knows."""
-    count = len(execution.accelerators) or wanted or (execution.slurm.cores if execution.slurm else os.cpu_count() or 1)
+    count = (
+        len(execution.accelerators)
+        or wanted
+        or (execution.slurm.cores if execution.slurm else os.cpu_count() or 1)
+    )
     return None if count is None else min(count, tasks)
 
 
@@ -166,11 +206,13 @@ def _one_line(error: BaseException) -> str:
     return (" ".join(str(error).split()) or type(error).__name__).rstrip(".")
 
 
-# --- in the process of a task -----------------------------------------------------------------------------------------
+# --- in the process of a task ---------------------------------------------------------------------
 
 
 def _run(payload: bytes, error_log: Path, report_file: Path, workers: int | None) -> Any:
-    """Do one task. The function comes pickled, so that its imports find the number of threads already set."""
+    """Do one task. The function comes pickled, so that its imports find the number of threads
+    already set.
+    """
     threads = max(1, len(os.sched_getaffinity(0)) // workers) if workers else 1
     for variable in _THREADS:
         os.environ.setdefault(variable, str(threads))
@@ -206,7 +248,8 @@ class _Reporter:
         try:
             fresh.write_text(json.dumps([done, note]))
             os.replace(fresh, self._file)
-        except FileNotFoundError:  # the folder is gone: nobody waits, and another run may work on the same files
+        # the folder is gone: nobody waits, and another run may work on the same files
+        except FileNotFoundError:
             os._exit(1)
 
 
@@ -229,10 +272,12 @@ def _read_reports(reports: Path, names: Any) -> Iterator[tuple[str, tuple[float,
             yield name, json.loads((reports / name).read_text())
 
 
-# --- backends ---------------------------------------------------------------------------------------------------------
+# --- backends -------------------------------------------------------------------------------------
 
 
-def _submitter(execution: ExecutionConfig, folder: Path, workers: int | None) -> contextlib.AbstractContextManager[_Submit]:
+def _submitter(
+    execution: ExecutionConfig, folder: Path, workers: int | None
+) -> contextlib.AbstractContextManager[_Submit]:
     if execution.backend == "parsl":
         return _parsl(execution, folder.absolute(), workers)
     return _processes(workers or 1)
@@ -240,7 +285,9 @@ def _submitter(execution: ExecutionConfig, folder: Path, workers: int | None) ->
 
 @contextmanager
 def _processes(workers: int) -> Iterator[_Submit]:
-    """Every task in a spawned process of its own, so that one that is killed takes no other with it."""
+    """Every task in a spawned process of its own, so that one that is killed takes no other
+    with it.
+    """
     alive: set[multiprocessing.process.BaseProcess] = set()
     stopping = threading.Event()
 
@@ -300,10 +347,14 @@ def _parsl(execution: ExecutionConfig, folder: Path, workers: int | None) -> Ite
         from parsl import Config, DataFlowKernel, HighThroughputExecutor, python_app
         from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD
     except ImportError as error:
-        raise ConfigError("execution.backend: parsl is not installed; pip install 'openmm_cgkd[parsl]', or set backend: local.") from error
+        raise ConfigError(
+            "execution.backend: parsl is not installed; pip install 'openmm_cgkd[parsl]', or set"
+            " backend: local."
+        ) from error
     if any(letter.isspace() for letter in str(folder)):
         raise ConfigError(
-            f"execution.backend: parsl cannot work in a folder with blanks in its path, got '{folder}'; choose another folder."
+            "execution.backend: parsl cannot work in a folder with blanks in its path, got"
+            f" '{folder}'; choose another folder."
         )
     # started as modules: Parsl's own scripts are found only where the environment is activated
     python, modules = sys.executable, "parsl.executors.high_throughput"
@@ -311,16 +362,21 @@ def _parsl(execution: ExecutionConfig, folder: Path, workers: int | None) -> Ite
         provider=_provider(execution.slurm),
         address=None if execution.slurm else "127.0.0.1",
         max_workers_per_node=workers,
-        cores_per_worker=1e-6 if workers else 1,  # a number of workers that is given is not cut to the number of cores
+        # a number of workers that is given is not cut to the number of cores
+        cores_per_worker=1e-6 if workers else 1,
         available_accelerators=execution.accelerators,
-        launch_cmd=DEFAULT_LAUNCH_CMD.replace("process_worker_pool.py", f"{shlex.quote(python)} -m {modules}.process_worker_pool", 1),
+        launch_cmd=DEFAULT_LAUNCH_CMD.replace(
+            "process_worker_pool.py", f"{shlex.quote(python)} -m {modules}.process_worker_pool", 1
+        ),
         interchange_launch_cmd=[python, "-c", _INTERCHANGE.format(f"{modules}.interchange")],
         heartbeat_period=5,  # seconds after which a killed worker is noticed
         heartbeat_threshold=60,  # seconds after which workers end that have lost their interchange
         encrypted=True,
     )
     logging.getLogger("parsl").propagate = False  # it logs into the folder
-    kernel = DataFlowKernel(Config(executors=[executor], run_dir=str(folder / "parsl"), strategy_period=1))
+    kernel = DataFlowKernel(
+        Config(executors=[executor], run_dir=str(folder / "parsl"), strategy_period=1)
+    )
     try:
         yield python_app(_run, data_flow_kernel=kernel)
     finally:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write beside `path`; it takes the place of `path` only when the block ends well."""
+    """Yield a path to write beside `path`; it takes the place of `path` only when the block
+    ends well.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".tmp")
     try:

@@ -1,9 +1,11 @@
-"""Optimal linear force maps: of all that are consistent with the positions of the beads, the one with the least noise.
+"""Optimal linear force maps: of all that are consistent with the positions of the beads, the one
+with the least noise.
 
-A map F = B f gives the mean force if B M^T = 1, where R = M r are the bead positions, and if atoms whose distance is
-constrained share their coefficients (Ciccotti et al., ChemPhysChem 2005, 6, 1809). The mean of F given R is then the same for
-all, so the one of least mean square has the least noise (Kraemer et al., J. Phys. Chem. Lett. 2023, 14, 3970). Here a
-bead takes forces of its own molecule alone, and like molecules share their coefficients.
+A map F = B f gives the mean force if B M^T = 1, where R = M r are the bead positions, and if atoms
+whose distance is constrained share their coefficients (Ciccotti et al., ChemPhysChem 2005, 6,
+1809). The mean of F given R is then the same for all, so the one of least mean square has the least
+noise (Kraemer et al., J. Phys. Chem. Lett. 2023, 14, 3970). Here a bead takes forces of its own
+molecule alone, and like molecules share their coefficients.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from .mapping import Mapping
 
 logger = logging.getLogger(__name__)
 
-_RIGID = 5e-4  # nm; the stiffest bonds vibrate by three times as much at room temperature, files round to a tenth
+# nm; the stiffest bonds vibrate by three times as much at room temperature, files round to a tenth
+_RIGID = 5e-4
 _SAMPLES = 10  # molecules, over all frames, for each free coefficient: 30 force components
 
 
@@ -40,7 +43,8 @@ class _Kind:
     products : ndarray, shape (n_atoms, n_atoms)
         Sum of f_i . f_j.
     first : ndarray, shape (n_atoms, n_atoms), nm
-        Distances in one molecule; `shift` and `square` are sums of the deviations from it and of their squares.
+        Distances in one molecule; `shift` and `square` are sums of the deviations from it and of
+        their squares.
     samples : int
         Molecules times frames.
     """
@@ -69,7 +73,9 @@ class _Kind:
 
     def groups(self) -> np.ndarray:
         """Number of the rigid group of every atom, shape (n_atoms,)."""
-        spread = np.sqrt(np.maximum(0.0, self.square / self.samples - (self.shift / self.samples) ** 2))
+        spread = np.sqrt(
+            np.maximum(0.0, self.square / self.samples - (self.shift / self.samples) ** 2)
+        )
         return connected_components(csr_matrix(spread < _RIGID), directed=False)[1]
 
 
@@ -94,11 +100,17 @@ class OptimalForceMap:
     def __init__(self, mapping: Mapping, topology: mdtraj.Topology) -> None:
         self.mapping, self._topology = mapping, topology
         beads = mapping.topology
-        of_molecule = np.split(np.arange(beads.n_beads), np.searchsorted(beads.molecules, np.arange(1, topology.n_residues)))
+        of_molecule = np.split(
+            np.arange(beads.n_beads),
+            np.searchsorted(beads.molecules, np.arange(1, topology.n_residues)),
+        )
         found: dict[tuple, list[tuple[np.ndarray, np.ndarray]]] = {}
         for residue, inside in zip(topology.residues, of_molecule, strict=True):
             if len(inside) == 0:
-                raise MappingError(f"Molecule {residue.name} has no bead; give it one, or leave the molecule out of the simulation.")
+                raise MappingError(
+                    f"Molecule {residue.name} has no bead; give it one, or leave the molecule out"
+                    " of the simulation."
+                )
             atoms = np.array([atom.index for atom in residue.atoms])
             owner = mapping.bead_of_atom[atoms]
             local = np.where(owner < 0, -1, owner - inside[0])
@@ -111,7 +123,9 @@ class OptimalForceMap:
             self._kinds.append(_Kind(name, atoms, inside, weights))
 
     def add(self, positions: np.ndarray, forces: np.ndarray) -> None:
-        """Add a frame: positions of whole molecules (n_atoms, 3), nm, and forces (n_atoms, 3), kJ/mol/nm."""
+        """Add a frame: positions of whole molecules (n_atoms, 3), nm, and forces (n_atoms, 3),
+        kJ/mol/nm.
+        """
         for kind in self._kinds:
             kind.add(positions, forces)
 
@@ -121,7 +135,8 @@ class OptimalForceMap:
         Raises
         ------
         MappingError
-            If a constraint joins beads so that no force map is consistent, or the frames are too few for the coefficients.
+            If a constraint joins beads so that no force map is consistent, or the frames are too
+            few for the coefficients.
         """
         rows, columns, values, record = [], [], [], []
         for kind in self._kinds:
@@ -132,39 +147,68 @@ class OptimalForceMap:
                 values.append(np.broadcast_to(of_atoms, kind.atoms.shape).ravel())
             record.append(self._record(kind, coefficients))
         shape = (self.mapping.topology.n_beads, self.mapping.n_atoms)
-        matrix = csr_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=shape)
-        return self.mapping.with_force_map(matrix), json.dumps({"kind": "optimal", "molecules": record})
+        matrix = csr_matrix(
+            (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=shape
+        )
+        return self.mapping.with_force_map(matrix), json.dumps(
+            {"kind": "optimal", "molecules": record}
+        )
 
     def _coefficients(self, kind: _Kind) -> np.ndarray:
         """Minimise b G b under the linear conditions, shape (n_beads, n_atoms)."""
         group = kind.groups()
         join = np.eye(group.max() + 1)[group]  # (n_atoms, n_groups)
-        conditions = kind.weights @ join  # times one coefficient per group must be 1 for the bead itself, 0 for the others
+        # times one coefficient per group must be 1 for the bead itself, 0 for the others
+        conditions = kind.weights @ join
         n_beads, n_groups = conditions.shape
         free = n_groups - n_beads
         if kind.samples < (needed := _SAMPLES * max(1, free)):
             raise MappingError(
-                f"The optimal force map of {kind.name} needs at least {needed} molecules over all frames, there are {kind.samples}; "
-                "give more frames or set force_map: basic."
+                f"The optimal force map of {kind.name} needs at least {needed} molecules over all"
+                f" frames, there are {kind.samples}; give more frames or set force_map: basic."
             )
         products = join.T @ kind.products @ join
         scale = n_groups / max(np.trace(products), 1e-30)  # both blocks are then of order one
-        system = np.block([[scale * products, conditions.T], [conditions, np.zeros((n_beads, n_beads))]])
+        system = np.block(
+            [[scale * products, conditions.T], [conditions, np.zeros((n_beads, n_beads))]]
+        )
         right = np.concatenate([np.zeros((n_groups, n_beads)), np.eye(n_beads)])
         solution = np.linalg.lstsq(system, right, rcond=None)[0][:n_groups]
         if not np.allclose(conditions @ solution, np.eye(n_beads), rtol=0, atol=1e-8):
-            raise MappingError(f"Atoms of {kind.name} whose distance is fixed are in different beads; put such atoms in one bead.")
+            raise MappingError(
+                f"Atoms of {kind.name} whose distance is fixed are in different beads; put such"
+                " atoms in one bead."
+            )
         return (join @ solution).T
 
     def _record(self, kind: _Kind, coefficients: np.ndarray) -> dict[str, object]:
-        """Coefficients of one kind of molecule with the RMS force component that they give, kJ/mol/nm; logs the latter."""
+        """Coefficients of one kind of molecule with the RMS force component that they give,
+        kJ/mol/nm; logs the latter.
+        """
         atoms = [self._topology.atom(int(index)).name for index in kind.atoms[0]]
         group, beads = kind.groups(), []
         for bead, of_atoms in zip(kind.beads[0], coefficients, strict=True):
             inside = self.mapping.bead_of_atom[kind.atoms[0]] == bead
-            plain = np.isin(group, group[inside]).astype(float)  # of the bead's atoms, and of those constrained to them
-            rms, plain_rms = (float(np.sqrt(b @ kind.products @ b / (3 * kind.samples))) for b in (of_atoms, plain))
+            # of the bead's atoms, and of those constrained to them
+            plain = np.isin(group, group[inside]).astype(float)
+            rms, plain_rms = (
+                float(np.sqrt(b @ kind.products @ b / (3 * kind.samples)))
+                for b in (of_atoms, plain)
+            )
             name = self.mapping.topology.names[bead]
-            logger.info("%s of %s: RMS force component %.1f kJ/mol/nm, %.1f with the basic force map", name, kind.name, rms, plain_rms)
-            beads.append({"type": name, "coefficients": of_atoms.round(9).tolist(), "rms": rms, "rms_basic": plain_rms})
+            logger.info(
+                "%s of %s: RMS force component %.1f kJ/mol/nm, %.1f with the basic force map",
+                name,
+                kind.name,
+                rms,
+                plain_rms,
+            )
+            beads.append(
+                {
+                    "type": name,
+                    "coefficients": of_atoms.round(9).tolist(),
+                    "rms": rms,
+                    "rms_basic": plain_rms,
+                }
+            )
         return {"name": kind.name, "atoms": atoms, "beads": beads}

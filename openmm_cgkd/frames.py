@@ -1,7 +1,8 @@
-"""Mapped frames: in memory, and their HDF5 file, which is written, appended after a crash, streamed and read.
+"""Mapped frames: in memory, and their HDF5 file, which is written, appended after a crash, streamed
+and read.
 
-The file (``docs/formats.md``) is written in HDF5's single-writer mode, so a killed writer leaves a readable file; a
-frame counts only when its checksum, which is written last, is right.
+The file (``docs/formats.md``) is written in HDF5's single-writer mode, so a killed writer leaves a
+readable file; a frame counts only when its checksum, which is written last, is right.
 """
 
 from __future__ import annotations
@@ -19,7 +20,17 @@ import numpy as np
 
 from .exceptions import FramesError
 from .files import replacing
-from .frames_h5 import QUANTITIES, Header, append_rows, checksums, create, frame_shapes, opened, read_header, read_rows
+from .frames_h5 import (
+    QUANTITIES,
+    Header,
+    append_rows,
+    checksums,
+    create,
+    frame_shapes,
+    opened,
+    read_header,
+    read_rows,
+)
 from .mapping import BeadTopology
 from .mended import hold
 
@@ -57,7 +68,13 @@ class Frames:
 
     def __getitem__(self, index: slice | np.ndarray) -> Frames:
         return Frames(
-            self.positions[index], self.forces[index], self.box[index], self.time[index], self.step[index], self.beads, self.attributes
+            self.positions[index],
+            self.forces[index],
+            self.box[index],
+            self.time[index],
+            self.step[index],
+            self.beads,
+            self.attributes,
         )
 
     @property
@@ -74,14 +91,24 @@ class Frames:
     def identity(self) -> str:
         """SHA-256 over everything that training depends on."""
         digest = hashlib.sha256()
-        for array in (self.positions, self.forces, self.box, self.time, self.beads.types, self.beads.masses, self.beads.bonds):
+        for array in (
+            self.positions,
+            self.forces,
+            self.box,
+            self.time,
+            self.beads.types,
+            self.beads.masses,
+            self.beads.bonds,
+        ):
             digest.update(np.ascontiguousarray(array).tobytes())
         digest.update(json.dumps(self.beads.type_names).encode())
         return digest.hexdigest()
 
     @property
     def smallest_height(self) -> float:
-        """Smallest distance between opposite box faces over all frames, nm; cutoffs must stay below half of it."""
+        """Smallest distance between opposite box faces over all frames, nm; cutoffs must stay
+        below half of it.
+        """
         return float(smallest_height(self.box))
 
 
@@ -91,7 +118,8 @@ def smallest_height(box: np.ndarray) -> float:
 
 
 class FrameWriter:
-    """Append mapped frames to an HDF5 file, one at a time, safe against a crash between any two instructions.
+    """Append mapped frames to an HDF5 file, one at a time, safe against a crash between any two
+    instructions.
 
     Parameters
     ----------
@@ -104,30 +132,48 @@ class FrameWriter:
         Drop frames beyond this step: the step from which the interrupted simulation resumes.
     """
 
-    def __init__(self, path: Path | str, beads: BeadTopology, attributes: dict[str, Any], after_step: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        beads: BeadTopology,
+        attributes: dict[str, Any],
+        after_step: int | None = None,
+    ) -> None:
         self.path = Path(path)
         continued = self.path.exists()
         if continued:
             found = frames_header(self.path)
-            same = all(np.array_equal(getattr(found.beads, name), getattr(beads, name)) for name in ("types", "bonds"))
+            same = all(
+                np.array_equal(getattr(found.beads, name), getattr(beads, name))
+                for name in ("types", "bonds")
+            )
             if found.beads.type_names != beads.type_names or not same:
-                raise FramesError(f"{self.path}: holds other beads than this simulation; write to another file.")
+                raise FramesError(
+                    f"{self.path}: holds other beads than this simulation; write to another file."
+                )
             attributes = found.attributes
-        # a killed HDF5 writer leaves the file marked as open, so continue in a fresh file that then takes its place
+        # a killed HDF5 writer leaves the file marked as open, so continue in a fresh file that then
+        # takes its place
         fresh = self.path.with_name(self.path.name + ".tmp")
         self._file = create(fresh, beads, attributes)
         try:
             for frames in iterate_frames(self.path) if continued else ():
-                append_rows(self._file, (frames if after_step is None else frames[frames.step <= after_step]).arrays)
+                append_rows(
+                    self._file,
+                    (frames if after_step is None else frames[frames.step <= after_step]).arrays,
+                )
         except FramesError:
             self._file.close()
             fresh.unlink()
             raise
-        self._file.swmr_mode = True  # before the file takes its name, so that a reader never meets a locked one
+        # before the file takes its name, so that a reader never meets a locked one
+        self._file.swmr_mode = True
         self._hold = hold(fresh)
         os.replace(fresh, self.path)
 
-    def append(self, positions: np.ndarray, forces: np.ndarray, box: np.ndarray, time: float, step: int) -> None:
+    def append(
+        self, positions: np.ndarray, forces: np.ndarray, box: np.ndarray, time: float, step: int
+    ) -> None:
         """Append one frame; units as in `Frames`.
 
         Raises
@@ -137,14 +183,23 @@ class FrameWriter:
         """
         n = len(self._file["checksum"])
         if n and step <= self._file["step"][n - 1]:
-            raise FramesError(f"{self.path}: step {step} is not after the last frame; resume with after_step or write to another file.")
+            raise FramesError(
+                f"{self.path}: step {step} is not after the last frame; resume with after_step or"
+                " write to another file."
+            )
         frame = {"positions": positions, "forces": forces, "box": box, "time": time, "step": step}
         for name, values in frame.items():
             expected = self._file[name].shape[1:]
             if np.shape(values) != expected:
-                raise FramesError(f"{self.path}: expected {name} of shape {expected}, got {np.shape(values)}; give every bead of the file.")
+                raise FramesError(
+                    f"{self.path}: expected {name} of shape {expected}, got {np.shape(values)};"
+                    " give every bead of the file."
+                )
             if not np.all(np.isfinite(values)):
-                raise FramesError(f"{self.path}: {name} at step {step} are not finite; the simulation has failed, use a smaller time step.")
+                raise FramesError(
+                    f"{self.path}: {name} at step {step} are not finite; the simulation has failed,"
+                    " use a smaller time step."
+                )
         self._put(frame)
         self._file.flush()
 
@@ -155,7 +210,9 @@ class FrameWriter:
             self._file[name][n] = frame[name]
             self._file[name].flush()
         self._file["checksum"].resize(n + 1, axis=0)  # last, because it makes the frame count
-        self._file["checksum"][n] = checksums({name: np.asarray(values)[None] for name, values in frame.items()})[0]
+        self._file["checksum"][n] = checksums(
+            {name: np.asarray(values)[None] for name, values in frame.items()}
+        )[0]
 
     def close(self) -> None:
         self._file.close()
@@ -181,17 +238,20 @@ def frames_header(path: Path | str) -> Header:
 
 
 def iterate_frames(path: Path | str) -> Iterator[Frames]:
-    """Stream every whole frame of a file in pieces of a few megabytes; memory does not grow with the file.
+    """Stream every whole frame of a file in pieces of a few megabytes; memory does not grow with
+    the file.
 
     Raises
     ------
     FramesError
-        If the file is missing or foreign, or holds a damaged frame before its last whole one, or a value that is not
-        finite. What comes after the last whole frame is left out.
+        If the file is missing or foreign, or holds a damaged frame before its last whole one, or a
+        value that is not finite. What comes after the last whole frame is left out.
     """
     with opened(Path(path)) as file:
         header = read_header(file, Path(path))
-        yield from _whole_frames(file, header, Path(path), max(1, _STREAM // (24 * header.beads.n_beads)))
+        yield from _whole_frames(
+            file, header, Path(path), max(1, _STREAM // (24 * header.beads.n_beads))
+        )
 
 
 def _whole_frames(file: h5py.File, header: Header, path: Path, size: int) -> Iterator[Frames]:
@@ -203,7 +263,10 @@ def _whole_frames(file: h5py.File, header: Header, path: Path, size: int) -> Ite
         if n < len(good):
             torn = first + n if torn is None else torn
             if good[n:].any():
-                raise FramesError(f"{path}: frame {torn} is damaged (checksum differs) but later ones are not; restore it from a copy.")
+                raise FramesError(
+                    f"{path}: frame {torn} is damaged (checksum differs) but later ones are not;"
+                    " restore it from a copy."
+                )
         if n:
             frames = Frames(**arrays, beads=header.beads, attributes=header.attributes)[:n]
             _check_finite(frames, first, path)
@@ -214,11 +277,15 @@ def _check_finite(frames: Frames, first: int, path: Path) -> None:
     for name in ("positions", "forces", "box"):
         bad = ~np.isfinite(getattr(frames, name)).all(axis=(1, 2))
         if bad.any():
-            raise FramesError(f"{path}: {name} of frame {first + np.argmax(bad)} are not finite; remove that frame or make the file again.")
+            raise FramesError(
+                f"{path}: {name} of frame {first + np.argmax(bad)} are not finite; remove that"
+                " frame or make the file again."
+            )
 
 
 def read_frames(path: Path | str, allow_empty: bool = False) -> Frames:
-    """Read every whole frame of a file, whether its writer closed it, still writes it, or was killed.
+    """Read every whole frame of a file, whether its writer closed it, still writes it, or was
+    killed.
 
     Raises
     ------
@@ -231,12 +298,18 @@ def read_frames(path: Path | str, allow_empty: bool = False) -> Frames:
         for frames in _whole_frames(file, header, path, max(1, header.rows)):
             return frames
     if not allow_empty:
-        raise FramesError(f"{path}: holds no whole frame; make mapped frames with 'cgkd reference' or 'cgkd map'.")
-    empty = {name: np.zeros((0, *shape)) for name, shape in frame_shapes(header.beads.n_beads).items()}
+        raise FramesError(
+            f"{path}: holds no whole frame; make mapped frames with 'cgkd reference' or 'cgkd map'."
+        )
+    empty = {
+        name: np.zeros((0, *shape)) for name, shape in frame_shapes(header.beads.n_beads).items()
+    }
     return Frames(**empty, beads=header.beads, attributes=header.attributes)
 
 
-def write_stream(path: Path, beads: BeadTopology, attributes: dict[str, Any], parts: Iterable[Frames]) -> int:
+def write_stream(
+    path: Path, beads: BeadTopology, attributes: dict[str, Any], parts: Iterable[Frames]
+) -> int:
     """Write frames as they come, complete or not at all; memory does not grow with their number.
 
     Returns
@@ -251,7 +324,9 @@ def write_stream(path: Path, beads: BeadTopology, attributes: dict[str, Any], pa
 
 
 def write_frames(frames: Frames, path: Path | str) -> None:
-    """Write frames as a compressed file, complete or not at all; for shipping and for parts of a file."""
+    """Write frames as a compressed file, complete or not at all; for shipping and for parts of
+    a file.
+    """
     with replacing(Path(path)) as fresh, create(fresh, frames.beads, frames.attributes) as file:
         for name, values in frames.arrays.items():
             del file[name]
@@ -278,7 +353,8 @@ def split_frames(time: np.ndarray, validation: float, test: float, gap: float) -
     validation, test : float
         Shares of all frames.
     gap : float
-        Time in ps between parts; longer than the force correlation time, so that held-out frames are independent.
+        Time in ps between parts; longer than the force correlation time, so that held-out frames
+        are independent.
 
     Raises
     ------
@@ -292,11 +368,16 @@ def split_frames(time: np.ndarray, validation: float, test: float, gap: float) -
     if min(n_test, n_validation, first_validation) > 0:
         in_training = time < time[first_validation] - gap
         in_validation = (index >= first_validation) & (time < time[first_test] - gap)
-        split = Split(index[:first_validation][in_training[:first_validation]], index[in_validation], index[first_test:])
+        split = Split(
+            index[:first_validation][in_training[:first_validation]],
+            index[in_validation],
+            index[first_test:],
+        )
         if min(len(split.training), len(split.validation)) > 0:
             return split
     span = time[-1] - time[0] if n else 0.0
     raise FramesError(
-        f"{n} frames over {span:g} ps cannot be split into training, validation ({validation:g}) and test ({test:g}) "
-        f"with gaps of {gap:g} ps; use more frames, larger shares or a smaller gap."
+        f"{n} frames over {span:g} ps cannot be split into training, validation ({validation:g})"
+        f" and test ({test:g}) with gaps of {gap:g} ps; use more frames, larger shares or a smaller"
+        " gap."
     )

@@ -1,7 +1,8 @@
 """HDF5 layout of the file of mapped frames: datasets, attributes, checksums (``docs/formats.md``).
 
-One extendable dataset per quantity with the frame as first axis, a CRC-32 per frame, bead data under ``/beads``,
-provenance as attributes of the root. What the frames mean, and how they are read and written, is in ``frames.py``.
+One extendable dataset per quantity with the frame as first axis, a CRC-32 per frame, bead data
+under ``/beads``, provenance as attributes of the root. What the frames mean, and how they are read
+and written, is in ``frames.py``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _SHAPES = {"positions": (-1, 3), "forces": (-1, 3), "box": (3, 3), "time": (), "
 _TYPES = {"positions": "f4", "forces": "f4", "box": "f8", "time": "f8", "step": "i8"}
 QUANTITIES = tuple(_SHAPES)
 _BEAD_DATA = ("types", "masses", "molecules", "charges")
-READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError)  # what h5py raises on damaged files
+# what h5py raises on damaged files
+READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError)
 _BLOCK = 256  # frames whose checksums are computed at once
 _CHUNK = 2**16  # bytes of an HDF5 chunk of a file that is written at once
 
@@ -68,17 +70,21 @@ def checksums(arrays: dict[str, np.ndarray]) -> np.ndarray:
 
 def frame_shapes(n_beads: int) -> dict[str, tuple[int, ...]]:
     """Shape of each quantity in one frame."""
-    return {name: tuple(n_beads if s == -1 else s for s in shape) for name, shape in _SHAPES.items()}
+    return {
+        name: tuple(n_beads if s == -1 else s for s in shape) for name, shape in _SHAPES.items()
+    }
 
 
-def create(path: Path, beads: BeadTopology, attributes: dict[str, Any], at_once: bool = False) -> h5py.File:
+def create(
+    path: Path, beads: BeadTopology, attributes: dict[str, Any], at_once: bool = False
+) -> h5py.File:
     """New file without frames.
 
     Parameters
     ----------
     at_once : bool
-        The file is written in large pieces and not shared while it grows. Otherwise every frame of beads is a chunk of
-        its own, so that appending never rewrites an earlier frame.
+        The file is written in large pieces and not shared while it grows. Otherwise every frame of
+        beads is a chunk of its own, so that appending never rewrites an earlier frame.
     """
     file = h5py.File(path, "w", libver="latest")
     file.attrs.update({"format": FORMAT, "version": VERSION, **attributes})
@@ -87,7 +93,13 @@ def create(path: Path, beads: BeadTopology, attributes: dict[str, Any], at_once:
         rows = 256
         if name in ("positions", "forces"):
             rows = max(1, _CHUNK // (12 * beads.n_beads)) if at_once else 1
-        file.create_dataset(name, shape=(0, *shape), maxshape=(None, *shape), chunks=(rows, *shape), dtype=_TYPES[name])
+        file.create_dataset(
+            name,
+            shape=(0, *shape),
+            maxshape=(None, *shape),
+            chunks=(rows, *shape),
+            dtype=_TYPES[name],
+        )
     file.create_dataset("checksum", shape=(0,), maxshape=(None,), chunks=(256,), dtype="u4")
     return file
 
@@ -106,7 +118,11 @@ def read_beads(file: h5py.File) -> BeadTopology:
     """What `write_beads` has written."""
     group = file["beads"]
     bonds = group["bonds"][:] if "bonds" in group else None
-    return BeadTopology(tuple(str(name) for name in group.attrs["type_names"]), *(group[name][:] for name in _BEAD_DATA), bonds)
+    return BeadTopology(
+        tuple(str(name) for name in group.attrs["type_names"]),
+        *(group[name][:] for name in _BEAD_DATA),
+        bonds,
+    )
 
 
 def append_rows(file: h5py.File, arrays: dict[str, np.ndarray]) -> None:
@@ -138,7 +154,9 @@ def opened(path: Path, mend: bool = False) -> Iterator[h5py.File]:
         If the file is missing or is not readable HDF5.
     """
     if not path.exists():
-        raise FramesError(f"{path}: no such file; make mapped frames with 'cgkd reference' or 'cgkd map'.")
+        raise FramesError(
+            f"{path}: no such file; make mapped frames with 'cgkd reference' or 'cgkd map'."
+        )
     try:
         with _open(path, mend) as file:
             yield file
@@ -146,7 +164,8 @@ def opened(path: Path, mend: bool = False) -> Iterator[h5py.File]:
         raise
     except READ_ERRORS as error:
         raise FramesError(
-            f"{path}: is not an HDF5 file of mapped frames, or is damaged; try 'cgkd verify {path} --repair', or make it again."
+            f"{path}: is not an HDF5 file of mapped frames, or is damaged; try 'cgkd verify {path}"
+            " --repair', or make it again."
         ) from error
 
 
@@ -156,8 +175,11 @@ def _open(path: Path, mend: bool) -> Iterator[h5py.File]:
         with MendedFile(path) as mended, h5py.File(mended, "r") as file:
             yield file
         return
-    # single-writer mode only if needed: in that mode HDF5 retries for minutes what it cannot read in a damaged file
-    with h5py.File(path, "r", libver="latest", swmr=True) if is_open(path) else h5py.File(path, "r") as file:
+    # single-writer mode only if needed: in that mode HDF5 retries for minutes what it cannot read
+    # in a damaged file
+    with (
+        h5py.File(path, "r", libver="latest", swmr=True) if is_open(path) else h5py.File(path, "r")
+    ) as file:
         yield file
 
 
@@ -167,25 +189,44 @@ def read_header(file: h5py.File, path: Path) -> Header:
     Raises
     ------
     FramesError
-        If the file is of another kind or a newer version, or a quantity is missing or has another shape.
+        If the file is of another kind or a newer version, or a quantity is missing or has another
+        shape.
     """
     if file.attrs.get("format") != FORMAT:
-        raise FramesError(f"{path}: is not a file of mapped frames; make one with 'cgkd reference' or 'cgkd map'.")
+        raise FramesError(
+            f"{path}: is not a file of mapped frames; make one with 'cgkd reference' or 'cgkd map'."
+        )
     if file.attrs["version"] > VERSION:
-        raise FramesError(f"{path}: has format version {file.attrs['version']}, this package reads up to {VERSION}; upgrade openmm_cgkd.")
+        raise FramesError(
+            f"{path}: has format version {file.attrs['version']}, this package reads up to"
+            f" {VERSION}; upgrade openmm_cgkd."
+        )
     missing = [name for name in (*QUANTITIES, "checksum") if name not in file]
     if missing:
-        raise FramesError(f"{path}: has no {' and no '.join(missing)}; force matching needs positions and forces of every frame.")
+        raise FramesError(
+            f"{path}: has no {' and no '.join(missing)}; force matching needs positions and forces"
+            " of every frame."
+        )
     beads = read_beads(file)
     lengths = {name: len(getattr(beads, name)) for name in _BEAD_DATA}
     if len(set(lengths.values())) > 1:
-        raise FramesError(f"{path}: bead data have different lengths {lengths}; make the file again.")
+        raise FramesError(
+            f"{path}: bead data have different lengths {lengths}; make the file again."
+        )
     if len(beads.bonds) and not 0 <= beads.bonds.min() <= beads.bonds.max() < beads.n_beads:
-        raise FramesError(f"{path}: has bonds of beads {beads.bonds.min()} to {beads.bonds.max()} of {beads.n_beads}; make the file again.")
+        raise FramesError(
+            f"{path}: has bonds of beads {beads.bonds.min()} to {beads.bonds.max()} of"
+            f" {beads.n_beads}; make the file again."
+        )
     for name, expected in frame_shapes(beads.n_beads).items():
         if file[name].shape[1:] != expected:
-            raise FramesError(f"{path}: {name} have shape {file[name].shape[1:]} per frame, expected {expected} for {beads.n_beads} beads.")
-    attributes = {key: _plain(value) for key, value in file.attrs.items() if key not in ("format", "version")}
+            raise FramesError(
+                f"{path}: {name} have shape {file[name].shape[1:]} per frame, expected {expected}"
+                f" for {beads.n_beads} beads."
+            )
+    attributes = {
+        key: _plain(value) for key, value in file.attrs.items() if key not in ("format", "version")
+    }
     lengths = [len(file[name]) for name in (*QUANTITIES, "checksum")]
     return Header(beads, attributes, min(lengths), max(lengths))
 

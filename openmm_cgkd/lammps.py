@@ -1,6 +1,8 @@
-"""Read LAMMPS text dumps with forces (``dump ID all custom N FILE id x y z fx fy fz``) one frame at a time.
+"""Read LAMMPS text dumps with forces (``dump ID all custom N FILE id x y z fx fy fz``) one frame at
+a time.
 
-Format and unit styles: LAMMPS manual, commands ``dump``, ``dump_modify``, ``units`` and page "Triclinic simulation boxes".
+Format and unit styles: LAMMPS manual, commands ``dump``, ``dump_modify``, ``units`` and page
+"Triclinic simulation boxes".
 """
 
 from __future__ import annotations
@@ -16,7 +18,12 @@ from scipy import constants
 
 from .exceptions import BoxError, ConfigError, FramesError, MappingError
 
-_KCAL, _EV, _BOHR = constants.calorie, constants.e * constants.N_A / 1e3, constants.value("Bohr radius") * 1e9  # kJ/kcal, kJ/mol, nm
+# kJ/kcal, kJ/mol, nm
+_KCAL, _EV, _BOHR = (
+    constants.calorie,
+    constants.e * constants.N_A / 1e3,
+    constants.value("Bohr radius") * 1e9,
+)
 _HARTREE = constants.value("Hartree energy") * constants.N_A / 1e3  # kJ/mol
 # unit style: its units of length in nm, of force in kJ/mol/nm, of time in ps
 UNIT_STYLES = {
@@ -26,7 +33,12 @@ UNIT_STYLES = {
     "si": (1e9, constants.N_A * 1e-12, 1e12),
 }
 # columns of coordinates, and whether they are fractions of the box
-_COORDINATES = {("x", "y", "z"): False, ("xu", "yu", "zu"): False, ("xs", "ys", "zs"): True, ("xsu", "ysu", "zsu"): True}
+_COORDINATES = {
+    ("x", "y", "z"): False,
+    ("xu", "yu", "zu"): False,
+    ("xs", "ys", "zs"): True,
+    ("xsu", "ysu", "zsu"): True,
+}
 _FORCES = ("fx", "fy", "fz")
 
 
@@ -61,8 +73,8 @@ class LammpsDump:
     n_atoms : int
         Atoms of the topology, in the order of their LAMMPS ids.
     units : str
-        Unit style of the run: a key of `UNIT_STYLES`. Dumps carry no units, unless ``dump_modify units yes`` was used;
-        then both must agree.
+        Unit style of the run: a key of `UNIT_STYLES`. Dumps carry no units, unless ``dump_modify
+        units yes`` was used; then both must agree.
     timestep : float, optional
         Time step, ps, for dumps without times (``dump_modify time yes``).
 
@@ -74,8 +86,15 @@ class LammpsDump:
 
     def __init__(self, path: Path, n_atoms: int, units: str | None, timestep: float | None) -> None:
         if units not in UNIT_STYLES:
-            given = "LAMMPS dumps carry no units" if units is None else f"unit style '{units}' cannot be mapped"
-            raise ConfigError(f"{path}: {given}; give --units with the style of the run: {', '.join(UNIT_STYLES)}.")
+            given = (
+                "LAMMPS dumps carry no units"
+                if units is None
+                else f"unit style '{units}' cannot be mapped"
+            )
+            raise ConfigError(
+                f"{path}: {given}; give --units with the style of the run:"
+                f" {', '.join(UNIT_STYLES)}."
+            )
         self._path, self._n_atoms, self._units, self._timestep = path, n_atoms, units, timestep
         self._length, self._force, self._time = UNIT_STYLES[units]
 
@@ -109,7 +128,10 @@ class LammpsDump:
         return None
 
     def _damaged(self, k: int) -> FramesError:
-        return FramesError(f"{self._path}: frame {k} cannot be read as a LAMMPS dump; the file is cut off or damaged, remove that frame.")
+        return FramesError(
+            f"{self._path}: frame {k} cannot be read as a LAMMPS dump; the file is cut off or"
+            " damaged, remove that frame."
+        )
 
     def _frame(self, file: TextIO, header: dict[str, Any], k: int) -> AtomFrame:
         coordinates, forces = self._columns(header["columns"], k)
@@ -125,32 +147,50 @@ class LammpsDump:
             raise self._damaged(k)
         if n_atoms != self._n_atoms:
             raise MappingError(
-                f"{self._path}: frame {k} has {n_atoms} atoms, the topology {self._n_atoms}; give the topology of this dump."
+                f"{self._path}: frame {k} has {n_atoms} atoms, the topology {self._n_atoms}; give"
+                " the topology of this dump."
             )
         origin, box = self._box(header["flags"], bounds, k)
         table = table[np.argsort(table[:, 0])]
         if not np.array_equal(table[:, 0], np.arange(1, n_atoms + 1)):
-            raise MappingError(f"{self._path}: the atom ids of frame {k} are not 1 to {n_atoms}; dump all atoms of the topology.")
+            raise MappingError(
+                f"{self._path}: the atom ids of frame {k} are not 1 to {n_atoms}; dump all atoms of"
+                " the topology."
+            )
         positions = table[:, 1:4] @ box + origin if _COORDINATES[coordinates] else table[:, 1:4]
         time = self._checked_time(header.get("UNITS", self._units), time, step)
-        return AtomFrame(positions * self._length, table[:, 4:] * self._force, box * self._length, time, step)
+        return AtomFrame(
+            positions * self._length, table[:, 4:] * self._force, box * self._length, time, step
+        )
 
     def _columns(self, columns: list[str], k: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Names of the coordinate and force columns."""
         found = [names for names in _COORDINATES if set(names) <= set(columns)]
-        for present, what in (("id" in columns, "atom ids"), (found, "positions"), (set(_FORCES) <= set(columns), "forces")):
+        for present, what in (
+            ("id" in columns, "atom ids"),
+            (found, "positions"),
+            (set(_FORCES) <= set(columns), "forces"),
+        ):
             if not present:
-                raise FramesError(f"{self._path}: frame {k} has no {what}; dump the columns id x y z fx fy fz.")
+                raise FramesError(
+                    f"{self._path}: frame {k} has no {what}; dump the columns id x y z fx fy fz."
+                )
         return found[0], _FORCES
 
     def _box(self, flags: list[str], bounds: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Origin (3,) and box vectors (3, 3) from the bounding box and the tilt factors xy, xz, yz."""
+        """Origin (3,) and box vectors (3, 3) from the bounding box and the tilt factors xy, xz,
+        yz.
+        """
         if flags[-3:] != 3 * ["pp"]:
             raise BoxError(
-                f"{self._path}: frame {k} has boundaries {' '.join(flags[-3:])}; only boxes periodic in all directions are mapped."
+                f"{self._path}: frame {k} has boundaries {' '.join(flags[-3:])}; only boxes"
+                " periodic in all directions are mapped."
             )
         if bounds.shape not in ((3, 2), (3, 3)) or "abc" in flags:
-            raise BoxError(f"{self._path}: frame {k} has a box of general vectors; dump without 'triclinic/general'.")
+            raise BoxError(
+                f"{self._path}: frame {k} has a box of general vectors; dump without"
+                " 'triclinic/general'."
+            )
         xy, xz, yz = bounds[:, 2] if bounds.shape[1] == 3 else np.zeros(3)
         low = bounds[:, 0] - [min(0, xy, xz, xy + xz), min(0, yz), 0]
         high = bounds[:, 1] - [max(0, xy, xz, xy + xz), max(0, yz), 0]
@@ -160,9 +200,14 @@ class LammpsDump:
     def _checked_time(self, units: str, time: float | None, step: int) -> float:
         """Time in ps; checks that the file agrees with what the user said."""
         if units != self._units:
-            raise ConfigError(f"{self._path}: is in unit style {units}, not {self._units}; give --units {units}.")
+            raise ConfigError(
+                f"{self._path}: is in unit style {units}, not {self._units}; give --units {units}."
+            )
         if time is None and self._timestep is None:
-            raise ConfigError(f"{self._path}: carries steps but no times; give --timestep, for example --timestep '1 femtosecond'.")
+            raise ConfigError(
+                f"{self._path}: carries steps but no times; give --timestep, for example --timestep"
+                " '1 femtosecond'."
+            )
         if time is not None and self._timestep is not None:
             raise ConfigError(f"{self._path}: carries times of its own; leave out --timestep.")
         return step * self._timestep if time is None else time * self._time

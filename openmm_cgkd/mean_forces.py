@@ -1,4 +1,6 @@
-"""The HDF5 file of mean-force frames: conditional mean forces on beads, with their standard errors."""
+"""The HDF5 file of mean-force frames: conditional mean forces on beads, with their standard
+errors.
+"""
 
 from __future__ import annotations
 
@@ -52,16 +54,21 @@ class MeanForces:
         return len(self.positions)
 
     def variance(self, beads: np.ndarray | slice = slice(None)) -> float:
-        """Variance of the mean force per component over the chosen beads, (kJ/mol/nm)^2, freed of its own error.
+        """Variance of the mean force per component over the chosen beads, (kJ/mol/nm)^2, freed of
+        its own error.
 
-        The estimate's square is on average the true square plus the squared standard error, which is subtracted.
+        The estimate's square is on average the true square plus the squared standard error, which
+        is subtracted.
         """
-        return float((self.forces[:, beads] ** 2).mean() - (self.standard_error[:, beads] ** 2).mean())
+        return float(
+            (self.forces[:, beads] ** 2).mean() - (self.standard_error[:, beads] ** 2).mean()
+        )
 
 
 @dataclass(frozen=True)
 class Check:
-    """Two estimates of what should be the same mean forces, each of shape (n_frames, n_beads, 3), kJ/mol/nm.
+    """Two estimates of what should be the same mean forces, each of shape (n_frames, n_beads, 3),
+    kJ/mol/nm.
 
     Attributes
     ----------
@@ -81,11 +88,15 @@ class Check:
         Returns
         -------
         dict
-            ``slope``, with ``slope_error``: <F1 F2> / <F1^2>, noise subtracted; 1 if they estimate the same force.
-            ``difference``: root mean square of F1 - F2 per component; ``expected``: what the standard errors make of it; kJ/mol/nm.
+            ``slope``, with ``slope_error``: <F1 F2> / <F1^2>, noise subtracted; 1 if they estimate
+            the same force. ``difference``: root mean square of F1 - F2 per component; ``expected``:
+            what the standard errors make of it; kJ/mol/nm.
         """
         first, second = self.first.astype(float), self.second.astype(float)
-        noise, other = (float((error.astype(float) ** 2).mean()) for error in (self.first_error, self.second_error))
+        noise, other = (
+            float((error.astype(float) ** 2).mean())
+            for error in (self.first_error, self.second_error)
+        )
         signal = (first**2).mean() - noise
         error = np.sqrt((noise + other) * signal + 2 * noise * other) / signal / np.sqrt(first.size)
         return {
@@ -96,7 +107,9 @@ class Check:
         }
 
 
-def write_mean_forces(path: Path | str, mean_forces: MeanForces, checks: dict[str, Check] | None = None) -> None:
+def write_mean_forces(
+    path: Path | str, mean_forces: MeanForces, checks: dict[str, Check] | None = None
+) -> None:
     """Write a file of mean-force frames, complete or not at all.
 
     Parameters
@@ -117,7 +130,9 @@ def write_mean_forces(path: Path | str, mean_forces: MeanForces, checks: dict[st
 
 
 def _put(group: h5py.Group, name: str, values: np.ndarray, kind: str) -> None:
-    group.create_dataset(name, data=np.asarray(values, dtype=kind), compression="gzip", shuffle=True)
+    group.create_dataset(
+        name, data=np.asarray(values, dtype=kind), compression="gzip", shuffle=True
+    )
 
 
 def read_mean_forces(path: Path | str) -> MeanForces:
@@ -134,19 +149,28 @@ def read_mean_forces(path: Path | str) -> MeanForces:
     try:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != FORMAT:
-                raise FramesError(f"{path}: is not a file of mean-force frames; make one with 'cgkd meanforce'.")
+                raise FramesError(
+                    f"{path}: is not a file of mean-force frames; make one with 'cgkd meanforce'."
+                )
             if file.attrs["version"] > VERSION:
                 raise FramesError(
-                    f"{path}: has format version {file.attrs['version']}, this package reads up to {VERSION}; upgrade openmm_cgkd."
+                    f"{path}: has format version {file.attrs['version']}, this package reads up to"
+                    f" {VERSION}; upgrade openmm_cgkd."
                 )
             beads = read_beads(file)
             values = {name: file[name][:] for name in _ARRAYS}
-            attributes = {key: value.item() if isinstance(value, np.generic) else value for key, value in file.attrs.items()}
+            attributes = {
+                key: value.item() if isinstance(value, np.generic) else value
+                for key, value in file.attrs.items()
+            }
     except (OSError, KeyError, RuntimeError) as error:  # h5py raises all of these on damaged files
         raise FramesError(
-            f"{path}: is not an HDF5 file of mean-force frames, or is damaged; make it again with 'cgkd meanforce'."
+            f"{path}: is not an HDF5 file of mean-force frames, or is damaged; make it again with"
+            " 'cgkd meanforce'."
         ) from error
     for name in ("positions", "forces", "standard_error"):
         if not np.isfinite(values[name]).all():
-            raise FramesError(f"{path}: {name} are not finite; make the file again with 'cgkd meanforce'.")
+            raise FramesError(
+                f"{path}: {name} are not finite; make the file again with 'cgkd meanforce'."
+            )
     return MeanForces(**values, beads=beads, attributes=attributes)

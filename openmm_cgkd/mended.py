@@ -1,7 +1,8 @@
 """Read an HDF5 file whose writer was killed or whose tail is lost, without changing it.
 
-HDF5 refuses such files, or, in single-writer mode, retries for minutes what it cannot read. Here it sees the file through
-a superblock that says "closed", with zeros in place of lost bytes; what the zeros spoil, the checksums of frames show.
+HDF5 refuses such files, or, in single-writer mode, retries for minutes what it cannot read. Here it
+sees the file through a superblock that says "closed", with zeros in place of lost bytes; what the
+zeros spoil, the checksums of frames show.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import struct
 from pathlib import Path
 from typing import IO
 
-_SIGNATURE = b"\x89HDF\r\n\x1a\n\x03"  # with the version of the superblock that single-writer files have
-_SUPERBLOCK = 48  # bytes: 8 signature, version, sizes of offsets and lengths, flags, 4 addresses (the third: end of file), checksum
+# with the version of the superblock that single-writer files have
+_SIGNATURE = b"\x89HDF\r\n\x1a\n\x03"
+# bytes: 8 signature, version, sizes of offsets and lengths, flags, 4 addresses (the third: end of
+# file), checksum
+_SUPERBLOCK = 48
 _LOCK = struct.Struct("@hhqqi0q")  # struct flock: type, whence, start, length, process
 
 
@@ -22,11 +26,14 @@ def is_open(path: Path) -> bool:
     """Whether the file says that a writer has it open: the writer is alive or was killed."""
     with open(path, "rb") as file:
         head = file.read(12)
-    return head[:9] == _SIGNATURE and head[11:] > b"\0"  # flags: 1 open for writing, 4 single writer
+    # flags: 1 open for writing, 4 single writer
+    return head[:9] == _SIGNATURE and head[11:] > b"\0"
 
 
 def hold(path: Path) -> IO[bytes]:
-    """Mark a file as being written by this process until the returned file is closed or the process ends."""
+    """Mark a file as being written by this process until the returned file is closed or the
+    process ends.
+    """
     file = open(path, "rb")  # noqa: SIM115 - closed by the caller
     try:
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, _LOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
@@ -39,7 +46,9 @@ def is_held(path: Path) -> bool:
     """Whether a living process holds the file; True where the file system cannot tell."""
     with open(path, "rb") as file:
         try:
-            answer = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+            answer = fcntl.fcntl(
+                file, fcntl.F_OFD_GETLK, _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            )
         except OSError:
             return True
     return _LOCK.unpack(answer)[0] != fcntl.F_UNLCK
@@ -71,7 +80,9 @@ class MendedFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._end}[whence]
+        self._position = (
+            offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._end}[whence]
+        )
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:
@@ -90,7 +101,9 @@ class MendedFile(io.RawIOBase):
 
 
 def lookup3(data: bytes) -> int:
-    """Checksum of HDF5's metadata: ``hashlittle`` of Bob Jenkins' lookup3 (public domain, 2006) with initial value 0."""
+    """Checksum of HDF5's metadata: ``hashlittle`` of Bob Jenkins' lookup3 (public domain, 2006)
+    with initial value 0.
+    """
     mask = 0xFFFFFFFF
 
     def rotate(x: int, k: int) -> int:
@@ -99,12 +112,17 @@ def lookup3(data: bytes) -> int:
     a = b = c = (0xDEADBEEF + len(data)) & mask
     blocks = [data[k : k + 12] for k in range(0, len(data), 12)]
     for block in blocks[:-1]:
-        a, b, c = ((x + y) & mask for x, y in zip((a, b, c), struct.unpack("<III", block), strict=True))
+        a, b, c = (
+            (x + y) & mask for x, y in zip((a, b, c), struct.unpack("<III", block), strict=True)
+        )
         for k in (4, 6, 8, 16, 19, 4):
             a = ((a - c) & mask) ^ rotate(c, k)
             c = (c + b) & mask
             a, b, c = b, c, a
-    a, b, c = ((x + y) & mask for x, y in zip((a, b, c), struct.unpack("<III", blocks[-1].ljust(12, b"\0")), strict=True))
+    a, b, c = (
+        (x + y) & mask
+        for x, y in zip((a, b, c), struct.unpack("<III", blocks[-1].ljust(12, b"\0")), strict=True)
+    )
     for k in (14, 11, 25, 16, 4, 14, 24):
         c = ((c ^ b) - rotate(b, k)) & mask
         a, b, c = b, c, a

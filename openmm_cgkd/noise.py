@@ -1,7 +1,7 @@
 """Noise floor of force matching: how much of the labels' variance is mapping noise.
 
-With f the mapped force and F its conditional mean, <|f - F_model|^2> = <|F - F_model|^2> + <|f - F|^2> (Noid et al.,
-J. Chem. Phys. 2008, 128, 244114): the second term is the same for every model.
+With f the mapped force and F its conditional mean, <|f - F_model|^2> = <|F - F_model|^2> + <|f -
+F|^2> (Noid et al., J. Chem. Phys. 2008, 128, 244114): the second term is the same for every model.
 """
 
 from __future__ import annotations
@@ -65,28 +65,45 @@ def noise_floor(frames: Frames, mean_forces: MeanForces) -> list[NoiseFloor]:
     Raises
     ------
     FramesError
-        If the two are of different beads or temperatures, or the mean forces are of fewer than two configurations.
+        If the two are of different beads or temperatures, or the mean forces are of fewer than two
+        configurations.
     """
     ours, theirs = frames.beads, mean_forces.beads
     if ours.type_names != theirs.type_names or not np.array_equal(ours.types, theirs.types):
-        raise FramesError(f"The mean forces are of {_count(theirs)}, the frames of {_count(ours)}; give mean forces of the same system.")
+        raise FramesError(
+            f"The mean forces are of {_count(theirs)}, the frames of {_count(ours)}; give mean"
+            " forces of the same system."
+        )
     temperature = float(mean_forces.attributes.get("temperature", frames.temperature))
     if abs(temperature - frames.temperature) > 0.01:
         raise FramesError(
-            f"The mean forces are at {temperature:g} K, the frames at {frames.temperature:g} K; give mean forces at the same one."
+            f"The mean forces are at {temperature:g} K, the frames at {frames.temperature:g} K;"
+            " give mean forces at the same one."
         )
     if len(mean_forces) < 2:
-        raise FramesError("The mean forces are of one configuration; a standard error needs at least two.")
-    groups = [(name, ours.types == index) for index, name in enumerate(ours.type_names)] + [("all", np.ones(ours.n_beads, bool))]
+        raise FramesError(
+            "The mean forces are of one configuration; a standard error needs at least two."
+        )
+    groups = [(name, ours.types == index) for index, name in enumerate(ours.type_names)] + [
+        ("all", np.ones(ours.n_beads, bool))
+    ]
     return [_floor(name, beads, frames, mean_forces) for name, beads in groups]
 
 
 def _count(beads) -> str:
-    return ", ".join(f"{(beads.types == index).sum()} {name}" for index, name in enumerate(beads.type_names))
+    return ", ".join(
+        f"{(beads.types == index).sum()} {name}" for index, name in enumerate(beads.type_names)
+    )
 
 
 def _floor(name: str, beads: np.ndarray, frames: Frames, mean_forces: MeanForces) -> NoiseFloor:
-    label = float((frames.forces[:, beads].astype(float) ** 2).mean())  # mean forces of a fluid average to zero
-    squares = mean_forces.forces[:, beads].astype(float) ** 2 - mean_forces.standard_error[:, beads].astype(float) ** 2
+    # mean forces of a fluid average to zero
+    label = float((frames.forces[:, beads].astype(float) ** 2).mean())
+    squares = (
+        mean_forces.forces[:, beads].astype(float) ** 2
+        - mean_forces.standard_error[:, beads].astype(float) ** 2
+    )
     per_frame = squares.mean(axis=(1, 2))
-    return NoiseFloor(name, label, float(per_frame.mean()), float(per_frame.std(ddof=1) / np.sqrt(len(per_frame))))
+    return NoiseFloor(
+        name, label, float(per_frame.mean()), float(per_frame.std(ddof=1) / np.sqrt(len(per_frame)))
+    )

@@ -1,7 +1,8 @@
 """Import this module where potentials are read without `CGPotential`.
 
-It registers the operators that fast potential files call, so that ``torch.jit.load`` reads them, and loads the OpenMM
-plug-in of `TorchForce` where there is one, so that ``openmm.XmlSerializer`` reads systems that `CGPotential` made.
+It registers the operators that fast potential files call, so that ``torch.jit.load`` reads them,
+and loads the OpenMM plug-in of `TorchForce` where there is one, so that ``openmm.XmlSerializer``
+reads systems that `CGPotential` made.
 """
 
 from contextlib import suppress

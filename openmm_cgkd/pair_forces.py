@@ -13,7 +13,8 @@ KNOT_SPACING = 0.06  # nm
 
 
 def pair_forces(mean_forces: MeanForces, r_max: float) -> np.ndarray:
-    """Central forces between beads of each pair of types, piecewise linear in the distance and zero from r_max on.
+    """Central forces between beads of each pair of types, piecewise linear in the distance and zero
+    from r_max on.
 
     Parameters
     ----------
@@ -30,7 +31,9 @@ def pair_forces(mean_forces: MeanForces, r_max: float) -> np.ndarray:
     beads = mean_forces.beads
     n_types, knots = len(beads.type_names), np.arange(KNOT_SPACING, r_max, KNOT_SPACING)
     kinds = {pair: k for k, pair in enumerate(combinations_with_replacement(range(n_types), 2))}
-    kind_of = np.array([[kinds[min(a, b), max(a, b)] for b in range(n_types)] for a in range(n_types)])
+    kind_of = np.array(
+        [[kinds[min(a, b), max(a, b)] for b in range(n_types)] for a in range(n_types)]
+    )
     found = np.zeros((*mean_forces.positions.shape, len(kinds) * len(knots)))
     for k, (positions, box) in enumerate(zip(mean_forces.positions, mean_forces.box, strict=True)):
         first, second, vectors, distances = near_pairs(Frame(positions, box, beads.types), r_max)

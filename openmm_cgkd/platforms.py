@@ -11,8 +11,11 @@ if TYPE_CHECKING:
     import openmm
 
 _GPU_OR_ACCELERATOR = 4 | 8  # CL_DEVICE_TYPE_GPU, CL_DEVICE_TYPE_ACCELERATOR
-_FEW = 8000  # beads: up to here moving them on the processor costs less than `PythonForce` between it and a GPU's integrator (H200)
-_LEFT_TO_OTHERS = {"TorchForce", "PythonForce", "CMMotionRemover", "MonteCarloBarostat"}  # forces that OpenMM does not calculate
+# beads: up to here moving them on the processor costs less than `PythonForce` between it and a
+# GPU's integrator (H200)
+_FEW = 8000
+# forces that OpenMM does not calculate
+_LEFT_TO_OTHERS = {"TorchForce", "PythonForce", "CMMotionRemover", "MonteCarloBarostat"}
 
 
 def platforms() -> list[str]:
@@ -21,18 +24,23 @@ def platforms() -> list[str]:
         import openmm
     except ImportError:
         return []
-    return [openmm.Platform.getPlatform(k).getName() for k in range(openmm.Platform.getNumPlatforms())]
+    return [
+        openmm.Platform.getPlatform(k).getName() for k in range(openmm.Platform.getNumPlatforms())
+    ]
 
 
 def choose_platform(system: openmm.System, name: str | None = None) -> openmm.Platform:
     """The platform of a name; without one, the fastest that can run the system.
 
-    OpenCL on a processor (PoCL, Intel's runtime) is passed over unless it is named: OpenMM counts it as faster than its CPU
-    platform, and it is slower (all-atom ethaline on two cores: 20 ns/day against 24). ``OPENMM_DEFAULT_PLATFORM`` names one too.
+    OpenCL on a processor (PoCL, Intel's runtime) is passed over unless it is named: OpenMM counts
+    it as faster than its CPU platform, and it is slower (all-atom ethaline on two cores: 20 ns/day
+    against 24). ``OPENMM_DEFAULT_PLATFORM`` names one too.
 
-    Without a GPU a system of potentials alone goes to the Reference platform. They have their own threads and are the same there;
-    OpenMM is left with the integrator, and its CPU platform takes longer to wake threads for that than to move the beads. So do systems
-    of a few thousand beads under a `PythonForce`, GPU or not: it takes positions from the processor and evaluates them where it likes.
+    Without a GPU a system of potentials alone goes to the Reference platform. They have their own
+    threads and are the same there; OpenMM is left with the integrator, and its CPU platform takes
+    longer to wake threads for that than to move the beads. So do systems of a few thousand beads
+    under a `PythonForce`, GPU or not: it takes positions from the processor and evaluates them
+    where it likes.
 
     Parameters
     ----------
@@ -64,7 +72,9 @@ def choose_platform(system: openmm.System, name: str | None = None) -> openmm.Pl
         except openmm.OpenMMException:
             continue  # no device, or a force that it does not know
         return platform
-    raise openmm.OpenMMException(f"No platform can run the system, there are {', '.join(platforms()) or 'none'}")
+    raise openmm.OpenMMException(
+        f"No platform can run the system, there are {', '.join(platforms()) or 'none'}"
+    )
 
 
 @lru_cache(maxsize=1)
@@ -82,6 +92,10 @@ def opencl_has_gpu() -> bool:
     for driver in drivers:
         devices = ctypes.c_uint(0)
         wanted = ctypes.c_ulong(_GPU_OR_ACCELERATOR)
-        if library.clGetDeviceIDs(ctypes.c_void_p(driver), wanted, 0, None, ctypes.byref(devices)) == 0 and devices.value:
+        if (
+            library.clGetDeviceIDs(ctypes.c_void_p(driver), wanted, 0, None, ctypes.byref(devices))
+            == 0
+            and devices.value
+        ):
             return True
     return False

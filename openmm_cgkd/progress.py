@@ -10,7 +10,15 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 logger = logging.getLogger("openmm_cgkd")
 console = Console(stderr=True)
@@ -32,7 +40,9 @@ class Meter:
         if (report := _report.get()) is not None:
             report(done / self._total if self._total else 1.0, note)
         elif self._bar is not None:
-            self._bar.update(self._task, completed=done, description=f"{self._label} {note}".strip())
+            self._bar.update(
+                self._task, completed=done, description=f"{self._label} {note}".strip()
+            )
         elif time.monotonic() - self._last_line > 30:
             self._last_line = time.monotonic()
             rate = (done - self._first) / (self._last_line - self._start)
@@ -47,13 +57,17 @@ def progress(label: str, total: float, done: float = 0) -> Iterator[Meter]:
         yield Meter(label, total, done, None)
         return
     times = TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times, console=console) as bar:
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times, console=console
+    ) as bar:
         yield Meter(label, total, done, bar)
 
 
 @contextmanager
 def progress_to(report: Report) -> Iterator[None]:
-    """Within the block progress goes to `report` instead of to the terminal: for tasks on which somebody else waits."""
+    """Within the block progress goes to `report` instead of to the terminal: for tasks on which
+    somebody else waits.
+    """
     token = _report.set(report)
     try:
         yield

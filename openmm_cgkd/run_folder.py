@@ -33,7 +33,9 @@ class RunFolder:
 
     @property
     def frames(self) -> Path:
-        """Mapped all-atom frames: the file named in the configuration, or the product of the all-atom stage."""
+        """Mapped all-atom frames: the file named in the configuration, or the product of the
+        all-atom stage.
+        """
         if self.config.frames is not None:
             return self.config.path(self.config.frames)
         return self.reference / "frames.h5"
@@ -70,7 +72,9 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """The exported TorchScript file: the one named in the configuration, or the product of the export stage."""
+        """The exported TorchScript file: the one named in the configuration, or the product of
+        the export stage.
+        """
         if self.config.potential is not None:
             return self.config.path(self.config.potential)
         return self.root / "student.pt"
@@ -104,7 +108,9 @@ class Stage:
         Files whose presence, together with the same inputs, makes the stage finished.
     """
 
-    def __init__(self, folder: RunFolder, name: str, inputs: dict[str, Any], outputs: list[Path]) -> None:
+    def __init__(
+        self, folder: RunFolder, name: str, inputs: dict[str, Any], outputs: list[Path]
+    ) -> None:
         self.name, self.outputs = name, outputs
         self._stamp = folder.root / "stages" / f"{name}.json"
         self._inputs = json.loads(json.dumps(inputs, default=_plain))
@@ -112,7 +118,9 @@ class Stage:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the inputs; partial work carries it, so that work of other inputs is never resumed."""
+        """SHA-256 of the inputs; partial work carries it, so that work of other inputs is never
+        resumed.
+        """
         return hashlib.sha256(json.dumps(self._inputs, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -120,7 +128,11 @@ class Stage:
         if not self._stamp.exists() or not all(path.exists() for path in self.outputs):
             return False
         same = json.loads(self._stamp.read_text()) == self._inputs
-        logger.info("%s: %s", self.name, "finished before, skipped" if same else "inputs have changed, running again")
+        logger.info(
+            "%s: %s",
+            self.name,
+            "finished before, skipped" if same else "inputs have changed, running again",
+        )
         return same
 
     def finish(self) -> None:

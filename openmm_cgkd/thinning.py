@@ -19,8 +19,9 @@ logger = logging.getLogger(__name__)
 def thin_frames(path: Path | str, output: Path | str, repair: bool = False) -> FramesReport:
     """Check a file of mapped frames and write its independent frames to another one.
 
-    One frame in ``correlation.independent_stride`` is kept, from the first on. The attributes ``force_correlation_time``
-    (ps) and ``thinned`` of the new file say so. Memory does not grow with the number of frames.
+    One frame in ``correlation.independent_stride`` is kept, from the first on. The attributes
+    ``force_correlation_time`` (ps) and ``thinned`` of the new file say so. Memory does not grow
+    with the number of frames.
 
     Parameters
     ----------
@@ -45,14 +46,25 @@ def thin_frames(path: Path | str, output: Path | str, repair: bool = False) -> F
     """
     path, output = Path(path), Path(output)
     if output.exists():
-        raise FramesError(f"{output}: exists already; name a new file for the frames that are kept.")
+        raise FramesError(
+            f"{output}: exists already; name a new file for the frames that are kept."
+        )
     report = verify_frames(path, repair)
-    write_independent(path, output, report.header.beads, report.header.attributes, report.correlation)
+    write_independent(
+        path, output, report.header.beads, report.header.attributes, report.correlation
+    )
     return verify_frames(output)
 
 
-def write_independent(path: Path, output: Path, beads: BeadTopology, attributes: dict[str, Any], correlation: ForceAutocorrelation) -> int:
-    """Write the independent frames of `path` to `output`, which may be the same file; returns their number.
+def write_independent(
+    path: Path,
+    output: Path,
+    beads: BeadTopology,
+    attributes: dict[str, Any],
+    correlation: ForceAutocorrelation,
+) -> int:
+    """Write the independent frames of `path` to `output`, which may be the same file; returns their
+    number.
 
     Parameters
     ----------
@@ -61,9 +73,17 @@ def write_independent(path: Path, output: Path, beads: BeadTopology, attributes:
     """
     stride, time = correlation.independent_stride, correlation.integrated_time
     if not correlation.is_complete:
-        logger.warning("forces correlate for longer than the longest lag, so the frames that are kept are not independent")
+        logger.warning(
+            "forces correlate for longer than the longest lag, so the frames that are kept are not"
+            " independent"
+        )
     logger.info("forces correlate for %.3g ps: one frame in %d is kept", time, stride)
-    return write_stream(output, beads, attributes | {"force_correlation_time": time, "thinned": stride}, _every(stride, path))
+    return write_stream(
+        output,
+        beads,
+        attributes | {"force_correlation_time": time, "thinned": stride},
+        _every(stride, path),
+    )
 
 
 def _every(stride: int, path: Path) -> Iterator[Frames]:

@@ -1,7 +1,8 @@
 """Quantities with units in configuration files and signatures.
 
-Inside the package every number is in OpenMM's unit system: nm, ps, kJ/mol, dalton, kelvin, elementary charge
-(pressure in bar and density in g/cm^3, which that system lacks). Configuration files write ``298.15 kelvin``.
+Inside the package every number is in OpenMM's unit system: nm, ps, kJ/mol, dalton, kelvin,
+elementary charge (pressure in bar and density in g/cm^3, which that system lacks). Configuration
+files write ``298.15 kelvin``.
 """
 
 from __future__ import annotations
@@ -70,16 +71,26 @@ def _convert(value: Any, unit: str) -> float:
         raise ValueError(f"got {value} without a unit; write for example '{value} {unit}'")
     match = _NUMBER_AND_UNIT.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"got {value!r}, which is not a number with a unit; write for example '1 {unit}'")
+        raise ValueError(
+            f"got {value!r}, which is not a number with a unit; write for example '1 {unit}'"
+        )
     number, written = float(match["number"]), match["unit"]
     if not written:
         raise ValueError(f"got '{value}' without a unit; write for example '{value} {unit}'")
     try:
-        return float(_registry().Quantity(number, f"1 {written}" if written.startswith("/") else written).to(unit).magnitude)
+        return float(
+            _registry()
+            .Quantity(number, f"1 {written}" if written.startswith("/") else written)
+            .to(unit)
+            .magnitude
+        )
     except pint.DimensionalityError as error:
         raise ValueError(f"got '{value}', which does not convert to {unit}") from error
-    except Exception as error:  # pint's parser raises many types, those of Python's tokenizer among them
-        raise ValueError(f"got '{value}', whose unit is unknown; write for example '1 {unit}'") from error
+    # pint's parser raises many types, those of Python's tokenizer among them
+    except Exception as error:
+        raise ValueError(
+            f"got '{value}', whose unit is unknown; write for example '1 {unit}'"
+        ) from error
 
 
 def _dimension(unit: str, **bounds: float) -> Any:
@@ -91,7 +102,9 @@ def _dimension(unit: str, **bounds: float) -> Any:
     def write(value: float) -> str:
         return f"{value:.10g} {unit}"
 
-    return Annotated[float, BeforeValidator(parse), Field(**bounds, description=unit), PlainSerializer(write)]
+    return Annotated[
+        float, BeforeValidator(parse), Field(**bounds, description=unit), PlainSerializer(write)
+    ]
 
 
 Temperature = _dimension("kelvin", gt=0)

@@ -62,17 +62,28 @@ class FramesReport:
         """Label and value of every line of the printed table."""
         beads = Counter(self.header.beads.names)
         edges, spread = np.linalg.norm(self.box, axis=1), self.volume_spread
-        ensemble = f"volume fluctuates by {100 * spread:.2g} %" if spread > 1e-6 else "constant volume"
+        ensemble = (
+            f"volume fluctuates by {100 * spread:.2g} %" if spread > 1e-6 else "constant volume"
+        )
         return [
             ("frames", str(self.frames)),
-            ("beads", f"{self.header.beads.n_beads} ({', '.join(f'{n} {name}' for name, n in beads.items())})"),
+            (
+                "beads",
+                (
+                    f"{self.header.beads.n_beads}"
+                    f" ({', '.join(f'{n} {name}' for name, n in beads.items())})"
+                ),
+            ),
             ("time", f"{self.first:g} to {self.last:g} ps"),
             ("box", f"{' x '.join(f'{edge:.4f}' for edge in edges)} nm, {ensemble}"),
             ("density", f"{self.density:.4f} g/cm^3"),
             ("temperature", f"{float(self.header.attributes['temperature']):g} K"),
             ("force, RMS component", f"{self.force_rms:.1f} kJ/mol/nm"),
             ("force correlation", describe(self.correlation)),
-            ("checks", "schema, checksums, finite values, growing steps and times, boxes: all right"),
+            (
+                "checks",
+                "schema, checksums, finite values, growing steps and times, boxes: all right",
+            ),
             *([("writer", "a process is still writing this file")] if self.being_written else []),
         ]
 
@@ -84,13 +95,17 @@ def describe(correlation: ForceAutocorrelation) -> str:
         if stride == 1:
             return f"shorter than the {interval:g} ps between frames; every frame is independent"
         bound = "" if correlation.is_complete else "more than "
-        return f"integrated time {bound}{correlation.integrated_time:.3g} ps; one frame in {stride} is independent"
+        return (
+            f"integrated time {bound}{correlation.integrated_time:.3g} ps; one frame in {stride} is"
+            " independent"
+        )
     except AnalysisError as error:
         return str(error)
 
 
 def verify_frames(path: Path | str, repair: bool = False) -> FramesReport:
-    """Read a whole file of mapped frames and check its schema, checksums, values, steps, times and boxes.
+    """Read a whole file of mapped frames and check its schema, checksums, values, steps, times and
+    boxes.
 
     Memory does not grow with the number of frames.
 
@@ -98,20 +113,24 @@ def verify_frames(path: Path | str, repair: bool = False) -> FramesReport:
     ----------
     path : path
     repair : bool
-        Save the whole frames of a file whose tail is torn, because its writer was killed or the end of the file is
-        lost. The file is replaced only when the new one is complete and has passed the same checks.
+        Save the whole frames of a file whose tail is torn, because its writer was killed or the end
+        of the file is lost. The file is replaced only when the new one is complete and has passed
+        the same checks.
 
     Raises
     ------
     FramesError
-        If the file is missing, foreign, damaged or torn, or a check fails. The file is then as before.
+        If the file is missing, foreign, damaged or torn, or a check fails. The file is then as
+        before.
     """
     path = Path(path)
     if path.is_dir():
         raise FramesError(f"{path}: is a folder; give a file of mapped frames.")
     being_written = path.exists() and is_open(path) and is_held(path)
     if repair and being_written:
-        raise FramesError(f"{path}: is being written by another process; repair it when that has ended.")
+        raise FramesError(
+            f"{path}: is being written by another process; repair it when that has ended."
+        )
     try:
         report = _scan(path, being_written)
     except FramesError as error:
@@ -119,7 +138,10 @@ def verify_frames(path: Path | str, repair: bool = False) -> FramesReport:
             raise
         return _repair(path, error)
     torn = 0 if being_written else report.header.begun - report.frames
-    problem = FramesError(f"{path}: ends in {torn} torn after {report.frames} whole frames; save these with 'cgkd verify {path} --repair'.")
+    problem = FramesError(
+        f"{path}: ends in {torn} torn after {report.frames} whole frames; save these with 'cgkd"
+        f" verify {path} --repair'."
+    )
     if repair and (torn or is_open(path)):
         return _repair(path, problem)
     if torn:
@@ -139,7 +161,8 @@ def _scan(path: Path, being_written: bool) -> FramesReport:
         volume = np.linalg.det(frames.box)  # nm^3
         if not (volume > 0).all():
             raise FramesError(
-                f"{path}: the box of frame {n + np.argmin(volume > 0)} has no volume; remove that frame or make the file again."
+                f"{path}: the box of frame {n + np.argmin(volume > 0)} has no volume; remove that"
+                " frame or make the file again."
             )
         first = frames.time[0] if n == 0 else first
         time, step, n = frames.time[-1], frames.step[-1], n + len(frames)
@@ -149,21 +172,34 @@ def _scan(path: Path, being_written: bool) -> FramesReport:
         squares += np.vdot(frames.forces, frames.forces)
         correlation.compute(frames)
     if n == 0:
-        raise FramesError(f"{path}: holds no whole frame; make mapped frames with 'cgkd reference' or 'cgkd map'.")
+        raise FramesError(
+            f"{path}: holds no whole frame; make mapped frames with 'cgkd reference' or 'cgkd map'."
+        )
     mean, square = volumes / n
     spread = np.sqrt(max(square - mean**2, 0.0)) / mean
     rms = np.sqrt(squares / (3 * n * header.beads.n_beads))
-    return FramesReport(header, n, first, time, box / n, spread, densities / n, rms, correlation, being_written)
+    return FramesReport(
+        header, n, first, time, box / n, spread, densities / n, rms, correlation, being_written
+    )
 
 
 def _check_header(header: Header, path: Path) -> None:
     beads = header.beads
     if len(beads.types) and not 0 <= beads.types.min() <= beads.types.max() < len(beads.type_names):
-        raise FramesError(f"{path}: bead types are not indices into the {len(beads.type_names)} names {beads.type_names}; make it again.")
+        raise FramesError(
+            f"{path}: bead types are not indices into the {len(beads.type_names)} names"
+            f" {beads.type_names}; make it again."
+        )
     if not (beads.masses > 0).all():
-        raise FramesError(f"{path}: bead {np.argmin(beads.masses > 0)} has no mass; make the file again with true masses.")
+        raise FramesError(
+            f"{path}: bead {np.argmin(beads.masses > 0)} has no mass; make the file again with true"
+            " masses."
+        )
     if not isinstance(header.attributes.get("temperature"), int | float):
-        raise FramesError(f"{path}: has no attribute 'temperature' in kelvin; add it, training and simulation need it.")
+        raise FramesError(
+            f"{path}: has no attribute 'temperature' in kelvin; add it, training and simulation"
+            " need it."
+        )
 
 
 def _check_growth(frames: Frames, time: float, step: float, n: int, path: Path) -> None:
@@ -174,7 +210,10 @@ def _check_growth(frames: Frames, time: float, step: float, n: int, path: Path) 
         if not growing.all():
             k = int(np.argmin(growing))
             before = values[k - 1] if k else last
-            raise FramesError(f"{path}: {name} of frame {n + k} is {values[k]:g}, not after {before:g}; remove repeated frames.")
+            raise FramesError(
+                f"{path}: {name} of frame {n + k} is {values[k]:g}, not after {before:g}; remove"
+                " repeated frames."
+            )
 
 
 def _repair(path: Path, problem: FramesError) -> FramesReport:
@@ -206,7 +245,10 @@ def _rescued(path: Path, header: Header) -> Iterator[Frames]:
             except READ_ERRORS:
                 good = [False]
             if good[0] and torn is not None:
-                raise FramesError(f"{path}: frame {torn} is damaged but frame {k} is not, so it is not the tail; restore it from a copy.")
+                raise FramesError(
+                    f"{path}: frame {torn} is damaged but frame {k} is not, so it is not the tail;"
+                    " restore it from a copy."
+                )
             if good[0]:
                 yield Frames(**arrays, beads=header.beads, attributes=header.attributes)
             elif torn is None:

@@ -14,11 +14,14 @@ from .run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-_CAREFUL = 0.002  # ps, time step of on-policy rounds where none is given: no search for a student that is about to be replaced
+# ps, time step of on-policy rounds where none is given: no search for a student that is about to be
+# replaced
+_CAREFUL = 0.002
 
 
 def run_all(run: RunConfig) -> None:
-    """Run every stage in order; the all-atom stage only if the configuration names no frames, training only if no potential.
+    """Run every stage in order; the all-atom stage only if the configuration names no frames,
+    training only if no potential.
 
     Parameters
     ----------
@@ -50,18 +53,27 @@ def _stages(training: bool) -> dict[str, Callable[[RunConfig], object]]:
     from .training.label import label_frames
     from .training.teach import train_teachers
 
-    return {"teach": train_teachers, "label": label_frames, "distill": distill, "export": export_student, **last}
+    return {
+        "teach": train_teachers,
+        "label": label_frames,
+        "distill": distill,
+        "export": export_student,
+        **last,
+    }
 
 
 def distill(run: RunConfig) -> Path:
-    """Train the student, with the on-policy rounds that the configuration asks for; returns its checkpoint."""
+    """Train the student, with the on-policy rounds that the configuration asks for; returns its
+    checkpoint.
+    """
     from .training.onpolicy import train_on_policy
 
     return train_on_policy(run, simulate_student)
 
 
 def simulate_student(run: RunConfig, checkpoint: Path, folder: Path) -> Path:
-    """Dynamics with the student of a checkpoint for an on-policy round, from the last training frame; returns the trajectory.
+    """Dynamics with the student of a checkpoint for an on-policy round, from the last training
+    frame; returns the trajectory.
 
     A student that explodes is what such a round is for: what it has written until then is returned.
     """
@@ -75,21 +87,43 @@ def simulate_student(run: RunConfig, checkpoint: Path, folder: Path) -> Path:
 
     frames, prior = read_frames(RunFolder(run).frames), load_prior(RunFolder(run).prior)
     network, stored = load_checkpoint(checkpoint)
-    facts = {"type_names": list(stored["type_names"]), "masses": type_masses(frames.beads), "cutoff": network.cutoff}
+    facts = {
+        "type_names": list(stored["type_names"]),
+        "masses": type_masses(frames.beads),
+        "cutoff": network.cutoff,
+    }
     metadata = PotentialMetadata(**facts, prior=prior.as_dict(), network=stored["model"])
     start = split_run(run, frames).training[-1]
     positions, box, model = frames.positions[start], frames.box[start], folder / "student.pt"
-    export_potential(model, network, prior, metadata, frames.beads.types, positions, box, frames.beads.bonds)
+    export_potential(
+        model, network, prior, metadata, frames.beads.types, positions, box, frames.beads.bonds
+    )
     topology = bead_topology_to_openmm(frames.beads, box)
     system = CGPotential(model).createSystem(topology)
     settings = run.student.on_policy
     timestep = run.simulation.timestep or _CAREFUL
-    interval = max(settings.production / settings.snapshots, timestep)  # at least one time step between snapshots
-    changes = {"timestep": timestep, "production": settings.production, "frame_interval": interval, "pressure": None, "committee": None}
+    # at least one time step between snapshots
+    interval = max(settings.production / settings.snapshots, timestep)
+    changes = {
+        "timestep": timestep,
+        "production": settings.production,
+        "frame_interval": interval,
+        "pressure": None,
+        "committee": None,
+    }
     protocol = run.simulation.model_copy(update=changes)
     trajectory = folder / f"trajectory.{protocol.trajectory}"
     try:
-        run_dynamics(system, topology, positions, folder, protocol, frames.temperature, run.seed, file_hash(checkpoint))
+        run_dynamics(
+            system,
+            topology,
+            positions,
+            folder,
+            protocol,
+            frames.temperature,
+            run.seed,
+            file_hash(checkpoint),
+        )
     except SimulationError as error:
         if not trajectory.exists():
             raise
@@ -116,7 +150,12 @@ def summary(run: RunConfig) -> list[tuple[str, str]]:
         ("pair", "RDF error (mean |g_CG - g_AA|), and all-atom halves against each other"),
     ]
     for pair in (*report["pairs"], {"types": ["mean of all"], **report["mean"]}):
-        rows.append(("-".join(pair["types"]), f"{pair['mean_absolute_error']:.3f}   {pair['all_atom_halves']:.3f}"))
+        rows.append(
+            (
+                "-".join(pair["types"]),
+                f"{pair['mean_absolute_error']:.3f}   {pair['all_atom_halves']:.3f}",
+            )
+        )
     return [
         *rows,
         ("", ""),

@@ -1,4 +1,6 @@
-"""How `benchmark_runtime` measures: step times of sides that alternate, memory, and what a step costs outside the network."""
+"""How `benchmark_runtime` measures: step times of sides that alternate, memory, and what a step
+costs outside the network.
+"""
 
 from __future__ import annotations
 
@@ -43,11 +45,13 @@ def measure(sides: dict[str, tuple[Any, float]], rounds: int, seconds: float) ->
 
 
 def overhead(context: Any, rounds: int, seconds: float) -> dict[str, float]:
-    """Median time of a step and of what it spends outside the evaluation of network and prior, ms, and where that goes.
+    """Median time of a step and of what it spends outside the evaluation of network and prior, ms,
+    and where that goes.
 
-    The evaluation is the one compiled function; its calls are timed within the steps, and so are those for the neighbour list, reused
-    and at times remade. A system of as many beads without forces tells what OpenMM takes. The rest is TorchForce, TorchScript and
-    the Python around the compiled function.
+    The evaluation is the one compiled function; its calls are timed within the steps, and so are
+    those for the neighbour list, reused and at times remade. A system of as many beads without
+    forces tells what OpenMM takes. The rest is TorchForce, TorchScript and the Python around the
+    compiled function.
     """
     from openmm_cgkd.potential import fast
 
@@ -83,7 +87,12 @@ def overhead(context: Any, rounds: int, seconds: float) -> dict[str, float]:
         fast.evaluate, fast.recent_list = evaluate, recent_list
     step, outside, of_list = (statistics.median(column) for column in zip(*rows, strict=True))
     empty = _empty(context)
-    return {"step_ms": step, "overhead_ms": outside, "list_ms": of_list, "openmm_ms": measure({"": (empty, 0.0)}, rounds, seconds)[""]}
+    return {
+        "step_ms": step,
+        "overhead_ms": outside,
+        "list_ms": of_list,
+        "openmm_ms": measure({"": (empty, 0.0)}, rounds, seconds)[""],
+    }
 
 
 def _empty(context: Any) -> Any:
@@ -107,7 +116,9 @@ def peak() -> int:
 
 
 def rss_growth(context: Any, steps: int) -> dict[str, float]:
-    """Relative growth of the memory of this process over so many steps, after a tenth of them to warm up; states are read now and then."""
+    """Relative growth of the memory of this process over so many steps, after a tenth of them
+    to warm up; states are read now and then.
+    """
     integrator, found = context.getIntegrator(), []
     integrator.step(max(1, steps // 10))
     for _ in range(21):

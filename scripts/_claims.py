@@ -1,4 +1,6 @@
-"""Does a claim hold? Ratios of errors over independent trainings, and what Student's t says of them."""
+"""Does a claim hold? Ratios of errors over independent trainings, and what Student's t says of
+them.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,16 @@ Value = dict[str, float | None]
 
 def mean_and_deviation(values: Sequence[float]) -> Value:
     """``mean``, and ``std`` (n - 1) where there are several seeds."""
-    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+    return {
+        "mean": float(np.mean(values)),
+        "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+    }
 
 
 def verdict(ratio: Value, seeds: int) -> str:
-    """Is a ratio below 1? By the 95 % interval of Student's t over the seeds: ``yes``, ``no`` if it is above, ``open`` if 1 is inside."""
+    """Is a ratio below 1? By the 95 % interval of Student's t over the seeds: ``yes``, ``no``
+    if it is above, ``open`` if 1 is inside.
+    """
     if ratio["std"] is None:
         return "open"
     reach = float(student_t.ppf(0.975, seeds - 1)) * ratio["std"] / seeds**0.5

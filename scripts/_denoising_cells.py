@@ -1,7 +1,8 @@
-"""The work of the denoising benchmark: trajectories of the known truth, then one cell after the other, each in a process of its own.
+"""The work of the denoising benchmark: trajectories of the known truth, then one cell after the
+other, each in a process of its own.
 
-Training goes through the package's own stages; only the processes are shared, because starting one per teacher would take as
-long as a short training.
+Training goes through the package's own stages; only the processes are shared, because starting one
+per teacher would take as long as a short training.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ ERRORS = "errors.json"
 Report = Callable[[float, str], None]
 
 
-# --- data of the known truth ------------------------------------------------------------------------------------------
+# --- data of the known truth ----------------------------------------------------------------------
 
 
 def make_data(folder: Path, settings: Settings) -> tuple[dict[tuple[float, int], Path], Path]:
@@ -57,10 +58,23 @@ def make_data(folder: Path, settings: Settings) -> tuple[dict[tuple[float, int],
         True forces of held-out frames, as mean forces without error.
     """
     most = max(settings.frames, *settings.sizes)
-    lengths = [settings.held_out, *(len(part) for part in np.array_split(np.arange(most), settings.trajectories))]
+    lengths = [
+        settings.held_out,
+        *(len(part) for part in np.array_split(np.arange(most), settings.trajectories)),
+    ]
     paths = [folder / f"trajectory-{k}.h5" for k in range(len(lengths))]
-    tasks = {path.stem: (path, k + 1, n) for k, (path, n) in enumerate(zip(paths, lengths, strict=True)) if not path.exists()}
-    _run_tasks("known truth", sample, tasks, {name: arguments[2] for name, arguments in tasks.items()}, folder / "tasks")
+    tasks = {
+        path.stem: (path, k + 1, n)
+        for k, (path, n) in enumerate(zip(paths, lengths, strict=True))
+        if not path.exists()
+    }
+    _run_tasks(
+        "known truth",
+        sample,
+        tasks,
+        {name: arguments[2] for name, arguments in tasks.items()},
+        folder / "tasks",
+    )
     truth = folder / "held_out.h5"
     if not truth.exists():
         write_mean_forces(truth, _as_mean_forces(read_frames(paths[0])))
@@ -77,10 +91,18 @@ def make_data(folder: Path, settings: Settings) -> tuple[dict[tuple[float, int],
 def _as_mean_forces(frames: Frames) -> MeanForces:
     nothing = np.zeros_like(frames.forces)
     attributes = {"temperature": PARAMETERS["temperature"]}
-    return MeanForces(frames.positions, frames.forces, nothing, frames.box, frames.time, frames.beads, attributes)
+    return MeanForces(
+        frames.positions, frames.forces, nothing, frames.box, frames.time, frames.beads, attributes
+    )
 
 
-def _run_tasks(title: str, function: Callable[..., Any], tasks: dict[str, tuple], costs: dict[str, float], folder: Path) -> None:
+def _run_tasks(
+    title: str,
+    function: Callable[..., Any],
+    tasks: dict[str, tuple],
+    costs: dict[str, float],
+    folder: Path,
+) -> None:
     """Tasks side by side, the longest first, with progress in units of `costs`."""
     done = dict.fromkeys(tasks, 0.0)
     with progress(title, sum(costs.values())) as meter:
@@ -90,10 +112,18 @@ def _run_tasks(title: str, function: Callable[..., Any], tasks: dict[str, tuple]
             meter.update(sum(done.values()), f"{name}: {note}")
 
         ordered = dict(sorted(tasks.items(), key=lambda item: -costs[item[0]]))
-        map_tasks(function, ordered, ExecutionConfig(), folder, cores(), lambda name, _: report(name, costs[name], "finished"), report)
+        map_tasks(
+            function,
+            ordered,
+            ExecutionConfig(),
+            folder,
+            cores(),
+            lambda name, _: report(name, costs[name], "finished"),
+            report,
+        )
 
 
-# --- cells ------------------------------------------------------------------------------------------------------------
+# --- cells ----------------------------------------------------------------------------------------
 
 
 def run_cells(cells: list[Cell], folder: Path) -> None:
@@ -121,7 +151,8 @@ def finished(cell: Cell) -> bool:
 
 def work(cell: Cell, report: Report) -> None:
     """Do a cell; what an interruption has left is kept."""
-    if multiprocessing.parent_process() is not None:  # several bars on one terminal destroy each other
+    # several bars on one terminal destroy each other
+    if multiprocessing.parent_process() is not None:
         console.file = open(os.devnull, "w")  # noqa: SIM115  open as long as the process
     done, costs = 0.0, cell.costs
     for name, cost in costs.items():
@@ -132,7 +163,10 @@ def work(cell: Cell, report: Report) -> None:
             _train_teacher(cell.teachers, int(name.split()[-1]), step)
         done += cost
         report(done, name)
-    write_text(cell.folder / ERRORS, json.dumps({"inputs": _inputs(cell), "errors": measure(cell)}, indent=1))
+    write_text(
+        cell.folder / ERRORS,
+        json.dumps({"inputs": _inputs(cell), "errors": measure(cell)}, indent=1),
+    )
 
 
 def _report_part(report: Report, name: str, done: float, cost: float, share: float) -> None:
@@ -142,11 +176,21 @@ def _report_part(report: Report, name: str, done: float, cost: float, share: flo
 def _train_teacher(run: RunConfig, k: int, report: Callable[[float], None]) -> None:
     """Train one teacher as `train_teachers` does, in this process."""
     folder, frames = RunFolder(run), load_frames(run)
-    inputs = {"frames": frames.identity, "run": run.model_dump(mode="json", include={"seed", "split", "model", "prior", "teachers"})}
-    stage = Stage(folder, f"teacher-{k:02d}", inputs | {"member": k}, [folder.teacher(k) / BEST, folder.prior])
+    inputs = {
+        "frames": frames.identity,
+        "run": run.model_dump(mode="json", include={"seed", "split", "model", "prior", "teachers"}),
+    }
+    stage = Stage(
+        folder, f"teacher-{k:02d}", inputs | {"member": k}, [folder.teacher(k) / BEST, folder.prior]
+    )
     if not stage.finished:
         write_prior(run, frames)
-        train_member(run, k, stage.fingerprint, lambda epochs, note: report(epochs / run.teachers.training.epochs))
+        train_member(
+            run,
+            k,
+            stage.fingerprint,
+            lambda epochs, note: report(epochs / run.teachers.training.epochs),
+        )
         stage.finish()
 
 
@@ -165,7 +209,8 @@ def _train_variant(cell: Cell, name: str) -> None:
 
 
 def measure(cell: Cell) -> dict[str, dict[str, float]]:
-    """RMSE of the forces against the true or mean forces and its standard error over configurations, kJ/mol/nm, by variant.
+    """RMSE of the forces against the true or mean forces and its standard error over
+    configurations, kJ/mol/nm, by variant.
 
     Of the single teachers it is the mean of their RMSE.
     """
@@ -181,7 +226,9 @@ def measure(cell: Cell) -> dict[str, dict[str, float]]:
         test = MeanForceTest(mean_forces, frames, ensemble.cutoff, ensemble.prior)
         forces = ensemble_forces(ensemble, test.graphs)
         singles = [_errors(test, single) for single in forces]
-        found[TEACHER] = {key: float(np.mean([single[key] for single in singles])) for key in ("rmse", "error")}
+        found[TEACHER] = {
+            key: float(np.mean([single[key] for single in singles])) for key in ("rmse", "error")
+        }
         found[ENSEMBLE] = _errors(test, forces.mean(axis=0))
     for name, run in cell.variants.items():
         network, _ = load_checkpoint(RunFolder(run).student / BEST)

@@ -1,4 +1,6 @@
-"""What the denoising benchmark trains: cells of teachers, students and direct force matching on one set of noisy frames."""
+"""What the denoising benchmark trains: cells of teachers, students and direct force matching on
+one set of noisy frames.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ ALL = tuple(_WEIGHTS)
 ORDER = (LABELS, DIRECT, TEACHER, ENSEMBLE, "student F", "student F+E", STUDENT, EXTRA)  # of tables
 _VALIDATION, _TEST = 0.16, 0.04  # of the frames; the package's own test part is not used here
 _MOST_EPOCHS = 64  # few noisy frames are learnt by heart long before
-_FLUID_COST = 4.5  # of a frame of ethaline, which has more beads and neighbours, in frames of the known truth
+# of a frame of ethaline, which has more beads and neighbours, in frames of the known truth
+_FLUID_COST = 4.5
 _SEEDS_APART = 1000  # the members of one ensemble take consecutive seeds
 
 
@@ -67,7 +70,16 @@ class Settings:
 
 FULL = Settings()
 QUICK = Settings(
-    levels=(3,), seeds=2, frames=50, sizes=(25, 50), held_out=16, trajectories=1, teachers=2, passes=120, fluid_frames=40, fluid_epochs=1
+    levels=(3,),
+    seeds=2,
+    frames=50,
+    sizes=(25, 50),
+    held_out=16,
+    trajectories=1,
+    teachers=2,
+    passes=120,
+    fluid_frames=40,
+    fluid_epochs=1,
 )
 # in the form of run.yaml
 _KNOWN_MODEL = {"channels": 16, "layers": 1, "cutoff": "0.8 nanometer", "radial_functions": 16}
@@ -112,10 +124,15 @@ class Cell:
     @property
     def costs(self) -> dict[str, float]:
         """Work of every training by its name, in passes over a frame of the known truth."""
-        passes = {name: run.student.training.epochs * (2 if name == EXTRA else 1) for name, run in self.variants.items()}
+        passes = {
+            name: run.student.training.epochs * (2 if name == EXTRA else 1)
+            for name, run in self.variants.items()
+        }
         if self.teachers is not None:
             ensemble = self.teachers.teachers
-            passes = {f"{TEACHER} {k}": ensemble.training.epochs for k in range(ensemble.count)} | passes
+            passes = {
+                f"{TEACHER} {k}": ensemble.training.epochs for k in range(ensemble.count)
+            } | passes
         beads = 1 if self.data == KNOWN else _FLUID_COST
         return {name: epochs * beads * self.frames for name, epochs in passes.items()}
 
@@ -139,7 +156,9 @@ def plan_cell(
     files : pair of Path
         Noisy frames, and mean forces.
     """
-    name = f"noise-{noise:g}-seed-{seed}-frames-{frames}" if data == KNOWN else f"{data}-seed-{seed}"
+    name = (
+        f"noise-{noise:g}-seed-{seed}-frames-{frames}" if data == KNOWN else f"{data}-seed-{seed}"
+    )
     base = _base(files, data, seed, frames, settings)
     # errors after every epoch take time, and only the picture of these trainings shows them
     if data == KNOWN and (noise, seed, frames) != (settings.size_level, 1, settings.frames):
@@ -149,17 +168,33 @@ def plan_cell(
         changes = {"folder": f"cells/{name}/{part}", "student": _student(base, student)}
         return parse(RunConfig, base | changes, "configuration of the benchmark", folder)
 
-    runs = {variant: run(variant.replace(",", "").replace(" ", "-"), variant) for variant in variants}
+    runs = {
+        variant: run(variant.replace(",", "").replace(" ", "-"), variant) for variant in variants
+    }
     # label_frames labels the extra configurations of its run, too
-    teachers = run("teachers", EXTRA if EXTRA in variants else STUDENT) if set(variants) - {DIRECT} else None
+    teachers = (
+        run("teachers", EXTRA if EXTRA in variants else STUDENT)
+        if set(variants) - {DIRECT}
+        else None
+    )
     return Cell(data, noise, seed, frames, folder / "cells" / name, teachers, runs, files[1])
 
 
-def _base(files: tuple[Path, Path], data: str, seed: int, frames: int, settings: Settings) -> dict[str, Any]:
+def _base(
+    files: tuple[Path, Path], data: str, seed: int, frames: int, settings: Settings
+) -> dict[str, Any]:
     known = data == KNOWN
-    epochs = min(_MOST_EPOCHS, round(settings.passes / training_frames(frames))) if known else settings.fluid_epochs
-    # direct force matching and teachers learn the noise in the end: the best epoch by validation counts, and the rest is not done
-    training = (_KNOWN_TRAINING if known else _FLUID_TRAINING) | {"epochs": epochs, "patience": max(4, epochs // 4)}
+    epochs = (
+        min(_MOST_EPOCHS, round(settings.passes / training_frames(frames)))
+        if known
+        else settings.fluid_epochs
+    )
+    # direct force matching and teachers learn the noise in the end: the best epoch by validation
+    # counts, and the rest is not done
+    training = (_KNOWN_TRAINING if known else _FLUID_TRAINING) | {
+        "epochs": epochs,
+        "patience": max(4, epochs // 4),
+    }
     split = {"validation": _VALIDATION, "test": _TEST, "gap": "0 picosecond"} if known else {}
     return {
         "system": "system.yaml",
@@ -180,14 +215,23 @@ def training_frames(frames: int) -> int:
 
 def _student(base: dict[str, Any], variant: str) -> dict[str, Any]:
     training = base["teachers"]["training"]
-    student = {"targets": "noisy" if variant == DIRECT else "ensemble", "weights": _WEIGHTS[variant], "training": training}
+    student = {
+        "targets": "noisy" if variant == DIRECT else "ensemble",
+        "weights": _WEIGHTS[variant],
+        "training": training,
+    }
     if variant == EXTRA:  # twice the configurations and half the epochs: as many optimisation steps
-        student["extra"] = {"perturbed": training_frames(base["max_frames"]), "displacement": "0.02 nanometer"}
+        student["extra"] = {
+            "perturbed": training_frames(base["max_frames"]),
+            "displacement": "0.02 nanometer",
+        }
         student["training"] = training | {"epochs": -(-training["epochs"] // 2)}
     return student
 
 
-def known_cells(folder: Path, noisy: dict[tuple[float, int], Path], truth: Path, settings: Settings) -> list[Cell]:
+def known_cells(
+    folder: Path, noisy: dict[tuple[float, int], Path], truth: Path, settings: Settings
+) -> list[Cell]:
     """All cells of the known truth.
 
     Parameters
@@ -201,16 +245,27 @@ def known_cells(folder: Path, noisy: dict[tuple[float, int], Path], truth: Path,
     for (level, seed), file in noisy.items():
         files = (file, truth)
         variants = ALL if level else (DIRECT,)
-        cells.append(plan_cell(folder, files, KNOWN, level, seed, settings.frames, variants, settings))
+        cells.append(
+            plan_cell(folder, files, KNOWN, level, seed, settings.frames, variants, settings)
+        )
         if level == settings.size_level:
             for size in settings.sizes:
                 if size != settings.frames:
-                    cells.append(plan_cell(folder, files, KNOWN, level, seed, size, (DIRECT, STUDENT), settings))
+                    cells.append(
+                        plan_cell(
+                            folder, files, KNOWN, level, seed, size, (DIRECT, STUDENT), settings
+                        )
+                    )
     return cells
 
 
 def fluid_cells(folder: Path, frames: Path, mean_forces: Path, settings: Settings) -> list[Cell]:
-    """All cells of a fluid with measured mean forces: seeds change the initial networks, the noise is what it is."""
+    """All cells of a fluid with measured mean forces: seeds change the initial networks, the
+    noise is what it is.
+    """
     files = (frames, mean_forces)
     variants = tuple(variant for variant in ALL if variant != EXTRA)
-    return [plan_cell(folder, files, FLUID, None, seed, settings.fluid_frames, variants, settings) for seed in range(1, settings.seeds + 1)]
+    return [
+        plan_cell(folder, files, FLUID, None, seed, settings.fluid_frames, variants, settings)
+        for seed in range(1, settings.seeds + 1)
+    ]

@@ -1,4 +1,6 @@
-"""Results of the denoising benchmark: rows per training seed, means and standard deviations, tables and a picture."""
+"""Results of the denoising benchmark: rows per training seed, means and standard deviations,
+tables and a picture.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,19 @@ from typing import Any
 import numpy as np
 from _claims import Value, mean_and_deviation, verdict
 from _denoising_cells import ERRORS
-from _denoising_plan import DIRECT, ENSEMBLE, EXTRA, FLUID, KNOWN, LABELS, ORDER, STUDENT, TEACHER, Cell, Settings
+from _denoising_plan import (
+    DIRECT,
+    ENSEMBLE,
+    EXTRA,
+    FLUID,
+    KNOWN,
+    LABELS,
+    ORDER,
+    STUDENT,
+    TEACHER,
+    Cell,
+    Settings,
+)
 from matplotlib.axes import Axes
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
@@ -25,7 +39,11 @@ from openmm_cgkd.training.keeper import METRICS
 
 Row = dict[str, Any]
 _NOISE_FREE = "trained on true forces"
-_RATIOS = {"student_over_teacher": TEACHER, "student_over_ensemble": ENSEMBLE, "student_over_direct": DIRECT}
+_RATIOS = {
+    "student_over_teacher": TEACHER,
+    "student_over_ensemble": ENSEMBLE,
+    "student_over_direct": DIRECT,
+}
 _WITH_SIZE = (DIRECT, TEACHER, ENSEMBLE, STUDENT)
 # each holds where the error of the first is below that of the second
 CLAIMS = {
@@ -46,14 +64,23 @@ def read_rows(cells: Sequence[Cell]) -> list[Row]:
     for cell in cells:
         errors = json.loads((cell.folder / ERRORS).read_text())["errors"]
         for variant in sorted(errors, key=ORDER.index):
-            place = {"data": cell.data, "noise": cell.noise, "frames": cell.frames, "seed": cell.seed}
+            place = {
+                "data": cell.data,
+                "noise": cell.noise,
+                "frames": cell.frames,
+                "seed": cell.seed,
+            }
             rows.append(place | {"variant": variant, **errors[variant]})
     return rows
 
 
 def _values(rows: Sequence[Row], variant: str, **place: Any) -> list[float]:
     """RMSE of a variant by seed."""
-    chosen = [row for row in rows if row["variant"] == variant and all(row[key] == value for key, value in place.items())]
+    chosen = [
+        row
+        for row in rows
+        if row["variant"] == variant and all(row[key] == value for key, value in place.items())
+    ]
     return [row["rmse"] for row in sorted(chosen, key=lambda row: row["seed"])]
 
 
@@ -81,7 +108,10 @@ def _claims(rows: Sequence[Row], **place: Any) -> dict[str, dict[str, Any]]:
 
 def summarise(rows: Sequence[Row], settings: Settings, cells: Sequence[Cell]) -> dict[str, Any]:
     """All results as one JSON-ready object; docs/denoising.md defines its entries."""
-    places = {f"{level:g}": {"data": KNOWN, "noise": level, "frames": settings.frames} for level in settings.levels}
+    places = {
+        f"{level:g}": {"data": KNOWN, "noise": level, "frames": settings.frames}
+        for level in settings.levels
+    }
     free = _values(rows, DIRECT, data=KNOWN, noise=0, frames=settings.frames)
     truth = next(cell.mean_forces for cell in cells if cell.data == KNOWN)
     summary: dict[str, Any] = {
@@ -93,13 +123,23 @@ def summarise(rows: Sequence[Row], settings: Settings, cells: Sequence[Cell]) ->
         "rmse_trained_on_true_forces": mean_and_deviation(free),
     }
     for name, other in _RATIOS.items():
-        summary[name] = {level: _ratio(rows, STUDENT, other, **place) for level, place in places.items()}
+        summary[name] = {
+            level: _ratio(rows, STUDENT, other, **place) for level, place in places.items()
+        }
     summary["claims"] = {level: _claims(rows, **place) for level, place in places.items()}
-    sized = {size: {"data": KNOWN, "noise": settings.size_level, "frames": size} for size in settings.sizes}
+    sized = {
+        size: {"data": KNOWN, "noise": settings.size_level, "frames": size}
+        for size in settings.sizes
+    }
     summary["data_efficiency"] = {
         "noise": settings.size_level,
         "frames": list(sized),
-        **{variant: [mean_and_deviation(_values(rows, variant, **place)) for place in sized.values()] for variant in _WITH_SIZE},
+        **{
+            variant: [
+                mean_and_deviation(_values(rows, variant, **place)) for place in sized.values()
+            ]
+            for variant in _WITH_SIZE
+        },
     }
     if fluid := [cell for cell in cells if cell.data == FLUID]:
         summary[FLUID] = _fluid(rows, fluid[0])
@@ -110,7 +150,9 @@ def summarise(rows: Sequence[Row], settings: Settings, cells: Sequence[Cell]) ->
 def _fluid(rows: Sequence[Row], cell: Cell) -> dict[str, Any]:
     mean_forces, table = read_mean_forces(cell.mean_forces), _table(rows, data=FLUID)
     for variant in set(table) & {row["variant"] for row in rows if "error" in row}:
-        errors = [row["error"] for row in rows if row["data"] == FLUID and row["variant"] == variant]
+        errors = [
+            row["error"] for row in rows if row["data"] == FLUID and row["variant"] == variant
+        ]
         table[variant]["standard_error"] = float(np.mean(errors))
     ratios = {name: _ratio(rows, STUDENT, other, data=FLUID) for name, other in _RATIOS.items()}
     run = cell.variants[STUDENT]
@@ -118,22 +160,34 @@ def _fluid(rows: Sequence[Row], cell: Cell) -> dict[str, Any]:
     times = frames.time[split_run(run, frames).training]
     size = {
         "configurations": len(mean_forces),
-        "configurations_in_training": int(((mean_forces.time >= times[0]) & (mean_forces.time <= times[-1])).sum()),
+        "configurations_in_training": int(
+            ((mean_forces.time >= times[0]) & (mean_forces.time <= times[-1])).sum()
+        ),
         "frames": len(frames),
         "rms_mean_force": mean_forces.variance() ** 0.5,
     }
     return size | {"rmse": table} | ratios
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
-def write_files(folder: Path, rows: Sequence[Row], summary: dict[str, Any], cells: Sequence[Cell], settings: Settings) -> None:
-    """``results.csv`` with every seed, ``summary.csv`` with means and standard deviations, ``results.md``, ``denoising.png``."""
+def write_files(
+    folder: Path,
+    rows: Sequence[Row],
+    summary: dict[str, Any],
+    cells: Sequence[Cell],
+    settings: Settings,
+) -> None:
+    """``results.csv`` with every seed, ``summary.csv`` with means and standard deviations,
+    ``results.md``, ``denoising.png``.
+    """
     header = ["data", "noise", "frames", "seed", "variant", "rmse", "error"]
     write_csv(folder / "results.csv", header, ([row.get(key) for key in header] for row in rows))
     lines = []
-    for data, noise, frames in dict.fromkeys((row["data"], row["noise"], row["frames"]) for row in rows):
+    for data, noise, frames in dict.fromkeys(
+        (row["data"], row["noise"], row["frames"]) for row in rows
+    ):
         for variant, value in _table(rows, data=data, noise=noise, frames=frames).items():
             lines.append([data, noise, frames, variant, value["mean"], value["std"]])
     write_csv(folder / "summary.csv", ["data", "noise", "frames", "variant", "rmse", "std"], lines)
@@ -150,20 +204,34 @@ def tables(summary: dict[str, Any]) -> list[Table]:
     if FLUID in summary:
         errors[FLUID] = summary[FLUID]["rmse"]
     names = [variant for variant in ORDER if any(variant in table for table in errors.values())]
-    by_variant = [["RMSE, kJ/mol/nm", *errors], *([name, *(_shown(table.get(name)) for table in errors.values())] for name in names)]
-    by_variant.append([_NOISE_FREE, *[_shown(summary["rmse_trained_on_true_forces"])] * len(summary["rmse_true"])])
-    by_variant.append(["RMS of the force itself", *[f"{summary['rms_true']:.2f}"] * len(summary["rmse_true"])])
+    by_variant = [
+        ["RMSE, kJ/mol/nm", *errors],
+        *([name, *(_shown(table.get(name)) for table in errors.values())] for name in names),
+    ]
+    by_variant.append(
+        [_NOISE_FREE, *[_shown(summary["rmse_trained_on_true_forces"])] * len(summary["rmse_true"])]
+    )
+    by_variant.append(
+        ["RMS of the force itself", *[f"{summary['rms_true']:.2f}"] * len(summary["rmse_true"])]
+    )
     if FLUID in summary:
         by_variant[-2].append("-")
         by_variant[-1].append(f"{summary[FLUID]['rms_mean_force']:.2f}")
     efficiency = summary["data_efficiency"]
-    by_frames = [["frames, noise {:g} x".format(efficiency["noise"]), *(str(size) for size in efficiency["frames"])]]
+    by_frames = [
+        [
+            "frames, noise {:g} x".format(efficiency["noise"]),
+            *(str(size) for size in efficiency["frames"]),
+        ]
+    ]
     by_frames += [[name, *(_shown(value) for value in efficiency[name])] for name in _WITH_SIZE]
     found = summary["claims"]
     claims = [["ratio of errors below 1?", *errors]]
     for claim in CLAIMS:
         cells = [column.get(claim) for column in found.values()]
-        claims.append([claim, *(f"{_shown(cell)} {cell['holds']}" if cell else "-" for cell in cells)])
+        claims.append(
+            [claim, *(f"{_shown(cell)} {cell['holds']}" if cell else "-" for cell in cells)]
+        )
     return [by_variant, by_frames, claims]
 
 
@@ -172,7 +240,15 @@ def text(summary: dict[str, Any]) -> str:
     lines = []
     for table in tables(summary):
         widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
-        lines += ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in table]
+        lines += [
+            "  ".join(
+                [
+                    row[0].ljust(widths[0]),
+                    *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
+                ]
+            )
+            for row in table
+        ]
         lines.append("")
     return "\n".join(lines)
 
@@ -181,7 +257,9 @@ def markdown(summary: dict[str, Any]) -> str:
     """The tables for a page."""
     parts = []
     for head, *rows in tables(summary):
-        parts.append("\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)))
+        parts.append(
+            "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+        )
     return "\n\n".join(parts) + "\n"
 
 
@@ -191,7 +269,7 @@ def _shown(value: Value | None) -> str:
     return f"{value['mean']:.2f}" + ("" if value["std"] is None else f" ± {value['std']:.2f}")
 
 
-# --- picture ----------------------------------------------------------------------------------------------------------
+# --- picture --------------------------------------------------------------------------------------
 
 
 def draw(path: Path, summary: dict[str, Any], cells: Sequence[Cell], settings: Settings) -> None:
@@ -201,17 +279,41 @@ def draw(path: Path, summary: dict[str, Any], cells: Sequence[Cell], settings: S
     figure = new_figure(4.6 * columns, 6.2)
     places = figure.subplots(1, columns)
     scale = summary["rms_true"]
-    variants = [variant for variant in ORDER if any(variant in table for table in summary["rmse_true"].values())]
+    variants = [
+        variant
+        for variant in ORDER
+        if any(variant in table for table in summary["rmse_true"].values())
+    ]
     for k, (level, table) in enumerate(summary["rmse_true"].items()):
-        _points(places[0], [table[variant] for variant in variants], scale, COLORS[k], f"noise {level}x")
-    places[0].axhline(summary["rmse_trained_on_true_forces"]["mean"] / scale, color="0.5", linestyle=":", label=_NOISE_FREE)
+        _points(
+            places[0], [table[variant] for variant in variants], scale, COLORS[k], f"noise {level}x"
+        )
+    places[0].axhline(
+        summary["rmse_trained_on_true_forces"]["mean"] / scale,
+        color="0.5",
+        linestyle=":",
+        label=_NOISE_FREE,
+    )
     places[0].set(title="known truth", ylabel="RMSE / RMS true force", yscale="log")
     _name_variants(places[0], variants)
     efficiency = summary["data_efficiency"]
     for k, variant in enumerate(_WITH_SIZE):
-        means, deviations = (np.array([value[key] or 0.0 for value in efficiency[variant]]) / scale for key in ("mean", "std"))
-        places[1].errorbar(efficiency["frames"], means, deviations, color=COLORS[k], marker="o", capsize=3, label=variant)
-    places[1].set(title=f"noise {efficiency['noise']:g}x", xlabel="frames", xscale="log", ylim=(0, None))
+        means, deviations = (
+            np.array([value[key] or 0.0 for value in efficiency[variant]]) / scale
+            for key in ("mean", "std")
+        )
+        places[1].errorbar(
+            efficiency["frames"],
+            means,
+            deviations,
+            color=COLORS[k],
+            marker="o",
+            capsize=3,
+            label=variant,
+        )
+    places[1].set(
+        title=f"noise {efficiency['noise']:g}x", xlabel="frames", xscale="log", ylim=(0, None)
+    )
     places[1].set_xticks(efficiency["frames"], [str(size) for size in efficiency["frames"]])
     places[1].xaxis.set_minor_locator(NullLocator())
     _epochs(places[2], cells, settings, scale)
@@ -219,7 +321,11 @@ def draw(path: Path, summary: dict[str, Any], cells: Sequence[Cell], settings: S
         of = fluid["rms_mean_force"]
         variants = list(fluid["rmse"])
         _points(places[3], list(fluid["rmse"].values()), of, REFERENCE, None)
-        places[3].set(title=f"ethaline, {fluid['configurations']} configurations", ylabel="RMSE / RMS mean force", ylim=(0, None))
+        places[3].set(
+            title=f"ethaline, {fluid['configurations']} configurations",
+            ylabel="RMSE / RMS mean force",
+            ylim=(0, None),
+        )
         _name_variants(places[3], variants)
     for place in places:
         if place.get_yscale() == "log":
@@ -232,17 +338,31 @@ def draw(path: Path, summary: dict[str, Any], cells: Sequence[Cell], settings: S
             place.legend(fontsize=9, frameon=False)
     reduced = " (reduced)" if summary["reduced"] else ""
     caption = (
-        f"Mean and standard deviation over {settings.seeds} seeds (data noise and initial networks; for ethaline networks alone), "
-        f"{settings.teachers} teachers, {settings.frames} frames. Errors on held-out configurations against the true or mean force. "
-        "Third panel: the dot is the epoch that validation, on noisy forces or teachers' labels, has chosen."
+        f"Mean and standard deviation over {settings.seeds} seeds (data noise and initial networks;"
+        f" for ethaline networks alone), {settings.teachers} teachers, {settings.frames} frames."
+        " Errors on held-out configurations against the true or mean force. Third panel: the dot"
+        " is the epoch that validation, on noisy forces or teachers' labels, has chosen."
     )
     put_caption(figure, f"Does distillation denoise?{reduced}", caption)
     save(figure, path)
 
 
-def _points(place: Axes, values: Sequence[Value], scale: float, color: str, label: str | None) -> None:
-    means, deviations = (np.array([value[key] or 0.0 for value in values]) / scale for key in ("mean", "std"))
-    place.errorbar(range(len(values)), means, deviations, color=color, marker="o", linestyle="none", capsize=3, label=label)
+def _points(
+    place: Axes, values: Sequence[Value], scale: float, color: str, label: str | None
+) -> None:
+    means, deviations = (
+        np.array([value[key] or 0.0 for value in values]) / scale for key in ("mean", "std")
+    )
+    place.errorbar(
+        range(len(values)),
+        means,
+        deviations,
+        color=color,
+        marker="o",
+        linestyle="none",
+        capsize=3,
+        label=label,
+    )
 
 
 def _name_variants(place: Axes, variants: Sequence[str]) -> None:
@@ -250,8 +370,14 @@ def _name_variants(place: Axes, variants: Sequence[str]) -> None:
 
 
 def _epochs(place: Axes, cells: Sequence[Cell], settings: Settings, scale: float) -> None:
-    """Errors of one seed's trainings against the true forces after every epoch: do they overfit, and is the best epoch found?"""
-    cell = next(c for c in cells if (c.data, c.noise, c.seed, c.frames) == (KNOWN, settings.size_level, 1, settings.frames))
+    """Errors of one seed's trainings against the true forces after every epoch: do they
+    overfit, and is the best epoch found?
+    """
+    cell = next(
+        c
+        for c in cells
+        if (c.data, c.noise, c.seed, c.frames) == (KNOWN, settings.size_level, 1, settings.frames)
+    )
     folders = {
         DIRECT: RunFolder(cell.variants[DIRECT]).student,
         "first teacher": RunFolder(cell.teachers).teacher(0),

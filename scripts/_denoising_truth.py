@@ -1,9 +1,12 @@
-"""A fluid whose coarse-grained potential is known: two bead types with a pair potential and a local density, sampled in OpenMM.
+"""A fluid whose coarse-grained potential is known: two bead types with a pair potential and a local
+density, sampled in OpenMM.
 
-    U = sum_(i<j) e [2 (s/r)^9 - 3 (s/r)^6] + sum_i k/2 (n_i - n_0)^2,        n_i = sum_j (1 - r_ij/r_c)^2
+    U = sum_(i<j) e [2 (s/r)^9 - 3 (s/r)^6] + sum_i k/2 (n_i - n_0)^2,        n_i = sum_j (1 -
+    r_ij/r_c)^2
 
-with s the mean of the beads' sizes. The square of the local density n_i (a form of Pagonabarraga and Frenkel, J. Chem. Phys. 2001,
-115, 5015) is a sum over triples of beads: no pair potential has these forces.
+with s the mean of the beads' sizes. The square of the local density n_i (a form of Pagonabarraga
+and Frenkel, J. Chem. Phys. 2001, 115, 5015) is a sum over triples of beads: no pair potential has
+these forces.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ PARAMETERS = {
     "temperature": 300.0,  # kelvin
     "sizes": (0.45, 0.55),  # nm, of types A and B
     "depth": 1.5,  # e, kJ/mol
-    "cutoff": 0.75,  # nm, of pairs and of the density r_c; the pair potential is switched off from 0.6
+    # nm, of pairs and of the density r_c; the pair potential is switched off from 0.6
+    "cutoff": 0.75,
     "stiffness": 300.0,  # k, kJ/mol
     "preferred_density": 0.8,  # n_0
     "timestep": 0.005,  # ps
@@ -38,7 +42,9 @@ _SWITCH = 0.6
 def known_beads() -> BeadTopology:
     """As many A as B."""
     n = PARAMETERS["beads"]
-    return BeadTopology(("A", "B"), np.arange(n) % 2, np.full(n, PARAMETERS["masses"]), np.arange(n))
+    return BeadTopology(
+        ("A", "B"), np.arange(n) % 2, np.full(n, PARAMETERS["masses"]), np.arange(n)
+    )
 
 
 def box_length() -> float:
@@ -56,8 +62,13 @@ def known_system() -> openmm.System:
     pairs.setUseSwitchingFunction(True)
     pairs.setSwitchingDistance(_SWITCH)
     density = openmm.CustomGBForce()
-    density.addComputedValue("n", f"(1 - r/{cutoff})^2", openmm.CustomGBForce.ParticlePairNoExclusions)
-    density.addEnergyTerm(f"{PARAMETERS['stiffness'] / 2} * (n - {PARAMETERS['preferred_density']})^2", openmm.CustomGBForce.SingleParticle)
+    density.addComputedValue(
+        "n", f"(1 - r/{cutoff})^2", openmm.CustomGBForce.ParticlePairNoExclusions
+    )
+    density.addEnergyTerm(
+        f"{PARAMETERS['stiffness'] / 2} * (n - {PARAMETERS['preferred_density']})^2",
+        openmm.CustomGBForce.SingleParticle,
+    )
     for mass, kind in zip(beads.masses, beads.types, strict=True):
         system.addParticle(mass)
         pairs.addParticle([PARAMETERS["sizes"][kind]])
@@ -85,7 +96,9 @@ def sample(path: Path, seed: int, n_frames: int, report: Callable[[float, str], 
     if path.exists():
         return
     beads, length, temperature = known_beads(), box_length(), PARAMETERS["temperature"]
-    integrator = openmm.LangevinMiddleIntegrator(temperature * unit.kelvin, 2 / unit.picosecond, PARAMETERS["timestep"] * unit.picosecond)
+    integrator = openmm.LangevinMiddleIntegrator(
+        temperature * unit.kelvin, 2 / unit.picosecond, PARAMETERS["timestep"] * unit.picosecond
+    )
     integrator.setRandomNumberSeed(seed)
     context = openmm.Context(known_system(), integrator, openmm.Platform.getPlatformByName("CPU"))
     context.setPositions(_lattice(beads.n_beads, length, seed))
@@ -98,7 +111,9 @@ def sample(path: Path, seed: int, n_frames: int, report: Callable[[float, str], 
         integrator.step(interval)
         state = context.getState(positions=True, forces=True)
         positions[k] = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
-        forces[k] = state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.nanometer)
+        forces[k] = state.getForces(asNumpy=True).value_in_unit(
+            unit.kilojoule_per_mole / unit.nanometer
+        )
         report(k + 1, f"seed {seed}")
     write_frames(as_frames(positions, forces), path)
 
@@ -111,17 +126,34 @@ def _lattice(n: int, length: float, seed: int) -> np.ndarray:
 
 
 def as_frames(positions: np.ndarray, forces: np.ndarray, noise: float = 0.0) -> Frames:
-    """Frames of the fluid, one `frame_interval` after the other; `noise` is the RMS error of their forces, kJ/mol/nm."""
+    """Frames of the fluid, one `frame_interval` after the other; `noise` is the RMS error of
+    their forces, kJ/mol/nm.
+    """
     index = np.arange(len(positions))
     box = np.repeat(box_length() * np.eye(3)[None], len(positions), axis=0)
-    attributes = {"system": "known truth", "temperature": PARAMETERS["temperature"], "noise_rms": noise}
-    return Frames(positions, forces, box, index * PARAMETERS["frame_interval"], index, known_beads(), attributes)
+    attributes = {
+        "system": "known truth",
+        "temperature": PARAMETERS["temperature"],
+        "noise_rms": noise,
+    }
+    return Frames(
+        positions,
+        forces,
+        box,
+        index * PARAMETERS["frame_interval"],
+        index,
+        known_beads(),
+        attributes,
+    )
 
 
 def join_trajectories(paths: list[Path]) -> Frames:
     """The frames of all trajectories, one after the other."""
     parts = [read_frames(path) for path in paths]
-    return as_frames(np.concatenate([part.positions for part in parts]), np.concatenate([part.forces for part in parts]))
+    return as_frames(
+        np.concatenate([part.positions for part in parts]),
+        np.concatenate([part.forces for part in parts]),
+    )
 
 
 def add_noise(frames: Frames, level: float, seed: int) -> Frames:

@@ -28,7 +28,8 @@ from openmm_cgkd.units import Density, Length, Temperature, to_float
 GAS_CONSTANT = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
 PRESSURE_WORK = 0.0602214076  # kJ/mol per bar nm^3
 BLOCKS = 5  # for standard errors, over what follows the discarded first third
-SERIES = 10  # blocks to see how the run settles: a straight line through fewer has too uncertain an error
+# blocks to see how the run settles: a straight line through fewer has too uncertain an error
+SERIES = 10
 BIN = 0.01  # nm
 
 
@@ -49,7 +50,9 @@ class Entry(BaseModel):
 class LiteratureDensity(Entry):
     temperature: Temperature
     value: Density
-    slope: Annotated[float, BeforeValidator(lambda value: to_float(value, "gram/centimeter**3/kelvin"))]
+    slope: Annotated[
+        float, BeforeValidator(lambda value: to_float(value, "gram/centimeter**3/kelvin"))
+    ]
 
     def at(self, temperature: float) -> float:
         """g/cm^3 at a temperature in kelvin, by the straight line."""
@@ -86,13 +89,20 @@ def load_literature(path: Path) -> Literature:
     try:
         return Literature.model_validate(yaml.safe_load(path.read_text()))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read; write the literature values of the fluid there (docs/formats.md).") from error
+        raise ConfigError(
+            f"{path}: cannot be read; write the literature values of the fluid there"
+            " (docs/formats.md)."
+        ) from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not YAML ({' '.join(str(error).split())}); see docs/formats.md.") from error
+        raise ConfigError(
+            f"{path}: is not YAML ({' '.join(str(error).split())}); see docs/formats.md."
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{path}: {field}: {first['msg'].removeprefix('Value error, ')}; see docs/formats.md.") from error
+        raise ConfigError(
+            f"{path}: {field}: {first['msg'].removeprefix('Value error, ')}; see docs/formats.md."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,9 @@ class Value:
     error: float
 
     def __str__(self) -> str:
-        """Like 1.0829(3): the error in units of the last digit, two digits of it where it begins with 1."""
+        """Like 1.0829(3): the error in units of the last digit, two digits of it where it
+        begins with 1.
+        """
         if not (math.isfinite(self.error) and self.error > 0):
             return f"{self.mean:.4g}"
         digits = -math.floor(math.log10(self.error) + 1e-9)
@@ -145,16 +157,26 @@ class State:
         self.temperature, self.pairs, self.length = config.temperature, pairs, config.reference.npt
         topology = build_topology(config)
         self.mass = sum(atom.element.mass.value_in_unit(unit.dalton) for atom in topology.atoms())
-        rigid = sum("H" in (bond.atom1.element.symbol, bond.atom2.element.symbol) for bond in topology.bonds())
-        freedom = 3 * topology.getNumAtoms() - rigid - 3  # bonds to hydrogen are constrained, the centre of mass stands still
+        rigid = sum(
+            "H" in (bond.atom1.element.symbol, bond.atom2.element.symbol)
+            for bond in topology.bonds()
+        )
+        # bonds to hydrogen are constrained, the centre of mass stands still
+        freedom = 3 * topology.getNumAtoms() - rigid - 3
         time, potential, volume = _read_npt(folder / "npt.csv")
         # the kinetic energy is known exactly: equipartition at the temperature of the thermostat
         kinetic = freedom / 2 * GAS_CONSTANT * self.temperature
         self.time = time
         self.density_series = self.mass / volume / unit.AVOGADRO_CONSTANT_NA._value * 1e21  # g/cm^3
-        self.enthalpy_series = (potential + kinetic + PRESSURE_WORK * config.reference.pressure * volume) / pairs  # kJ/mol
+        # kJ/mol
+        self.enthalpy_series = (
+            potential + kinetic + PRESSURE_WORK * config.reference.pressure * volume
+        ) / pairs
         used = slice(len(time) // 3, None)  # as run_reference does for the mean volume
-        self.density, self.enthalpy = block_value(self.density_series[used]), block_value(self.enthalpy_series[used])
+        self.density, self.enthalpy = (
+            block_value(self.density_series[used]),
+            block_value(self.enthalpy_series[used]),
+        )
         self.density_drift = _drift(time[used], self.density_series[used])
         self.enthalpy_drift = _drift(time[used], self.enthalpy_series[used])
         self.peaks = _peaks(folder / "frames.h5")
@@ -170,7 +192,10 @@ def _read_npt(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     with open(path) as file:
         rows = [[float(row[name]) for name in columns] for row in csv.DictReader(file)]
     if len(rows) < 2 * SERIES:
-        raise AnalysisError(f"{path}: holds {len(rows)} rows, at least {2 * SERIES} are needed; use a longer --npt in another folder.")
+        raise AnalysisError(
+            f"{path}: holds {len(rows)} rows, at least {2 * SERIES} are needed; use a longer --npt"
+            " in another folder."
+        )
     time, potential, volume = np.array(rows).T
     return time, potential, volume
 
@@ -182,7 +207,9 @@ def _drift(time: np.ndarray, series: np.ndarray) -> Value:
 
 
 def _peaks(path: Path) -> dict[tuple[str, str], Value]:
-    """Position of the first peak of g(r) of every pair of bead types, nm; nan where there is none."""
+    """Position of the first peak of g(r) of every pair of bead types, nm; nan where there is
+    none.
+    """
     frames = read_frames(path)
     r_max = largest_r_max(frames.box)
 
@@ -191,15 +218,22 @@ def _peaks(path: Path) -> dict[tuple[str, str], Value]:
         return peak.position if peak else math.nan
 
     found = {}
-    for pair, parts in block_rdfs(frames.positions, frames.box, frames.beads, round(r_max / BIN), r_max, BLOCKS).items():
+    for pair, parts in block_rdfs(
+        frames.positions, frames.box, frames.beads, round(r_max / BIN), r_max, BLOCKS
+    ).items():
         whole, r = RDF.merged(parts), parts[0].bin_centers
-        found[tuple(sorted(pair))] = Value(position(whole.values), jackknife_error(np.array([part.values for part in parts]), position))
+        found[tuple(sorted(pair))] = Value(
+            position(whole.values),
+            jackknife_error(np.array([part.values for part in parts]), position),
+        )
     return found
 
 
 @dataclass(frozen=True)
 class Response:
-    """Thermal expansion (1/K) and heat capacity (J/g/K) between two temperatures of one box size."""
+    """Thermal expansion (1/K) and heat capacity (J/g/K) between two temperatures of one box
+    size.
+    """
 
     cold: State
     hot: State
@@ -207,8 +241,12 @@ class Response:
     @property
     def expansion(self) -> Value:
         step = self.hot.temperature - self.cold.temperature
-        relative = math.hypot(*(state.density.error / state.density.mean for state in (self.cold, self.hot)))
-        return Value(math.log(self.cold.density.mean / self.hot.density.mean) / step, relative / step)
+        relative = math.hypot(
+            *(state.density.error / state.density.mean for state in (self.cold, self.hot))
+        )
+        return Value(
+            math.log(self.cold.density.mean / self.hot.density.mean) / step, relative / step
+        )
 
     @property
     def heat_capacity(self) -> Value:

@@ -13,7 +13,14 @@ from openmm_cgkd.analysis.figures import COLORS, REFERENCE, new_figure, put_capt
 _COLUMNS = 3
 
 
-def draw_metrics(path: Path, rows: Sequence[Row], summary: Sequence[Row], metrics: Sequence[Metric], title: str, caption: str) -> None:
+def draw_metrics(
+    path: Path,
+    rows: Sequence[Row],
+    summary: Sequence[Row],
+    metrics: Sequence[Metric],
+    title: str,
+    caption: str,
+) -> None:
     """A panel per metric: variants from top to bottom."""
     used = [metric for metric in metrics if any(row.get(metric.key) is not None for row in rows)]
     if not used:
@@ -33,13 +40,27 @@ def draw_metrics(path: Path, rows: Sequence[Row], summary: Sequence[Row], metric
     save(figure, path)
 
 
-def _dots(place: Axes, rows: Sequence[Row], summary: Sequence[Row], names: list[str], metric: Metric) -> None:
+def _dots(
+    place: Axes, rows: Sequence[Row], summary: Sequence[Row], names: list[str], metric: Metric
+) -> None:
     for k, entry in enumerate(summary):
-        values = [row[metric.key] for row in rows if row["variant"] == names[k] and row.get(metric.key) is not None]
+        values = [
+            row[metric.key]
+            for row in rows
+            if row["variant"] == names[k] and row.get(metric.key) is not None
+        ]
         place.plot(values, [k + 0.22] * len(values), "o", color=COLORS[1], markersize=4, alpha=0.6)
         if values:
             deviation = entry.get(f"{metric.key}_std") or 0.0
-            place.errorbar(entry[metric.key], k, xerr=deviation, fmt="s", color=COLORS[0], markersize=6, capsize=4)
+            place.errorbar(
+                entry[metric.key],
+                k,
+                xerr=deviation,
+                fmt="s",
+                color=COLORS[0],
+                markersize=6,
+                capsize=4,
+            )
     floor = next((entry[metric.floor] for entry in summary if metric.floor in entry), None)
     if floor is not None:
         place.axvline(floor, color=REFERENCE, linewidth=1.5, linestyle="--")
@@ -50,16 +71,29 @@ def _dots(place: Axes, rows: Sequence[Row], summary: Sequence[Row], names: list[
 
 
 def draw_forces_and_structure(path: Path, rows: Sequence[Row], title: str, caption: str) -> None:
-    """RDF error over the error of the forces, a dot per training; against mean forces if they are known."""
+    """RDF error over the error of the forces, a dot per training; against mean forces if they
+    are known.
+    """
     against_mean = any(row.get("mean_force_rmse") is not None for row in rows)
     key, what = ("mean_force_rmse", "mean") if against_mean else ("mapped_rmse", "mapped")
     figure = new_figure(8.4, 5.6)
     place = figure.subplots()
     markers = "os^vDP*X<>"
     for k, name in enumerate(dict.fromkeys(row["variant"] for row in rows)):
-        chosen = [row for row in rows if row["variant"] == name and None not in (row.get(key), row.get("rdf_error"))]
-        style = {"color": COLORS[k % len(COLORS)], "marker": markers[k % len(markers)], "linestyle": "none", "markersize": 8}
-        place.plot([row[key] for row in chosen], [row["rdf_error"] for row in chosen], label=name, **style)
+        chosen = [
+            row
+            for row in rows
+            if row["variant"] == name and None not in (row.get(key), row.get("rdf_error"))
+        ]
+        style = {
+            "color": COLORS[k % len(COLORS)],
+            "marker": markers[k % len(markers)],
+            "linestyle": "none",
+            "markersize": 8,
+        }
+        place.plot(
+            [row[key] for row in chosen], [row["rdf_error"] for row in chosen], label=name, **style
+        )
     place.set_xlabel(f"RMSE against {what} forces / kJ/mol/nm", fontsize=14)
     place.set_ylabel("RDF error", fontsize=14)
     place.spines[["top", "right"]].set_visible(False)

@@ -49,17 +49,30 @@ logger = logging.getLogger("openmm_cgkd")
 
 # what a piece leaves beside the files of a run
 ERRORS, FAILURE, WALL, SPEED = "errors.json", "failure.json", "wall.json", "speed.json"
-_NOT_IN_RESULTS = {"system", "folder", "frames", "mean_forces", "tensorboard", "workers", "execution"}
+_NOT_IN_RESULTS = {
+    "system",
+    "folder",
+    "frames",
+    "mean_forces",
+    "tensorboard",
+    "workers",
+    "execution",
+}
 
 Report = Callable[[float, str], None]
 
 
 def stamp(piece: Piece, frames: Frames) -> Stage:
     """Whether a piece is finished: with this configuration, these frames and these mean forces."""
-    inputs: dict[str, Any] = {"run": piece.run.model_dump(mode="json", exclude=_NOT_IN_RESULTS), "frames": frames.identity}
+    inputs: dict[str, Any] = {
+        "run": piece.run.model_dump(mode="json", exclude=_NOT_IN_RESULTS),
+        "frames": frames.identity,
+    }
     if piece.run.mean_forces is not None:
         inputs["mean_forces"] = file_hash(piece.run.path(piece.run.mean_forces))
-    return Stage(RunFolder(piece.run), f"piece {piece.name}", inputs, [RunFolder(piece.run).root / ERRORS])
+    return Stage(
+        RunFolder(piece.run), f"piece {piece.name}", inputs, [RunFolder(piece.run).root / ERRORS]
+    )
 
 
 def teach(run: RunConfig) -> None:
@@ -89,7 +102,8 @@ def work(piece: Piece, costs: dict[str, float], deadline: float, report: Report)
     bool
         Whether the piece is finished.
     """
-    if multiprocessing.parent_process() is not None:  # several bars on one terminal destroy each other
+    # several bars on one terminal destroy each other
+    if multiprocessing.parent_process() is not None:
         console.file = open(os.devnull, "w")  # noqa: SIM115  open as long as the process
     done = 0.0
     for name, seconds in costs.items():
@@ -110,7 +124,10 @@ def _train(piece: Piece) -> None:
         source = RunFolder(piece.teachers)
         needed = [(source.labels, folder.labels), (source.prior, folder.prior)]
         if piece.run.student.on_policy.rounds:  # teachers label what the student visits
-            needed += [(source.teacher(k) / "best.pt", folder.teacher(k) / "best.pt") for k in range(piece.run.teachers.count)]
+            needed += [
+                (source.teacher(k) / "best.pt", folder.teacher(k) / "best.pt")
+                for k in range(piece.run.teachers.count)
+            ]
         for theirs, ours in needed:
             ours.parent.mkdir(parents=True, exist_ok=True)
             with replacing(ours) as fresh:
@@ -142,18 +159,31 @@ def _simulate_committee(piece: Piece) -> None:
         members = export_members(piece.teachers, frames)
         topology = bead_topology_to_openmm(frames.beads, frames.box[start])
         system = EnsemblePotential(members).createSystem(topology)
-        identity = json.dumps({"members": [file_hash(member) for member in members], "start": start})
+        identity = json.dumps(
+            {"members": [file_hash(member) for member in members], "start": start}
+        )
         inputs = {"identity": identity, "simulation": run.simulation, "seed": run.seed}
         stage = Stage(folder, "simulate", inputs, [folder.simulation / "simulation.json"])
         if not stage.finished:
             positions = frames.positions[start]
-            run_dynamics(system, topology, positions, folder.simulation, run.simulation, frames.temperature, run.seed, identity)
+            run_dynamics(
+                system,
+                topology,
+                positions,
+                folder.simulation,
+                run.simulation,
+                frames.temperature,
+                run.seed,
+                identity,
+            )
             stage.finish()
 
 
 def _start(run: RunConfig, frames: Frames) -> int:
     """The last training frame, where `simulate` begins, too."""
-    return int(split_frames(frames.time, run.split.validation, run.split.test, run.split.gap).training[-1])
+    return int(
+        split_frames(frames.time, run.split.validation, run.split.test, run.split.gap).training[-1]
+    )
 
 
 def _compare(piece: Piece) -> None:
@@ -168,16 +198,24 @@ def _compare(piece: Piece) -> None:
 
 
 def _errors(piece: Piece) -> None:
-    """Errors of the forces: against the mapped forces of the test part of all frames, and against mean forces if there are some."""
+    """Errors of the forces: against the mapped forces of the test part of all frames, and
+    against mean forces if there are some.
+    """
     run, folder = piece.run, RunFolder(piece.run)
     source = RunFolder(piece.teachers) if piece.variant.committee else folder
     count = run.teachers.count
-    checkpoints = [source.teacher(k) / "best.pt" for k in range(count)] if piece.variant.committee else [folder.student / "best.pt"]
+    checkpoints = (
+        [source.teacher(k) / "best.pt" for k in range(count)]
+        if piece.variant.committee
+        else [folder.student / "best.pt"]
+    )
     networks = [load_checkpoint(path)[0] for path in checkpoints]
     cutoff, prior, frames = networks[0].cutoff, load_prior(source.prior), read_frames(folder.frames)
 
     def forces(graphs: FrameGraphs) -> np.ndarray:
-        return np.mean([predict(network, graphs, range(len(graphs)))[0] for network in networks], axis=0)
+        return np.mean(
+            [predict(network, graphs, range(len(graphs)))[0] for network in networks], axis=0
+        )
 
     test = split_frames(frames.time, run.split.validation, run.split.test, run.split.gap).test
     graphs = FrameGraphs(frames[test], cutoff, prior)
@@ -205,23 +243,34 @@ _STAGES: dict[str, Callable[[Piece], None]] = {
 
 
 def measure_speeds(study: Study, pieces: list[Piece], rounds: int, seconds: float) -> None:
-    """Time the steps of finished pieces of one seed, one after the other, on all cores and with nothing of the study beside them."""
+    """Time the steps of finished pieces of one seed, one after the other, on all cores and with
+    nothing of the study beside them.
+    """
     pieces = [piece for piece in pieces if not (RunFolder(piece.run).root / FAILURE).exists()]
     files = {piece.variant.name: _potentials(piece) for piece in pieces}
     potentials = {name: [file_hash(file) for file in found] for name, found in files.items()}
     record = study.folder / f"seed-{pieces[0].seed}" / SPEED if pieces else None
-    if record is None or (record.exists() and json.loads(record.read_text())["potentials"] == potentials):
+    if record is None or (
+        record.exists() and json.loads(record.read_text())["potentials"] == potentials
+    ):
         return
     frames, steps = read_frames(RunFolder(pieces[0].run).frames), {}
     for piece in pieces:
         name, timestep = piece.variant.name, piece.run.simulation.timestep
         try:
-            ms = measure({name: (_context(piece, files[name], frames), timestep)}, rounds, seconds)[name]
+            ms = measure({name: (_context(piece, files[name], frames), timestep)}, rounds, seconds)[
+                name
+            ]
         except openmm.OpenMMException as error:  # it may explode here, too
             logger.warning("%s: its speed could not be measured (%s)", piece.name, cause_of(error))
             continue
         steps[name] = {"step_time_ms": ms, "ns_per_day": timestep * 86400 / ms}
-    write_text(record, json.dumps({"potentials": potentials, "steps": steps, "load_average": os.getloadavg()[0]}, indent=1))
+    write_text(
+        record,
+        json.dumps(
+            {"potentials": potentials, "steps": steps, "load_average": os.getloadavg()[0]}, indent=1
+        ),
+    )
 
 
 def speed_of(piece: Piece) -> dict[str, float]:
@@ -239,7 +288,9 @@ def _context(piece: Piece, files: list[Path], frames: Frames) -> openmm.Context:
     potential = EnsemblePotential(files) if piece.variant.committee else CGPotential(files[0])
     system = potential.createSystem(bead_topology_to_openmm(frames.beads, frames.box[start]))
     temperature = frames.temperature * unit.kelvin
-    integrator = openmm.LangevinMiddleIntegrator(temperature, protocol.friction / unit.picosecond, protocol.timestep * unit.picosecond)
+    integrator = openmm.LangevinMiddleIntegrator(
+        temperature, protocol.friction / unit.picosecond, protocol.timestep * unit.picosecond
+    )
     context = openmm.Context(system, integrator, choose_platform(system, protocol.platform))
     context.setPositions(frames.positions[start])
     context.setVelocitiesToTemperature(temperature, piece.run.seed)
@@ -249,7 +300,10 @@ def _context(piece: Piece, files: list[Path], frames: Frames) -> openmm.Context:
 def _potentials(piece: Piece) -> list[Path]:
     if not piece.variant.committee:
         return [RunFolder(piece.run).model]
-    return [RunFolder(piece.teachers).teacher(k) / "potential.pt" for k in range(piece.run.teachers.count)]
+    return [
+        RunFolder(piece.teachers).teacher(k) / "potential.pt"
+        for k in range(piece.run.teachers.count)
+    ]
 
 
 @contextmanager

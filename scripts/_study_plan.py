@@ -1,4 +1,6 @@
-"""What a study consists of: variants of one run, their folders and configurations, and what they cost."""
+"""What a study consists of: variants of one run, their folders and configurations, and what
+they cost.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,8 @@ WEIGHTS = {
 }
 DIRECT = {"student": {"targets": "noisy", "weights": WEIGHTS["F"]}}
 DISTILLED = {"student": {"targets": "ensemble", "weights": WEIGHTS["F+e"]}}
-COMMITTEE_SHARE = 0.25  # of the production: every step costs as many evaluations as there are teachers
+# of the production: every step costs as many evaluations as there are teachers
+COMMITTEE_SHARE = 0.25
 SEEDS_APART = 1000  # the members of one ensemble take consecutive seeds
 
 
@@ -113,18 +116,29 @@ class Study:
 
     def run(self, seed: int, name: str, changes: dict[str, Any]) -> RunConfig:
         """Configuration of one run folder."""
-        data = merge(self.data, changes) | {"seed": SEEDS_APART * seed, "folder": f"seed-{seed}/{name}"}
+        data = merge(self.data, changes) | {
+            "seed": SEEDS_APART * seed,
+            "folder": f"seed-{seed}/{name}",
+        }
         return parse(RunConfig, data, "configuration of the study", self.folder)
 
     def pieces(self) -> list[Piece]:
-        """All pieces of the first seed, then those of the second: an unfinished study has whole seeds."""
+        """All pieces of the first seed, then those of the second: an unfinished study has whole
+        seeds.
+        """
         found = []
         for seed in range(1, self.seeds + 1):
             for variant in self.variants:
                 # variants that share an ensemble differ in these alone
-                shared = {name: value for name, value in variant.changes.items() if name not in ("student", "simulation")}
+                shared = {
+                    name: value
+                    for name, value in variant.changes.items()
+                    if name not in ("student", "simulation")
+                }
                 teachers = self.run(seed, variant.teachers, shared) if variant.teachers else None
-                found.append(Piece(seed, variant, self.run(seed, variant.name, variant.changes), teachers))
+                found.append(
+                    Piece(seed, variant, self.run(seed, variant.name, variant.changes), teachers)
+                )
         return found
 
 
@@ -142,16 +156,27 @@ def study_variants(common: RunConfig) -> list[Variant]:
     found = [Variant("direct", DIRECT)]
     for targets in ("single", "ensemble"):
         for labels, weights in WEIGHTS.items():
-            found.append(Variant(f"{targets}-{labels}", {"student": {"targets": targets, "weights": weights}}, "teachers"))
-    shorter = {"simulation": {"production": f"{COMMITTEE_SHARE * common.simulation.production!r} picosecond"}}
+            found.append(
+                Variant(
+                    f"{targets}-{labels}",
+                    {"student": {"targets": targets, "weights": weights}},
+                    "teachers",
+                )
+            )
+    shorter = {
+        "simulation": {
+            "production": f"{COMMITTEE_SHARE * common.simulation.production!r} picosecond"
+        }
+    }
     return [*found, Variant("committee", shorter, "teachers", committee=True)]
 
 
 def ablation_variants(common: RunConfig, frames: Frames, kind: str) -> list[Variant]:
-    """One setting changed at a time; `kind` is "direct" or "distilled", which has an on-policy round, too.
+    """One setting changed at a time; `kind` is "direct" or "distilled", which has an on-policy
+    round, too.
 
-    Fewer frames are seen more often, so that the number of optimisation steps stays. Cutoffs that the box does not
-    allow, and values that the base has already, are left out.
+    Fewer frames are seen more often, so that the number of optimisation steps stays. Cutoffs that
+    the box does not allow, and values that the base has already, are left out.
     """
     model, epochs = common.model, common.teachers.training.epochs
     used = min(common.max_frames or len(frames), len(frames))
@@ -164,7 +189,10 @@ def ablation_variants(common: RunConfig, frames: Frames, kind: str) -> list[Vari
         if abs(cutoff - model.cutoff) > 1e-6 and cutoff <= frames.smallest_height / 2:
             changes[f"cutoff-{cutoff}"] = {"model": {"cutoff": f"{cutoff} nanometer"}}
     for parts in (4, 2):
-        changes[f"frames-{used // parts}"] = {"max_frames": used // parts, **_epochs(parts * epochs)}
+        changes[f"frames-{used // parts}"] = {
+            "max_frames": used // parts,
+            **_epochs(parts * epochs),
+        }
     changes["layers-2"] = {"model": {"layers": 2}}
     for functions in sorted({12, 24, 48} - {model.radial_functions}):
         changes[f"radial-{functions}"] = {"model": {"radial_functions": functions}}
@@ -173,12 +201,23 @@ def ablation_variants(common: RunConfig, frames: Frames, kind: str) -> list[Vari
     student = DIRECT if kind == "direct" else DISTILLED
     if kind == "direct":
         return [Variant(name, merge(change, student)) for name, change in changes.items()]
-    found = [Variant(name, merge(change, student), f"{name}-teachers") for name, change in changes.items()]
-    return [*found, Variant("on-policy", merge(student, {"student": {"on_policy": {"rounds": 1}}}), "base-teachers")]
+    found = [
+        Variant(name, merge(change, student), f"{name}-teachers")
+        for name, change in changes.items()
+    ]
+    return [
+        *found,
+        Variant(
+            "on-policy", merge(student, {"student": {"on_policy": {"rounds": 1}}}), "base-teachers"
+        ),
+    ]
 
 
 def _epochs(number: int) -> dict[str, Any]:
-    return {"teachers": {"training": {"epochs": number}}, "student": {"training": {"epochs": number}}}
+    return {
+        "teachers": {"training": {"epochs": number}},
+        "student": {"training": {"epochs": number}},
+    }
 
 
 def choose(variants: Iterable[Variant], names: list[str] | None) -> tuple[Variant, ...]:
@@ -192,13 +231,16 @@ def choose(variants: Iterable[Variant], names: list[str] | None) -> tuple[Varian
     known = {variant.name: variant for variant in variants}
     for name in names or ():
         if name not in known:
-            raise ConfigError(f"--only: there is no variant {name}; choose among {', '.join(known)}.")
+            raise ConfigError(
+                f"--only: there is no variant {name}; choose among {', '.join(known)}."
+            )
     return tuple(variant for name, variant in known.items() if names is None or name in names)
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of work on all cores of this machine, by measurements on the processor that docs/performance.md names.
+    """Seconds of work on all cores of this machine, by measurements on the processor that
+    docs/performance.md names.
 
     Attributes
     ----------
@@ -222,25 +264,45 @@ class Costs:
     def piece(self, piece: Piece) -> dict[str, float]:
         """By the stages of `_study_pieces.work`."""
         run, protocol = piece.run, piece.run.simulation
-        step = (run.teachers.count if piece.variant.committee else 1) * 0.075 * self._pass(run.model) / _cores()
+        step = (
+            (run.teachers.count if piece.variant.committee else 1)
+            * 0.075
+            * self._pass(run.model)
+            / _cores()
+        )
         per_ps = step / (protocol.timestep or 0.005)
-        seconds = {"simulate": per_ps * (protocol.equilibration + protocol.production), "compare": 7 / _cores(), "errors": 5 / _cores()}
+        seconds = {
+            "simulate": per_ps * (protocol.equilibration + protocol.production),
+            "compare": 7 / _cores(),
+            "errors": 5 / _cores(),
+        }
         if piece.variant.committee:
             return seconds
         stability = per_ps * run.stability.replicas * run.stability.duration
-        return {"train": self._training(run, run.student.training), **seconds, "stability": stability}
+        return {
+            "train": self._training(run, run.student.training),
+            **seconds,
+            "stability": stability,
+        }
 
     def _frames(self, run: RunConfig) -> int:
         return min(run.max_frames or self.n_frames, self.n_frames)
 
     def _training(self, run: RunConfig, training: TrainingConfig) -> float:
-        share = 1 - run.split.test - 0.75 * run.split.validation  # validation needs no gradient of the weights
+        # validation needs no gradient of the weights
+        share = 1 - run.split.test - 0.75 * run.split.validation
         return training.epochs * share * self._frames(run) * self._pass(run.model) / _cores()
 
     def _pass(self, model: ModelConfig) -> float:
         """Seconds of one core to train on one frame once: pairs take most of it."""
         pairs = 0.1 + 0.9 * model.cutoff**3 * self.density / 9.9
-        return self.n_beads / 240 * pairs * (0.55 + 0.45 * model.layers) * (0.02 + 0.0037 * model.channels)
+        return (
+            self.n_beads
+            / 240
+            * pairs
+            * (0.55 + 0.45 * model.layers)
+            * (0.02 + 0.0037 * model.channels)
+        )
 
 
 def _cores() -> int:

@@ -31,16 +31,19 @@ from openmm_cgkd.files import file_hash, replacing, write_text
 from openmm_cgkd.frames import Frames
 from openmm_cgkd.run_folder import RunFolder
 
-_SHOWN = ("direct", "single-F+e", "ensemble-F+e", "committee")  # in the pictures of curves, where more cannot be told apart
+# in the pictures of curves, where more cannot be told apart
+_SHOWN = ("direct", "single-F+e", "ensemble-F+e", "committee")
 _CURVES = "curves"
 _CLAIMS = (
-    "Ratios of errors of trainings with the same seed, mean ± standard deviation; `yes` or `no` where the 95 % interval of Student's t\n"
-    "over the seeds is on one side of 1.\n"
+    "Ratios of errors of trainings with the same seed, mean ± standard deviation; `yes` or `no`"
+    " where the 95 % interval of Student's t\nover the seeds is on one side of 1.\n"
 )
 _NOT_SHOWN = {"system", "folder", "frames", "mean_forces", "seed", "tensorboard"}
 
 
-def write_report(study: Study, common: RunConfig, frames: Frames, finished: Sequence[Piece], whole: bool) -> None:
+def write_report(
+    study: Study, common: RunConfig, frames: Frames, finished: Sequence[Piece], whole: bool
+) -> None:
     """Write tables, pictures and ``results.md`` of the finished pieces into the study's folder.
 
     Parameters
@@ -66,12 +69,22 @@ def write_report(study: Study, common: RunConfig, frames: Frames, finished: Sequ
     if claims:
         write_table(study.folder / "claims.csv", claims)
     description = _description(study, common, frames, finished, rows)
-    write_text(study.folder / "study.yaml", yaml.safe_dump(description, sort_keys=False, allow_unicode=True))
+    write_text(
+        study.folder / "study.yaml",
+        yaml.safe_dump(description, sort_keys=False, allow_unicode=True),
+    )
     title, caption = _title(frames), _caption(common, summary)
     draw_metrics(study.folder / "metrics", rows, summary, METRICS, title, caption)
     draw_forces_and_structure(study.folder / "forces_and_structure", rows, title, caption)
-    pictures = ["metrics", "forces_and_structure", *(_compare_curves(study, common, finished) if whole else [])]
-    write_text(study.folder / "results.md", _text(title, caption, summary, rows, claims, description, pictures, whole))
+    pictures = [
+        "metrics",
+        "forces_and_structure",
+        *(_compare_curves(study, common, finished) if whole else []),
+    ]
+    write_text(
+        study.folder / "results.md",
+        _text(title, caption, summary, rows, claims, description, pictures, whole),
+    )
 
 
 def _title(frames: Frames) -> str:
@@ -82,13 +95,17 @@ def _caption(common: RunConfig, summary: Sequence[Row]) -> str:
     counts = sorted({entry["seeds"] for entry in summary})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return (
-        f"Circles: one training, with one trajectory of {common.simulation.production:g} ps (committee: a quarter) and "
-        f"{common.stability.replicas} replicas of {common.stability.duration:g} ps (committee: none). Squares: mean and standard deviation "
-        f"over {seeds} independent trainings. Dashed: halves of the all-atom frames against each other."
+        f"Circles: one training, with one trajectory of {common.simulation.production:g} ps"
+        f" (committee: a quarter) and {common.stability.replicas} replicas of"
+        f" {common.stability.duration:g} ps (committee: none). Squares: mean and standard deviation"
+        f" over {seeds} independent trainings. Dashed: halves of the all-atom frames against each"
+        " other."
     )
 
 
-def _description(study: Study, common: RunConfig, frames: Frames, finished: Sequence[Piece], rows: Sequence[Row]) -> dict[str, Any]:
+def _description(
+    study: Study, common: RunConfig, frames: Frames, finished: Sequence[Piece], rows: Sequence[Row]
+) -> dict[str, Any]:
     """What was run, without paths."""
     mean_forces = common.path(common.mean_forces) if common.mean_forces is not None else None
     return {
@@ -99,20 +116,33 @@ def _description(study: Study, common: RunConfig, frames: Frames, finished: Sequ
         "variants": {variant.name: variant.changes for variant in study.variants},
         "run": json.loads(common.model_dump_json(exclude=_NOT_SHOWN)),
         "machine": machine(),
-        "wall_hours_of_pieces_side_by_side": round(sum(row["seconds"] for row in wall_rows(finished)) / 3600, 3),
+        "wall_hours_of_pieces_side_by_side": round(
+            sum(row["seconds"] for row in wall_rows(finished)) / 3600, 3
+        ),
     }
 
 
 def _compare_curves(study: Study, common: RunConfig, finished: Sequence[Piece]) -> list[str]:
     """Curves of the main variants together; returns the pictures."""
     chosen = [
-        piece for piece in finished if piece.variant.name in _SHOWN and (RunFolder(piece.run).comparison / "comparison.json").exists()
+        piece
+        for piece in finished
+        if piece.variant.name in _SHOWN
+        and (RunFolder(piece.run).comparison / "comparison.json").exists()
     ]
     if not chosen:
         return []
     folder, record = study.folder / _CURVES, study.folder / _CURVES / "inputs.json"
-    trajectories = {piece.name: RunFolder(piece.run).simulation / f"trajectory.{piece.run.simulation.trajectory}" for piece in chosen}
-    inputs = {"comparison": common.comparison.model_dump(mode="json"), **{name: file_hash(path) for name, path in trajectories.items()}}
+    trajectories = {
+        piece.name: (
+            RunFolder(piece.run).simulation / f"trajectory.{piece.run.simulation.trajectory}"
+        )
+        for piece in chosen
+    }
+    inputs = {
+        "comparison": common.comparison.model_dump(mode="json"),
+        **{name: file_hash(path) for name, path in trajectories.items()},
+    }
     if not (record.exists() and json.loads(record.read_text()) == inputs):
         models = [f"{piece.variant.name}={RunFolder(piece.run).root}" for piece in chosen]
         compare_runs(models, common.path(common.frames), folder, common.comparison)
@@ -135,17 +165,30 @@ def _text(
     whole: bool,
 ) -> str:
     """results.md."""
-    failures = [f"- {row['variant']}, seed {row['seed']}: {row['failure']}" for row in rows if row["failure"]]
+    failures = [
+        f"- {row['variant']}, seed {row['seed']}: {row['failure']}"
+        for row in rows
+        if row["failure"]
+    ]
     computer, hours = description["machine"], description["wall_hours_of_pieces_side_by_side"]
     parts = [
         f"# {title}: results\n",
         "" if whole else "Not finished: only what is there so far.\n",
-        "Mean ± standard deviation over independent trainings. What the columns are: `docs/study/README.md`.\n",
+        (
+            "Mean ± standard deviation over independent trainings. What the columns are:"
+            " `docs/study/README.md`.\n"
+        ),
         markdown(summary),
         *([_CLAIMS, claims_markdown(claims)] if claims else []),
         *(["Simulations that exploded:\n", *failures, "\n"] if failures else []),
-        f"Made on {computer['cores']} cores of {computer['processor']}: {hours:.1f} h, pieces side by side counted one by one.",
-        "The exact configuration is `study.yaml`; every number of every training `results.csv`; first peaks `peaks.csv`.\n",
+        (
+            f"Made on {computer['cores']} cores of {computer['processor']}: {hours:.1f} h, pieces"
+            " side by side counted one by one."
+        ),
+        (
+            "The exact configuration is `study.yaml`; every number of every training `results.csv`;"
+            " first peaks `peaks.csv`.\n"
+        ),
         f"{caption}\n",
         *(f"![{name.replace('_', ' ')}]({name}.png)" for name in pictures),
     ]

@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 import yaml
 from _study_pieces import measure_speeds, stamp, teach, work
-from _study_plan import BASE, QUICK, Costs, Piece, Study, ablation_variants, choose, merge, study_variants
+from _study_plan import (
+    BASE,
+    QUICK,
+    Costs,
+    Piece,
+    Study,
+    ablation_variants,
+    choose,
+    merge,
+    study_variants,
+)
 from _study_report import publish, write_report
 
 from openmm_cgkd.config import RunConfig, parse
@@ -42,9 +52,15 @@ def run_study(given: argparse.Namespace) -> int:
         data["frames"] = str(_thin(Path(data["frames"]), given.folder.resolve() / "frames.h5"))
     common = parse(RunConfig, data, "configuration of the study", given.folder)
     if common.simulation.timestep is None:
-        raise ConfigError("simulation.timestep: is absent; write one, because all variants shall have the same.")
+        raise ConfigError(
+            "simulation.timestep: is absent; write one, because all variants shall have the same."
+        )
     frames = read_frames(common.path(common.frames))
-    variants = ablation_variants(common, frames, given.ablation) if given.ablation else study_variants(common)
+    variants = (
+        ablation_variants(common, frames, given.ablation)
+        if given.ablation
+        else study_variants(common)
+    )
     seeds = given.seeds or (_QUICK_SEEDS if given.quick else _SEEDS)
     study = Study(given.folder.resolve(), data, choose(variants, given.only), seeds)
     pieces = study.pieces()
@@ -63,7 +79,8 @@ def run_study(given: argparse.Namespace) -> int:
 
 
 def configure(given: argparse.Namespace) -> dict[str, Any]:
-    """What all variants share, as plain data: defaults, --quick, --config, options, each on top of those before.
+    """What all variants share, as plain data: defaults, --quick, --config, options, each on top of
+    those before.
 
     Raises
     ------
@@ -82,26 +99,44 @@ def configure(given: argparse.Namespace) -> dict[str, Any]:
         "model": {"channels": given.channels} if given.channels else {},
         "simulation": {"production": given.md_time} if given.md_time else {},
     }
-    frames, mean_forces = given.data or given.system / "frames.h5", given.mean_forces or given.system / "mean_forces.h5"
+    frames, mean_forces = (
+        given.data or given.system / "frames.h5",
+        given.mean_forces or given.system / "mean_forces.h5",
+    )
     if not frames.exists():
         raise FramesError(
-            f"{frames}: no such file; make frames with 'cgkd reference {given.system / 'system.yaml'} --folder FOLDER' "
-            "and name FOLDER/frames.h5 with --data."
+            f"{frames}: no such file; make frames with 'cgkd reference"
+            f" {given.system / 'system.yaml'} --folder FOLDER' and name FOLDER/frames.h5 with"
+            " --data."
         )
     paths = {"system": given.system / "system.yaml", "frames": frames}
     if given.mean_forces is not None or mean_forces.exists():
         paths["mean_forces"] = mean_forces
     options |= {name: str(path.resolve()) for name, path in paths.items()}
-    return merge(merge(data, options), {"folder": ".", **({"max_frames": given.frames} if given.frames else {})})
+    return merge(
+        merge(data, options),
+        {"folder": ".", **({"max_frames": given.frames} if given.frames else {})},
+    )
 
 
 def _thin(path: Path, target: Path) -> Path:
-    """A file of a few evenly spaced frames, because what compares with all of them takes its time."""
+    """A file of a few evenly spaced frames, because what compares with all of them takes its
+    time.
+    """
     frames = read_frames(path)
     thinned = frames[np.unique(np.linspace(0, len(frames) - 1, _QUICK_FRAMES).round().astype(int))]
-    with replacing(target) as fresh, FrameWriter(fresh, thinned.beads, thinned.attributes) as writer:
+    with (
+        replacing(target) as fresh,
+        FrameWriter(fresh, thinned.beads, thinned.attributes) as writer,
+    ):
         for k in range(len(thinned)):
-            writer.append(thinned.positions[k], thinned.forces[k], thinned.box[k], thinned.time[k], int(thinned.step[k]))
+            writer.append(
+                thinned.positions[k],
+                thinned.forces[k],
+                thinned.box[k],
+                thinned.time[k],
+                int(thinned.step[k]),
+            )
     return target
 
 
@@ -109,21 +144,40 @@ def _read_sections(path: Path) -> dict[str, Any]:
     try:
         sections = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config: {path} cannot be read as YAML ({' '.join(str(error).split())}).") from error
+        raise ConfigError(
+            f"--config: {path} cannot be read as YAML ({' '.join(str(error).split())})."
+        ) from error
     if not isinstance(sections, dict):
-        raise ConfigError(f"--config: {path} holds {type(sections).__name__}; write sections of a run.yaml, such as execution.")
+        raise ConfigError(
+            f"--config: {path} holds {type(sections).__name__}; write sections of a run.yaml, such"
+            " as execution."
+        )
     return sections
 
 
-def carry_out(study: Study, pieces: list[Piece], finished: list[Piece], costs: Costs, deadline: float) -> None:
+def carry_out(
+    study: Study, pieces: list[Piece], finished: list[Piece], costs: Costs, deadline: float
+) -> None:
     """Do what is left until the deadline, seed by seed; adds to `finished`."""
     left = [piece for piece in pieces if piece not in finished]
     seconds = {piece.name: sum(costs.piece(piece).values()) for piece in left}
-    ensembles = {(piece.seed, piece.variant.teachers): piece.teachers for piece in left if piece.teachers is not None}
+    ensembles = {
+        (piece.seed, piece.variant.teachers): piece.teachers
+        for piece in left
+        if piece.teachers is not None
+    }
     # labels that exist cost nothing
-    teaching = {key: 0.0 if (run.run_folder / "labels.h5").exists() else costs.teachers(run) for key, run in ensembles.items()}
+    teaching = {
+        key: 0.0 if (run.run_folder / "labels.h5").exists() else costs.teachers(run)
+        for key, run in ensembles.items()
+    }
     state = _State(sum(seconds.values()) + sum(teaching.values()))
-    logger.info("study: %d of %d pieces finished before, roughly %.1f h left", len(finished), len(pieces), state.total / 3600)
+    logger.info(
+        "study: %d of %d pieces finished before, roughly %.1f h left",
+        len(finished),
+        len(pieces),
+        state.total / 3600,
+    )
     for seed in range(1, study.seeds + 1):
         for (of, name), run in ensembles.items():
             if of != seed:
@@ -147,11 +201,28 @@ class _State:
     def add(self, seconds: float, what: str) -> None:
         self._done += seconds
         if self._done:
-            hours = (time.monotonic() - self._begin) / self._done * max(0.0, self.total - self._done) / 3600
-            logger.info("%s: finished; %.0f %% of what was left is done, about %.1f h to go", what, 100 * self._done / self.total, hours)
+            hours = (
+                (time.monotonic() - self._begin)
+                / self._done
+                * max(0.0, self.total - self._done)
+                / 3600
+            )
+            logger.info(
+                "%s: finished; %.0f %% of what was left is done, about %.1f h to go",
+                what,
+                100 * self._done / self.total,
+                hours,
+            )
 
 
-def _do_pieces(study: Study, waiting: dict[str, Piece], finished: list[Piece], costs: Costs, deadline: float, state: _State) -> None:
+def _do_pieces(
+    study: Study,
+    waiting: dict[str, Piece],
+    finished: list[Piece],
+    costs: Costs,
+    deadline: float,
+    state: _State,
+) -> None:
     """The pieces of one seed side by side."""
     stages = {name: costs.piece(piece) for name, piece in waiting.items()}
     done = dict.fromkeys(waiting, 0.0)

@@ -1,4 +1,6 @@
-"""Numbers of a study as tables: one row per variant and seed, and mean and standard deviation over the seeds."""
+"""Numbers of a study as tables: one row per variant and seed, and mean and standard deviation
+over the seeds.
+"""
 
 from __future__ import annotations
 
@@ -58,25 +60,33 @@ METRICS = (
 # each holds where errors of the first are below those of the second, trained with the same seed
 CLAIMS = {
     "the ensemble is better than direct force matching": ("committee", "direct"),
-    "a student of the ensemble is better than one of a single teacher": ("ensemble-F+e", "single-F+e"),
+    "a student of the ensemble is better than one of a single teacher": (
+        "ensemble-F+e",
+        "single-F+e",
+    ),
     "the student is better than the ensemble": ("ensemble-F+e", "committee"),
     "distillation is better than direct force matching": ("ensemble-F+e", "direct"),
     "per-bead energies help": ("ensemble-F+e", "ensemble-F"),
     "total energies help": ("ensemble-F+E", "ensemble-F"),
 }
 CLAIMED = ("mean_force_rmse", "rdf_error", "adf_error", "cdf_error")
-# measure of each observable in comparison.json: distributions integrate to 1, so theirs is a number from 0 to 2
+# measure of each observable in comparison.json: distributions integrate to 1, so theirs is a number
+# from 0 to 2
 _MEASURES = {"rdf": "mean_absolute", "adf": "integrated_absolute", "cdf": "integrated_absolute"}
 
 
 def read_row(piece: Piece) -> Row:
-    """Everything that is known of a finished piece; what it does not have, such as a comparison after an early explosion, is absent."""
+    """Everything that is known of a finished piece; what it does not have, such as a comparison
+    after an early explosion, is absent.
+    """
     folder = RunFolder(piece.run)
     row: Row = {"variant": piece.variant.name, "seed": piece.seed, **_json(folder.root / ERRORS)}
     row |= _structure(_json(folder.comparison / "comparison.json"))
     row |= _stability(_json(folder.root / "stability" / "stability.json"))
     simulation, failure = _json(folder.simulation / "simulation.json"), _json(folder.root / FAILURE)
-    row["simulated_ps"] = simulation["steps"] * simulation["timestep_ps"] if simulation else failure.get("time")
+    row["simulated_ps"] = (
+        simulation["steps"] * simulation["timestep_ps"] if simulation else failure.get("time")
+    )
     row["mean_temperature"] = simulation.get("mean_temperature")
     row["failure"] = failure.get("detail", "")
     row |= speed_of(piece)
@@ -97,7 +107,9 @@ def _structure(report: dict[str, Any]) -> Row:
         curves = [curve for curve in model["curves"] if curve["observable"] == observable]
         if curves:
             row[f"{observable}_error"] = float(np.mean([curve[measure] for curve in curves]))
-            row[f"{observable}_halves"] = float(np.mean([curve[f"{measure}_halves"] for curve in curves]))
+            row[f"{observable}_halves"] = float(
+                np.mean([curve[f"{measure}_halves"] for curve in curves])
+            )
     ratios = []
     for pair in report["pairs"]:
         name, peaks = "-".join(pair["types"]), pair["first_peak"]
@@ -105,10 +117,15 @@ def _structure(report: dict[str, Any]) -> Row:
         for what in ("height", "position"):
             row[f"peak_{what} {name}"] = peaks["coarse_grained"][what]
             row[f"peak_{what}_all_atom {name}"] = peaks["all_atom"][what]
-        if None not in (heights := [peaks[who]["height"] for who in ("coarse_grained", "all_atom")]):
+        if None not in (
+            heights := [peaks[who]["height"] for who in ("coarse_grained", "all_atom")]
+        ):
             ratios.append(abs(heights[0] / heights[1] - 1))
     row["peak_error"] = float(np.mean(ratios)) if ratios else None
-    row["score"], row["score_halves"] = model["scores"]["combined"], model["scores"]["combined_halves"]
+    row["score"], row["score_halves"] = (
+        model["scores"]["combined"],
+        model["scores"]["combined_halves"],
+    )
     row["aggregated"] = model["aggregation"]["share_of_frames"]
     return row
 
@@ -126,7 +143,9 @@ def _stability(report: dict[str, Any]) -> Row:
 
 
 def summarise(rows: Sequence[Row]) -> list[Row]:
-    """Mean and standard deviation (n - 1) over the seeds of every number of every variant; the latter needs two seeds."""
+    """Mean and standard deviation (n - 1) over the seeds of every number of every variant; the
+    latter needs two seeds.
+    """
     summary = []
     for name in dict.fromkeys(row["variant"] for row in rows):
         group = [row for row in rows if row["variant"] == name]
@@ -157,14 +176,30 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
 
 
 def peak_rows(summary: Sequence[Row]) -> list[Row]:
-    """First peaks of the RDFs: pair by pair all-atom, then the variants with mean and standard deviation over seeds."""
-    pairs = [key.removeprefix("peak_height ") for key in columns(summary) if key.startswith("peak_height ") and not key.endswith("_std")]
+    """First peaks of the RDFs: pair by pair all-atom, then the variants with mean and standard
+    deviation over seeds.
+    """
+    pairs = [
+        key.removeprefix("peak_height ")
+        for key in columns(summary)
+        if key.startswith("peak_height ") and not key.endswith("_std")
+    ]
     rows = []
     for pair in pairs:
         known = next(entry for entry in summary if f"peak_height_all_atom {pair}" in entry)
-        rows.append({"pair": pair, "variant": "all-atom", **{w: known.get(f"peak_{w}_all_atom {pair}") for w in ("height", "position")}})
+        rows.append(
+            {
+                "pair": pair,
+                "variant": "all-atom",
+                **{w: known.get(f"peak_{w}_all_atom {pair}") for w in ("height", "position")},
+            }
+        )
         for entry in summary:
-            found = {f"{what}{end}": entry.get(f"peak_{what} {pair}{end}") for what in ("height", "position") for end in ("", "_std")}
+            found = {
+                f"{what}{end}": entry.get(f"peak_{what} {pair}{end}")
+                for what in ("height", "position")
+                for end in ("", "_std")
+            }
             rows.append({"pair": pair, "variant": entry["variant"], **found})
     return rows
 
@@ -174,7 +209,9 @@ def shown(entry: Row, metric: Metric) -> str:
     value, deviation = entry.get(metric.key), entry.get(f"{metric.key}_std")
     if value is None:
         return "-"
-    return f"{value:.{metric.digits}f}" + ("" if deviation is None else f" ± {deviation:.{metric.digits}f}")
+    return f"{value:.{metric.digits}f}" + (
+        "" if deviation is None else f" ± {deviation:.{metric.digits}f}"
+    )
 
 
 def markdown(summary: Sequence[Row]) -> str:
@@ -182,22 +219,47 @@ def markdown(summary: Sequence[Row]) -> str:
     used = [metric for metric in METRICS if any(metric.key in entry for entry in summary)]
     lines = [["variant", "seeds", *(metric.heading for metric in used)], ["---"] * (len(used) + 2)]
     known = next((entry for entry in summary if "rdf_halves" in entry), {})
-    lines.append(["all-atom halves", "", *(shown({metric.key: known.get(metric.floor)}, metric) for metric in used)])
-    lines += [[entry["variant"], str(entry["seeds"]), *(shown(entry, metric) for metric in used)] for entry in summary]
+    lines.append(
+        [
+            "all-atom halves",
+            "",
+            *(shown({metric.key: known.get(metric.floor)}, metric) for metric in used),
+        ]
+    )
+    lines += [
+        [entry["variant"], str(entry["seeds"]), *(shown(entry, metric) for metric in used)]
+        for entry in summary
+    ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def claim_rows(rows: Sequence[Row]) -> list[Row]:
-    """Ratios of errors of pairs of variants over the seeds that both have, and whether they are below 1."""
+    """Ratios of errors of pairs of variants over the seeds that both have, and whether they are
+    below 1.
+    """
     found = []
     for claim, (variant, other) in CLAIMS.items():
-        first, second = ({row["seed"]: row for row in rows if row["variant"] == name} for name in (variant, other))
+        first, second = (
+            {row["seed"]: row for row in rows if row["variant"] == name}
+            for name in (variant, other)
+        )
         for key in CLAIMED:
-            pairs = [(first[seed].get(key), second[seed].get(key)) for seed in sorted(first.keys() & second.keys())]
+            pairs = [
+                (first[seed].get(key), second[seed].get(key))
+                for seed in sorted(first.keys() & second.keys())
+            ]
             ratios = [one / two for one, two in pairs if _is_number(one) and _is_number(two)]
             if ratios:
                 value = mean_and_deviation(ratios)
-                found.append({"claim": claim, "error": key, "seeds": len(ratios), **value, "holds": verdict(value, len(ratios))})
+                found.append(
+                    {
+                        "claim": claim,
+                        "error": key,
+                        "seeds": len(ratios),
+                        **value,
+                        "holds": verdict(value, len(ratios)),
+                    }
+                )
     return found
 
 
@@ -207,7 +269,10 @@ def claims_markdown(claims: Sequence[Row]) -> str:
     keys = [key for key in CLAIMED if any(row["error"] == key for row in claims)]
     if not keys:
         return ""
-    lines = [["ratio of errors below 1?", *(headings[key] for key in keys)], ["---"] * (len(keys) + 1)]
+    lines = [
+        ["ratio of errors below 1?", *(headings[key] for key in keys)],
+        ["---"] * (len(keys) + 1),
+    ]
     for claim in dict.fromkeys(row["claim"] for row in claims):
         by_key = {row["error"]: row for row in claims if row["claim"] == claim}
         lines.append([claim, *(_ratio(by_key[key]) if key in by_key else "-" for key in keys)])
@@ -220,17 +285,32 @@ def _ratio(row: Row) -> str:
 
 
 def wall_rows(pieces: Sequence[Piece]) -> list[Row]:
-    """Wall time of every stage, seconds; pieces run side by side, so the sum is more than the time that passed."""
-    folders = dict.fromkeys(RunFolder(run).root for piece in pieces for run in (piece.teachers, piece.run) if run is not None)
+    """Wall time of every stage, seconds; pieces run side by side, so the sum is more than the
+    time that passed.
+    """
+    folders = dict.fromkeys(
+        RunFolder(run).root
+        for piece in pieces
+        for run in (piece.teachers, piece.run)
+        if run is not None
+    )
     found = [(folder.parent.name, folder.name, _json(folder / WALL)) for folder in folders]
-    return [{"seed": seed, "folder": name, "stage": stage, "seconds": wall[stage]} for seed, name, wall in found for stage in wall]
+    return [
+        {"seed": seed, "folder": name, "stage": stage, "seconds": wall[stage]}
+        for seed, name, wall in found
+        for stage in wall
+    ]
 
 
 def machine() -> dict[str, Any]:
     """What the numbers were made on; nothing that names the machine or its folders."""
     import torch
 
-    models = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     packages = ("openmm_cgkd", "torch", "openmm", "torchmd-net", "numba", "numpy")
     return {
         "processor": models[0] if models else platform.machine(),

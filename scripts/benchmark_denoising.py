@@ -1,12 +1,16 @@
 #!/usr/bin/env python
-"""Does distillation denoise? Errors of teachers, students and direct force matching against forces without noise.
+"""Does distillation denoise? Errors of teachers, students and direct force matching against forces
+without noise.
 
-Known truth: frames of a fluid whose potential is known, with Gaussian noise on its forces; the error against the number of frames;
-and, with --meanforce, ethaline against measured mean forces. docs/denoising.md says how to read it. Writes results.csv, summary.csv and
-denoising.png into the folder, prints tables and, as its last line, one JSON object. Interrupt it as you like: the same command goes on.
+Known truth: frames of a fluid whose potential is known, with Gaussian noise on its forces; the
+error against the number of frames; and, with --meanforce, ethaline against measured mean forces.
+docs/denoising.md says how to read it. Writes results.csv, summary.csv and denoising.png into the
+folder, prints tables and, as its last line, one JSON object. Interrupt it as you like: the same
+command goes on.
 """
 
-# Processes of the trainings import this file, too: nothing here may load torch or OpenMM before they know their number of threads.
+# Processes of the trainings import this file, too: nothing here may load torch or OpenMM before
+# they know their number of threads.
 
 from __future__ import annotations
 
@@ -22,12 +26,31 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="results and everything on the way")
-    parser.add_argument("--quick", action="store_true", help="within a minute: one noise level, few epochs, two teachers, few frames")
-    parser.add_argument("--meanforce", type=Path, metavar="FILE", help="mean-force frames of ethaline; without them that part is left out")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="results and everything on the way"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="within a minute: one noise level, few epochs, two teachers, few frames",
+    )
+    parser.add_argument(
+        "--meanforce",
+        type=Path,
+        metavar="FILE",
+        help="mean-force frames of ethaline; without them that part is left out",
+    )
     frames = ROOT / "systems" / "ethaline" / "frames.h5"
-    parser.add_argument("--frames", type=Path, metavar="FILE", default=frames, help="mapped frames of the same system (those of ethaline)")
+    parser.add_argument(
+        "--frames",
+        type=Path,
+        metavar="FILE",
+        default=frames,
+        help="mapped frames of the same system (those of ethaline)",
+    )
     return parser.parse_args(arguments)
 
 
@@ -54,7 +77,8 @@ def benchmark(given: argparse.Namespace) -> dict[str, Any]:
     settings, folder = QUICK if given.quick else FULL, given.folder.resolve()
     refuse_other_settings(folder / "settings.json", asdict(settings))
     if given.meanforce is not None:
-        noise_floor(read_frames(given.frames), read_mean_forces(given.meanforce))  # refuses what does not fit before any work
+        # refuses what does not fit before any work
+        noise_floor(read_frames(given.frames), read_mean_forces(given.meanforce))
     cells = known_cells(folder, *make_data(folder / "data", settings), settings)
     if given.meanforce is not None:
         cells += fluid_cells(folder, given.frames.resolve(), given.meanforce.resolve(), settings)
@@ -64,9 +88,15 @@ def benchmark(given: argparse.Namespace) -> dict[str, Any]:
     write_files(folder, rows, summary, cells, settings)
     print(text(summary))
     if given.meanforce is None:
-        print("\nethaline: left out; give its mean-force frames with --meanforce FILE ('cgkd meanforce' makes them).")
+        print(
+            "\nethaline: left out; give its mean-force frames with --meanforce FILE ('cgkd"
+            " meanforce' makes them)."
+        )
     if given.quick:
-        print("\nThis is a reduced run: few frames, few epochs, two teachers. Its numbers show that it runs, not what distillation does.")
+        print(
+            "\nThis is a reduced run: few frames, few epochs, two teachers. Its numbers show that"
+            " it runs, not what distillation does."
+        )
     return summary
 
 
@@ -77,7 +107,10 @@ def refuse_other_settings(path: Path, settings: dict[str, Any]) -> None:
 
     wanted = json.dumps(settings, indent=1)
     if path.exists() and path.read_text() != wanted:
-        raise ConfigError(f"--folder: {path.parent} holds a benchmark with other settings; choose another folder or remove that one.")
+        raise ConfigError(
+            f"--folder: {path.parent} holds a benchmark with other settings; choose another folder"
+            " or remove that one."
+        )
     write_text(path, wanted)
 
 

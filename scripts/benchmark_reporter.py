@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""Cost of mapping: the reporter on a running all-atom simulation, import of a trajectory, memory of a long file.
+"""Cost of mapping: the reporter on a running all-atom simulation, import of a trajectory, memory of
+a long file.
 
-The simulation runs alternately with the reporter at one frame per ps and without any of our code, 1 ps at a time: medians of
-many short pieces, in the order without, with, with, without, are little disturbed by what else the machine does.
-Prints a table and, as its last line, one JSON object.
+The simulation runs alternately with the reporter at one frame per ps and without any of our code, 1
+ps at a time: medians of many short pieces, in the order without, with, with, without, are little
+disturbed by what else the machine does. Prints a table and, as its last line, one JSON object.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ def reporter_speeds(folder: Path, rounds: int) -> tuple[float, float, list]:
 
     config, simulation, mapping = all_atom_simulation()
     steps = round(1 / config.reference.timestep)  # 1 ps
-    reporter = MappedReporter(folder / "frames.h5", steps, mapping, {"temperature": config.temperature})
+    reporter = MappedReporter(
+        folder / "frames.h5", steps, mapping, {"temperature": config.temperature}
+    )
     times: dict[bool, list[float]] = {False: [], True: []}
     simulation.step(50)  # the first steps allocate
     simulation.currentStep = 0
@@ -90,13 +93,19 @@ def import_speed(folder: Path, atoms: list, rounds: int, frames: int) -> float:
     with MDAnalysis.Writer(str(trajectory), n_atoms=len(positions)) as writer:
         for k in range(frames):
             frame = universe.trajectory.ts
-            frame.positions, frame.forces, frame.triclinic_dimensions = 10 * positions, forces / 10, 10 * box
+            frame.positions, frame.forces, frame.triclinic_dimensions = (
+                10 * positions,
+                forces / 10,
+                10 * box,
+            )
             frame.time, frame.data["step"] = float(k), k
             writer.write(universe.atoms)
     times = []
     for k in range(rounds + 1):
         begin = time.perf_counter()
-        map_trajectory(load_system(SYSTEM), trajectory, folder / "topology.pdb", folder / f"mapped{k}.h5")
+        map_trajectory(
+            load_system(SYSTEM), trajectory, folder / "topology.pdb", folder / f"mapped{k}.h5"
+        )
         times.append(time.perf_counter() - begin)
     return frames / statistics.median(times[1:])
 
@@ -107,16 +116,28 @@ def long_file(path: Path) -> None:
     from openmm_cgkd.mapping import BeadTopology
 
     size = 1000
-    beads = BeadTopology(("A",), np.zeros(LONG_BEADS, dtype=int), np.full(LONG_BEADS, 60.0), np.arange(LONG_BEADS))
+    beads = BeadTopology(
+        ("A",), np.zeros(LONG_BEADS, dtype=int), np.full(LONG_BEADS, 60.0), np.arange(LONG_BEADS)
+    )
     values = np.random.default_rng(0).normal(size=(size, LONG_BEADS, 3)).astype("f4")
     box = np.tile(3 * np.eye(3), (size, 1, 1))
     steps = (np.arange(first, first + size) for first in range(0, LONG_FRAMES, size))
-    write_stream(path, beads, {"temperature": 300.0}, (Frames(values, values, box, 1.0 * step, step, beads, {}) for step in steps))
+    write_stream(
+        path,
+        beads,
+        {"temperature": 300.0},
+        (Frames(values, values, box, 1.0 * step, step, beads, {}) for step in steps),
+    )
 
 
 def stream_peak(path: Path) -> float:
     """Peak resident memory of a process that verifies a file, MB."""
-    done = subprocess.run([sys.executable, __file__, "--child", str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, __file__, "--child", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         sys.exit(f"error: verifying the long file failed:\n{done.stderr[-2000:]}")
     return float(done.stdout.strip().splitlines()[-1])
@@ -153,7 +174,12 @@ def main() -> None:
     print(f"  all-atom, one frame per ps    {mapped:9.2f} ns/day")
     print(f"  import of a GROMACS .trr      {speed:9.0f} frames/s")
     print(f"  verify {LONG_FRAMES} frames ({size:.0f} MB) {peak:9.0f} MB peak")
-    result = {"reporter_overhead": plain / mapped - 1, "import_frames_per_s": speed, "stream_peak_mb": peak, "cores": os.cpu_count()}
+    result = {
+        "reporter_overhead": plain / mapped - 1,
+        "import_frames_per_s": speed,
+        "stream_peak_mb": peak,
+        "cores": os.cpu_count(),
+    }
     print(json.dumps({name: round(value, 4) for name, value in result.items()}))
 
 

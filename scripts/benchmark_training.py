@@ -1,9 +1,11 @@
 #!/usr/bin/env python
-"""Speed and memory of training: our step against torchmd-net's own, and two members side by side against one.
+"""Speed and memory of training: our step against torchmd-net's own, and two members side by side
+against one.
 
-Both sides train the same network on the same batches of the shipped ethaline frames under Lightning: data, forward, force
-loss, backward, clipping, optimiser. Their losses must agree step by step, or there is no result. Each side is a process
-of its own; they take turns. Prints a table and, as its last line, one JSON object.
+Both sides train the same network on the same batches of the shipped ethaline frames under
+Lightning: data, forward, force loss, backward, clipping, optimiser. Their losses must agree step by
+step, or there is no result. Each side is a process of its own; they take turns. Prints a table and,
+as its last line, one JSON object.
 """
 
 from __future__ import annotations
@@ -23,11 +25,14 @@ ROOT = Path(__file__).resolve().parent.parent
 FRAMES = ROOT / "systems" / "ethaline" / "frames.h5"
 CHANNELS, CUTOFF, BATCH, SEED = 64, 1.0, 4, 1
 SIDES = ("torchmd-net", "openmm_cgkd")
-RATE, WARM_UP, CLIP, EPOCHS = 1e-3, 0.5, 1.0, 4  # the learning rate rises all the time, as both sides can do
+# the learning rate rises all the time, as both sides can do
+RATE, WARM_UP, CLIP, EPOCHS = 1e-3, 0.5, 1.0, 4
 
 
 class Rounds:
-    """Called after every batch; times rounds of so many steps, each as soon as `wait` returns. The first round warms up."""
+    """Called after every batch; times rounds of so many steps, each as soon as `wait` returns.
+    The first round warms up.
+    """
 
     def __init__(self, steps: int, wait: Callable[[], None], done: Callable[[float], None]) -> None:
         self._steps, self._left, self._wait, self._done = steps, steps, wait, done
@@ -71,7 +76,9 @@ def our_task(folder: Path, batches: int):
         variances=target_variances(targets, chosen),
         model=ModelConfig(channels=CHANNELS, layers=1, cutoff=f"{CUTOFF} nm"),
         weights=FORCES_ONLY,
-        settings=TrainingConfig(epochs=EPOCHS, batch_size=BATCH, learning_rate=RATE, warm_up=WARM_UP, gradient_clip=CLIP),
+        settings=TrainingConfig(
+            epochs=EPOCHS, batch_size=BATCH, learning_rate=RATE, warm_up=WARM_UP, gradient_clip=CLIP
+        ),
         seed=SEED,
         fingerprint="benchmark",
         identity=graphs.frames.identity,
@@ -108,7 +115,10 @@ def train_theirs(folder: Path, batches: int, after_batch: Callable, losses: list
     data = []
     for k in task.training:
         box = torch.from_numpy(frames.box[k : k + 1]).float()
-        forces, positions = (torch.from_numpy(values[k]).float() for values in (task.targets.forces, frames.positions))
+        forces, positions = (
+            torch.from_numpy(values[k]).float()
+            for values in (task.targets.forces, frames.positions)
+        )
         data.append(Data(z=types, pos=positions, neg_dy=forces, box=box))
     steps = EPOCHS * batches
     arguments = network_arguments(task.model, len(frames.beads.type_names)) | {
@@ -163,7 +173,9 @@ def _record(module: type, losses: list[float]) -> None:
 
 
 def child(side: str, rounds: int, steps: int) -> None:
-    """Train, one round for every line of standard input; print its seconds per step, and at the end losses and peak memory."""
+    """Train, one round for every line of standard input; print its seconds per step, and at the
+    end losses and peak memory.
+    """
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -177,11 +189,22 @@ def child(side: str, rounds: int, steps: int) -> None:
     train = train_ours if side == "openmm_cgkd" else train_theirs
     with tempfile.TemporaryDirectory() as folder:
         try:
-            train(Path(folder), (rounds + 1) * steps + 1, Rounds(steps, wait, lambda seconds: print(seconds, flush=True)), losses)
+            train(
+                Path(folder),
+                (rounds + 1) * steps + 1,
+                Rounds(steps, wait, lambda seconds: print(seconds, flush=True)),
+                losses,
+            )
         except _EnoughError:
-            # the high-water mark of this program alone; getrusage would count the process that started it
-            status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-            print(json.dumps({"losses": losses, "peak": int(status["VmHWM"].split()[0]) / 1024}), flush=True)
+            # the high-water mark of this program alone; getrusage would count the process that
+            # started it
+            status = dict(
+                line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
+            )
+            print(
+                json.dumps({"losses": losses, "peak": int(status["VmHWM"].split()[0]) / 1024}),
+                flush=True,
+            )
 
 
 class Side:
@@ -190,7 +213,16 @@ class Side:
     def __init__(self, name: str, threads: int, rounds: int, steps: int) -> None:
         self.name = name
         names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS")
-        command = [sys.executable, __file__, "--child", name, "--rounds", str(rounds), "--steps", str(steps)]
+        command = [
+            sys.executable,
+            __file__,
+            "--child",
+            name,
+            "--rounds",
+            str(rounds),
+            "--steps",
+            str(steps),
+        ]
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         environment = {**os.environ, **dict.fromkeys(names, str(threads))}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._log}
@@ -220,8 +252,12 @@ class Side:
         return result
 
 
-def compare_steps(threads: int, rounds: int, steps: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Median seconds per step and peak memory (MB) of both sides; refuses to compare where losses differ."""
+def compare_steps(
+    threads: int, rounds: int, steps: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Median seconds per step and peak memory (MB) of both sides; refuses to compare where
+    losses differ.
+    """
     sides = [Side(name, threads, rounds, steps) for name in SIDES]
     times: dict[str, list[float]] = {name: [] for name in SIDES}
     for side in sides:
@@ -234,12 +270,21 @@ def compare_steps(threads: int, rounds: int, steps: int) -> tuple[dict[str, floa
     worst = max(abs(one / other - 1) for one, other in pairs)
     first = abs(pairs[0][0] / pairs[0][1] - 1)
     if first > 1e-5 or worst > 1e-3:  # rounding grows with every step of the optimiser
-        sys.exit(f"error: the two sides do different work: their losses differ by {first:.1e} at first and {worst:.1e} later.")
-    return {name: statistics.median(times[name]) for name in SIDES}, {name: results[name]["peak"] for name in SIDES}
+        sys.exit(
+            f"error: the two sides do different work: their losses differ by {first:.1e} at first"
+            f" and {worst:.1e} later."
+        )
+    return {name: statistics.median(times[name]) for name in SIDES}, {
+        name: results[name]["peak"] for name in SIDES
+    }
 
 
-def member(k: int, rounds: int, steps: int, meeting: Path, report: Callable) -> dict[str, list[float]]:
-    """A task of `map_tasks`: train, in turn alone (the first member) and beside the other one; seconds per step."""
+def member(
+    k: int, rounds: int, steps: int, meeting: Path, report: Callable
+) -> dict[str, list[float]]:
+    """A task of `map_tasks`: train, in turn alone (the first member) and beside the other one;
+    seconds per step.
+    """
     import torch
 
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // 2))
@@ -266,14 +311,21 @@ def member(k: int, rounds: int, steps: int, meeting: Path, report: Callable) -> 
     batches = (2 * rounds + 1) * steps + 1
     with tempfile.TemporaryDirectory() as folder:
         try:
-            train_ours(Path(folder), batches, Rounds(steps, wait, lambda seconds: times[current[0]].append(seconds)), [])
+            train_ours(
+                Path(folder),
+                batches,
+                Rounds(steps, wait, lambda seconds: times[current[0]].append(seconds)),
+                [],
+            )
         except _EnoughError:
             return times
     raise RuntimeError("the training ended too early")
 
 
 def member_scaling(rounds: int, steps: int) -> tuple[float, float]:
-    """Median seconds per step of one member alone and of each of two side by side, one core each."""
+    """Median seconds per step of one member alone and of each of two side by side, one core
+    each.
+    """
     from openmm_cgkd.execution import ExecutionConfig, map_tasks
 
     with tempfile.TemporaryDirectory() as name:
@@ -287,7 +339,9 @@ def member_scaling(rounds: int, steps: int) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="within a minute: fewer rounds, one core")
+    parser.add_argument(
+        "--quick", action="store_true", help="within a minute: fewer rounds, one core"
+    )
     parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
@@ -297,21 +351,33 @@ def main() -> None:
         return
     rounds, steps = (3, 2) if arguments.quick else (7, 4)
     cores = len(os.sched_getaffinity(0))
-    print(f"ethaline, 240 beads, batch {BATCH}, {CHANNELS} channels, 1 layer, cutoff {CUTOFF} nm; load {os.getloadavg()[0]:.1f}")
+    print(
+        f"ethaline, 240 beads, batch {BATCH}, {CHANNELS} channels, 1 layer, cutoff {CUTOFF} nm;"
+        f" load {os.getloadavg()[0]:.1f}"
+    )
     print(f"  {'training step':<28}" + "".join(f"{name:>14}" for name in SIDES))
     speedups = []
     for threads in [1] if arguments.quick else sorted({1, cores}):
         seconds, peaks = compare_steps(threads, rounds, steps)
         speedups.append(seconds[SIDES[0]] / seconds[SIDES[1]])
-        print(f"  {f'{threads} cores, ms':<28}" + "".join(f"{1e3 * seconds[name]:14.0f}" for name in SIDES) + f"   {speedups[-1]:.2f} x")
+        print(
+            f"  {f'{threads} cores, ms':<28}"
+            + "".join(f"{1e3 * seconds[name]:14.0f}" for name in SIDES)
+            + f"   {speedups[-1]:.2f} x"
+        )
         if threads == 1:
             memory = peaks
     print(f"  {'peak memory, 1 core, MB':<28}" + "".join(f"{memory[name]:14.0f}" for name in SIDES))
-    result = {"step_speedup_vs_lnnp": min(speedups), "peak_memory_ratio": memory[SIDES[1]] / memory[SIDES[0]], "cores": cores}
+    result = {
+        "step_speedup_vs_lnnp": min(speedups),
+        "peak_memory_ratio": memory[SIDES[1]] / memory[SIDES[0]],
+        "cores": cores,
+    }
     if cores > 1:
         alone, together = member_scaling(rounds, steps)
         print(
-            f"  one member alone {1e3 * alone:.0f} ms per step, two side by side {1e3 * together:.0f} ms each: {2 * alone / together:.2f} x"
+            f"  one member alone {1e3 * alone:.0f} ms per step, two side by side"
+            f" {1e3 * together:.0f} ms each: {2 * alone / together:.2f} x"
         )
         result["two_member_scaling"] = 2 * alone / together
     print(json.dumps({name: round(value, 3) for name, value in result.items()}))

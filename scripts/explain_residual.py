@@ -1,11 +1,13 @@
 #!/usr/bin/env python
-"""What a potential misses of the mean forces: how much of its squared error would simple further forces explain?
+"""What a potential misses of the mean forces: how much of its squared error would simple further
+forces explain?
 
-The difference between mean forces and a potential's forces is fitted with candidates, one at a time: more of the potential's own
-force, Coulomb forces between charged beads (particle-mesh Ewald), their part beyond the cutoff, and the best pair forces between
-all types of beads. Each configuration is predicted by a fit to all the others, so more parameters do not look better for being
-more. What none of them explains is many-body, or an error of the mean forces that all their starts share. Prints a table and, as
-its last line, one JSON object.
+The difference between mean forces and a potential's forces is fitted with candidates, one at a
+time: more of the potential's own force, Coulomb forces between charged beads (particle-mesh Ewald),
+their part beyond the cutoff, and the best pair forces between all types of beads. Each
+configuration is predicted by a fit to all the others, so more parameters do not look better for
+being more. What none of them explains is many-body, or an error of the mean forces that all their
+starts share. Prints a table and, as its last line, one JSON object.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ class Explained:
     Attributes
     ----------
     share : float
-        Of the squared error freed of that of the mean forces; predicted, so noise alone makes it negative.
+        Of the squared error freed of that of the mean forces; predicted, so noise alone makes it
+        negative.
     error : float
         Standard error of `share`, by jackknife over configurations.
     rmse : float
@@ -55,18 +58,28 @@ class Explained:
 
 
 def forces_of(system: openmm.System, mean_forces: MeanForces) -> np.ndarray:
-    """Forces in all configurations, shape (n_frames, n_beads, 3), kJ/mol/nm; on the Reference platform, in double precision."""
-    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("Reference"))
+    """Forces in all configurations, shape (n_frames, n_beads, 3), kJ/mol/nm; on the Reference
+    platform, in double precision.
+    """
+    context = openmm.Context(
+        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("Reference")
+    )
     found = []
     for positions, box in zip(mean_forces.positions, mean_forces.box, strict=True):
         context.setPeriodicBoxVectors(*box.astype(float))
         context.setPositions(positions)
-        found.append(context.getState(forces=True).getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.nanometer))
+        found.append(
+            context.getState(forces=True)
+            .getForces(asNumpy=True)
+            .value_in_unit(unit.kilojoule_per_mole / unit.nanometer)
+        )
     return np.array(found)
 
 
 def coulomb_forces(mean_forces: MeanForces) -> np.ndarray:
-    """Forces between charged beads by particle-mesh Ewald, shape (n_frames, n_beads, 3), kJ/mol/nm."""
+    """Forces between charged beads by particle-mesh Ewald, shape (n_frames, n_beads, 3),
+    kJ/mol/nm.
+    """
     system = openmm.System()
     system.setDefaultPeriodicBoxVectors(*mean_forces.box[0].astype(float))
     force = openmm.NonbondedForce()
@@ -81,18 +94,23 @@ def coulomb_forces(mean_forces: MeanForces) -> np.ndarray:
 
 
 def direct_coulomb(mean_forces: MeanForces, cutoff: float) -> np.ndarray:
-    """Coulomb forces between beads closer than the cutoff alone, shape (n_frames, n_beads, 3), kJ/mol/nm."""
+    """Coulomb forces between beads closer than the cutoff alone, shape (n_frames, n_beads, 3),
+    kJ/mol/nm.
+    """
     beads, found = mean_forces.beads, np.zeros(mean_forces.positions.shape)
     for k, (positions, box) in enumerate(zip(mean_forces.positions, mean_forces.box, strict=True)):
         first, second, vectors, distances = near_pairs(Frame(positions, box, beads.types), cutoff)
-        on_second = (COULOMB_CONSTANT * beads.charges[first] * beads.charges[second] / distances**3)[:, None] * vectors
+        on_second = (
+            COULOMB_CONSTANT * beads.charges[first] * beads.charges[second] / distances**3
+        )[:, None] * vectors
         np.add.at(found[k], second, on_second)
         np.add.at(found[k], first, -on_second)
     return found
 
 
 def explained(missing: np.ndarray, standard_error: np.ndarray, candidate: np.ndarray) -> Explained:
-    """How much of the missing forces a candidate explains in configurations that it was not fitted to.
+    """How much of the missing forces a candidate explains in configurations that it was not fitted
+    to.
 
     Parameters
     ----------
@@ -105,18 +123,30 @@ def explained(missing: np.ndarray, standard_error: np.ndarray, candidate: np.nda
     n_frames = len(missing)
     design = candidate.reshape(n_frames, missing[0].size, -1)
     target = missing.reshape(n_frames, -1)
-    products, sides = np.einsum("kij,kil->kjl", design, design, optimize=True), np.einsum("kij,ki->kj", design, target)
+    products, sides = (
+        np.einsum("kij,kil->kjl", design, design, optimize=True),
+        np.einsum("kij,ki->kj", design, target),
+    )
     left = np.empty(n_frames)
     for k in range(n_frames):
-        weights = np.linalg.lstsq(products.sum(0) - products[k], sides.sum(0) - sides[k], rcond=1e-10)[0]
+        weights = np.linalg.lstsq(
+            products.sum(0) - products[k], sides.sum(0) - sides[k], rcond=1e-10
+        )[0]
         left[k] = ((target[k] - design[k] @ weights) ** 2).sum()
-    before, noise = (target**2).sum(1), (standard_error.astype(float) ** 2).reshape(n_frames, -1).sum(1)
+    before, noise = (
+        (target**2).sum(1),
+        (standard_error.astype(float) ** 2).reshape(n_frames, -1).sum(1),
+    )
     table = np.stack([before - left, before - noise, left - noise], axis=1)
 
     def share(means: np.ndarray) -> float:
         return float(means[0] / means[1])
 
-    return Explained(share(table.mean(0)), jackknife_error(table, share), math.sqrt(max(0.0, table[:, 2].sum() / target.size)))
+    return Explained(
+        share(table.mean(0)),
+        jackknife_error(table, share),
+        math.sqrt(max(0.0, table[:, 2].sum() / target.size)),
+    )
 
 
 def explain(potential: Path, mean_forces: MeanForces) -> tuple[float, dict[str, Explained]]:
@@ -134,13 +164,25 @@ def explain(potential: Path, mean_forces: MeanForces) -> tuple[float, dict[str, 
         f"pair forces to {far:.2f} nm": lambda: pair_forces(mean_forces, far),
     }
     rmse = math.sqrt(max(0.0, float((missing**2).mean() - (error.astype(float) ** 2).mean())))
-    return rmse, {name: explained(missing, error, candidate()) for name, candidate in candidates.items()}
+    return rmse, {
+        name: explained(missing, error, candidate()) for name, candidate in candidates.items()
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--potential", type=Path, default=SYSTEM / "student.pt", help="exported potential (that of ethaline)")
-    parser.add_argument("--mean-forces", type=Path, default=SYSTEM / "mean_forces.h5", help="of 'cgkd meanforce' (those of ethaline)")
+    parser.add_argument(
+        "--potential",
+        type=Path,
+        default=SYSTEM / "student.pt",
+        help="exported potential (that of ethaline)",
+    )
+    parser.add_argument(
+        "--mean-forces",
+        type=Path,
+        default=SYSTEM / "mean_forces.h5",
+        help="of 'cgkd meanforce' (those of ethaline)",
+    )
     given = parser.parse_args()
     try:
         mean_forces = read_mean_forces(given.mean_forces)
@@ -149,7 +191,10 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     print(f"RMSE against {len(mean_forces)} configurations of mean forces: {rmse:.1f} kJ/mol/nm\n")
-    print("| candidate | share of the squared error explained | RMSE left, kJ/mol/nm |\n| --- | --- | --- |")
+    print(
+        "| candidate | share of the squared error explained | RMSE left, kJ/mol/nm |\n| --- | --- |"
+        " --- |"
+    )
     for name, each in found.items():
         print(f"| {name} | {each.share:.4f} ± {each.error:.4f} | {each.rmse:.1f} |")
     print(json.dumps({"rmse": rmse, **{name: each.share for name, each in found.items()}}))

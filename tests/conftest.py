@@ -1,4 +1,6 @@
-"""Fixtures shared by several test modules: the ethaline system, small real frames, and one finished run."""
+"""Fixtures shared by several test modules: the ethaline system, small real frames, and one
+finished run.
+"""
 
 import os
 import shutil
@@ -6,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before anything loads libgomp: spinning threads make tests on a loaded machine crawl
+# before anything loads libgomp: spinning threads make tests on a loaded machine crawl
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import openmm
@@ -26,7 +29,9 @@ def ethaline() -> Path:
 
 @pytest.fixture(scope="session")
 def lj_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Frames of a two-component Lennard-Jones liquid, 40 particles, each its own bead, from an OpenMM run."""
+    """Frames of a two-component Lennard-Jones liquid, 40 particles, each its own bead, from an
+    OpenMM run.
+    """
     n, edge, temperature = 40, 1.9, 120.0
     types = np.arange(n) % 2
     sigma, masses = np.array([0.34, 0.40])[types], np.array([40.0, 80.0])[types]
@@ -35,21 +40,33 @@ def lj_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for k in range(n):
         system.addParticle(masses[k])
         force.addParticle(0.0, sigma[k], 1.0)
-        topology.addAtom("AB"[types[k]], app.element.argon, topology.addResidue("AB"[types[k]], chain))
+        topology.addAtom(
+            "AB"[types[k]], app.element.argon, topology.addResidue("AB"[types[k]], chain)
+        )
     force.setNonbondedMethod(openmm.NonbondedForce.CutoffPeriodic)
     force.setCutoffDistance(0.9)
     system.addForce(force)
     system.setDefaultPeriodicBoxVectors(*(edge * np.eye(3)))
     integrator = openmm.LangevinMiddleIntegrator(temperature, 1.0, 0.005)
     integrator.setRandomNumberSeed(1)
-    simulation = app.Simulation(topology, system, integrator, openmm.Platform.getPlatform("Reference"))
-    grid = np.stack(np.meshgrid(*3 * [np.arange(4)], indexing="ij"), axis=-1).reshape(-1, 3)[:n] * edge / 4
+    simulation = app.Simulation(
+        topology, system, integrator, openmm.Platform.getPlatform("Reference")
+    )
+    grid = (
+        np.stack(np.meshgrid(*3 * [np.arange(4)], indexing="ij"), axis=-1).reshape(-1, 3)[:n]
+        * edge
+        / 4
+    )
     simulation.context.setPositions(grid)
     simulation.minimizeEnergy()
     simulation.context.setVelocitiesToTemperature(temperature * unit.kelvin, 1)
     simulation.step(500)
     path = tmp_path_factory.mktemp("lj") / "frames.h5"
-    mapping = Mapping([np.array([k]) for k in range(n)], masses, BeadTopology(("A", "B"), types, masses, np.arange(n)))
+    mapping = Mapping(
+        [np.array([k]) for k in range(n)],
+        masses,
+        BeadTopology(("A", "B"), types, masses, np.arange(n)),
+    )
     reporter = MappedReporter(path, 20, mapping, {"system": "lj", "temperature": temperature})
     simulation.reporters.append(reporter)
     simulation.step(60 * 20)
@@ -61,7 +78,12 @@ def lj_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_run(lj_frames: Path) -> dict:
     """run.yaml of the smallest whole run, as plain data."""
     training = {"epochs": 1, "batch_size": 4}
-    times = {"timestep": "2 fs", "equilibration": "0.1 ps", "production": "0.8 ps", "frame_interval": "0.04 ps"}
+    times = {
+        "timestep": "2 fs",
+        "equilibration": "0.1 ps",
+        "production": "0.8 ps",
+        "frame_interval": "0.04 ps",
+    }
     return {
         "system": "system.yaml",
         "folder": "run",
@@ -77,12 +99,19 @@ def small_run(lj_frames: Path) -> dict:
 
 def cgkd(*arguments: object) -> subprocess.CompletedProcess:
     """Run the command line in a process of its own."""
-    command = [sys.executable, "-c", "from openmm_cgkd.cli import main; main()", *map(str, arguments)]
+    command = [
+        sys.executable,
+        "-c",
+        "from openmm_cgkd.cli import main; main()",
+        *map(str, arguments),
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory: pytest.TempPathFactory, small_run: dict) -> tuple[Path, subprocess.CompletedProcess]:
+def finished_run(
+    tmp_path_factory: pytest.TempPathFactory, small_run: dict
+) -> tuple[Path, subprocess.CompletedProcess]:
     """A whole small run: its run.yaml and what the command printed."""
     folder = tmp_path_factory.mktemp("finished")
     path = folder / "run.yaml"

@@ -9,13 +9,20 @@ from openmm_cgkd.exceptions import ExplosionError, TrainingError
 
 
 def square(number, folder, report):
-    """Also says where it ran; waits for the other task, so that two are known to run side by side."""
+    """Also says where it ran; waits for the other task, so that two are known to run side by
+    side.
+    """
     Path(folder, f"started-{number}").touch()
     while len(list(Path(folder).glob("started-*"))) < 2:
         time.sleep(0.05)
     report(0.5, "half way")
     time.sleep(1.2)  # more than the interval at which reports are read
-    return number**2, os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ["OMP_NUM_THREADS"]
+    return (
+        number**2,
+        os.getpid(),
+        os.environ.get("CUDA_VISIBLE_DEVICES"),
+        os.environ["OMP_NUM_THREADS"],
+    )
 
 
 def killed_once(name, folder, report):

@@ -1,4 +1,6 @@
-"""Energies of a fluid from the published table of its force field, summed with NumPy, to hold OpenMM's against."""
+"""Energies of a fluid from the published table of its force field, summed with NumPy, to hold
+OpenMM's against.
+"""
 
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -50,13 +52,24 @@ class Molecule:
             around[index[b]].add(index[a])
         self.bonds = [(i, j) for i in around for j in around[i] if i < j]
         self.angles = [(i, j, k) for j in around for i in around[j] for k in around[j] if i < k]
-        self.torsions = [(i, j, k, m) for j, k in self.bonds for i in around[j] - {k} for m in around[k] - {j}]
-        self.impropers = [(*(index[atom] for atom in row[:4]), row[4]) for row in TABLE["impropers"].get(name, [])]
-        near = {frozenset(pair) for path in (*self.bonds, *self.angles, *self.torsions) for pair in combinations(path, 2)}
-        self.excluded = near | {frozenset((index[a], index[b])) for a, b in TABLE["excluded"].get(name, [])}
+        self.torsions = [
+            (i, j, k, m) for j, k in self.bonds for i in around[j] - {k} for m in around[k] - {j}
+        ]
+        self.impropers = [
+            (*(index[atom] for atom in row[:4]), row[4]) for row in TABLE["impropers"].get(name, [])
+        ]
+        near = {
+            frozenset(pair)
+            for path in (*self.bonds, *self.angles, *self.torsions)
+            for pair in combinations(path, 2)
+        }
+        self.excluded = near | {
+            frozenset((index[a], index[b])) for a, b in TABLE["excluded"].get(name, [])
+        }
 
     def bonded(self, x: np.ndarray, constrained: bool = False) -> dict[str, float]:
-        """Energies of bonds, angles, torsions and impropers at positions `x`, shape (n_atoms, 3), nm.
+        """Energies of bonds, angles, torsions and impropers at positions `x`, shape (n_atoms, 3),
+        nm.
 
         `constrained` leaves out the bonds to hydrogen.
         """
@@ -74,7 +87,9 @@ class Molecule:
             if row is not None:
                 v1, v2, v3 = row
                 p = dihedral_of(*x[list(path)])
-                energy["torsion"] += (v1 * (1 + np.cos(p)) + v2 * (1 - np.cos(2 * p)) + v3 * (1 + np.cos(3 * p))) / 2
+                energy["torsion"] += (
+                    v1 * (1 + np.cos(p)) + v2 * (1 - np.cos(2 * p)) + v3 * (1 + np.cos(3 * p))
+                ) / 2
         for *path, v2 in self.impropers:
             energy["improper"] += v2 / 2 * (1 - np.cos(2 * dihedral_of(*x[path])))
         return energy
@@ -96,12 +111,18 @@ class Cluster:
         self.i, self.j = i[keep], j[keep]
 
     def bonded(self, x: np.ndarray, constrained: bool = False) -> dict[str, float]:
-        parts = [m.bonded(x[a:b], constrained) for m, a, b in zip(self.molecules, self.first, self.first[1:], strict=False)]
+        parts = [
+            m.bonded(x[a:b], constrained)
+            for m, a, b in zip(self.molecules, self.first, self.first[1:], strict=False)
+        ]
         return {term: sum(part[term] for part in parts) for term in BONDED}
 
     def pair_coefficients(self, i, j):
         """A and B of A / r^12 - B / r^6, with geometric mixing."""
-        sigma, epsilon = np.sqrt(self.sigma[i] * self.sigma[j]), np.sqrt(self.epsilon[i] * self.epsilon[j])
+        sigma, epsilon = (
+            np.sqrt(self.sigma[i] * self.sigma[j]),
+            np.sqrt(self.epsilon[i] * self.epsilon[j]),
+        )
         return 4 * epsilon * sigma**12, 4 * epsilon * sigma**6
 
     def lennard_jones(self, x: np.ndarray, edge: float = np.inf, cutoff: float = np.inf) -> float:
@@ -113,7 +134,9 @@ class Cluster:
         return float((A / r**12 - B / r**6)[r < cutoff].sum())
 
     def tail(self, edge: float, cutoff: float) -> float:
-        """Long-range correction, g(r) = 1 beyond the cutoff: 2 pi N^2 / V <int r^2 U dr>, mean over all i <= j."""
+        """Long-range correction, g(r) = 1 beyond the cutoff: 2 pi N^2 / V <int r^2 U dr>, mean
+        over all i <= j.
+        """
         n = self.first[-1]
         A, B = self.pair_coefficients(*np.triu_indices(n))
         return 2 * np.pi * n**2 / edge**3 * (A / (9 * cutoff**9) - B / (3 * cutoff**3)).mean()
@@ -124,22 +147,37 @@ class Cluster:
 
 
 def energies(system: openmm.System, topology: app.Topology, x: np.ndarray) -> dict[str, float]:
-    """OpenMM's energy of every term, kJ/mol; impropers are the torsions over atoms that are no chain of bonds."""
+    """OpenMM's energy of every term, kJ/mol; impropers are the torsions over atoms that are no
+    chain of bonds.
+    """
     system = openmm.XmlSerializer.clone(system)
     impropers = _move_impropers(system, topology)
-    names = {group: TERMS.get(type(force)) for group, force in enumerate(system.getForces())} | {impropers: "improper"}
+    names = {group: TERMS.get(type(force)) for group, force in enumerate(system.getForces())} | {
+        impropers: "improper"
+    }
     for group, force in enumerate(system.getForces()):
         force.setForceGroup(group)
-    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    context = openmm.Context(
+        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
+    )
     context.setPositions(x)
-    values = {group: context.getState(getEnergy=True, groups={group}).getPotentialEnergy() for group in names}
-    return {name: values[group].value_in_unit(unit.kilojoule_per_mole) for group, name in names.items() if name}
+    values = {
+        group: context.getState(getEnergy=True, groups={group}).getPotentialEnergy()
+        for group in names
+    }
+    return {
+        name: values[group].value_in_unit(unit.kilojoule_per_mole)
+        for group, name in names.items()
+        if name
+    }
 
 
 def _move_impropers(system: openmm.System, topology: app.Topology) -> int:
     """Give impropers a force of their own; return its index."""
     bonds = {frozenset((a.index, b.index)) for a, b in topology.bonds()}
-    (torsions,) = (force for force in system.getForces() if isinstance(force, openmm.PeriodicTorsionForce))
+    (torsions,) = (
+        force for force in system.getForces() if isinstance(force, openmm.PeriodicTorsionForce)
+    )
     impropers = openmm.PeriodicTorsionForce()
     for t in range(torsions.getNumTorsions()):
         *atoms, periodicity, phase, k = torsions.getTorsionParameters(t)
@@ -163,7 +201,9 @@ def ewald(cluster: Cluster, x: np.ndarray, edge: float) -> float:
     k = k[np.any(k != 0, axis=1)]
     square = (k**2).sum(axis=1)
     phase = np.exp(1j * k @ x.T) @ q
-    reciprocal = 2 * np.pi / edge**3 * (np.exp(-square / (4 * alpha**2)) / square * np.abs(phase) ** 2).sum()
+    reciprocal = (
+        2 * np.pi / edge**3 * (np.exp(-square / (4 * alpha**2)) / square * np.abs(phase) ** 2).sum()
+    )
     itself = alpha / np.sqrt(np.pi) * (q**2).sum()
     counted = set(zip(cluster.i, cluster.j, strict=True))
     out = np.array([(a, b) not in counted for a, b in zip(i, j, strict=True)])

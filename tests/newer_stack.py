@@ -1,4 +1,6 @@
-"""The PythonForce stack: newest torch and OpenMM, OpenMM-ML, no openmmtorch. scripts/test_newer_stack runs this."""
+"""The PythonForce stack: newest torch and OpenMM, OpenMM-ML, no openmmtorch.
+scripts/test_newer_stack runs this.
+"""
 
 import subprocess
 import sys
@@ -9,7 +11,16 @@ import numpy as np
 import openmm
 import pytest
 from openmmml import MLPotential
-from small_potential import CUBIC, MASSES, TRICLINIC, beads, liquid, prior_energy_and_forces, torchmd_network, write_potential
+from small_potential import (
+    CUBIC,
+    MASSES,
+    TRICLINIC,
+    beads,
+    liquid,
+    prior_energy_and_forces,
+    torchmd_network,
+    write_potential,
+)
 
 from openmm_cgkd import CGPotential
 from openmm_cgkd.exceptions import CompatibilityError
@@ -23,7 +34,9 @@ def file(request, tmp_path_factory):
 
 
 def evaluate(system, positions, platform="Reference"):
-    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform(platform))
+    context = openmm.Context(
+        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform(platform)
+    )
     context.setPositions(positions)
     state = context.getState(energy=True, forces=True)
     return state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value
@@ -40,7 +53,9 @@ def test_this_is_the_newer_stack(file):
 @pytest.mark.parametrize("box", [TRICLINIC, None], ids=["triclinic", "open"])
 def test_conformance(file, box):
     types, positions = liquid(21, box)
-    report = validate_potential(CGPotential(file), bead_topology_to_openmm(beads(types), box), positions)
+    report = validate_potential(
+        CGPotential(file), bead_topology_to_openmm(beads(types), box), positions
+    )
     report.raise_if_failed()
     assert {"Reference", "CPU"} <= {check.platform.partition("/")[0] for check in report.checks}
 
@@ -53,11 +68,15 @@ def test_equals_torchmd_net_and_prior_formula(file, platform):
     system = CGPotential(file).createSystem(bead_topology_to_openmm(beads(types), CUBIC))
     energy, forces = evaluate(system, positions, platform)
     at = torch.tensor(positions, requires_grad=True)
-    learned, _ = torchmd_network().double()(torch.from_numpy(types), at, box=torch.from_numpy(CUBIC))
+    learned, _ = torchmd_network().double()(
+        torch.from_numpy(types), at, box=torch.from_numpy(CUBIC)
+    )
     (gradient,) = torch.autograd.grad(learned.sum(), at)
     prior, prior_forces = prior_energy_and_forces(types, positions, CUBIC)
     expected = prior_forces - gradient.numpy()
-    assert energy == pytest.approx(learned.item() + prior, rel=0, abs=1e-5 * (abs(learned.item()) + abs(prior)))
+    assert energy == pytest.approx(
+        learned.item() + prior, rel=0, abs=1e-5 * (abs(learned.item()) + abs(prior))
+    )
     assert np.abs(forces - expected).max() < 1e-5 * np.abs(expected).max()
 
 
@@ -65,7 +84,9 @@ def test_openmm_ml(file):
     types, positions = liquid()
     topology = bead_topology_to_openmm(beads(types), CUBIC)
     system = MLPotential("cgkd", modelPath=str(file)).createSystem(topology)
-    assert [system.getParticleMass(k)._value for k in range(len(types))] == [MASSES[kind] for kind in types]
+    assert [system.getParticleMass(k)._value for k in range(len(types))] == [
+        MASSES[kind] for kind in types
+    ]
     assert system.usesPeriodicBoundaryConditions()
     energy, forces = evaluate(system, positions)
     expected, expected_forces = evaluate(CGPotential(file).createSystem(topology), positions)
@@ -91,16 +112,26 @@ def test_system_read_in_another_process(file, tmp_path):
         context.setPositions(np.load("positions.npy"))
         np.save("forces.npy", context.getState(forces=True).getForces(asNumpy=True)._value)
     """
-    result = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False, cwd=tmp_path)
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
     assert result.returncode == 0, result.stderr
     forces = evaluate(system, positions)[1]
-    np.testing.assert_allclose(np.load(tmp_path / "forces.npy"), forces, rtol=0, atol=1e-6 * np.abs(forces).max())
+    np.testing.assert_allclose(
+        np.load(tmp_path / "forces.npy"), forces, rtol=0, atol=1e-6 * np.abs(forces).max()
+    )
 
 
 def test_box_that_shrinks_below_twice_the_cutoff_stops_the_run(file):
     types, positions = liquid()
     system = CGPotential(file).createSystem(bead_topology_to_openmm(beads(types), CUBIC))
-    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("CPU"))
+    context = openmm.Context(
+        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("CPU")
+    )
     context.setPositions(positions)
     context.setPeriodicBoxVectors(*np.diag([2.0, 2.0, 1.5]))
     with pytest.raises(Exception, match="below twice the cutoff"):

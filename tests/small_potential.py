@@ -1,4 +1,6 @@
-"""A small exported potential and configurations of beads, for tests of the export and of the runtime."""
+"""A small exported potential and configurations of beads, for tests of the export and of the
+runtime.
+"""
 
 import json
 import zipfile
@@ -33,20 +35,31 @@ def torchmd_network(scale: float = 30.0) -> TorchMD_Net:
     with torch.random.fork_rng():
         torch.manual_seed(4)
         network = create_model(network_arguments(CONFIG, len(NAMES)), std=torch.tensor(scale))
-        for parameter in network.parameters():  # biases that start at zero would hide a dropped term
+        # biases that start at zero would hide a dropped term
+        for parameter in network.parameters():
             parameter.data.add_(0.1 * torch.randn_like(parameter))
     return network.eval()
 
 
 def metadata(**changes) -> PotentialMetadata:
-    content = {"type_names": list(NAMES), "masses": list(MASSES), "cutoff": CUTOFF, "prior": asdict(PRIOR), "network": CONFIG.model_dump()}
+    content = {
+        "type_names": list(NAMES),
+        "masses": list(MASSES),
+        "cutoff": CUTOFF,
+        "prior": asdict(PRIOR),
+        "network": CONFIG.model_dump(),
+    }
     return PotentialMetadata(**{**content, **changes})
 
 
-def liquid(n: int = 30, box: np.ndarray | None = CUBIC, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def liquid(
+    n: int = 30, box: np.ndarray | None = CUBIC, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Types and positions of beads that do not overlap: sites of a 4 x 4 x 4 lattice, shaken."""
     rng = np.random.default_rng(seed)
-    sites = rng.permutation(np.stack(np.meshgrid(*3 * [np.arange(4)], indexing="ij"), axis=-1).reshape(-1, 3))[:n]
+    sites = rng.permutation(
+        np.stack(np.meshgrid(*3 * [np.arange(4)], indexing="ij"), axis=-1).reshape(-1, 3)
+    )[:n]
     positions = (sites + rng.uniform(-0.15, 0.15, (n, 3))) / 4 @ (CUBIC if box is None else box)
     return rng.integers(0, len(NAMES), n), positions
 
@@ -57,14 +70,26 @@ def beads(types: np.ndarray) -> BeadTopology:
 
 def write_potential(path: Path, kind: str = "portable") -> Path:
     types, positions = liquid()
-    return export_potential(path, TensorNetEnergies(torchmd_network()), PRIOR, metadata(kind=kind), types, positions, CUBIC)
+    return export_potential(
+        path,
+        TensorNetEnergies(torchmd_network()),
+        PRIOR,
+        metadata(kind=kind),
+        types,
+        positions,
+        CUBIC,
+    )
 
 
 def rewritten(source, target, edit=lambda name, content: content, hashed=False, **changes):
-    """Copy of a potential file with edited records and changed metadata; `hashed`: with a hash that fits."""
+    """Copy of a potential file with edited records and changed metadata; `hashed`: with a hash
+    that fits.
+    """
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         root = old.namelist()[0].partition("/")[0]
-        records = {name.removeprefix(f"{root}/"): edit(name, old.read(name)) for name in old.namelist()}
+        records = {
+            name.removeprefix(f"{root}/"): edit(name, old.read(name)) for name in old.namelist()
+        }
         data = {**json.loads(records["extra/metadata.json"]), **changes}
         if hashed:
             data["content_sha256"] = content_hash(records, data)
@@ -75,7 +100,9 @@ def rewritten(source, target, edit=lambda name, content: content, hashed=False, 
 
 
 def working_platforms() -> list[str]:
-    """Platforms on which a context can be created here; OpenCL and CUDA load without a device too."""
+    """Platforms on which a context can be created here; OpenCL and CUDA load without a device
+    too.
+    """
     found = []
     for k in range(openmm.Platform.getNumPlatforms()):
         system = openmm.System()
@@ -88,8 +115,12 @@ def working_platforms() -> list[str]:
     return found
 
 
-def images(positions: np.ndarray, box: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All pairs i < j within the cutoff and their vectors, by trying 125 images of beads inside the box."""
+def images(
+    positions: np.ndarray, box: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All pairs i < j within the cutoff and their vectors, by trying 125 images of beads inside
+    the box.
+    """
     cells = np.stack(np.meshgrid(*3 * [np.arange(-2, 3)], indexing="ij"), axis=-1).reshape(-1, 3)
     shifts = np.zeros((1, 3)) if box is None else cells @ box
     if box is not None:
@@ -106,8 +137,12 @@ def images(positions: np.ndarray, box: np.ndarray | None) -> tuple[np.ndarray, n
     return np.array(first, dtype=int), np.array(second, dtype=int), np.array(vectors).reshape(-1, 3)
 
 
-def prior_energy_and_forces(types: np.ndarray, positions: np.ndarray, box: np.ndarray | None) -> tuple[float, np.ndarray]:
-    """The repulsion written out: U(r) = (s p / a) exp(a (t - r)), a = ln(1/p) / d, each pair once."""
+def prior_energy_and_forces(
+    types: np.ndarray, positions: np.ndarray, box: np.ndarray | None
+) -> tuple[float, np.ndarray]:
+    """The repulsion written out: U(r) = (s p / a) exp(a (t - r)), a = ln(1/p) / d, each pair
+    once.
+    """
     first, second, vectors = images(positions, box)
     r = np.linalg.norm(vectors, axis=1)
     a = np.log(1 / PRIOR.p) / PRIOR.distance

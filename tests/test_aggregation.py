@@ -29,14 +29,17 @@ def fluid(n_frames: int, seed: int, diameter: float = 0.3) -> tuple[np.ndarray, 
 
 def test_clusters_of_a_known_configuration():
     # a chain of three across the boundary, a pair of unlike beads, and a loner
-    positions = np.array([[0.1, 1, 1], [2.9, 1, 1], [2.6, 1, 1], [1.0, 2, 2], [1.0, 2.25, 2], [1.8, 0.2, 0.2]])
+    positions = np.array(
+        [[0.1, 1, 1], [2.9, 1, 1], [2.6, 1, 1], [1.0, 2, 2], [1.0, 2.25, 2], [1.8, 0.2, 0.2]]
+    )
     types = np.array(["A", "A", "A", "A", "B", "B"])
     clusters = Clusters({("A", "A"): 0.35, ("A", "B"): 0.28}).compute(Frame(positions, BOX, types))
     assert clusters.largest.tolist() == [3]
     assert clusters.size_distribution[:5].tolist() == [0, 1, 1, 1, 0]
     assert clusters.smallest_distances["A", "A"][0] == pytest.approx(0.2)
     assert clusters.smallest_distances["A", "B"][0] == pytest.approx(0.25)
-    clusters.compute(Frame(positions + 0.7, BOX, types[::-1]), reset=False)  # only the pair is left, of like beads now
+    # only the pair is left, of like beads now
+    clusters.compute(Frame(positions + 0.7, BOX, types[::-1]), reset=False)
     assert clusters.largest.tolist() == [3, 2]
     assert clusters.smallest_distances["A", "A"][1] == pytest.approx(0.25)
     assert clusters.smallest_distances["A", "B"][1] == np.inf
@@ -48,7 +51,9 @@ def test_clusters_in_a_skewed_box_do_not_depend_on_the_image():
     rng = np.random.default_rng(0)
     points, types = rng.uniform(0, 1, (40, 3)) @ box, np.array(["A"] * 40)
     here = Clusters({("A", "A"): 0.4}).compute(Frame(points, box, types))
-    there = Clusters({("A", "A"): 0.4}).compute(Frame(points + rng.integers(-2, 3, (40, 3)) @ box, box, types))
+    there = Clusters({("A", "A"): 0.4}).compute(
+        Frame(points + rng.integers(-2, 3, (40, 3)) @ box, box, types)
+    )
     np.testing.assert_allclose(there.size_distribution, here.size_distribution)
     assert here.largest[0] > 2
 
@@ -64,8 +69,11 @@ def test_limits_are_those_of_the_frames():
         distances = np.linalg.norm(delta - 3 * np.round(delta / 3), axis=-1)
         distances = distances[distances > 0]
         assert limits.smallest[pair] == pytest.approx(distances.min())
-        # within the contact distance a bead of the rarer type has 0.1 neighbours; like pairs stand in the matrix twice
-        assert np.count_nonzero(distances < limits.contacts[pair]) / 30 / n == pytest.approx(0.1, abs=0.02), count
+        # within the contact distance a bead of the rarer type has 0.1 neighbours; like pairs stand
+        # in the matrix twice
+        assert np.count_nonzero(distances < limits.contacts[pair]) / 30 / n == pytest.approx(
+            0.1, abs=0.02
+        ), count
     clusters = clusters_of(limits.contacts, positions, boxes, BEADS.names)
     assert limits.largest_cluster == clusters.largest.max()
     assert not limits.aggregated(clusters).any()
@@ -79,17 +87,24 @@ def test_aggregation_is_found_when_it_lasts():
     many = 2 * limits.largest_cluster + 2
     contact = 0.98 * limits.contacts["B", "B"]
     clump = positions.copy()
-    line = 1.0 + contact * np.arange(8)[:, None, None] * np.eye(3)[0] + contact * np.arange(8)[None, :, None] * np.eye(3)[1]
+    line = (
+        1.0
+        + contact * np.arange(8)[:, None, None] * np.eye(3)[0]
+        + contact * np.arange(8)[None, :, None] * np.eye(3)[1]
+    )
     line = line.reshape(-1, 3)[:many]
     outside = fluid(1, seed=4, diameter=0.29)[0][0]
     for k in range(12, 30):
-        far = outside[np.linalg.norm(outside - line.mean(axis=0), axis=1).argsort()[::-1][: 90 - many]]
+        far = outside[
+            np.linalg.norm(outside - line.mean(axis=0), axis=1).argsort()[::-1][: 90 - many]
+        ]
         clump[k] = np.concatenate([far[:30], line, far[30:]])
     clusters = clusters_of(limits.contacts, clump, boxes, BEADS.names)
     assert limits.aggregated(clusters)[12:].all()
     assert limits.first_aggregated(clusters) == 12
-    assert f"A cluster holds {clusters.largest[12]} beads, the largest all-atom one {limits.largest_cluster}" in limits.describe(
-        clusters, 12
+    assert (
+        f"A cluster holds {clusters.largest[12]} beads, the largest all-atom one"
+        f" {limits.largest_cluster}" in limits.describe(clusters, 12)
     )
     # four frames of it are no aggregation
     short = positions.copy()

@@ -84,11 +84,20 @@ def test_other_beads_are_refused():
 
 
 COUNTS = {"CHO": 2, "CL": 2, "EGL": 2}
-TINY = {"annealing": "0.2 ps", "npt": "0.8 ps", "nvt": "0.1 ps", "production": "0.2 ps", "frame_interval": "20 fs"}
+TINY = {
+    "annealing": "0.2 ps",
+    "npt": "0.8 ps",
+    "nvt": "0.1 ps",
+    "production": "0.2 ps",
+    "frame_interval": "20 fs",
+}
 
 
 def tiny(**changes):
-    return small_config(COUNTS, **{**TINY, "nonbonded_cutoff": "0.45 nm", "initial_density": "0.3 g/cm^3", **changes})
+    return small_config(
+        COUNTS,
+        **{**TINY, "nonbonded_cutoff": "0.45 nm", "initial_density": "0.3 g/cm^3", **changes},
+    )
 
 
 def test_run_from_mapped_frames(tmp_path, monkeypatch):
@@ -104,10 +113,13 @@ def test_run_from_mapped_frames(tmp_path, monkeypatch):
     assert np.abs(frames.positions[0] - last.positions[0]).max() < 0.3
     assert not (tmp_path / "second" / "npt.xml").exists()
     before = (tmp_path / "second" / "frames.h5").stat().st_mtime_ns
-    run_reference(tiny(seed=2), tmp_path / "second")  # finished: nothing to do, with or without the start
+    # finished: nothing to do, with or without the start
+    run_reference(tiny(seed=2), tmp_path / "second")
     assert (tmp_path / "second" / "frames.h5").stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match="its beads are not those"):
-        run_reference(small_config({"CHO": 2, "CL": 2, "EGL": 3}, **TINY), tmp_path / "third", start=first)
+        run_reference(
+            small_config({"CHO": 2, "CL": 2, "EGL": 3}, **TINY), tmp_path / "third", start=first
+        )
     (tmp_path / "first" / "production.xml").unlink()
     with pytest.raises(ConfigError, match="began from a packed box"):
         run_reference(tiny(), tmp_path / "first", start=first)

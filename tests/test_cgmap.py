@@ -33,18 +33,35 @@ def write(path: Path, types: dict, system: list, **more) -> Path:
 
 
 def atoms_of(mapping) -> list[list[int]]:
-    return [np.flatnonzero(mapping.bead_of_atom == k).tolist() for k in range(mapping.topology.n_beads)]
+    return [
+        np.flatnonzero(mapping.bead_of_atom == k).tolist() for k in range(mapping.topology.n_beads)
+    ]
 
 
 def test_two_site_methanol(tmp_path):
     """Bead by bead and type by type give the same map, molecules together."""
-    mapping = mapping_from_cgmap(write(tmp_path / "a.yaml", {"CH3": CH3, "OH": OH}, METHYL_FIRST), topology(*3 * [METHANOL]))
+    mapping = mapping_from_cgmap(
+        write(tmp_path / "a.yaml", {"CH3": CH3, "OH": OH}, METHYL_FIRST), topology(*3 * [METHANOL])
+    )
     assert mapping.topology.names == ["CH3", "OH"] * 3
     assert mapping.topology.molecules.tolist() == [0, 0, 1, 1, 2, 2]
-    assert atoms_of(mapping) == [[0, 1, 2, 3], [4, 5], [6, 7, 8, 9], [10, 11], [12, 13, 14, 15], [16, 17]]
-    assert mapping.topology.masses[:2] == pytest.approx([15.035, 17.007], abs=1e-3)  # true masses, not those of the file
-    by_type = [{"anchor": a, "repeat": 3, "offset": 6, "sites": [[name, 0]]} for a, name in ((0, "CH3"), (4, "OH"))]
-    other = mapping_from_cgmap(write(tmp_path / "b.yaml", {"CH3": CH3, "OH": OH}, by_type), topology(*3 * [METHANOL]))
+    assert atoms_of(mapping) == [
+        [0, 1, 2, 3],
+        [4, 5],
+        [6, 7, 8, 9],
+        [10, 11],
+        [12, 13, 14, 15],
+        [16, 17],
+    ]
+    # true masses, not those of the file
+    assert mapping.topology.masses[:2] == pytest.approx([15.035, 17.007], abs=1e-3)
+    by_type = [
+        {"anchor": a, "repeat": 3, "offset": 6, "sites": [[name, 0]]}
+        for a, name in ((0, "CH3"), (4, "OH"))
+    ]
+    other = mapping_from_cgmap(
+        write(tmp_path / "b.yaml", {"CH3": CH3, "OH": OH}, by_type), topology(*3 * [METHANOL])
+    )
     assert atoms_of(other) == atoms_of(mapping)
     assert other.topology.names == mapping.topology.names
 
@@ -54,17 +71,24 @@ def test_bonds_between_beads(tmp_path):
     for first in (0, 6):
         for i, j in ((0, 1), (0, 2), (0, 3), (0, 4), (4, 5)):
             atoms.add_bond(atoms.atom(first + i), atoms.atom(first + j))
-    by_type = [{"anchor": a, "repeat": 2, "offset": 6, "sites": [[name, 0]]} for a, name in ((0, "CH3"), (4, "OH"))]
+    by_type = [
+        {"anchor": a, "repeat": 2, "offset": 6, "sites": [[name, 0]]}
+        for a, name in ((0, "CH3"), (4, "OH"))
+    ]
     mapping = mapping_from_cgmap(write(tmp_path / "a.yaml", {"CH3": CH3, "OH": OH}, by_type), atoms)
     assert mapping.topology.names == ["CH3", "OH"] * 2
     assert mapping.topology.bonds.tolist() == [[0, 1], [2, 3]]
 
 
 def test_centre_of_mass_and_sum_of_forces(tmp_path):
-    mapping = mapping_from_cgmap(write(tmp_path / "a.yaml", {"CH3": CH3, "OH": OH}, METHYL_FIRST), topology(*3 * [METHANOL]))
+    mapping = mapping_from_cgmap(
+        write(tmp_path / "a.yaml", {"CH3": CH3, "OH": OH}, METHYL_FIRST), topology(*3 * [METHANOL])
+    )
     x = np.random.default_rng(0).normal(size=(18, 3))
     masses = np.array([MASS[symbol] for symbol in METHANOL])
-    assert mapping.map_positions(x)[3] == pytest.approx(masses[4:] @ x[10:12] / masses[4:].sum(), rel=1e-4)
+    assert mapping.map_positions(x)[3] == pytest.approx(
+        masses[4:] @ x[10:12] / masses[4:].sum(), rel=1e-4
+    )
     assert mapping.map_forces(x)[2] == pytest.approx(x[6:10].sum(axis=0))
 
 
@@ -72,7 +96,9 @@ def test_anchor_inside_the_bead(tmp_path):
     """Negative indices, as in the documentation's second map of water."""
     kind = {"index": [-1, 0, 1], "x-weight": [16.0, 1.0, 1.0], "f-weight": [1.0, 1.0, 1.0]}
     system = [{"anchor": 1, "repeat": 4, "offset": 3, "sites": [["WAT", 0]]}]
-    mapping = mapping_from_cgmap(write(tmp_path / "a.yaml", {"WAT": kind}, system), topology(*4 * [WATER]))
+    mapping = mapping_from_cgmap(
+        write(tmp_path / "a.yaml", {"WAT": kind}, system), topology(*4 * [WATER])
+    )
     assert atoms_of(mapping) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
 
 
@@ -120,7 +146,10 @@ def test_nested_groups(tmp_path):
 def test_what_is_refused(tmp_path, types, system, message):
     types = {name: kind | types.get(name, {}) for name, kind in (("CH3", CH3), ("OH", OH))}
     with pytest.raises(MappingError, match=message) as caught:
-        mapping_from_cgmap(write(tmp_path / "a.yaml", types, METHYL_FIRST if system is None else system), topology(*3 * [METHANOL]))
+        mapping_from_cgmap(
+            write(tmp_path / "a.yaml", types, METHYL_FIRST if system is None else system),
+            topology(*3 * [METHANOL]),
+        )
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith(".")
 
@@ -128,8 +157,13 @@ def test_what_is_refused(tmp_path, types, system, message):
 def test_bead_of_two_molecules(tmp_path):
     pair = {"index": [0, 6], "x-weight": [12.0, 12.0], "f-weight": [1.0, 1.0]}
     system = [{"anchor": 0, "repeat": 1, "offset": 1, "sites": [["PAIR", 0]]}]
-    with pytest.raises(MappingError, match=r"site 0 \(PAIR\) takes atoms of molecules \[0, 1\]; keep a bead in one molecule"):
-        mapping_from_cgmap(write(tmp_path / "a.yaml", {"PAIR": pair}, system), topology(METHANOL, METHANOL))
+    with pytest.raises(
+        MappingError,
+        match=r"site 0 \(PAIR\) takes atoms of molecules \[0, 1\]; keep a bead in one molecule",
+    ):
+        mapping_from_cgmap(
+            write(tmp_path / "a.yaml", {"PAIR": pair}, system), topology(METHANOL, METHANOL)
+        )
 
 
 def test_files_that_are_none(tmp_path):

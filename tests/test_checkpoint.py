@@ -19,14 +19,20 @@ def test_checkpoint_round_trip(tmp_path, dtype):
     frames = make_frames(1, 12, noise=0.0)[0]
     graphs = FrameGraphs(frames, CUTOFF, fit_prior(frames, PriorConfig()))
     network = build_tensornet(SMALL, 2, 2.5)
-    save_checkpoint(tmp_path / "a.pt", network.to(dtype), SMALL, 2.5, "abc", ("A", "B"), {"seed": 1})
+    save_checkpoint(
+        tmp_path / "a.pt", network.to(dtype), SMALL, 2.5, "abc", ("A", "B"), {"seed": 1}
+    )
     state = torch.get_rng_state()
     again, content = load_checkpoint(tmp_path / "a.pt")
     assert torch.equal(state, torch.get_rng_state())
     assert content["training"] == {"seed": 1}
     assert ModelConfig.model_validate(content["model"]) == SMALL
-    assert {value.dtype for value in content["state"].values() if value.is_floating_point()} == {torch.float32}
-    for one, other in zip(predict(network.float(), graphs, [0]), predict(again, graphs, [0]), strict=True):
+    assert {value.dtype for value in content["state"].values() if value.is_floating_point()} == {
+        torch.float32
+    }
+    for one, other in zip(
+        predict(network.float(), graphs, [0]), predict(again, graphs, [0]), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
 
 
@@ -40,6 +46,14 @@ def test_foreign_checkpoints_are_refused(tmp_path):
     with pytest.raises(ModelFileError, match="is not a checkpoint"):
         load_checkpoint(tmp_path / "a.pt")
     network = build_tensornet(SMALL, 2, 2.5)
-    save_checkpoint(tmp_path / "a.pt", network, SMALL.model_copy(update={"channels": 16}), 2.5, "abc", ("A", "B"), {})
+    save_checkpoint(
+        tmp_path / "a.pt",
+        network,
+        SMALL.model_copy(update={"channels": 16}),
+        2.5,
+        "abc",
+        ("A", "B"),
+        {},
+    )
     with pytest.raises(ModelFileError, match="do not fit the model"):
         load_checkpoint(tmp_path / "a.pt")

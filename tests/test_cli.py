@@ -1,4 +1,6 @@
-"""The command line: help, version, and one sentence with exit code 2 for every kind of bad input."""
+"""The command line: help, version, and one sentence with exit code 2 for every kind of bad
+input.
+"""
 
 import shutil
 from pathlib import Path
@@ -26,7 +28,9 @@ def write(path: Path, data: dict) -> Path:
 
 
 def assert_refused(result, folder: Path, *words: str) -> None:
-    """Exit code 2, one sentence with these words, no traceback, no result and nothing half-written in the run folder."""
+    """Exit code 2, one sentence with these words, no traceback, no result and nothing
+    half-written in the run folder.
+    """
     assert result.exit_code == 2, result.output
     sentence = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(sentence) == 1, result.stderr
@@ -35,7 +39,14 @@ def assert_refused(result, folder: Path, *words: str) -> None:
         assert word in sentence[0]
     assert "Traceback" not in result.output
     left = {path.name for path in folder.rglob("*") if path.is_file()} if folder.exists() else set()
-    assert left <= {"run.yaml", "teach.log", "simulate.log", "export.log", "reference.log", "system.yaml"}
+    assert left <= {
+        "run.yaml",
+        "teach.log",
+        "simulate.log",
+        "export.log",
+        "reference.log",
+        "system.yaml",
+    }
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -68,13 +79,26 @@ def test_help_lists_the_stages():
 def test_version_reports_the_stack():
     result = cgkd("--version")
     assert result.returncode == 0
-    for word in ("openmm_cgkd", "torch ", torch.__version__.split("+")[0], "openmm ", "openmmtorch", "Reference", "CPU"):
+    for word in (
+        "openmm_cgkd",
+        "torch ",
+        torch.__version__.split("+")[0],
+        "openmm ",
+        "openmmtorch",
+        "Reference",
+        "CPU",
+    ):
         assert word in result.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "word"),
-    [(["teach", "run.yaml", "--epochz", "3"], "--epochz"), (["--no-such"], "--no-such"), (["dance"], "dance"), (["teach"], "RUN.yaml")],
+    [
+        (["teach", "run.yaml", "--epochz", "3"], "--epochz"),
+        (["--no-such"], "--no-such"),
+        (["dance"], "dance"),
+        (["teach"], "RUN.yaml"),
+    ],
 )
 def test_wrong_usage(arguments, word):
     result = call(*arguments)
@@ -86,7 +110,9 @@ def test_wrong_usage(arguments, word):
 def test_exit_code_of_the_real_command(tmp_path):
     result = cgkd("run", tmp_path / "run.yaml")
     assert result.returncode == 2
-    assert result.stderr.splitlines() == [f"error: {tmp_path / 'run.yaml'}: no such file; give the path of a YAML configuration."]
+    assert result.stderr.splitlines() == [
+        f"error: {tmp_path / 'run.yaml'}: no such file; give the path of a YAML configuration."
+    ]
     assert not list(tmp_path.iterdir())
 
 
@@ -118,7 +144,14 @@ def test_bad_run_file(tmp_path, small_run, field, value, words):
 
 
 @pytest.mark.parametrize(
-    ("text", "word"), [(None, "no such file"), ("a: [1", "YAML"), ("- 1", "mapping"), ("\x00", "YAML"), ("", "mapping")]
+    ("text", "word"),
+    [
+        (None, "no such file"),
+        ("a: [1", "YAML"),
+        ("- 1", "mapping"),
+        ("\x00", "YAML"),
+        ("", "mapping"),
+    ],
 )
 def test_not_a_run_file(tmp_path, text, word):
     path = tmp_path / "run.yaml"
@@ -135,7 +168,9 @@ def test_folder_that_is_a_file(tmp_path, small_run):
 
 
 def test_cutoff_above_half_the_box(tmp_path, small_run):
-    result = call("teach", write(tmp_path / "run.yaml", change(small_run, "model.cutoff", "1.0 nm")))
+    result = call(
+        "teach", write(tmp_path / "run.yaml", change(small_run, "model.cutoff", "1.0 nm"))
+    )
     assert_refused(result, tmp_path / "run", "cutoff of 1 nm", "1.9", "0.95")
 
 
@@ -150,10 +185,17 @@ def test_frames_without_forces(tmp_path, small_run, lj_frames):
 def test_nan_in_frames(tmp_path, small_run, lj_frames, monkeypatch):
     frames = read_frames(lj_frames)
     frames.forces[7, 3, 0] = float("nan")
-    monkeypatch.setattr("openmm_cgkd.frames.np.isfinite", lambda values: True)  # our writer refuses to write it
+    # our writer refuses to write it
+    monkeypatch.setattr("openmm_cgkd.frames.np.isfinite", lambda values: True)
     with FrameWriter(tmp_path / "frames.h5", frames.beads, frames.attributes) as writer:
         for k in range(len(frames)):
-            writer.append(frames.positions[k], frames.forces[k], frames.box[k], frames.time[k], int(frames.step[k]))
+            writer.append(
+                frames.positions[k],
+                frames.forces[k],
+                frames.box[k],
+                frames.time[k],
+                int(frames.step[k]),
+            )
     monkeypatch.undo()
     result = call("teach", write(tmp_path / "run.yaml", change(small_run, "frames", "frames.h5")))
     assert_refused(result, tmp_path / "run", "forces of frame 7")
@@ -177,7 +219,13 @@ def test_potential_that_is_not_ours(tmp_path, small_run, kind):
 
 def test_stage_before_its_input(tmp_path, small_run):
     path = write(tmp_path / "run.yaml", small_run)
-    for stage, needed in (("label", "teach"), ("distill", "label"), ("export", "distill"), ("simulate", "export"), ("compare", "simulate")):
+    for stage, needed in (
+        ("label", "teach"),
+        ("distill", "label"),
+        ("export", "distill"),
+        ("simulate", "export"),
+        ("compare", "simulate"),
+    ):
         result = call(stage, path)
         assert result.exit_code == 2
         assert f"'cgkd {needed}'" in result.stderr
@@ -190,7 +238,13 @@ def test_force_field_without_a_parameter(tmp_path, ethaline):
     data = yaml.safe_load(path.read_text())
     write(path, {**data, "molecules": [{**molecule, "count": 2} for molecule in data["molecules"]]})
     path = tmp_path / "system" / "forcefield.xml"
-    path.write_text("\n".join(line for line in path.read_text().splitlines() if not ("<Bond class1=" in line and "egC" in line)))
+    path.write_text(
+        "\n".join(
+            line
+            for line in path.read_text().splitlines()
+            if not ("<Bond class1=" in line and "egC" in line)
+        )
+    )
     result = call("reference", tmp_path / "system" / "system.yaml", "--folder", tmp_path / "out")
     assert result.exit_code == 2
     assert "no bond parameter" in result.stderr
@@ -228,7 +282,9 @@ def test_interrupt_says_how_to_go_on(tmp_path, small_run, monkeypatch):
 
 def test_folder_option_puts_results_elsewhere(tmp_path, small_run, monkeypatch):
     seen = []
-    monkeypatch.setattr("openmm_cgkd.training.teach.train_teachers", lambda run: seen.append(run.run_folder) or [])
+    monkeypatch.setattr(
+        "openmm_cgkd.training.teach.train_teachers", lambda run: seen.append(run.run_folder) or []
+    )
     path = write(tmp_path / "run.yaml", small_run)
     monkeypatch.chdir(tmp_path)
     assert call("teach", path).exit_code == 0

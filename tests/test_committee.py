@@ -19,7 +19,14 @@ from openmm_cgkd.frames import read_frames
 from openmm_cgkd.potential.tensornet import TensorNetEnergies
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.runtime.cgpotential import bead_topology_to_openmm
-from openmm_cgkd.runtime.committee import Committee, CommitteeReporter, EnsemblePotential, SpreadRange, export_members, labelled_range
+from openmm_cgkd.runtime.committee import (
+    Committee,
+    CommitteeReporter,
+    EnsemblePotential,
+    SpreadRange,
+    export_members,
+    labelled_range,
+)
 from openmm_cgkd.runtime.simulate import run_dynamics
 
 TYPES, POSITIONS = liquid()
@@ -32,7 +39,11 @@ def members(tmp_path_factory):
     files = []
     for k, scale in enumerate((20.0, 30.0, 55.0)):
         network = TensorNetEnergies(torchmd_network(scale))
-        files.append(export_potential(folder / f"{k}.pt", network, PRIOR, metadata(), TYPES, POSITIONS, CUBIC))
+        files.append(
+            export_potential(
+                folder / f"{k}.pt", network, PRIOR, metadata(), TYPES, POSITIONS, CUBIC
+            )
+        )
     return files
 
 
@@ -42,7 +53,9 @@ def topology():
 
 
 def energy_and_forces(system, positions=POSITIONS, platform="CPU"):
-    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform(platform))
+    context = openmm.Context(
+        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform(platform)
+    )
     context.setPositions(positions)
     state = context.getState(energy=True, forces=True)
     return state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value
@@ -59,28 +72,46 @@ def member_forces(file, positions=POSITIONS):
 
 @pytest.mark.parametrize("platform", ["Reference", "CPU"])
 def test_ensemble_is_the_mean_of_its_members(members, topology, platform):
-    energy, forces = energy_and_forces(EnsemblePotential(members).createSystem(topology), platform=platform)
+    energy, forces = energy_and_forces(
+        EnsemblePotential(members).createSystem(topology), platform=platform
+    )
     energies, expected = zip(*map(member_forces, members), strict=True)
     assert energy == pytest.approx(np.mean(energies), rel=1e-5)
-    np.testing.assert_allclose(forces, np.mean(expected, axis=0), atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        forces, np.mean(expected, axis=0), atol=1e-4 * np.abs(expected).max()
+    )
 
 
 def test_ensemble_system_is_as_the_members(members, topology):
-    system, single = EnsemblePotential(members).createSystem(topology), CGPotential(members[0]).createSystem(topology)
-    assert [system.getParticleMass(k) for k in range(30)] == [single.getParticleMass(k) for k in range(30)]
+    system, single = (
+        EnsemblePotential(members).createSystem(topology),
+        CGPotential(members[0]).createSystem(topology),
+    )
+    assert [system.getParticleMass(k) for k in range(30)] == [
+        single.getParticleMass(k) for k in range(30)
+    ]
     assert system.usesPeriodicBoundaryConditions()
-    np.testing.assert_allclose([list(row._value) for row in system.getDefaultPeriodicBoxVectors()], CUBIC)
+    np.testing.assert_allclose(
+        [list(row._value) for row in system.getDefaultPeriodicBoxVectors()], CUBIC
+    )
     assert any(isinstance(force, openmm.CMMotionRemover) for force in system.getForces())
-    moved = POSITIONS + np.random.default_rng(1).integers(-2, 3, (30, 3)) @ CUBIC  # whole box vectors change nothing
-    assert energy_and_forces(system, moved)[0] == pytest.approx(energy_and_forces(system)[0], rel=1e-5)
+    # whole box vectors change nothing
+    moved = POSITIONS + np.random.default_rng(1).integers(-2, 3, (30, 3)) @ CUBIC
+    assert energy_and_forces(system, moved)[0] == pytest.approx(
+        energy_and_forces(system)[0], rel=1e-5
+    )
     open_box = bead_topology_to_openmm(beads(TYPES))
-    assert not EnsemblePotential(members[:2]).createSystem(open_box).usesPeriodicBoundaryConditions()
+    assert (
+        not EnsemblePotential(members[:2]).createSystem(open_box).usesPeriodicBoundaryConditions()
+    )
 
 
 def test_spread_is_that_of_the_members_and_follows_the_box(members, topology):
     committee = Committee(members, topology, platform="CPU")
     expected = np.array([member_forces(file)[1] for file in members])
-    np.testing.assert_allclose(committee.forces(POSITIONS), expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        committee.forces(POSITIONS), expected, atol=1e-4 * np.abs(expected).max()
+    )
     spread = np.sqrt(((expected - expected.mean(axis=0)) ** 2).sum(axis=0).mean(axis=1) / 2)
     np.testing.assert_allclose(committee.spread(POSITIONS), spread, rtol=1e-3, atol=1e-3)
     wide = committee.spread(POSITIONS, 3 * CUBIC * openmm.unit.nanometer)
@@ -90,7 +121,9 @@ def test_spread_is_that_of_the_members_and_follows_the_box(members, topology):
 def dynamics(members, topology, reporters, steps):
     """Positions after some steps of constant-energy dynamics with the first member."""
     system = CGPotential(members[0]).createSystem(topology)
-    simulation = app.Simulation(topology, system, openmm.VerletIntegrator(0.0005), openmm.Platform.getPlatform("Reference"))
+    simulation = app.Simulation(
+        topology, system, openmm.VerletIntegrator(0.0005), openmm.Platform.getPlatform("Reference")
+    )
     simulation.context.setPositions(POSITIONS)
     simulation.reporters.extend(reporters)
     simulation.step(steps)
@@ -109,8 +142,12 @@ def test_reporter_writes_the_spread_and_leaves_the_dynamics_alone(members, topol
     assert [float(row["time (ps)"]) for row in rows] == pytest.approx([0.002, 0.004, 0.006])
     spread = committee.spread(end)
     for kind, name in enumerate(NAMES):
-        assert float(rows[-1][f"{name} mean (kJ/mol/nm)"]) == pytest.approx(spread[kind == TYPES].mean(), rel=1e-3)
-        assert float(rows[-1][f"{name} largest (kJ/mol/nm)"]) == pytest.approx(spread[kind == TYPES].max(), rel=1e-3)
+        assert float(rows[-1][f"{name} mean (kJ/mol/nm)"]) == pytest.approx(
+            spread[kind == TYPES].mean(), rel=1e-3
+        )
+        assert float(rows[-1][f"{name} largest (kJ/mol/nm)"]) == pytest.approx(
+            spread[kind == TYPES].max(), rel=1e-3
+        )
 
 
 def test_leaving_the_known_range(members, topology, tmp_path, caplog):
@@ -127,7 +164,10 @@ def test_leaving_the_known_range(members, topology, tmp_path, caplog):
     dynamics(members, topology, [reporter(0.5, "warn")], 3)
     assert len(caplog.records) == 3  # once per bead type
     assert "outside of what the student has learnt" in caplog.text
-    with pytest.raises(SimulationError, match=r"stopped at step 1 .*disagreement on average of type \w+ is .* above 0.5 times the"):
+    with pytest.raises(
+        SimulationError,
+        match=r"stopped at step 1 .*disagreement on average of type \w+ is .* above 0.5 times the",
+    ):
         dynamics(members, topology, [reporter(0.5, "stop")], 3)
 
 
@@ -164,7 +204,15 @@ def test_bad_members(members, topology, tmp_path):
     with pytest.raises(SimulationError, match="Platform Abacus cannot run the committee"):
         Committee(members, topology, platform="Abacus")
     other = metadata(masses=[1.0, 2.0, 3.0])
-    file = export_potential(tmp_path / "other.pt", TensorNetEnergies(torchmd_network()), PRIOR, other, TYPES, POSITIONS, CUBIC)
+    file = export_potential(
+        tmp_path / "other.pt",
+        TensorNetEnergies(torchmd_network()),
+        PRIOR,
+        other,
+        TYPES,
+        POSITIONS,
+        CUBIC,
+    )
     with pytest.raises(ModelFileError, match="other bead types or masses"):
         EnsemblePotential([members[0], file])
 
@@ -178,12 +226,22 @@ def test_teachers_of_a_run(finished_run):
     assert [file.parent.name for file in files] == ["00", "01"]
     stamps = [file.stat().st_mtime_ns for file in files]
     assert [file.stat().st_mtime_ns for file in export_members(run, frames)] == stamps  # made once
-    committee = Committee(files, bead_topology_to_openmm(frames.beads, frames.box[3]), platform="CPU")
+    committee = Committee(
+        files, bead_topology_to_openmm(frames.beads, frames.box[3]), platform="CPU"
+    )
     with h5py.File(RunFolder(run).labels) as labels:
         expected = labels["force_spread"][3]
-    # the labels are of the networks alone, and the prior, which all share, takes no part in the spread
-    np.testing.assert_allclose(committee.spread(frames.positions[3].astype(float)), expected, rtol=1e-2, atol=1e-3 * expected.max())
+    # the labels are of the networks alone, and the prior, which all share, takes no part in the
+    # spread
+    np.testing.assert_allclose(
+        committee.spread(frames.positions[3].astype(float)),
+        expected,
+        rtol=1e-2,
+        atol=1e-3 * expected.max(),
+    )
     known = labelled_range(run, frames)
     assert set(known.largest) == {"A", "B"}
     assert known.largest["A"] >= expected[frames.beads.types == 0].max() - 1e-5
-    assert json.loads((RunFolder(run).root / "stages" / "export-teacher-00.json").read_text())["checkpoint"]
+    assert json.loads((RunFolder(run).root / "stages" / "export-teacher-00.json").read_text())[
+        "checkpoint"
+    ]

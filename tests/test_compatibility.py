@@ -11,7 +11,12 @@ from openmm_cgkd import CGPotential
 from openmm_cgkd.exceptions import CompatibilityError, ConfigError
 from openmm_cgkd.platforms import platforms
 from openmm_cgkd.runtime import compatibility
-from openmm_cgkd.runtime.compatibility import check_python_force, check_stack, choose_engine, stack_report
+from openmm_cgkd.runtime.compatibility import (
+    check_python_force,
+    check_stack,
+    choose_engine,
+    stack_report,
+)
 
 
 @pytest.fixture
@@ -41,7 +46,14 @@ def test_this_stack_fits():
 
 @pytest.mark.parametrize(
     ("name", "found"),
-    [("torch", "2.10.0"), ("torch", "2.8.1+cu128"), ("torch", "3.0"), ("openmm", "8.5.2"), ("openmm", "8.3.1"), ("openmmtorch", "1.4")],
+    [
+        ("torch", "2.10.0"),
+        ("torch", "2.8.1+cu128"),
+        ("torch", "3.0"),
+        ("openmm", "8.5.2"),
+        ("openmm", "8.3.1"),
+        ("openmmtorch", "1.4"),
+    ],
 )
 def test_wrong_version_gets_the_install_command(pretend, name, found):
     pretend(**{name: found})
@@ -88,7 +100,12 @@ def test_python_force_takes_over_where_torch_force_cannot_run(pretend, caplog):
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"), [({}, "openmm 8.4"), ({"openmm": "8.5", "torch": "2.8"}, "torch 2.8"), ({"openmm": None}, "openmm is not")]
+    ("changes", "sentence"),
+    [
+        ({}, "openmm 8.4"),
+        ({"openmm": "8.5", "torch": "2.8"}, "torch 2.8"),
+        ({"openmm": None}, "openmm is not"),
+    ],
 )
 def test_python_force_needs_a_newer_openmm(pretend, changes, sentence):
     pretend(**changes)
@@ -107,33 +124,44 @@ def test_engines_that_cannot_run_or_do_not_exist():
 
 
 def python(script):
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
 
 
 def test_importing_the_package_imports_no_torch():
-    result = python("import sys, openmm_cgkd; sys.exit('torch' in sys.modules or 'openmm' in sys.modules)")
+    result = python(
+        "import sys, openmm_cgkd; sys.exit('torch' in sys.modules or 'openmm' in sys.modules)"
+    )
     assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize(
-    ("before", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "100"}, "None")]
+    ("before", "expected"),
+    [
+        ({}, "PASSIVE"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
+        ({"GOMP_SPINCOUNT": "100"}, "None"),
+    ],
 )
 def test_waiting_threads_sleep_unless_the_user_says_otherwise(monkeypatch, before, expected):
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in before.items():
         monkeypatch.setenv(name, value)
-    assert python("import os, openmm_cgkd; print(os.environ.get('OMP_WAIT_POLICY'))").stdout.strip() == expected
+    assert (
+        python("import os, openmm_cgkd; print(os.environ.get('OMP_WAIT_POLICY'))").stdout.strip()
+        == expected
+    )
 
 
 def test_openmm_may_be_imported_first():
     # OpenMM loads plug-ins on import, and openmmtorch's do not load before torch
     result = python(
-        "import openmm\n"
-        "from openmm_cgkd.runtime.compatibility import import_torch_force\n"
-        "import_torch_force()\n"
-        "names = [openmm.Platform.getPlatform(k) for k in range(openmm.Platform.getNumPlatforms())]\n"
-        "print([p.getName() for p in names if p.supportsKernels(['CalcTorchForce'])])"
+        "import openmm\nfrom openmm_cgkd.runtime.compatibility import"
+        " import_torch_force\nimport_torch_force()\nnames = [openmm.Platform.getPlatform(k) for k"
+        " in range(openmm.Platform.getNumPlatforms())]\nprint([p.getName() for p in names if"
+        " p.supportsKernels(['CalcTorchForce'])])"
     )
     assert result.returncode == 0, result.stderr
     assert "'Reference', 'CPU'" in result.stdout

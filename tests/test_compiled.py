@@ -21,11 +21,19 @@ _CALLER = "print(len(cells.neighbour_list(positions, 3 * np.eye(3), 1.0).column)
 
 
 def test_caller_of_a_parallel_function_that_was_on_disk(tmp_path):
-    """Compiled one after the other by two processes, as when the first is killed; a third has both from disk."""
+    """Compiled one after the other by two processes, as when the first is killed; a third has
+    both from disk.
+    """
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     found = []
     for step in (_PARALLEL, _CALLER, _CALLER):
-        result = subprocess.run([sys.executable, "-c", _SETUP + step], env=environment, capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            [sys.executable, "-c", _SETUP + step],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert result.returncode == 0, result.stderr
         found.append(int(result.stdout))
     assert found == 3 * [found[0]]

@@ -36,30 +36,99 @@ def test_ethaline():
 @pytest.mark.parametrize(
     ("kind", "data", "path", "value", "message"),
     [
-        (SystemConfig, SYSTEM, "temperature", 363.15, "temperature: got 363.15 without a unit; write for example '363.15 kelvin'"),
-        (SystemConfig, SYSTEM, "temperature", "363 nm", "temperature: got '363 nm', which does not convert to kelvin"),
+        (
+            SystemConfig,
+            SYSTEM,
+            "temperature",
+            363.15,
+            "temperature: got 363.15 without a unit; write for example '363.15 kelvin'",
+        ),
+        (
+            SystemConfig,
+            SYSTEM,
+            "temperature",
+            "363 nm",
+            "temperature: got '363 nm', which does not convert to kelvin",
+        ),
         (SystemConfig, SYSTEM, "temperature", "-3 kelvin", "temperature: got .*greater than 0"),
-        (SystemConfig, SYSTEM, "temprature", "363 kelvin", "temprature: unknown field; check the spelling or remove it"),
+        (
+            SystemConfig,
+            SYSTEM,
+            "temprature",
+            "363 kelvin",
+            "temprature: unknown field; check the spelling or remove it",
+        ),
         (SystemConfig, SYSTEM, "reference.timestp", "4 fs", r"reference\.timestp: unknown field"),
-        (SystemConfig, SYSTEM, "reference.timestep", 4, r"reference\.timestep: got 4 without a unit"),
-        (SystemConfig, SYSTEM, "molecules.0.count", 0, r"molecules\.0\.count: got 0: input should be greater than 0"),
+        (
+            SystemConfig,
+            SYSTEM,
+            "reference.timestep",
+            4,
+            r"reference\.timestep: got 4 without a unit",
+        ),
+        (
+            SystemConfig,
+            SYSTEM,
+            "molecules.0.count",
+            0,
+            r"molecules\.0\.count: got 0: input should be greater than 0",
+        ),
         (SystemConfig, SYSTEM, "molecules.1.name", "CHO", "molecule names repeat"),
-        (SystemConfig, SYSTEM, "beads.2.molecule", "GLY", "bead EGL belongs to molecule GLY, which is not among"),
+        (
+            SystemConfig,
+            SYSTEM,
+            "beads.2.molecule",
+            "GLY",
+            "bead EGL belongs to molecule GLY, which is not among",
+        ),
         (SystemConfig, SYSTEM, "beads", [], "beads: .*at least 1 item"),
-        (RunConfig, RUN, "student.weights", {"force": 0, "bead_energy": 0}, "all loss weights are 0"),
+        (
+            RunConfig,
+            RUN,
+            "student.weights",
+            {"force": 0, "bead_energy": 0},
+            "all loss weights are 0",
+        ),
         (
             RunConfig,
             {**RUN, "student": {"training": {"batch_size": 1}}},
             "student.weights",
             {"energy": 0.1},
-            "weights.energy compares the frames of a batch, and batch_size is 1; set batch_size to 2",
+            (
+                "weights.energy compares the frames of a batch, and batch_size is 1; set batch_size"
+                " to 2"
+            ),
         ),
         (RunConfig, RUN, "student.targets", "noisy", "mapped all-atom frames carry no CG energy"),
         (RunConfig, RUN, "student.targets", "best", r"student\.targets: got 'best'"),
-        (RunConfig, RUN, "student.training", {"batch_size": 4, "devices": 3}, "batch_size 4 is not a multiple of devices 3"),
-        (RunConfig, RUN, "student.training", {"ema_decay": 1}, r"student\.training\.ema_decay: got 1: input should be less than 1"),
-        (RunConfig, {**RUN, "teachers": {"count": 1}}, "student.spread_weights", True, "one teacher has no spread.*count to 2 or more"),
-        (RunConfig, {**RUN, "teachers": {"count": 1}}, "student.on_policy.rounds", 1, "one teacher has no spread.*count to 2 or more"),
+        (
+            RunConfig,
+            RUN,
+            "student.training",
+            {"batch_size": 4, "devices": 3},
+            "batch_size 4 is not a multiple of devices 3",
+        ),
+        (
+            RunConfig,
+            RUN,
+            "student.training",
+            {"ema_decay": 1},
+            r"student\.training\.ema_decay: got 1: input should be less than 1",
+        ),
+        (
+            RunConfig,
+            {**RUN, "teachers": {"count": 1}},
+            "student.spread_weights",
+            True,
+            "one teacher has no spread.*count to 2 or more",
+        ),
+        (
+            RunConfig,
+            {**RUN, "teachers": {"count": 1}},
+            "student.on_policy.rounds",
+            1,
+            "one teacher has no spread.*count to 2 or more",
+        ),
         (
             RunConfig,
             {**RUN, "student": {"targets": "noisy", "weights": {"bead_energy": 0}}},
@@ -72,10 +141,28 @@ def test_ethaline():
         (RunConfig, RUN, "seed", 0, "seed: got 0"),
         (RunConfig, RUN, "teachers.count", "many", r"teachers\.count: got 'many'"),
         (RunConfig, RUN, "simulation.timestep", 5, r"simulation\.timestep: got 5 without a unit"),
-        (RunConfig, RUN, "simulation.committee", {"interval": 1}, r"simulation\.committee\.interval: got 1 without a unit"),
+        (
+            RunConfig,
+            RUN,
+            "simulation.committee",
+            {"interval": 1},
+            r"simulation\.committee\.interval: got 1 without a unit",
+        ),
         (RunConfig, RUN, "execution.backend", "slurm", r"execution\.backend: got 'slurm'"),
-        (RunConfig, RUN, "execution.accelerators", [0, 1], "accelerators and slurm are for backend parsl, got backend local"),
-        (RunConfig, RUN, "execution", {"backend": "parsl", "slurm": {"walltime": "1 day"}}, r"slurm\.walltime: got '1 day'"),
+        (
+            RunConfig,
+            RUN,
+            "execution.accelerators",
+            [0, 1],
+            "accelerators and slurm are for backend parsl, got backend local",
+        ),
+        (
+            RunConfig,
+            RUN,
+            "execution",
+            {"backend": "parsl", "slurm": {"walltime": "1 day"}},
+            r"slurm\.walltime: got '1 day'",
+        ),
     ],
 )
 def test_mistakes(kind, data, path, value, message):
@@ -95,7 +182,12 @@ def test_missing_field(field):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("name: [unclosed", "cannot be read as YAML"), ("- 1\n- 2\n", "expected a mapping"), ("", "expected a mapping"), ("\x00", "YAML")],
+    [
+        ("name: [unclosed", "cannot be read as YAML"),
+        ("- 1\n- 2\n", "expected a mapping"),
+        ("", "expected a mapping"),
+        ("\x00", "YAML"),
+    ],
 )
 def test_not_a_configuration(tmp_path, text, message):
     path = tmp_path / "system.yaml"
@@ -136,7 +228,9 @@ def test_dump_into_another_folder_points_to_the_same_files(tmp_path):
     folder.joinpath("system.yaml").write_text(dump(config, folder))
     again = load_system(folder / "system.yaml")
     assert again.path(again.force_field) == ETHALINE / "forcefield.xml"
-    assert [again.path(m.structure) for m in again.molecules] == [config.path(m.structure) for m in config.molecules]
+    assert [again.path(m.structure) for m in again.molecules] == [
+        config.path(m.structure) for m in config.molecules
+    ]
     assert again.reference == config.reference
 
 

@@ -41,7 +41,8 @@ def test_consistency_of_a_network(network, frames):
     check = check_consistency(network, CUTOFF, frames, np.arange(16, 20))
     assert check.components == 36
     assert 0 < check.rms_error <= check.max_error < 1e-5
-    assert next(network.parameters()).dtype == torch.float32  # a copy was converted, not the network
+    # a copy was converted, not the network
+    assert next(network.parameters()).dtype == torch.float32
 
 
 def test_wrong_forces_are_detected(network, frames):
@@ -51,7 +52,9 @@ def test_wrong_forces_are_detected(network, frames):
 
 
 def test_jump_at_the_cutoff_is_detected(network, frames):
-    """Pairs cut where their energy is not yet zero: the bead and its neighbour cross the edge when displaced."""
+    """Pairs cut where their energy is not yet zero: the bead and its neighbour cross the edge
+    when displaced.
+    """
     delta = frames.positions[16, 1:].astype(float) - frames.positions[16, 0]
     delta -= np.round(delta @ np.linalg.inv(frames.box[16])) @ frames.box[16]
     nearest = float(np.linalg.norm(delta, axis=1).min())

@@ -16,7 +16,15 @@ def frames_of(forces: np.ndarray, time: np.ndarray | None = None) -> Frames:
     n, n_beads = forces.shape[:2]
     beads = BeadTopology(("A",), np.zeros(n_beads, dtype=int), np.ones(n_beads), np.arange(n_beads))
     time = INTERVAL * np.arange(n) if time is None else time
-    return Frames(np.zeros_like(forces), forces.astype("f4"), np.tile(3 * np.eye(3), (n, 1, 1)), time, np.arange(n), beads, {})
+    return Frames(
+        np.zeros_like(forces),
+        forces.astype("f4"),
+        np.tile(3 * np.eye(3), (n, 1, 1)),
+        time,
+        np.arange(n),
+        beads,
+        {},
+    )
 
 
 def autoregressive(n: int, n_beads: int, phi: float) -> np.ndarray:
@@ -43,7 +51,9 @@ def test_autoregressive_process(phi):
 
 
 def test_independent_forces():
-    result = ForceAutocorrelation().compute(frames_of(np.random.default_rng(2).normal(size=(2000, 50, 3))))
+    result = ForceAutocorrelation().compute(
+        frames_of(np.random.default_rng(2).normal(size=(2000, 50, 3)))
+    )
     assert result.values[1:10] == pytest.approx(np.zeros(9), abs=0.01)
     assert result.integrated_time == pytest.approx(INTERVAL / 2, rel=0.02)
     assert result.independent_stride == 1
@@ -53,7 +63,9 @@ def test_bounded_momentum():
     """A force that swings back, as every force on a bead does, still has a correlation time."""
     omega, k = 2 * np.pi / 40, np.arange(2000)
     phases = np.random.default_rng(3).uniform(0, 2 * np.pi, size=(200, 3))
-    result = ForceAutocorrelation(max_lag=100).compute(frames_of(np.cos(omega * k[:, None, None] + phases)))
+    result = ForceAutocorrelation(max_lag=100).compute(
+        frames_of(np.cos(omega * k[:, None, None] + phases))
+    )
     assert result.values[:100] == pytest.approx(np.cos(omega * np.arange(100)), abs=0.02)
     # the integral of the cosine over its first quarter; over whole periods it would be zero
     assert result.integrated_time == pytest.approx(INTERVAL / omega, rel=0.02)
@@ -61,7 +73,10 @@ def test_bounded_momentum():
 
 def test_pieces_give_the_same_as_the_whole():
     frames = frames_of(autoregressive(700, 5, 0.8))
-    whole, pieces = ForceAutocorrelation(max_lag=60).compute(frames), ForceAutocorrelation(max_lag=60)
+    whole, pieces = (
+        ForceAutocorrelation(max_lag=60).compute(frames),
+        ForceAutocorrelation(max_lag=60),
+    )
     for first, last in ((0, 1), (1, 30), (30, 250), (250, 700)):
         pieces.compute(frames[first:last])
     assert pieces.values == pytest.approx(whole.values, abs=1e-5)
@@ -103,10 +118,15 @@ def test_what_has_no_autocorrelation():
         _ = ForceAutocorrelation().compute(frames_of(np.zeros((10, 5, 3)))).values
     uneven = INTERVAL * np.arange(100)
     uneven[50:] += INTERVAL / 4
-    with pytest.raises(AnalysisError, match=r"Frames are 0\.05 to 0\.0625 ps apart, with 0 longer gaps; .* even spacing"):
+    with pytest.raises(
+        AnalysisError,
+        match=r"Frames are 0\.05 to 0\.0625 ps apart, with 0 longer gaps; .* even spacing",
+    ):
         _ = ForceAutocorrelation().compute(frames_of(forces, uneven)).integrated_time
     mostly_gaps = np.cumsum(INTERVAL * np.array([10, 1, 10] * 33 + [1]))
-    with pytest.raises(AnalysisError, match=r"Frames are 0\.05 to 0\.05 ps apart, with 65 longer gaps"):
+    with pytest.raises(
+        AnalysisError, match=r"Frames are 0\.05 to 0\.05 ps apart, with 65 longer gaps"
+    ):
         _ = ForceAutocorrelation().compute(frames_of(forces, mostly_gaps)).integrated_time
     with pytest.raises(AnalysisError, match="Frames are 0 to 0 ps apart"):
         _ = ForceAutocorrelation().compute(frames_of(forces, np.zeros(100))).integrated_time

@@ -14,7 +14,14 @@ from openmm_cgkd.exceptions import FramesError, TrainingError
 from openmm_cgkd.potential.model import energies_and_forces
 from openmm_cgkd.potential.prior import fit_prior
 from openmm_cgkd.potential.tensornet import build_tensornet
-from openmm_cgkd.training.data import FrameGraphs, GraphDataset, Targets, load_frames, load_prior, mapped_targets
+from openmm_cgkd.training.data import (
+    FrameGraphs,
+    GraphDataset,
+    Targets,
+    load_frames,
+    load_prior,
+    mapped_targets,
+)
 from openmm_cgkd.training.predict import predict
 
 
@@ -33,7 +40,9 @@ def test_batch_of_frames_equals_single_frames(graphs):
     forces, energies = predict(network, graphs, [3, 7, 8])
     for k, index in enumerate((3, 7, 8)):
         e, f = energies_and_forces(network, *graphs.batch([index]).graph)
-        np.testing.assert_allclose(f.numpy(), forces[k], rtol=1e-4, atol=1e-4 * np.abs(forces).max())
+        np.testing.assert_allclose(
+            f.numpy(), forces[k], rtol=1e-4, atol=1e-4 * np.abs(forces).max()
+        )
         np.testing.assert_allclose(e.detach().numpy(), energies[k], rtol=1e-4, atol=1e-5)
 
 
@@ -42,7 +51,9 @@ def test_positions_of_any_image_give_the_same_graph(frames, graphs):
     moved = frames.positions.astype(float) + image @ frames.box[0]
     network = build_tensornet(SMALL, 2, 2.5)
     expected, _ = predict(network, graphs, [0])
-    elsewhere = FrameGraphs(dataclasses.replace(frames, positions=moved), CUTOFF, fit_prior(frames, PriorConfig()))
+    elsewhere = FrameGraphs(
+        dataclasses.replace(frames, positions=moved), CUTOFF, fit_prior(frames, PriorConfig())
+    )
     got, _ = predict(network, elsewhere, [0])
     np.testing.assert_allclose(got, expected, atol=1e-3 * np.abs(expected).max())
 
@@ -55,15 +66,26 @@ def test_targets_plus_prior_are_the_mapped_forces(frames, graphs):
     delta -= np.round(delta @ np.linalg.inv(box)) @ box
     distance = np.linalg.norm(delta, axis=-1) + 10 * np.eye(len(delta))
     types = frames.beads.types
-    size = np.where(distance < CUTOFF, scale * np.exp(a * (np.array(prior.contact)[types[:, None], types[None]] - distance)), 0)
+    size = np.where(
+        distance < CUTOFF,
+        scale * np.exp(a * (np.array(prior.contact)[types[:, None], types[None]] - distance)),
+        0,
+    )
     expected = frames.forces[k] - (size[..., None] * delta / distance[..., None]).sum(1)
-    np.testing.assert_allclose(mapped_targets(graphs).forces[k], expected, rtol=1e-4, atol=1e-3 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        mapped_targets(graphs).forces[k], expected, rtol=1e-4, atol=1e-3 * np.abs(expected).max()
+    )
 
 
 def test_batch_holds_targets_in_the_asked_precision(frames, graphs):
     random = np.random.default_rng(2)
-    forces, energies, weights = random.normal(size=frames.forces.shape), *random.random((2, *frames.forces.shape[:2]))
-    batch = GraphDataset(graphs, Targets(forces, energies, weights), np.arange(12), torch.float64).collate([5, 2])
+    forces, energies, weights = (
+        random.normal(size=frames.forces.shape),
+        *random.random((2, *frames.forces.shape[:2])),
+    )
+    batch = GraphDataset(
+        graphs, Targets(forces, energies, weights), np.arange(12), torch.float64
+    ).collate([5, 2])
     np.testing.assert_array_equal(batch.forces.numpy(), forces[[5, 2]].reshape(-1, 3))
     np.testing.assert_array_equal(batch.energies.numpy(), energies[[5, 2]].reshape(-1))
     np.testing.assert_array_equal(batch.force_weights.numpy(), weights[[5, 2]].reshape(-1))
@@ -72,7 +94,10 @@ def test_batch_holds_targets_in_the_asked_precision(frames, graphs):
     assert batch.types.dtype == torch.int64
     whole = (batch.mapped - batch.prior).numpy().reshape(2, -1, 3)
     np.testing.assert_allclose(whole, mapped_targets(graphs).forces[[5, 2]], rtol=1e-5, atol=1e-3)
-    with pytest.raises(FramesError, match=r"Targets have shape \(5, 12, 3\), frames \(12, 12, 3\); run .cgkd label. again"):
+    with pytest.raises(
+        FramesError,
+        match=r"Targets have shape \(5, 12, 3\), frames \(12, 12, 3\); run .cgkd label. again",
+    ):
         GraphDataset(graphs, Targets(forces[:5]), np.arange(5))
 
 
@@ -82,7 +107,10 @@ def test_max_frames_thins_evenly(tmp_path, frames):
 
 
 def test_nan_is_an_error_that_names_the_frame(frames):
-    for name, message in (("positions", "positions of frame 6"), ("forces", "target forces of frame 6")):
+    for name, message in (
+        ("positions", "positions of frame 6"),
+        ("forces", "target forces of frame 6"),
+    ):
         values = getattr(frames, name).copy()
         values[6, 2, 1] = np.nan
         broken = dataclasses.replace(frames, **{name: values})
@@ -110,6 +138,10 @@ def test_true_forces_of_the_test_case_are_a_gradient():
         shift = np.zeros(start.size)
         shift[component] = step
         shift = shift.reshape(start.shape)
-        rows.append(((true_forces(start + shift, types) - true_forces(start - shift, types)) / (2 * step)).reshape(-1))
+        rows.append(
+            (
+                (true_forces(start + shift, types) - true_forces(start - shift, types)) / (2 * step)
+            ).reshape(-1)
+        )
     jacobian = np.array(rows)
     np.testing.assert_allclose(jacobian, jacobian.T, atol=1e-4 * np.abs(jacobian).max())

@@ -20,7 +20,10 @@ from openmm_cgkd.training.predict import predict
 
 TINY = {"channels": 4, "layers": 0, "cutoff": "0.8 nm", "radial_functions": 8}
 MIXES = {"F": (1, 0, 0), "F+E": (1, 1, 0), "F+e": (1, 0, 1)}
-VARIANTS = [("noisy", "F"), *((targets, mix) for targets in ("single", "ensemble") for mix in MIXES)]
+VARIANTS = [
+    ("noisy", "F"),
+    *((targets, mix) for targets in ("single", "ensemble") for mix in MIXES),
+]
 
 
 @pytest.mark.parametrize(("targets", "mix"), VARIANTS)
@@ -40,7 +43,11 @@ def test_every_variant_of_the_student_trains(own_labelled_run, targets, mix):
     labels = load_labels(RunFolder(run).labels, frames)
     graphs = FrameGraphs(frames, 0.8, load_prior(RunFolder(run).prior))
     split = split_run(run, frames)
-    wanted = {"noisy": frames.forces - graphs.prior_forces, "single": labels.single_forces, "ensemble": labels.forces}[targets]
+    wanted = {
+        "noisy": frames.forces - graphs.prior_forces,
+        "single": labels.single_forces,
+        "ensemble": labels.forces,
+    }[targets]
     error = predict(network, graphs, split.validation)[0] - wanted[split.validation]
     assert float(row["label_rmse"]) == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-3)
 
@@ -55,7 +62,9 @@ def test_student_cutoff_is_checked(labelled_run):
 
 
 def test_weights_follow_the_spread(labelled_run):
-    """Weights are the inverse variance of a common and an individual error, to a constant factor that makes their mean 1."""
+    """Weights are the inverse variance of a common and an individual error, to a constant
+    factor that makes their mean 1.
+    """
     random = np.random.default_rng(0)
     spread, training = random.gamma(2.0, 20.0, size=(30, 12)), np.arange(20)
     weights = spread_weights(spread, training)
@@ -71,5 +80,9 @@ def test_weights_follow_the_spread(labelled_run):
     plain = _label_targets(run, [labels], split.training)
     assert plain.force_weights is plain.energy_weights is None
     weighted = _label_targets(change_student(run, spread_weights=True), [labels], split.training)
-    np.testing.assert_allclose(weighted.force_weights, spread_weights(labels.force_spread, split.training))
-    np.testing.assert_allclose(weighted.energy_weights, spread_weights(labels.energy_spread, split.training))
+    np.testing.assert_allclose(
+        weighted.force_weights, spread_weights(labels.force_spread, split.training)
+    )
+    np.testing.assert_allclose(
+        weighted.energy_weights, spread_weights(labels.energy_spread, split.training)
+    )

@@ -12,7 +12,11 @@ from openmm_cgkd.exceptions import AnalysisError
 def test_first_peak_of_an_analytic_curve(bins):
     r = (np.arange(bins) + 0.5) * 1.3 / bins
     wall = 1 / (1 + np.exp(-(r - 0.3) / 0.01))
-    g = wall * (1 + 2.0 * np.exp(-0.5 * ((r - 0.42) / 0.04) ** 2) + 0.5 * np.exp(-0.5 * ((r - 0.85) / 0.08) ** 2))
+    g = wall * (
+        1
+        + 2.0 * np.exp(-0.5 * ((r - 0.42) / 0.04) ** 2)
+        + 0.5 * np.exp(-0.5 * ((r - 0.85) / 0.08) ** 2)
+    )
     peak = first_peak(r, g)
     assert peak.position == pytest.approx(0.42, abs=0.003)
     assert peak.height == pytest.approx(3.0, rel=0.02)
@@ -30,13 +34,16 @@ def test_curve_without_a_peak():
 def test_first_minimum_of_an_analytic_curve():
     r = (np.arange(150) + 0.5) * 1.3 / 150
     wall = 1 / (1 + np.exp(-(r - 0.3) / 0.01))
-    shells = 2.0 * np.exp(-0.5 * ((r - 0.42) / 0.05) ** 2) - 0.4 * np.exp(-0.5 * ((r - 0.65) / 0.06) ** 2)
+    shells = 2.0 * np.exp(-0.5 * ((r - 0.42) / 0.05) ** 2) - 0.4 * np.exp(
+        -0.5 * ((r - 0.65) / 0.06) ** 2
+    )
     g = wall * (1 + shells + 0.3 * np.exp(-0.5 * ((r - 0.9) / 0.08) ** 2))
     assert first_minimum(r, g) == pytest.approx(r[40:90][np.argmin(g[40:90])], abs=0.01)
     noisy = g * (1 + 0.02 * np.random.default_rng(1).standard_normal(150))
     assert first_minimum(r, noisy) == pytest.approx(first_minimum(r, g), abs=0.03)
     assert first_minimum(r, np.tanh(5 * r)) is None
-    assert first_minimum(r, wall * (1 + np.exp(-0.5 * ((r - 0.42) / 0.05) ** 2))) is None  # no dip after the peak
+    # no dip after the peak
+    assert first_minimum(r, wall * (1 + np.exp(-0.5 * ((r - 0.42) / 0.05) ** 2))) is None
 
 
 def test_divergence_and_overlap_against_closed_forms():
@@ -50,8 +57,12 @@ def test_divergence_and_overlap_against_closed_forms():
     assert half.jensen_shannon == pytest.approx((np.log2(4 / 3) + 0.5 * (np.log2(2 / 3) + 1)) / 2)
     assert half.overlap == pytest.approx(0.5)
     # weights make the distributions; the other figures are those of the curves
-    weighted = curve_error(np.array([2.0, 0.0]), np.array([1.0, 1.0]), 1.0, weights=np.array([1.0, 3.0]))
-    assert weighted.jensen_shannon == pytest.approx(curve_error(p, np.array([0.25, 0.75]), 1.0).jensen_shannon)
+    weighted = curve_error(
+        np.array([2.0, 0.0]), np.array([1.0, 1.0]), 1.0, weights=np.array([1.0, 3.0])
+    )
+    assert weighted.jensen_shannon == pytest.approx(
+        curve_error(p, np.array([0.25, 0.75]), 1.0).jensen_shannon
+    )
     assert weighted.mean_absolute == 1
     empty = curve_error(np.zeros(3), np.ones(3), 1.0)
     assert (empty.jensen_shannon, empty.overlap) == (1, 0)
@@ -73,7 +84,9 @@ def test_standard_errors_match_the_known_spread():
     blocks = np.random.default_rng(0).normal(3.0, 0.5, (8, 4000))
     assert np.mean(standard_error(blocks) ** 2) == pytest.approx(0.5**2 / 8, rel=0.05)
     # for the mean itself the jackknife is the standard error
-    assert jackknife_error(blocks, lambda curve: curve[0]) == pytest.approx(standard_error(blocks)[0])
+    assert jackknife_error(blocks, lambda curve: curve[0]) == pytest.approx(
+        standard_error(blocks)[0]
+    )
     # and for a function of it the propagated error
     assert jackknife_error(blocks[:, :1], lambda curve: curve[0] ** 2) == pytest.approx(
         2 * blocks[:, 0].mean() * standard_error(blocks[:, :1])[0], rel=0.05

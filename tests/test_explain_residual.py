@@ -1,4 +1,6 @@
-"""`scripts/explain_residual.py`: its candidates against other sums, its shares where the answer is known."""
+"""`scripts/explain_residual.py`: its candidates against other sums, its shares where the answer
+is known.
+"""
 
 import json
 import math
@@ -23,7 +25,15 @@ def mean_forces():
     charges = np.array([0.8, -0.8, 0.0])[types]
     beads = BeadTopology(("A", "B", "C"), types, np.ones(N_BEADS), np.arange(N_BEADS), charges)
     box = np.tile(BOX * np.eye(3), (N_FRAMES, 1, 1))
-    return MeanForces(positions, np.zeros_like(positions), np.ones_like(positions), box, np.arange(N_FRAMES), beads, {})
+    return MeanForces(
+        positions,
+        np.zeros_like(positions),
+        np.ones_like(positions),
+        box,
+        np.arange(N_FRAMES),
+        beads,
+        {},
+    )
 
 
 def ewald(positions, charges, box, alpha=3.0, reach=2, waves=9):
@@ -34,9 +44,19 @@ def ewald(positions, charges, box, alpha=3.0, reach=2, waves=9):
         d = positions[i] - positions + images[:, None]  # (n_images, n_beads, 3)
         r = np.linalg.norm(d, axis=2)
         r[r == 0] = np.inf
-        size = charges[i] * charges * (erfc(alpha * r) / r + 2 * alpha / math.sqrt(math.pi) * np.exp(-((alpha * r) ** 2))) / r**2
+        size = (
+            charges[i]
+            * charges
+            * (erfc(alpha * r) / r + 2 * alpha / math.sqrt(math.pi) * np.exp(-((alpha * r) ** 2)))
+            / r**2
+        )
         forces[i] += (size[..., None] * d).sum((0, 1))
-    k = 2 * math.pi / box * np.stack(np.meshgrid(*3 * [np.arange(-waves, waves + 1)]), -1).reshape(-1, 3)
+    k = (
+        2
+        * math.pi
+        / box
+        * np.stack(np.meshgrid(*3 * [np.arange(-waves, waves + 1)]), -1).reshape(-1, 3)
+    )
     k = k[(k**2).sum(1) > 0]
     square = (k**2).sum(1)
     phases = np.exp(1j * positions @ k.T)
@@ -67,7 +87,9 @@ def test_direct_coulomb_sums_over_near_pairs(mean_forces):
 
 
 def test_pair_forces_hold_every_force_that_is_linear_between_knots(mean_forces):
-    """The force 5 (r_max - r) between A and B alone is a combination of the candidates, and no force acts on C."""
+    """The force 5 (r_max - r) between A and B alone is a combination of the candidates, and no
+    force acts on C.
+    """
     r_max = 17 * KNOT_SPACING
     candidates = explain_residual.pair_forces(mean_forces, r_max)
     d = mean_forces.positions[:, :, None].astype(float) - mean_forces.positions[:, None]
@@ -84,7 +106,9 @@ def test_pair_forces_hold_every_force_that_is_linear_between_knots(mean_forces):
 
 
 def test_shares_of_what_is_known():
-    """Missing are 2 x the candidate and something else of the same size, seen with an error: half is explained."""
+    """Missing are 2 x the candidate and something else of the same size, seen with an error:
+    half is explained.
+    """
     rng = np.random.default_rng(2)
     candidate, other, error = (rng.normal(size=(30, 80, 3)) for _ in range(3))
     seen = 2 * candidate + 2 * other + 3 * error
@@ -92,7 +116,9 @@ def test_shares_of_what_is_known():
     assert found.share == pytest.approx(0.5, abs=4 * found.error)
     assert 0.002 < found.error < 0.05
     assert found.rmse == pytest.approx(2.0, abs=0.1)
-    everything = explain_residual.explained(seen, np.full(seen.shape, 3.0), np.stack([candidate, other], axis=-1))
+    everything = explain_residual.explained(
+        seen, np.full(seen.shape, 3.0), np.stack([candidate, other], axis=-1)
+    )
     assert everything.share == pytest.approx(1.0, abs=0.02)
 
 

@@ -1,4 +1,6 @@
-"""The TorchScript file: right numbers from torch alone, metadata, and refusal of files that are not ours."""
+"""The TorchScript file: right numbers from torch alone, metadata, and refusal of files that are
+not ours.
+"""
 
 import json
 import subprocess
@@ -71,12 +73,15 @@ def test_equals_torchmd_net_and_prior_formula(model, box, dtype):
     types, positions = liquid(box=box)
     network = torchmd_network().double()
     at = torch.tensor(positions, requires_grad=True)
-    energy, _ = network(torch.from_numpy(types), at, box=None if box is None else torch.from_numpy(box))
+    energy, _ = network(
+        torch.from_numpy(types), at, box=None if box is None else torch.from_numpy(box)
+    )
     (gradient,) = torch.autograd.grad(energy.sum(), at)
     prior, prior_forces = prior_energy_and_forces(types, positions, box)
     found, forces = evaluate(model, types, positions, box, dtype)
     expected = prior_forces - gradient.numpy()
-    allowed = 1e-5 if dtype == torch.float64 else 1e-4  # the prior is steep: rounding a position moves it by 2e-5
+    # the prior is steep: rounding a position moves it by 2e-5
+    allowed = 1e-5 if dtype == torch.float64 else 1e-4
     assert found == pytest.approx(energy.item() + prior, rel=allowed)
     assert np.abs(forces - expected).max() < allowed * np.abs(expected).max()
     assert np.abs(prior_forces).max() > 10  # both terms are seen
@@ -102,7 +107,9 @@ def test_works_with_torch_alone(model, tmp_path):
     result = in_another_process(script, model, tmp_path / "beads.npz", folder=tmp_path)
     assert result.returncode == 0, result.stderr
     energy, forces = evaluate(model, types, positions, CUBIC)
-    assert [float(word) for word in result.stdout.split()] == pytest.approx([energy, np.linalg.norm(forces)], rel=1e-6)
+    assert [float(word) for word in result.stdout.split()] == pytest.approx(
+        [energy, np.linalg.norm(forces)], rel=1e-6
+    )
 
 
 def in_another_process(script, *arguments, folder):
@@ -133,7 +140,8 @@ def test_fast_file_needs_the_operators_and_no_torchmd_net(fast_model, tmp_path):
     """
     result = in_another_process(script, fast_model, folder=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "Unknown builtin op: openmm_cgkd::" in result.stdout  # without the operators torch names the package
+    # without the operators torch names the package
+    assert "Unknown builtin op: openmm_cgkd::" in result.stdout
 
 
 @pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
@@ -141,7 +149,8 @@ def test_finds_the_pairs_of_explicit_images(box):
     rng = np.random.default_rng(3)
     positions = rng.uniform(0, 2, (60, 3))
     if box is not None:
-        positions += rng.integers(-5, 6, (60, 3)) @ box  # far out of the box, as in a simulation that is not wrapped
+        # far out of the box, as in a simulation that is not wrapped
+        positions += rng.integers(-5, 6, (60, 3)) @ box
     first, second, vectors = images(positions, box)
     numbers = [] if box is None else scripted.box_numbers(torch.from_numpy(box), CUTOFF)
     found = torch.stack(scripted._near_pairs(torch.from_numpy(positions), numbers, CUTOFF)).numpy()
@@ -207,7 +216,10 @@ def test_force_is_exactly_zero_beyond_the_cutoff(model):
     assert all((force == 0).all() for _, force in single)
     assert apart == pytest.approx(single[0][0] + single[1][0], rel=1e-5)
     assert (evaluate(model, types, np.array([[0, 0, 0], [0.5, 0, 0]]))[1] != 0).any()
-    assert np.abs(evaluate(model, types, np.array([[0, 0, 0], [CUTOFF - 1e-5, 0, 0]]))[1]).max() < 1e-2  # and it goes there smoothly
+    # and it goes there smoothly
+    assert (
+        np.abs(evaluate(model, types, np.array([[0, 0, 0], [CUTOFF - 1e-5, 0, 0]]))[1]).max() < 1e-2
+    )
 
 
 def test_one_bead_in_a_box(model):
@@ -220,7 +232,8 @@ def test_one_bead_in_a_box(model):
     ("box", "message"),
     [
         (np.diag([2.0, 1.59, 2.0]), "twice the cutoff"),
-        (np.array([[1.7, 0, 0], [0.8, 1.7, 0], [0, 0, 3.0]]), "twice the cutoff"),  # edges long enough, height 1.54 nm not
+        # edges long enough, height 1.54 nm not
+        (np.array([[1.7, 0, 0], [0.8, 1.7, 0], [0, 0, 3.0]]), "twice the cutoff"),
         (np.array([[2.0, 0.1, 0], [0, 2.0, 0], [0, 0, 2.0]]), "reduced form"),
     ],
 )
@@ -316,7 +329,15 @@ def test_a_file_that_differs_from_its_model_is_not_written(tmp_path, monkeypatch
 def test_metadata_of_another_model(tmp_path):
     types, positions = liquid()
     with pytest.raises(ModelFileError, match=r"cutoff 0\.9"):
-        export_potential(tmp_path / "a.pt", TensorNetEnergies(torchmd_network()), PRIOR, metadata(cutoff=0.9), types, positions, CUBIC)
+        export_potential(
+            tmp_path / "a.pt",
+            TensorNetEnergies(torchmd_network()),
+            PRIOR,
+            metadata(cutoff=0.9),
+            types,
+            positions,
+            CUBIC,
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -337,7 +358,9 @@ def test_export_student(lj_frames, small_run, tmp_path):
     frames = read_frames(lj_frames)
     network = build_tensornet(run.model, 2, 5.0)
     facts = {"seed": 3, "weights": {"force": 1.0, "energy": 0.0, "bead_energy": 0.1}}
-    save_checkpoint(folder.student / "best.pt", network, run.model, 5.0, frames.identity, ("A", "B"), facts)
+    save_checkpoint(
+        folder.student / "best.pt", network, run.model, 5.0, frames.identity, ("A", "B"), facts
+    )
     prior = PriorParameters(("A", "B"), [[0.3, 0.3], [0.3, 0.3]], 50.0, 0.05, 0.015)
     write_text(folder.prior, json.dumps(asdict(prior)))
     path = export_student(run)

@@ -1,4 +1,6 @@
-"""Configurations beyond the frames: which ones, their labels, and the bound on the teachers' spread."""
+"""Configurations beyond the frames: which ones, their labels, and the bound on the teachers'
+spread.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from openmm_cgkd.training.predict import predict
 
 
 def write_trajectory(path, frames, positions=None, box=True):
-    trajectory = mdtraj.Trajectory(frames.positions if positions is None else positions, frames.beads.to_mdtraj())
+    trajectory = mdtraj.Trajectory(
+        frames.positions if positions is None else positions, frames.beads.to_mdtraj()
+    )
     if box:
         trajectory.unitcell_vectors = frames.box[: len(trajectory)]
     trajectory.save(str(path))
@@ -29,7 +33,9 @@ def write_trajectory(path, frames, positions=None, box=True):
 def test_snapshots_of_the_frames_get_the_labels_of_the_frames(own_labelled_run):
     run, frames = own_labelled_run
     write_trajectory(run._folder / "trajectory.dcd", frames)
-    run = change_student(run, extra={"trajectories": ["trajectory.dcd"], "snapshots": 7}, max_spread=1e6)
+    run = change_student(
+        run, extra={"trajectories": ["trajectory.dcd"], "snapshots": 7}, max_spread=1e6
+    )
     labels_before = RunFolder(run).labels.stat().st_mtime_ns
     label_frames(run)
     assert RunFolder(run).labels.stat().st_mtime_ns == labels_before
@@ -40,7 +46,9 @@ def test_snapshots_of_the_frames_get_the_labels_of_the_frames(own_labelled_run):
     labels = load_labels(RunFolder(run).labels, frames)
     for name in UNITS:
         expected = getattr(labels, name)[chosen]
-        np.testing.assert_allclose(getattr(extra, name), expected, atol=2e-3 * np.abs(expected).max())
+        np.testing.assert_allclose(
+            getattr(extra, name), expected, atol=2e-3 * np.abs(expected).max()
+        )
     stamp = RunFolder(run).extra_labels.stat().st_mtime_ns
     label_frames(run)
     assert RunFolder(run).extra_labels.stat().st_mtime_ns == stamp
@@ -56,7 +64,13 @@ def test_configurations_on_which_teachers_disagree_are_dropped(own_labelled_run)
     training = split_run(run, frames).training
 
     def largest(positions, boxes):
-        graphs = FrameGraphs(type(frames)(positions, positions, boxes, *[np.arange(len(positions))] * 2, frames.beads, {}), CUTOFF, prior)
+        graphs = FrameGraphs(
+            type(frames)(
+                positions, positions, boxes, *[np.arange(len(positions))] * 2, frames.beads, {}
+            ),
+            CUTOFF,
+            prior,
+        )
         one, other = (predict(network, graphs, range(len(positions)))[0] for network in networks)
         return np.sqrt(((one - other) ** 2 / 2).mean(axis=-1)).max(axis=1)
 
@@ -71,17 +85,26 @@ def test_configurations_on_which_teachers_disagree_are_dropped(own_labelled_run)
     assert (extra.attributes["offered"], extra.attributes["kept"]) == (6, 3)
     assert extra.attributes["spread_limit"] == pytest.approx(bound * known, rel=1e-3)
     assert "3 of 6 configurations have spreads within" in folder.log("label").read_text()
-    with pytest.raises(TrainingError, match=r"none of 6 configurations has a force spread within student\.max_spread = 1e-06"):
+    with pytest.raises(
+        TrainingError,
+        match=r"none of 6 configurations has a force spread within student\.max_spread = 1e-06",
+    ):
         label_frames(change_student(run, max_spread=1e-6))
 
 
 def test_student_learns_the_extra_configurations(own_labelled_run):
     run, frames = own_labelled_run
-    run = change_student(run, extra={"perturbed": 5, "displacement": "0.005 nm"}, max_spread=10, spread_weights=True)
-    with pytest.raises(FramesError, match=r"extra\.h5: no such file; make labels with 'cgkd label'"):
+    run = change_student(
+        run, extra={"perturbed": 5, "displacement": "0.005 nm"}, max_spread=10, spread_weights=True
+    )
+    with pytest.raises(
+        FramesError, match=r"extra\.h5: no such file; make labels with 'cgkd label'"
+    ):
         train_student(run)
     label_frames(run)
-    labels = [load_labels(path, frames) for path in (RunFolder(run).labels, RunFolder(run).extra_labels)]
+    labels = [
+        load_labels(path, frames) for path in (RunFolder(run).labels, RunFolder(run).extra_labels)
+    ]
     everything = _configurations(frames, labels)
     assert len(everything) == 25
     np.testing.assert_array_equal(everything.positions[:20], frames.positions)

@@ -1,4 +1,6 @@
-"""Fused evaluation against the reference network; the cell list against the pair search of training."""
+"""Fused evaluation against the reference network; the cell list against the pair search of
+training.
+"""
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from openmm_cgkd.potential.neighbors import find_pairs
 from openmm_cgkd.potential.prior import PairRepulsion
 
 PRIOR = PairRepulsion(torch.full((3, 3), 0.27), 100.0, 0.05, 0.015, 0.9)
-NO_PRIOR = PairRepulsion(torch.full((3, 3), -10.0), 100.0, 0.05, 0.015, 0.9)  # zero in double precision
+# zero in double precision
+NO_PRIOR = PairRepulsion(torch.full((3, 3), -10.0), 100.0, 0.05, 0.015, 0.9)
 
 
 def evaluate(network, positions, types, box, prior=NO_PRIOR):
@@ -29,7 +32,9 @@ def evaluate(network, positions, types, box, prior=NO_PRIOR):
 def test_double_precision_equals_reference_to_table_error(layers):
     _, network = torchmd_pair(layers)
     positions, types = random_system(seed=layers)
-    energies, forces = energies_and_forces(network, *tensors(positions, types, TRICLINIC, 0.9, torch.float64))
+    energies, forces = energies_and_forces(
+        network, *tensors(positions, types, TRICLINIC, 0.9, torch.float64)
+    )
     energy, fast_forces = evaluate(network, positions, types, TRICLINIC)
     assert energy == pytest.approx(energies.sum().item(), rel=1e-8)
     assert (fast_forces - forces).abs().max() < 1e-6 * forces.abs().max()
@@ -39,7 +44,9 @@ def test_double_precision_equals_reference_to_table_error(layers):
 def test_single_precision_within_tolerance_for_any_weights(seed):
     _, network = torchmd_pair(1, channels=32, dtype=torch.float32, seed=seed)
     positions, types = random_system(seed=20 + seed)
-    energies, forces = energies_and_forces(SumModel(PRIOR, network), *tensors(positions, types, TRICLINIC, 0.9, torch.float32))
+    energies, forces = energies_and_forces(
+        SumModel(PRIOR, network), *tensors(positions, types, TRICLINIC, 0.9, torch.float32)
+    )
     energy, fast_forces = evaluate(network, positions, types, TRICLINIC, PRIOR)
     assert energy == pytest.approx(energies.sum().item(), rel=1e-5, abs=1e-4)
     assert (fast_forces - forces).abs().max() < 1e-4 * forces.abs().max()
@@ -56,30 +63,51 @@ def test_forces_are_exact_derivatives_of_the_interpolated_energy():
             moved = positions.copy()
             moved[bead, axis] += sign * step
             energy.append(evaluate(network, moved, types, TRICLINIC, PRIOR)[0])
-        assert forces[bead, axis].item() == pytest.approx(-(energy[0] - energy[1]) / (2 * step), rel=1e-5, abs=1e-5)
+        assert forces[bead, axis].item() == pytest.approx(
+            -(energy[0] - energy[1]) / (2 * step), rel=1e-5, abs=1e-5
+        )
 
 
 def test_table_interpolates_a_known_function():
-    table = tabulate(lambda r: torch.sin(5 * r).reshape(-1, 1, 1).expand(-1, 3, 2), 1.0, n_intervals=64)
+    table = tabulate(
+        lambda r: torch.sin(5 * r).reshape(-1, 1, 1).expand(-1, 3, 2), 1.0, n_intervals=64
+    )
     t = np.linspace(0, 1, 11)
     inside = np.arange(64)[:, None] / 64 + t / 64  # distances in every interval
     polynomial = np.polynomial.polynomial.polyval(t, np.moveaxis(table[:, :, 1, 0].numpy(), 1, 0))
-    np.testing.assert_allclose(polynomial, np.sin(5 * inside), atol=(5 / 64) ** 4 / 384)  # the bound of cubic Hermite interpolation
+    # the bound of cubic Hermite interpolation
+    np.testing.assert_allclose(polynomial, np.sin(5 * inside), atol=(5 / 64) ** 4 / 384)
 
 
-@pytest.mark.parametrize(("n", "cutoff", "scale"), [(1, 0.9, 1.0), (2, 0.9, 1.0), (40, 0.9, 1.0), (300, 0.6, 2.3)])
+@pytest.mark.parametrize(
+    ("n", "cutoff", "scale"), [(1, 0.9, 1.0), (2, 0.9, 1.0), (40, 0.9, 1.0), (300, 0.6, 2.3)]
+)
 @pytest.mark.parametrize("periodic", [True, False])
 @pytest.mark.parametrize("skin", [0.0, 0.1])
 def test_edges_are_the_pairs_of_the_reference_search(n, cutoff, scale, periodic, skin):
     box = TRICLINIC * scale if periodic else None
     cell = box if periodic else np.empty((0, 3))
-    positions = np.random.default_rng(n).random((n, 3)) @ (TRICLINIC * scale) * 2 - 3  # outside the box too
+    # outside the box too
+    positions = np.random.default_rng(n).random((n, 3)) @ (TRICLINIC * scale) * 2 - 3
     listed = cells.neighbour_list(positions, cell, cutoff, skin)
     space = edge_space(len(listed.column), np.dtype(np.float64))
-    found = find_edges(positions, cells.box_numbers(cell), cutoff, 64, listed.row, listed.column, listed.reverse, space)
+    found = find_edges(
+        positions,
+        cells.box_numbers(cell),
+        cutoff,
+        64,
+        listed.row,
+        listed.column,
+        listed.reverse,
+        space,
+    )
     pairs = find_pairs(positions, box, cutoff)
-    expected = sorted([*zip(pairs.first, pairs.second, strict=True), *zip(pairs.second, pairs.first, strict=True)])
-    active = np.concatenate([np.arange(a, a + k) for a, k in zip(found.start, found.count, strict=True)]).astype(int)
+    expected = sorted(
+        [*zip(pairs.first, pairs.second, strict=True), *zip(pairs.second, pairs.first, strict=True)]
+    )
+    active = np.concatenate(
+        [np.arange(a, a + k) for a, k in zip(found.start, found.count, strict=True)]
+    ).astype(int)
     first = np.repeat(np.arange(n), found.count)
     assert list(zip(first, found.column[active], strict=True)) == expected  # sorted, too
     vectors = found.unit[active] * found.distance[active, None]
@@ -90,13 +118,17 @@ def test_edges_are_the_pairs_of_the_reference_search(n, cutoff, scale, periodic,
     else:
         np.testing.assert_allclose(shifts, 0, atol=1e-12)
     assert (found.distance[active] < cutoff).all()
-    np.testing.assert_allclose((found.knot[active] + found.place[active]) * cutoff / 64, found.distance[active], rtol=1e-12)
+    np.testing.assert_allclose(
+        (found.knot[active] + found.place[active]) * cutoff / 64, found.distance[active], rtol=1e-12
+    )
     np.testing.assert_allclose(found.unit[found.opposite[active]], -found.unit[active], atol=1e-15)
     assert (found.column[found.opposite[active]] == first).all()
 
 
 def test_kept_list_is_replaced_before_a_pair_is_missed():
-    """A random walk far beyond the skin, and a box that changes: always the energy and forces of a fresh list, bit for bit."""
+    """A random walk far beyond the skin, and a box that changes: always the energy and forces
+    of a fresh list, bit for bit.
+    """
     _, network = torchmd_pair(1, dtype=torch.float32)
     positions, types = random_system(seed=5)
     rng, box, made = np.random.default_rng(0), TRICLINIC.copy(), []
@@ -134,17 +166,21 @@ def test_kept_list_refuses_what_it_was_not_made_for():
     assert not listed.holds(positions, box * 1.0001, 0.8)
     assert not listed.holds(positions, box, 0.81)
     assert not listed.holds(positions[:-1], box, 0.8)
-    assert cells.neighbour_list(positions, box, 1.45, 0.1).skin == pytest.approx(0.05)  # no more than the box allows
+    # no more than the box allows
+    assert cells.neighbour_list(positions, box, 1.45, 0.1).skin == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize("far", [1e13, 3e16, 1e200, np.inf, np.nan])
 def test_no_list_of_beads_that_have_flown_apart(far):
     positions = np.random.default_rng(0).normal(size=(30, 3))
-    edges = cells.neighbour_list(positions * 1e11, 3 * np.eye(3), 1.0)  # no physics, but every edge has its way back
+    # no physics, but every edge has its way back
+    edges = cells.neighbour_list(positions * 1e11, 3 * np.eye(3), 1.0)
     assert len(edges.column) > 0
     assert (edges.column[edges.reverse] == np.repeat(np.arange(30), np.diff(edges.row))).all()
     positions[7, 1] = far
-    with pytest.raises(RuntimeError, match=r"not finite or beyond 1e\+12 nm; use a smaller time step"):
+    with pytest.raises(
+        RuntimeError, match=r"not finite or beyond 1e\+12 nm; use a smaller time step"
+    ):
         cells.neighbour_list(positions, 3 * np.eye(3), 1.0)
 
 
@@ -156,7 +192,9 @@ def test_weights_of_another_layout_are_refused(monkeypatch):
         patch.setattr("openmm_cgkd.potential.fast.padded", lambda n: -(-n // 8) * 8)
         before = FastPotential(network, NO_PRIOR)
     points, cell = torch.from_numpy(positions), torch.from_numpy(TRICLINIC)
-    with pytest.raises(RuntimeError, match=r"laid out as by an earlier version.*export the potential again"):
+    with pytest.raises(
+        RuntimeError, match=r"laid out as by an earlier version.*export the potential again"
+    ):
         before(torch.from_numpy(types), points, cell)
     FastPotential(network, NO_PRIOR)(torch.from_numpy(types), points, cell)
 

@@ -1,4 +1,6 @@
-"""One optimisation: does it find the truth under noise, does it survive interruptions, does it fail well."""
+"""One optimisation: does it find the truth under noise, does it survive interruptions, does it
+fail well.
+"""
 
 from __future__ import annotations
 
@@ -67,30 +69,38 @@ def test_finds_the_truth_under_noise_three_times_the_signal(tmp_path):
     graphs = FrameGraphs(frames, CUTOFF, fit_prior(frames, PriorConfig()))
     model = ModelConfig(channels=8, layers=0, cutoff=f"{CUTOFF} nm", radial_functions=16)
     settings = TrainingConfig(epochs=8, batch_size=8, learning_rate=0.01)
-    network, _ = load_checkpoint(fit(make_task(tmp_path, graphs, model=model, settings=settings), ignore))
+    network, _ = load_checkpoint(
+        fit(make_task(tmp_path, graphs, model=model, settings=settings), ignore)
+    )
     test = split_frames(frames.time, 0.1, 0.1, 0).test
     error = predict(network, graphs, test)[0] + graphs.prior_forces[test] - truth[test]
     signal_size = np.sqrt(np.mean(truth[test] ** 2))
-    assert np.sqrt(np.mean((frames.forces - truth) ** 2)) > 2.5 * signal_size  # the labels are noise, mostly
+    # the labels are noise, mostly
+    assert np.sqrt(np.mean((frames.forces - truth) ** 2)) > 2.5 * signal_size
     assert np.sqrt(np.mean(error**2)) < 0.4 * signal_size
 
 
-# --- interruptions ----------------------------------------------------------------------------------------------------
+# --- interruptions --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
 def test_interrupted_training_equals_uninterrupted(tmp_path, graphs, monkeypatch, schedule):
     random = np.random.default_rng(0)
-    targets = Targets(mapped_targets(graphs).forces, random.normal(size=graphs.prior_forces.shape[:2]))
+    targets = Targets(
+        mapped_targets(graphs).forces, random.normal(size=graphs.prior_forces.shape[:2])
+    )
     weights = LossWeights(force=1, energy=0.5, bead_energy=0.5)
     # so reckless that the plateau schedule lowers the rate
-    settings = TrainingConfig(epochs=5, batch_size=5, learning_rate=0.2, patience=3, schedule=schedule, warm_up=0.1)
+    settings = TrainingConfig(
+        epochs=5, batch_size=5, learning_rate=0.2, patience=3, schedule=schedule, warm_up=0.1
+    )
     whole = make_task(tmp_path / "whole", graphs, targets, weights=weights, settings=settings)
     fit(whole, ignore)
 
     pieces = dataclasses.replace(whole, folder=tmp_path / "pieces")
     per_epoch = -(-len(whole.training) // whole.settings.batch_size)
-    for epochs in (0.4, 1.7, 1.0):  # dies within the first epoch, in the second one after, in the next
+    # dies within the first epoch, in the second one after, in the next
+    for epochs in (0.4, 1.7, 1.0):
         step, left = Distillation.training_step, iter(range(round(epochs * per_epoch)))
 
         def dying(self, batch, index, step=step, left=left):
@@ -109,7 +119,9 @@ def test_interrupted_training_equals_uninterrupted(tmp_path, graphs, monkeypatch
     assert_equal(state_of(whole.folder), state_of(pieces.folder))
     assert_equal(*(load_checkpoint(task.folder / BEST)[0].state_dict() for task in (whole, pieces)))
     end = state_of(whole.folder)
-    assert not torch.equal(build_tensornet(SMALL, 2, 2.5).linear.weight, end["network.linear.weight"])
+    assert not torch.equal(
+        build_tensornet(SMALL, 2, 2.5).linear.weight, end["network.linear.weight"]
+    )
     assert not torch.equal(end["averaged.module.linear.weight"], end["network.linear.weight"])
     assert int(end["averaged.n_averaged"]) == per_epoch * len(rows_of(whole.folder))
     if schedule == "plateau":
@@ -159,18 +171,23 @@ def test_partial_work_of_other_inputs_or_damaged_is_not_resumed(tmp_path, graphs
     assert (tmp_path / METRICS).read_text() != expected
 
 
-# --- what it leaves ---------------------------------------------------------------------------------------------------
+# --- what it leaves -------------------------------------------------------------------------------
 
 
 def test_best_checkpoint_and_metrics(tmp_path, case, graphs):
     frames, truth = case
-    # a reckless learning rate makes the validation loss go up and down, so that best and last differ
+    # a reckless learning rate makes the validation loss go up and down, so that best and last
+    # differ
     settings = TrainingConfig(epochs=6, batch_size=2, learning_rate=0.1, patience=2)
     energies = np.random.default_rng(0).normal(size=frames.forces.shape[:2])
     targets = Targets(mapped_targets(graphs).forces * 0.5, energies)
-    exact = MeanForces(frames.positions, truth, 0 * truth, frames.box, frames.time, frames.beads, {})
+    exact = MeanForces(
+        frames.positions, truth, 0 * truth, frames.box, frames.time, frames.beads, {}
+    )
     mean_forces = MeanForceTest(exact, frames, CUTOFF, fit_prior(frames, PriorConfig()))
-    task = make_task(tmp_path, graphs, targets, settings=settings, mean_forces=mean_forces, tensorboard=True)
+    task = make_task(
+        tmp_path, graphs, targets, settings=settings, mean_forces=mean_forces, tensorboard=True
+    )
     notes = []
     network, content = load_checkpoint(fit(task, lambda epochs, note: notes.append((epochs, note))))
     rows = rows_of(tmp_path)
@@ -190,25 +207,46 @@ def test_best_checkpoint_and_metrics(tmp_path, case, graphs):
     forces, predicted_energies = predict(network, graphs, held_out)
     of_b = frames.beads.types == 1
     mapped = frames.forces[held_out]
-    cases = {"noisy": (forces + graphs.prior_forces[held_out], mapped), "label": (forces, targets.forces[held_out])}
+    cases = {
+        "noisy": (forces + graphs.prior_forces[held_out], mapped),
+        "label": (forces, targets.forces[held_out]),
+    }
     cases["energy"] = (predicted_energies, energies[held_out])
     for name, (predicted, labels) in cases.items():
         for suffix, chosen in (("", of_b | True), ("_B", of_b)):
             error = (predicted - labels)[:, chosen]
-            assert rows[best][f"{name}_rmse{suffix}"] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-4)
-            assert rows[best][f"{name}_mae{suffix}"] == pytest.approx(np.abs(error).mean(), rel=1e-4)
-            assert rows[best][f"{name}_r2{suffix}"] == pytest.approx(1 - np.mean(error**2) / labels[:, chosen].var(), rel=1e-3, abs=1e-4)
-    everywhere = predict(network, mean_forces.graphs, range(len(frames)))[0] + graphs.prior_forces - truth
-    assert rows[best]["mean_force_rmse_B"] == pytest.approx(np.sqrt(np.mean(everywhere[:, of_b] ** 2)), rel=1e-4)
+            assert rows[best][f"{name}_rmse{suffix}"] == pytest.approx(
+                np.sqrt(np.mean(error**2)), rel=1e-4
+            )
+            assert rows[best][f"{name}_mae{suffix}"] == pytest.approx(
+                np.abs(error).mean(), rel=1e-4
+            )
+            assert rows[best][f"{name}_r2{suffix}"] == pytest.approx(
+                1 - np.mean(error**2) / labels[:, chosen].var(), rel=1e-3, abs=1e-4
+            )
+    everywhere = (
+        predict(network, mean_forces.graphs, range(len(frames)))[0] + graphs.prior_forces - truth
+    )
+    assert rows[best]["mean_force_rmse_B"] == pytest.approx(
+        np.sqrt(np.mean(everywhere[:, of_b] ** 2)), rel=1e-4
+    )
     assert rows[best]["mean_force_rmse_se"] > 0
-    assert rows[best]["noise_floor_rmse_B"] == pytest.approx(np.sqrt(np.mean((frames.forces - truth)[:, of_b] ** 2)), rel=0.1)
+    assert rows[best]["noise_floor_rmse_B"] == pytest.approx(
+        np.sqrt(np.mean((frames.forces - truth)[:, of_b] ** 2)), rel=0.1
+    )
     error = forces - targets.forces[held_out]
-    assert rows[best]["validation_loss"] == pytest.approx(np.mean(error**2) / task.variances.force, rel=1e-4)
+    assert rows[best]["validation_loss"] == pytest.approx(
+        np.mean(error**2) / task.variances.force, rel=1e-4
+    )
 
     board = EventAccumulator(str(tmp_path / TENSORBOARD))
     board.Reload()
-    assert [event.step for event in board.Scalars("validation_loss")] == [int(row["epoch"]) for row in rows]
-    assert [event.value for event in board.Scalars("label_rmse_A")] == pytest.approx([row["label_rmse_A"] for row in rows])
+    assert [event.step for event in board.Scalars("validation_loss")] == [
+        int(row["epoch"]) for row in rows
+    ]
+    assert [event.value for event in board.Scalars("label_rmse_A")] == pytest.approx(
+        [row["label_rmse_A"] for row in rows]
+    )
 
 
 def test_precision(tmp_path, graphs, monkeypatch):
@@ -217,22 +255,36 @@ def test_precision(tmp_path, graphs, monkeypatch):
 
     def watched(self, batch, index):
         loss = step(self, batch, index)
-        seen.append((torch.backends.cuda.matmul.allow_tf32, loss.dtype, next(self.network.parameters()).dtype))
+        seen.append(
+            (
+                torch.backends.cuda.matmul.allow_tf32,
+                loss.dtype,
+                next(self.network.parameters()).dtype,
+            )
+        )
         return loss
 
     monkeypatch.setattr(Distillation, "training_step", watched)
     losses = {}
     for precision in ("float32", "tf32", "float64"):
-        task = make_task(tmp_path / precision, graphs, settings=TrainingConfig(epochs=1, batch_size=16, precision=precision))
+        task = make_task(
+            tmp_path / precision,
+            graphs,
+            settings=TrainingConfig(epochs=1, batch_size=16, precision=precision),
+        )
         fit(task, ignore)
         losses[precision] = rows_of(task.folder)[0]["validation_loss"]
-    assert seen == [(False, torch.float32, torch.float32), (True, torch.float32, torch.float32), (False, torch.float64, torch.float64)]
+    assert seen == [
+        (False, torch.float32, torch.float32),
+        (True, torch.float32, torch.float32),
+        (False, torch.float64, torch.float64),
+    ]
     assert not torch.backends.cuda.matmul.allow_tf32
     assert losses["float64"] == pytest.approx(losses["float32"], rel=1e-4)
     assert losses["float64"] != losses["float32"]
 
 
-# --- bad input --------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("part", ["training", "validation"])
@@ -250,7 +302,12 @@ def test_diverging_training_stops_and_keeps_the_last_good_checkpoint(tmp_path, g
         return step(self, batch, index)
 
     monkeypatch.setattr(Distillation, "training_step", spoiled)
-    with pytest.raises(TrainingError, match=r"The loss is inf at frame \d+ in epoch 3; lower the learning_rate or remove the frame"):
+    with pytest.raises(
+        TrainingError,
+        match=(
+            r"The loss is inf at frame \d+ in epoch 3; lower the learning_rate or remove the frame"
+        ),
+    ):
         fit(make_task(tmp_path, graphs), ignore)
     assert torch.load(tmp_path / LAST, weights_only=True)["epoch"] == 1
     assert all(torch.isfinite(values).all() for values in state_of(tmp_path).values())
@@ -280,18 +337,22 @@ def test_missing_tensorboard_names_the_package(tmp_path, monkeypatch):
         keeper._tensorboard(tmp_path, 1)
 
 
-# --- several processes ------------------------------------------------------------------------------------------------
+# --- several processes ----------------------------------------------------------------------------
 
 
 def test_two_processes_equal_one_with_the_joint_batch(tmp_path, graphs):
     random = np.random.default_rng(0)
-    targets = Targets(mapped_targets(graphs).forces, random.normal(size=graphs.prior_forces.shape[:2]))
+    targets = Targets(
+        mapped_targets(graphs).forces, random.normal(size=graphs.prior_forces.shape[:2])
+    )
     weights = LossWeights(force=1, energy=0.5, bead_energy=0.5)
     settings = TrainingConfig(epochs=2, batch_size=8, learning_rate=0.01, precision="float64")
     task = make_task(tmp_path / "one", graphs, targets, weights=weights, settings=settings)
     assert len(task.training) == 16
     fit(task, ignore)
-    shared = dataclasses.replace(task, folder=tmp_path / "two", settings=settings.model_copy(update={"devices": 2}))
+    shared = dataclasses.replace(
+        task, folder=tmp_path / "two", settings=settings.model_copy(update={"devices": 2})
+    )
     reports = []
     fit(shared, lambda epochs, note: reports.append(epochs))
     assert reports == [0.5, 1.0, 1.5, 2.0]

@@ -1,4 +1,6 @@
-"""What the all-atom stage says about an incomplete force field. Its numbers and energies: test_fluids.py."""
+"""What the all-atom stage says about an incomplete force field. Its numbers and energies:
+test_fluids.py.
+"""
 
 from pathlib import Path
 
@@ -30,7 +32,10 @@ def edited(tmp_path: Path, old: str, new: str, counts: dict[str, int]) -> System
             '<Angle class1="egC" class2="egO" class3="egHO" angle="1.8936822384" k="460.24"/>',
             "no angle parameter for C1-O1-HO1 of EGL; add it",
         ),
-        ('<Bond class1="egC" class2="egC" length="0.1529" k="224262.0"/>', "no bond parameter for C1-C2 of EGL; add it"),
+        (
+            '<Bond class1="egC" class2="egC" length="0.1529" k="224262.0"/>',
+            "no bond parameter for C1-C2 of EGL; add it",
+        ),
         ('<Atom type="egO" charge="-0.56" sigma="1" epsilon="0"/>', "cannot parametrise EGL .*egO"),
         ('<Atom name="O2" type="egO"/>', "cannot parametrise|not a valid OpenMM force field"),
     ],
@@ -58,7 +63,9 @@ def test_missing_files():
     molecule = config.molecules[0].model_copy(update={"structure": Path("absent.pdb")})
     broken = config.model_copy(update={"molecules": [molecule]})
     broken._folder = ETHALINE
-    with pytest.raises(ForceFieldError, match=r"absent\.pdb: no such file; molecule EGL needs a PDB structure"):
+    with pytest.raises(
+        ForceFieldError, match=r"absent\.pdb: no such file; molecule EGL needs a PDB structure"
+    ):
         build_topology(broken)
 
 

@@ -20,7 +20,13 @@ from openmm_cgkd.mapping import BeadTopology
 
 N = 7
 TRICLINIC = np.array([[3.0, 0.0, 0.0], [1.2, 2.5, 0.0], [-0.7, 0.9, 2.2]])
-BEADS = BeadTopology(("A", "B"), np.array([0, 1] * 3 + [0]), np.linspace(10, 70, N), np.arange(N), np.linspace(-0.6, 0.6, N))
+BEADS = BeadTopology(
+    ("A", "B"),
+    np.array([0, 1] * 3 + [0]),
+    np.linspace(10, 70, N),
+    np.arange(N),
+    np.linspace(-0.6, 0.6, N),
+)
 
 
 def frame(step: int) -> dict:
@@ -139,7 +145,12 @@ def test_non_finite_values_are_refused_on_writing(tmp_path, name, bad):
 def test_wrong_shape_is_refused(tmp_path):
     path = tmp_path / "frames.h5"
     with FrameWriter(path, BEADS, {"temperature": 1.0}) as writer:
-        for name, value in (("positions", np.zeros((N + 1, 3))), ("forces", np.zeros(3)), ("box", np.zeros(3)), ("time", np.zeros(2))):
+        for name, value in (
+            ("positions", np.zeros((N + 1, 3))),
+            ("forces", np.zeros(3)),
+            ("box", np.zeros(3)),
+            ("time", np.zeros(2)),
+        ):
             with pytest.raises(FramesError, match=f"expected {name} of shape"):
                 writer.append(**{**frame(1), name: value})
         writer.append(**frame(2))
@@ -153,7 +164,9 @@ def test_non_finite_values_are_refused_on_reading(tmp_path):
     values["forces"][0, 0] = np.nan
     with h5py.File(path, "r+") as file:
         file["forces"][3] = values["forces"]
-        file["checksum"][3] = checksums({name: np.asarray(value)[None] for name, value in values.items()})[0]
+        file["checksum"][3] = checksums(
+            {name: np.asarray(value)[None] for name, value in values.items()}
+        )[0]
     with pytest.raises(FramesError, match="forces of frame 3 are not finite"):
         read_frames(path)
 
@@ -165,7 +178,9 @@ def test_damaged_frame(tmp_path, name):
         damaged = np.array(file[name][2])
         damaged[...] = damaged + 1
         file[name][2] = damaged
-    with pytest.raises(FramesError, match=r"frame 2 is damaged \(checksum differs\) but later ones are not"):
+    with pytest.raises(
+        FramesError, match=r"frame 2 is damaged \(checksum differs\) but later ones are not"
+    ):
         read_frames(path)
 
 
@@ -187,7 +202,9 @@ def test_missing_quantity(tmp_path, missing):
     with h5py.File(path, "r+") as file:
         for name in missing:
             del file[name]
-    with pytest.raises(FramesError, match=f"has no {missing[0]}.*force matching needs positions and forces"):
+    with pytest.raises(
+        FramesError, match=f"has no {missing[0]}.*force matching needs positions and forces"
+    ):
         read_frames(path)
 
 
@@ -206,12 +223,16 @@ def test_number_of_beads_must_fit(tmp_path):
             values = file[f"beads/{name}"][:4]
             del file[f"beads/{name}"]
             file[f"beads/{name}"] = values
-    with pytest.raises(FramesError, match=r"positions have shape \(7, 3\) per frame, expected \(4, 3\) for 4 beads"):
+    with pytest.raises(
+        FramesError, match=r"positions have shape \(7, 3\) per frame, expected \(4, 3\) for 4 beads"
+    ):
         read_frames(path)
 
 
 def test_foreign_files(tmp_path):
-    with pytest.raises(FramesError, match="no such file; make mapped frames with 'cgkd reference' or 'cgkd map'"):
+    with pytest.raises(
+        FramesError, match="no such file; make mapped frames with 'cgkd reference' or 'cgkd map'"
+    ):
         read_frames(tmp_path / "absent.h5")
     foreign = tmp_path / "foreign.h5"
     with h5py.File(foreign, "w") as file:
@@ -239,7 +260,9 @@ def test_newer_version(tmp_path):
     path = write(tmp_path / "frames.h5", [1])
     with h5py.File(path, "r+") as file:
         file.attrs["version"] = 2
-    with pytest.raises(FramesError, match="has format version 2, this package reads up to 1; upgrade"):
+    with pytest.raises(
+        FramesError, match="has format version 2, this package reads up to 1; upgrade"
+    ):
         read_frames(path)
 
 
@@ -269,7 +292,11 @@ while True:
 def start_writer(path: Path, after_step: int) -> subprocess.Popen:
     """A process that appends frames in a loop until it is killed."""
     code = textwrap.dedent(WRITER).format(tests=str(Path(__file__).parent))
-    process = subprocess.Popen([sys.executable, "-c", code, str(path), str(after_step)], stdout=subprocess.PIPE, env=os.environ)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(path), str(after_step)],
+        stdout=subprocess.PIPE,
+        env=os.environ,
+    )
     assert process.stdout.readline() == b"ready\n"
     return process
 
@@ -287,7 +314,8 @@ def test_killed_writer(tmp_path):
         process = start_writer(path, after)
         try:
             deadline = time.monotonic() + 60
-            while not path.exists() or len(read_frames(path, allow_empty=True)) < after + 10:  # reads while the process writes
+            # reads while the process writes
+            while not path.exists() or len(read_frames(path, allow_empty=True)) < after + 10:
                 assert time.monotonic() < deadline
             time.sleep(pause)
         finally:
@@ -333,7 +361,9 @@ def test_resuming_is_one_copy(tmp_path, monkeypatch):
     path = write(tmp_path / "frames.h5", range(60))
     calls = []
     original = h5py.Dataset.__setitem__
-    monkeypatch.setattr(h5py.Dataset, "__setitem__", lambda self, *args: calls.append(1) or original(self, *args))
+    monkeypatch.setattr(
+        h5py.Dataset, "__setitem__", lambda self, *args: calls.append(1) or original(self, *args)
+    )
     FrameWriter(path, BEADS, {}).close()
     assert len(calls) < 20
     check(path, range(60))
@@ -345,10 +375,15 @@ def test_smallest_height():
     volume = abs(np.linalg.det(TRICLINIC))
     heights = [volume / np.linalg.norm(np.cross(*pair)) for pair in ((b, c), (c, a), (a, b))]
     assert smallest_height(TRICLINIC) == pytest.approx(min(heights))
-    assert smallest_height(np.array([TRICLINIC, 0.5 * TRICLINIC])) == pytest.approx(0.5 * min(heights))
+    assert smallest_height(np.array([TRICLINIC, 0.5 * TRICLINIC])) == pytest.approx(
+        0.5 * min(heights)
+    )
 
 
-@pytest.mark.parametrize(("n", "validation", "test", "gap"), [(1000, 0.1, 0.1, 5.0), (100, 0.2, 0.3, 0.0), (57, 0.15, 0.1, 3.5)])
+@pytest.mark.parametrize(
+    ("n", "validation", "test", "gap"),
+    [(1000, 0.1, 0.1, 5.0), (100, 0.2, 0.3, 0.0), (57, 0.15, 0.1, 3.5)],
+)
 def test_split(n, validation, test, gap):
     times = 10 + np.arange(n) * 1.0
     split = split_frames(times, validation, test, gap)
@@ -372,8 +407,20 @@ def test_split_of_uneven_times():
 
 
 @pytest.mark.parametrize(
-    ("n", "validation", "test", "gap"), [(0, 0.1, 0.1, 1), (3, 0.1, 0.1, 0), (100, 0.1, 0.1, 50), (100, 0.5, 0.5, 0), (100, 0.1, 0.1, 200)]
+    ("n", "validation", "test", "gap"),
+    [
+        (0, 0.1, 0.1, 1),
+        (3, 0.1, 0.1, 0),
+        (100, 0.1, 0.1, 50),
+        (100, 0.5, 0.5, 0),
+        (100, 0.1, 0.1, 200),
+    ],
 )
 def test_split_that_leaves_a_part_empty(n, validation, test, gap):
-    with pytest.raises(FramesError, match=f"{n} frames over .* cannot be split .* use more frames, larger shares or a smaller gap"):
+    with pytest.raises(
+        FramesError,
+        match=(
+            f"{n} frames over .* cannot be split .* use more frames, larger shares or a smaller gap"
+        ),
+    ):
         split_frames(np.arange(n) * 1.0, validation, test, gap)

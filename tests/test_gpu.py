@@ -1,4 +1,6 @@
-"""The kernels for a GPU: their results in Triton's interpreter, compilation for real GPUs, and, where there is one, a run on it."""
+"""The kernels for a GPU: their results in Triton's interpreter, compilation for real GPUs, and,
+where there is one, a run on it.
+"""
 
 import os
 import re
@@ -17,7 +19,10 @@ from openmm_cgkd.potential.bonded import BondedPrior
 from openmm_cgkd.potential.fast import FastPotential
 from openmm_cgkd.potential.scripted import ExportedPotential, FusedPotential, PotentialWithForces
 
-with_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed: it comes with CUDA builds of torch")
+with_triton = pytest.mark.skipif(
+    find_spec("triton") is None,
+    reason="Triton is not installed: it comes with CUDA builds of torch",
+)
 with_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
 REGISTERS = 255  # that a thread can have; the compiler puts what does not fit into local memory
 
@@ -25,18 +30,31 @@ REGISTERS = 255  # that a thread can have; the compiler puts what does not fit i
 def python(script: str | Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """Run in a process of its own."""
     command = [sys.executable, *arguments, str(script)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
 
 
 @with_triton
 def test_results_in_the_interpreter():
     """Of its own process, because Triton reads this variable once."""
-    result = python(Path(__file__).with_name("interpreted_gpu.py"), "-m", "pytest", "-q", "-p", "no:cacheprovider", TRITON_INTERPRET="1")
+    result = python(
+        Path(__file__).with_name("interpreted_gpu.py"),
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        TRITON_INTERPRET="1",
+    )
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_nothing_else_imports_triton():
-    script = "import sys; import openmm_cgkd.operators; assert 'openmm_cgkd.potential.gpu.evaluation' not in sys.modules"
+    script = (
+        "import sys; import openmm_cgkd.operators; assert 'openmm_cgkd.potential.gpu.evaluation'"
+        " not in sys.modules"
+    )
     result = python(script, "-c")
     assert result.returncode == 0, result.stderr
 
@@ -47,7 +65,9 @@ def test_operators_are_registered_for_a_gpu():
 
 
 def launches(channels: int) -> list[tuple]:
-    """Every kernel as it is launched for a network of so many channels, with its arguments and constants."""
+    """Every kernel as it is launched for a network of so many channels, with its arguments and
+    constants.
+    """
     from openmm_cgkd.potential.gpu import evaluation as gpu
 
     found = []
@@ -63,15 +83,28 @@ def launches(channels: int) -> list[tuple]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu, "launch", record)
         patch.setattr(gpu, "_fits", lambda beads, listed: True)
-        gpu.evaluate(torch.from_numpy(positions).float(), torch.from_numpy(TRICLINIC).float(), torch.from_numpy(types), *given)
+        gpu.evaluate(
+            torch.from_numpy(positions).float(),
+            torch.from_numpy(TRICLINIC).float(),
+            torch.from_numpy(types),
+            *given,
+        )
     return found
 
 
-_TYPES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.int32: "*i32", torch.int64: "*i64", torch.int8: "*i8"}
+_TYPES = {
+    torch.float32: "*fp32",
+    torch.float64: "*fp64",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+    torch.int8: "*i8",
+}
 
 
 def compiled(kernel, arguments, warps, constants, capability):
-    """A kernel for a GPU that need not be there, specialised as Triton does it: divisible by sixteen, and the number one a constant."""
+    """A kernel for a GPU that need not be there, specialised as Triton does it: divisible by
+    sixteen, and the number one a constant.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -80,7 +113,11 @@ def compiled(kernel, arguments, warps, constants, capability):
     for k, (name, argument) in enumerate(zip(kernel.arg_names, arguments, strict=False)):
         tensor = isinstance(argument, torch.Tensor)
         signature[name] = _TYPES[argument.dtype] if tensor else "i32"
-        special = name not in (kernel.params[k].name for k in range(len(kernel.params)) if kernel.params[k].do_not_specialize)
+        special = name not in (
+            kernel.params[k].name
+            for k in range(len(kernel.params))
+            if kernel.params[k].do_not_specialize
+        )
         if not tensor and argument == 1 and special:
             signature[name], fixed[(k,)] = "constexpr", 1
         elif (argument.data_ptr() if tensor else argument) % 16 == 0 and special:
@@ -88,11 +125,15 @@ def compiled(kernel, arguments, warps, constants, capability):
     for name in kernel.arg_names[len(arguments) :]:
         signature[name], fixed[(kernel.arg_names.index(name),)] = "constexpr", constants[name]
     source = ASTSource(kernel, signature, fixed, attributes)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
+    return triton.compile(
+        source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps}
+    )
 
 
 def registers(binary, folder: Path) -> tuple[int, int]:
-    """Registers of a thread, and bytes that it has on its stack, as NVIDIA's own tool reads them."""
+    """Registers of a thread, and bytes that it has on its stack, as NVIDIA's own tool reads
+    them.
+    """
     from triton import knobs
 
     (folder / "kernel.cubin").write_bytes(binary.asm["cubin"])
@@ -104,13 +145,18 @@ def registers(binary, folder: Path) -> tuple[int, int]:
 @with_triton
 @pytest.mark.parametrize(("channels", "capability"), [(32, 80), (64, 90)])
 def test_every_kernel_compiles_for_a_gpu(channels, capability, tmp_path):
-    """32 channels as the shipped student has, and twice as many; shared memory that every such GPU has, and no registers spilled."""
+    """32 channels as the shipped student has, and twice as many; shared memory that every such
+    GPU has, and no registers spilled.
+    """
     found = launches(channels)
     assert len(found) == 15
     for kernel, arguments, warps, constants in found:
         binary = compiled(kernel, arguments, warps, constants, capability)
         used, stack = registers(binary, tmp_path)
-        print(f"{kernel.__name__}: {used} registers, {stack} bytes of stack, {binary.metadata.shared} bytes of shared memory")
+        print(
+            f"{kernel.__name__}: {used} registers, {stack} bytes of stack, {binary.metadata.shared}"
+            " bytes of shared memory"
+        )
         assert used <= REGISTERS
         assert binary.metadata.shared <= 48 * 1024
         assert stack <= 64
@@ -131,12 +177,17 @@ def liquid():
 @with_triton
 @pytest.mark.parametrize("box", [TRICLINIC, None], ids=["triclinic", "open"])
 def test_on_a_gpu(box):
-    """The operator and the module as `TorchForce` calls it, against the CPU; then as a CUDA graph with beads that move."""
+    """The operator and the module as `TorchForce` calls it, against the CPU; then as a CUDA
+    graph with beads that move.
+    """
     from openmm_cgkd.potential.gpu import evaluation as gpu
 
     positions, fused = liquid()
     on_cpu = torch.jit.script(PotentialWithForces(fused).eval())
-    points, cell = torch.from_numpy(positions).float(), None if box is None else torch.from_numpy(box).float()
+    points, cell = (
+        torch.from_numpy(positions).float(),
+        None if box is None else torch.from_numpy(box).float(),
+    )
     moved = points + 0.1 * torch.rand(points.shape)
     expected = [on_cpu(at, cell) for at in (points, moved)]
     on_gpu = torch.jit.script(PotentialWithForces(fused).eval()).cuda()
@@ -177,7 +228,9 @@ def test_on_a_gpu(box):
 @with_triton
 @pytest.mark.parametrize("box", [TRICLINIC, None], ids=["triclinic", "open"])
 def test_graph_for_positions_on_the_processor(box):
-    """Against the CPU, for beads and boxes that change; refuses what is wrong and goes on; remakes a list that is too short."""
+    """Against the CPU, for beads and boxes that change; refuses what is wrong and goes on;
+    remakes a list that is too short.
+    """
     from openmm_cgkd.potential.gpu import evaluation as gpu
     from openmm_cgkd.potential.gpu.graph import GraphedPotential
 
@@ -187,7 +240,9 @@ def test_graph_for_positions_on_the_processor(box):
 
     def check(scale):
         at, cell = positions * scale, None if box is None else box * scale
-        energy, forces = on_cpu(torch.from_numpy(at), None if cell is None else torch.from_numpy(cell))
+        energy, forces = on_cpu(
+            torch.from_numpy(at), None if cell is None else torch.from_numpy(cell)
+        )
         found, found_forces = graphed(at, cell)
         assert found == pytest.approx(energy.item(), rel=1e-5)
         assert np.abs(found_forces - forces.numpy()).max() < 1e-4 * forces.abs().max().item()

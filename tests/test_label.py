@@ -28,7 +28,10 @@ def teachers_of(run, frames):
     """Forces and energies of the two teachers, predicted directly."""
     folder = RunFolder(run)
     graphs = FrameGraphs(frames, CUTOFF, load_prior(folder.prior))
-    return [predict(load_checkpoint(folder.teacher(k) / BEST)[0], graphs, range(len(frames))) for k in range(2)]
+    return [
+        predict(load_checkpoint(folder.teacher(k) / BEST)[0], graphs, range(len(frames)))
+        for k in range(2)
+    ]
 
 
 def test_labels_are_the_mean_of_the_teachers(labelled_run):
@@ -38,18 +41,23 @@ def test_labels_are_the_mean_of_the_teachers(labelled_run):
     assert np.abs(f0 - f1).max() > 0.1  # the members differ
     np.testing.assert_allclose(labels.forces, (f0 + f1) / 2, rtol=1e-5, atol=1e-3)
     np.testing.assert_allclose(labels.single_forces, f0, rtol=1e-5, atol=1e-3)
-    spread = np.sqrt(((f0 - f1) ** 2 / 2).mean(axis=-1))  # standard deviation of two values: |difference| / sqrt(2)
+    # standard deviation of two values: |difference| / sqrt(2)
+    spread = np.sqrt(((f0 - f1) ** 2 / 2).mean(axis=-1))
     np.testing.assert_allclose(labels.force_spread, spread, rtol=1e-3, atol=1e-3)
     training = split_run(run, frames).training
     centred = []
     for energies in (e0, e1):
         energies = energies.astype(float)
         for kind in (0, 1):
-            energies[:, frames.beads.types == kind] -= energies[np.ix_(training, frames.beads.types == kind)].mean()
+            energies[:, frames.beads.types == kind] -= energies[
+                np.ix_(training, frames.beads.types == kind)
+            ].mean()
         centred.append(energies)
     np.testing.assert_allclose(labels.energies, (centred[0] + centred[1]) / 2, atol=1e-4)
     np.testing.assert_allclose(labels.single_energies, centred[0], atol=1e-4)
-    np.testing.assert_allclose(labels.energy_spread, np.abs(centred[0] - centred[1]) / np.sqrt(2), atol=1e-4)
+    np.testing.assert_allclose(
+        labels.energy_spread, np.abs(centred[0] - centred[1]) / np.sqrt(2), atol=1e-4
+    )
 
 
 def test_labels_say_where_they_come_from(labelled_run):
@@ -64,9 +72,17 @@ def test_labels_say_where_they_come_from(labelled_run):
     assert (attributes["consistency_max"] < 1e-4).all()
     validation = split_run(run, frames).validation
     graphs = FrameGraphs(frames, CUTOFF, load_prior(folder.prior))
-    error = load_labels(folder.labels, frames).forces[validation] + graphs.prior_forces[validation] - frames.forces[validation]
-    assert attributes["validation_force_rmse"] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-4)
-    assert attributes["validation_force_ratio"] == pytest.approx(np.mean(error**2) / frames.forces[validation].var(), rel=1e-4)
+    error = (
+        load_labels(folder.labels, frames).forces[validation]
+        + graphs.prior_forces[validation]
+        - frames.forces[validation]
+    )
+    assert attributes["validation_force_rmse"] == pytest.approx(
+        np.sqrt(np.mean(error**2)), rel=1e-4
+    )
+    assert attributes["validation_force_ratio"] == pytest.approx(
+        np.mean(error**2) / frames.forces[validation].var(), rel=1e-4
+    )
     assert "force RMSE against mapped forces" in folder.log("label").read_text()
     with h5py.File(folder.labels) as file:
         assert file["forces"].dtype == np.float32
@@ -86,7 +102,8 @@ def test_interrupted_labelling_goes_on_part_by_part(own_labelled_run, monkeypatc
     path = RunFolder(run).labels
     expected = load_labels(path, frames)
     path.unlink()
-    monkeypatch.setattr(ensemble, "_BEADS", 3 * frames.beads.n_beads)  # seven parts of at most three frames
+    # seven parts of at most three frames
+    monkeypatch.setattr(ensemble, "_BEADS", 3 * frames.beads.n_beads)
     real, sizes = ensemble.predict, []
 
     def dying(network, graphs, indices):
@@ -104,14 +121,18 @@ def test_interrupted_labelling_goes_on_part_by_part(own_labelled_run, monkeypatc
     assert max(sizes) == 3  # never more in memory
     found = load_labels(path, frames)
     for name in UNITS:
-        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-4
+        )
     assert not (path.parent / "labels.parts").exists()
 
 
 def write_some_parts(folder, forces, energies):
     parts = Parts(folder, "inputs")
     for first in range(0, forces.shape[1], 4):
-        parts._write(first, forces[:, first : first + 4], energies[:, first : first + 4], refuse=True)
+        parts._write(
+            first, forces[:, first : first + 4], energies[:, first : first + 4], refuse=True
+        )
     return parts
 
 
@@ -134,18 +155,29 @@ def test_energy_zero_of_a_teacher_does_not_matter(tmp_path, labelled_run):
         np.testing.assert_allclose(moved[name], plain[name], atol=1e-4)
     np.testing.assert_allclose(moved["offsets"][1] - plain["offsets"][1], [100, -40], rtol=1e-6)
     np.testing.assert_allclose(plain["forces"], forces.mean(axis=0), atol=1e-6)
-    np.testing.assert_allclose(plain["force_spread"], np.sqrt(forces.var(axis=0, ddof=1).mean(axis=-1)), atol=1e-6)
+    np.testing.assert_allclose(
+        plain["force_spread"], np.sqrt(forces.var(axis=0, ddof=1).mean(axis=-1)), atol=1e-6
+    )
     for kind in range(2):
         assert plain["energies"][training][:, types == kind].mean() == pytest.approx(0, abs=1e-6)
-        assert abs(plain["energies"][:, types == kind].mean()) > 1e-4  # over the training frames, not over all
+        # over the training frames, not over all
+        assert abs(plain["energies"][:, types == kind].mean()) > 1e-4
 
 
 def test_one_teacher_has_no_spread(tmp_path, labelled_run):
     frames = labelled_run[1][:4]
     random = np.random.default_rng(0)
-    parts = write_some_parts(tmp_path / "parts", random.normal(size=(1, 4, 12, 3)), random.normal(size=(1, 4, 12)))
+    parts = write_some_parts(
+        tmp_path / "parts", random.normal(size=(1, 4, 12, 3)), random.normal(size=(1, 4, 12))
+    )
     with h5py.File(tmp_path / "labels.h5", "w") as file:
-        write_parts(file, parts, energy_offsets(parts, frames.beads.types, np.arange(4)), frames, np.ones(4, dtype=bool))
+        write_parts(
+            file,
+            parts,
+            energy_offsets(parts, frames.beads.types, np.arange(4)),
+            frames,
+            np.ones(4, dtype=bool),
+        )
         np.testing.assert_array_equal(file["force_spread"][:], 0)
         np.testing.assert_array_equal(file["energy_spread"][:], 0)
         np.testing.assert_array_equal(file["forces"][:], file["single_forces"][:])
@@ -176,7 +208,9 @@ def test_stale_labels_are_refused(own_labelled_run):
     with torch.no_grad():
         network.linear.weight[0, 0] += 1e-3
     save_checkpoint(teacher, network, run.model, content["scale"], frames.identity, ("A", "B"), {})
-    with pytest.raises(FramesError, match="made by other teachers than those of this run; run 'cgkd label' again"):
+    with pytest.raises(
+        FramesError, match="made by other teachers than those of this run; run 'cgkd label' again"
+    ):
         train_student(run)
     teacher.write_bytes(keep)
     prior.write_text(prior.read_text() + "\n")
@@ -191,7 +225,9 @@ def test_network_with_nan_is_refused(tmp_path, labelled_run):
     network = build_tensornet(run.model, 2, 2.5)
     with torch.no_grad():
         network.linear.weight[0, 0] = np.nan
-    save_checkpoint(RunFolder(run).teacher(0) / BEST, network, run.model, 2.5, frames.identity, ("A", "B"), {})
+    save_checkpoint(
+        RunFolder(run).teacher(0) / BEST, network, run.model, 2.5, frames.identity, ("A", "B"), {}
+    )
     with pytest.raises(TrainingError, match="nan of the RMS force"):
         label_frames(run)
     assert not RunFolder(run).labels.exists()
@@ -209,7 +245,10 @@ def test_errors_against_mean_forces_are_stored(own_labelled_run):
     truth = np.random.default_rng(0).normal(size=frames.forces.shape, scale=50)
     attributes = {"temperature": frames.temperature}
     write_mean_forces(
-        run._folder / "mean_forces.h5", MeanForces(frames.positions, truth, 0 * truth, frames.box, frames.time, frames.beads, attributes)
+        run._folder / "mean_forces.h5",
+        MeanForces(
+            frames.positions, truth, 0 * truth, frames.box, frames.time, frames.beads, attributes
+        ),
     )
     RunFolder(run).labels.unlink()
     named = run.model_copy(update={"mean_forces": type(run._folder)("mean_forces.h5")})
@@ -217,4 +256,6 @@ def test_errors_against_mean_forces_are_stored(own_labelled_run):
     (f0, _), (f1, _) = teachers_of(run, frames)
     prior = FrameGraphs(frames, CUTOFF, load_prior(RunFolder(run).prior)).prior_forces
     for name, forces in (("mean_force_rmse", (f0 + f1) / 2), ("single_mean_force_rmse", f0)):
-        assert attributes[name] == pytest.approx(np.sqrt(np.mean((forces + prior - truth) ** 2)), rel=1e-4)
+        assert attributes[name] == pytest.approx(
+            np.sqrt(np.mean((forces + prior - truth) ** 2)), rel=1e-4
+        )

@@ -21,14 +21,22 @@ def beads(n: int, names: tuple[str, ...] = ("A",), types: list[int] | None = Non
 
 def two_waters() -> Mapping:
     """Two beads of O, H, H with round masses."""
-    return Mapping([np.array([0, 1, 2]), np.array([3, 4, 5])], np.array([16.0, 1.0, 1.0] * 2), beads(2))
+    return Mapping(
+        [np.array([0, 1, 2]), np.array([3, 4, 5])], np.array([16.0, 1.0, 1.0] * 2), beads(2)
+    )
 
 
 def test_centre_of_mass_and_force_by_hand():
     mapping = two_waters()
-    positions = np.array([[0, 0, 0], [0.9, 0, 0], [0, 1.8, 0], [1, 1, 1], [1, 1, 1], [1, 1, 2.8]], dtype=float)
-    forces = np.array([[1, 0, 0], [2, 0, 0], [3, 0, -1], [0, 5, 0], [0, -5, 0], [7, 0, 0]], dtype=float)
-    assert mapping.map_positions(positions) == pytest.approx(np.array([[0.05, 0.1, 0], [1, 1, 1.1]]))
+    positions = np.array(
+        [[0, 0, 0], [0.9, 0, 0], [0, 1.8, 0], [1, 1, 1], [1, 1, 1], [1, 1, 2.8]], dtype=float
+    )
+    forces = np.array(
+        [[1, 0, 0], [2, 0, 0], [3, 0, -1], [0, 5, 0], [0, -5, 0], [7, 0, 0]], dtype=float
+    )
+    assert mapping.map_positions(positions) == pytest.approx(
+        np.array([[0.05, 0.1, 0], [1, 1, 1.1]])
+    )
     assert mapping.map_forces(forces) == pytest.approx(np.array([[6, 0, -1], [7, 0, 0]]))
     assert mapping.topology.masses == pytest.approx([18, 18])
 
@@ -48,7 +56,9 @@ def test_ethaline_beads():
     choline = MASS["N"] + 5 * MASS["C"] + MASS["O"] + 14 * MASS["H"]
     glycol = 2 * MASS["C"] + 2 * MASS["O"] + 6 * MASS["H"]
     assert mapping.topology.names == ["CHO", "CHO", "CL", "CL", "EGL"]
-    assert mapping.topology.masses == pytest.approx([choline] * 2 + [MASS["Cl"]] * 2 + [glycol], rel=1e-4)
+    assert mapping.topology.masses == pytest.approx(
+        [choline] * 2 + [MASS["Cl"]] * 2 + [glycol], rel=1e-4
+    )
     assert mapping.topology.molecules.tolist() == [0, 1, 2, 3, 4]
     assert mapping.bead_of_atom.tolist() == [0] * 21 + [1] * 21 + [2, 3] + [4] * 10
     assert mapping.topology.charges.tolist() == [0] * 5
@@ -58,10 +68,17 @@ def test_heavy_hydrogens_move_nothing():
     config = small_config(hydrogen_mass="3 dalton")
     topology, positions = pack(config)
     system = create_system(config, topology)
-    heavy = np.array([system.getParticleMass(i).value_in_unit(unit.dalton) for i in range(system.getNumParticles())])
+    heavy = np.array(
+        [
+            system.getParticleMass(i).value_in_unit(unit.dalton)
+            for i in range(system.getNumParticles())
+        ]
+    )
     hydrogens = [atom.index for atom in topology.atoms() if atom.element.symbol == "H"]
     assert heavy[hydrogens] == pytest.approx(3.0)  # the system really has heavy hydrogens
-    mapping = mapping_from_config(config, mdtraj.Topology.from_openmm(topology), atomic_charges(system))
+    mapping = mapping_from_config(
+        config, mdtraj.Topology.from_openmm(topology), atomic_charges(system)
+    )
     atoms = list(topology.atoms())
     first = [k for k, atom in enumerate(atoms) if atom.residue.index == 0]
     true = np.array([MASS[atoms[k].element.symbol] for k in first])
@@ -69,7 +86,8 @@ def test_heavy_hydrogens_move_nothing():
     assert mapping.map_positions(positions)[0] == pytest.approx(centre, rel=1e-5)
     assert mapping.topology.masses[0] == pytest.approx(true.sum(), rel=1e-4)
     shifted = (heavy[first, None] * positions[first]).sum(axis=0) / heavy[first].sum()
-    assert np.abs(shifted - centre).max() > 1e-3  # with the heavy masses the bead would be elsewhere
+    # with the heavy masses the bead would be elsewhere
+    assert np.abs(shifted - centre).max() > 1e-3
     assert mapping.topology.charges == pytest.approx([0.8] * 3 + [-0.8] * 3 + [0.0] * 6)
 
 
@@ -86,9 +104,14 @@ def test_two_beads_per_molecule():
     assert mapping.topology.types.tolist() == [0, 1, 0, 1]
     assert mapping.topology.molecules.tolist() == [0, 0, 1, 1]
     assert mapping.topology.bonds.tolist() == [[0, 1], [2, 3]]
-    assert mapping.topology.masses == pytest.approx([MASS["C"] + MASS["O"] + 3 * MASS["H"]] * 4, rel=1e-4)
+    assert mapping.topology.masses == pytest.approx(
+        [MASS["C"] + MASS["O"] + 3 * MASS["H"]] * 4, rel=1e-4
+    )
     coarse = mapping.topology.to_mdtraj()
-    assert (coarse.n_residues, [atom.name for atom in coarse.atoms]) == (2, ["E1", "E2", "E1", "E2"])
+    assert (coarse.n_residues, [atom.name for atom in coarse.atoms]) == (
+        2,
+        ["E1", "E2", "E1", "E2"],
+    )
     assert [(a.index, b.index) for a, b in coarse.bonds] == [(0, 1), (2, 3)]
 
 
@@ -100,9 +123,13 @@ def test_hydrogen_apart_from_its_heavy_atom():
     topology, _ = pack(config)
     system = create_system(config, topology)
     mapping = mapping_from_config(
-        type(config).model_validate({**config.model_dump(), "beads": beads}), mdtraj.Topology.from_openmm(topology)
+        type(config).model_validate({**config.model_dump(), "beads": beads}),
+        mdtraj.Topology.from_openmm(topology),
     )
-    with pytest.raises(MappingError, match="constraint between atoms 2 and 4 crosses beads 0 and 1; its force is missing"):
+    with pytest.raises(
+        MappingError,
+        match="constraint between atoms 2 and 4 crosses beads 0 and 1; its force is missing",
+    ):
         mapping.check_constraints(system)
 
 
@@ -117,7 +144,10 @@ def test_hydrogen_apart_from_its_heavy_atom():
 def test_selection_that_does_not_cover(selection, message):
     config = small_config({"EGL": 2})
     config = type(config).model_validate(
-        {**config.model_dump(), "beads": [{"type": "E", "molecule": "EGL", "selection": selection}]},
+        {
+            **config.model_dump(),
+            "beads": [{"type": "E", "molecule": "EGL", "selection": selection}],
+        },
     )
     topology = mdtraj.Topology.from_openmm(build_topology(small_config({"EGL": 2})))
     with pytest.raises(MappingError, match=message):
@@ -125,7 +155,9 @@ def test_selection_that_does_not_cover(selection, message):
 
 
 def test_atom_in_two_beads():
-    with pytest.raises(MappingError, match="Atom 1 is in beads 0 and 1; put every atom in one bead"):
+    with pytest.raises(
+        MappingError, match="Atom 1 is in beads 0 and 1; put every atom in one bead"
+    ):
         Mapping([np.array([0, 1]), np.array([1, 2])], np.ones(3), beads(2))
 
 
@@ -156,7 +188,9 @@ def test_constraint_across_beads():
     system.addConstraint(0, 1, 0.1)
     mapping.check_constraints(system)
     system.addConstraint(2, 3, 0.1)
-    with pytest.raises(MappingError, match="constraint between atoms 2 and 3 crosses beads 0 and 1"):
+    with pytest.raises(
+        MappingError, match="constraint between atoms 2 and 3 crosses beads 0 and 1"
+    ):
         mapping.check_constraints(system)
 
 
@@ -187,7 +221,9 @@ def test_molecule_with_other_atom_order():
         residue = topology.addResidue("EGL", chain)
         for name in (*carbons, "O1", "O2", "HO1", "HO2", "H11", "H12", "H21", "H22"):
             topology.addAtom(name, app.Element.getBySymbol(name[0]), residue)
-    with pytest.raises(MappingError, match=r"Molecule 1 \(EGL\) has other atoms, or in another order"):
+    with pytest.raises(
+        MappingError, match=r"Molecule 1 \(EGL\) has other atoms, or in another order"
+    ):
         mapping_from_config(small_config({"EGL": 2}), mdtraj.Topology.from_openmm(topology))
 
 
@@ -197,17 +233,23 @@ def test_whole_molecules_across_the_box_edge(box):
     openmm_topology, positions = pack(config)
     topology = mdtraj.Topology.from_openmm(openmm_topology)
     mapping, bonds = mapping_from_config(config, topology), bond_order(topology)
-    positions = positions - positions.mean(axis=0)  # centred on a corner of the box, so that molecules straddle its faces
+    # centred on a corner of the box, so that molecules straddle its faces
+    positions = positions - positions.mean(axis=0)
     fractional = positions @ np.linalg.inv(box)
     wrapped = (fractional - np.floor(fractional)) @ box
     whole = make_whole(wrapped, box, bonds)
     for a, b in topology.bonds:  # every bond has its true length again
-        assert np.linalg.norm(whole[a.index] - whole[b.index]) == pytest.approx(np.linalg.norm(positions[a.index] - positions[b.index]))
+        assert np.linalg.norm(whole[a.index] - whole[b.index]) == pytest.approx(
+            np.linalg.norm(positions[a.index] - positions[b.index])
+        )
     # beads agree up to whole box vectors, one shift per molecule
     images = (mapping.map_positions(whole) - mapping.map_positions(positions)) @ np.linalg.inv(box)
     assert images == pytest.approx(np.round(images), abs=1e-9)
-    broken = (mapping.map_positions(wrapped) - mapping.map_positions(positions)) @ np.linalg.inv(box)
-    assert np.abs(broken - np.round(broken)).max() > 0.01  # without make_whole beads would be misplaced
+    broken = (mapping.map_positions(wrapped) - mapping.map_positions(positions)) @ np.linalg.inv(
+        box
+    )
+    # without make_whole beads would be misplaced
+    assert np.abs(broken - np.round(broken)).max() > 0.01
 
 
 def test_make_whole_by_hand():
@@ -215,8 +257,13 @@ def test_make_whole_by_hand():
     a, b, c = TRICLINIC
     chain = np.array([[0.1, 0.1, 0.1], [0.0, 0.0, -0.05], [-0.1, -0.1, -0.1]])
     bonds = np.array([[0, 1], [1, 2]])
-    assert make_whole(chain + np.array([0 * a, c, a + b + c]), TRICLINIC, bonds) == pytest.approx(chain)
-    assert make_whole(chain + np.array([b, -2 * c, a]), TRICLINIC, bonds) == pytest.approx(chain + b)  # follows the first atom
+    assert make_whole(chain + np.array([0 * a, c, a + b + c]), TRICLINIC, bonds) == pytest.approx(
+        chain
+    )
+    # follows the first atom
+    assert make_whole(chain + np.array([b, -2 * c, a]), TRICLINIC, bonds) == pytest.approx(
+        chain + b
+    )
     assert make_whole(chain[:1], TRICLINIC, np.zeros((0, 2), dtype=int)) == pytest.approx(chain[:1])
 
 

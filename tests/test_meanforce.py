@@ -14,25 +14,42 @@ from openmm_cgkd.mean_forces import Check, MeanForces, read_mean_forces, write_m
 from openmm_cgkd.reference.backmap import add_restraint, hold
 from openmm_cgkd.reference.build import build_topology
 from openmm_cgkd.reference.meanforce import mean_and_error, run_mean_forces
-from openmm_cgkd.reference.restrained import Configuration, _Restrained, as_check, run_configuration, sample_mean_force, start_file
+from openmm_cgkd.reference.restrained import (
+    Configuration,
+    _Restrained,
+    as_check,
+    run_configuration,
+    sample_mean_force,
+    start_file,
+)
 from openmm_cgkd.reference.run import run_reference
 
 KT = 0.00831446 * 300
 
 
 class Springs:
-    """Three molecules of two atoms, every force harmonic: the potential of mean force of the beads is quadratic.
+    """Three molecules of two atoms, every force harmonic: the potential of mean force of the beads
+    is quadratic.
 
     With U = x.K.x/2 per Cartesian component and X = M x, W(X) = X.inv(M inv(K) M^T).X/2.
     """
 
     masses = np.array([12.0, 3.0, 16.0, 1.0, 14.0, 5.0])
-    bonds = ((0, 1, 4000.0), (2, 3, 3000.0), (4, 5, 5000.0), (1, 2, 900.0), (3, 4, 700.0), (0, 5, 500.0))
+    bonds = (
+        (0, 1, 4000.0),
+        (2, 3, 3000.0),
+        (4, 5, 5000.0),
+        (1, 2, 900.0),
+        (3, 4, 700.0),
+        (0, 5, 500.0),
+    )
     anchors = (300.0, 50.0, 200.0, 400.0, 100.0, 250.0)
 
     def __init__(self):
         beads = BeadTopology(("A",), np.zeros(3, int), np.zeros(3), np.arange(3))
-        self.mapping = Mapping([np.array([0, 1]), np.array([2, 3]), np.array([4, 5])], self.masses, beads)
+        self.mapping = Mapping(
+            [np.array([0, 1]), np.array([2, 3]), np.array([4, 5])], self.masses, beads
+        )
         matrix = np.diag(self.anchors)
         for i, j, k in self.bonds:
             matrix[[i, j], [i, j]] += k
@@ -63,7 +80,9 @@ class Springs:
             topology.addAtom("C", app.Element.getBySymbol("C"), residue)
         integrator = openmm.LangevinMiddleIntegrator(300, 5, 0.002)
         integrator.setRandomNumberSeed(3)
-        simulation = app.Simulation(topology, system, integrator, openmm.Platform.getPlatformByName("Reference"))
+        simulation = app.Simulation(
+            topology, system, integrator, openmm.Platform.getPlatformByName("Reference")
+        )
         simulation.context.setPositions(beads[self.mapping.bead_of_atom])
         simulation.context.setVelocitiesToTemperature(300, 3)
         simulation.step(1000)
@@ -76,7 +95,9 @@ BEADS = np.array([[0.1, 0.02, -0.15], [0.3, -0.1, 0.05], [-0.2, 0.25, 0.1]])
 @pytest.mark.parametrize("constant", [2e4, 1e5])
 def test_mean_force_of_harmonic_molecules(constant):
     springs = Springs()
-    found = sample_mean_force(springs.simulation(BEADS, constant), springs.mapping, BEADS, 200.0, 0.02, 20)
+    found = sample_mean_force(
+        springs.simulation(BEADS, constant), springs.mapping, BEADS, 200.0, 0.02, 20
+    )
     exact = -springs.curvature @ found.positions
     z = (found.forces - exact) / found.standard_error
     # nine components, Student's t with 19 degrees of freedom
@@ -86,10 +107,16 @@ def test_mean_force_of_harmonic_molecules(constant):
 
 
 def test_mean_positions_remove_the_first_order_of_the_restraint():
-    """At the restraint's centres, a soft restraint gives a force that is wrong by W''/k; at the mean positions it is right."""
+    """At the restraint's centres, a soft restraint gives a force that is wrong by W''/k; at the
+    mean positions it is right.
+    """
     springs = Springs()
-    found = sample_mean_force(springs.simulation(BEADS, 5e3), springs.mapping, BEADS, 400.0, 0.02, 20)
-    at_centres, at_means = (np.abs(found.forces + springs.curvature @ x) for x in (BEADS, found.positions))
+    found = sample_mean_force(
+        springs.simulation(BEADS, 5e3), springs.mapping, BEADS, 400.0, 0.02, 20
+    )
+    at_centres, at_means = (
+        np.abs(found.forces + springs.curvature @ x) for x in (BEADS, found.positions)
+    )
     assert at_means.mean() < 0.4 * at_centres.mean()
     assert at_centres.max() > 5 * found.standard_error.max()
 
@@ -97,7 +124,9 @@ def test_mean_positions_remove_the_first_order_of_the_restraint():
 def test_standard_error_shrinks_with_time_and_is_honest():
     springs = Springs()
     simulation = springs.simulation(BEADS, 5e4)
-    estimates = [sample_mean_force(simulation, springs.mapping, BEADS, 10.0, 0.02, 10) for _ in range(24)]
+    estimates = [
+        sample_mean_force(simulation, springs.mapping, BEADS, 10.0, 0.02, 10) for _ in range(24)
+    ]
     scatter = np.std([e.forces for e in estimates], axis=0, ddof=1)
     claimed = np.sqrt(np.mean([e.standard_error**2 for e in estimates], axis=0))
     # chi-squared with 23 degrees of freedom for each of nine components
@@ -110,7 +139,15 @@ def mean_forces(seed, noise, frames=6, beads=40, signal=80.0):
     topology = BeadTopology(("A", "B"), np.arange(beads) % 2, np.ones(beads), np.arange(beads))
     forces = truth + np.random.default_rng(seed).normal(0, noise, truth.shape)
     box = np.tile(3 * np.eye(3), (frames, 1, 1))
-    return MeanForces(truth * 0, forces, error, box, np.arange(frames) * 10.0, topology, {"restraint_constant": 1e5})
+    return MeanForces(
+        truth * 0,
+        forces,
+        error,
+        box,
+        np.arange(frames) * 10.0,
+        topology,
+        {"restraint_constant": 1e5},
+    )
 
 
 def test_variance_is_freed_of_its_own_noise():
@@ -126,11 +163,14 @@ def test_errors_from_independent_starts():
     mean, error = mean_and_error(truth + random.normal(0, 30, (40, 8, 80, 3)), np.arange(80) % 2)
     z = (mean - truth[:, 0]) / error
     assert abs(np.sqrt((error**2).mean()) / (30 / np.sqrt(8)) - 1) < 0.1
-    assert abs((z**2).mean() / (7 / 5) - 1) < 0.25  # Student's t with 7 degrees of freedom has variance 7/5
+    # Student's t with 7 degrees of freedom has variance 7/5
+    assert abs((z**2).mean() / (7 / 5) - 1) < 0.25
 
 
 def test_errors_from_starts_that_remember():
-    """Noise of 50 that is correlated by 0.7 from start to start, for one type; for the other it is independent."""
+    """Noise of 50 that is correlated by 0.7 from start to start, for one type; for the other it
+    is independent.
+    """
     random = np.random.default_rng(8)
     types, count = np.arange(80) % 2, 24
     truth, noise = random.normal(0, 100, (10, 80, 3)), random.normal(0, 50, (10, count, 80, 3))
@@ -139,7 +179,10 @@ def test_errors_from_starts_that_remember():
         noise[:, k, types == 0] += 0.7 * noise[:, k - 1, types == 0]
     mean, error = mean_and_error(truth[:, None] + noise, types)
     lags = np.arange(1, count)
-    exact = {0: 50 * np.sqrt((1 + 2 * ((1 - lags / count) * 0.7**lags).sum()) / count), 1: 50 / np.sqrt(count)}
+    exact = {
+        0: 50 * np.sqrt((1 + 2 * ((1 - lags / count) * 0.7**lags).sum()) / count),
+        1: 50 / np.sqrt(count),
+    }
     for kind, expected in exact.items():
         mine = types == kind
         assert np.sqrt((error[:, mine] ** 2).mean()) == pytest.approx(expected, rel=0.2)
@@ -157,7 +200,9 @@ def test_agreement_of_estimates_that_do_and_do_not_agree():
 
 
 def test_errors_of_a_check_are_those_between_equal_runs():
-    """Also where much of what a run sees outlasts it, as atoms around held beads do: noise of 40, correlated by 0.7 from run to run."""
+    """Also where much of what a run sees outlasts it, as atoms around held beads do: noise of
+    40, correlated by 0.7 from run to run.
+    """
     random = np.random.default_rng(6)
     truth, noise = 100 * random.normal(size=(6, 40, 3)), 40 * random.normal(size=(3, 6, 40, 3))
     for run in (1, 2):
@@ -166,14 +211,22 @@ def test_errors_of_a_check_are_those_between_equal_runs():
     for factor in (1, 0.8):
         found = Check(**as_check(control, first, factor * second)).agreement()
         assert abs(found["slope"] - factor) < 4 * found["slope_error"] < 0.08
-    assert Check(**as_check(control, first, second)).agreement()["expected"] == pytest.approx(40 * np.sqrt(2 * 0.3), rel=0.1)
+    assert Check(**as_check(control, first, second)).agreement()["expected"] == pytest.approx(
+        40 * np.sqrt(2 * 0.3), rel=0.1
+    )
 
 
 def test_holding_elsewhere_moves_the_mean_force():
-    """After the centres have moved to where the other constant gives the same mean positions, the force is the same."""
+    """After the centres have moved to where the other constant gives the same mean positions,
+    the force is the same.
+    """
     springs, soft = Springs(), 5e3
     simulation = springs.simulation(BEADS, 1e5)
-    (restraint,) = (force for force in simulation.system.getForces() if isinstance(force, openmm.CustomCentroidBondForce))
+    (restraint,) = (
+        force
+        for force in simulation.system.getForces()
+        if isinstance(force, openmm.CustomCentroidBondForce)
+    )
     first = sample_mean_force(simulation, springs.mapping, BEADS, 200.0, 0.02, 20)
     centres = first.positions - first.forces / soft
     hold(simulation.context, restraint, centres, soft)
@@ -187,7 +240,9 @@ def test_holding_elsewhere_moves_the_mean_force():
 def test_file_round_trip(tmp_path):
     main = mean_forces(1, 20.0)
     path = tmp_path / "mean_forces.h5"
-    check = Check(main.forces, mean_forces(2, 20.0).forces, main.standard_error, main.standard_error)
+    check = Check(
+        main.forces, mean_forces(2, 20.0).forces, main.standard_error, main.standard_error
+    )
     write_mean_forces(path, main, {"other_constant": check})
     found = read_mean_forces(path)
     np.testing.assert_allclose(found.forces, main.forces, rtol=1e-6)
@@ -210,10 +265,34 @@ COUNTS = {"CHO": 2, "CL": 2, "EGL": 2}
 @pytest.fixture(scope="module")
 def atoms(tmp_path_factory):
     """A short all-atom run with snapshots."""
-    reference = {"annealing": "0.2 ps", "npt": "0.8 ps", "nvt": "0.2 ps", "production": "0.4 ps", "frame_interval": "0.1 ps"}
-    config = small_config(COUNTS, **reference, snapshot_interval="40 fs", nonbonded_cutoff="0.45 nm", initial_density="0.3 g/cm^3")
-    times = {"annealing": 0.1, "cooling": 0.1, "equilibration": 0.1, "sampling": 0.2, "sample_interval": 0.02}
-    config = config.model_copy(update={"mean_force": config.mean_force.model_copy(update={**times, "check_frames": 1, "starts": 2})})
+    reference = {
+        "annealing": "0.2 ps",
+        "npt": "0.8 ps",
+        "nvt": "0.2 ps",
+        "production": "0.4 ps",
+        "frame_interval": "0.1 ps",
+    }
+    config = small_config(
+        COUNTS,
+        **reference,
+        snapshot_interval="40 fs",
+        nonbonded_cutoff="0.45 nm",
+        initial_density="0.3 g/cm^3",
+    )
+    times = {
+        "annealing": 0.1,
+        "cooling": 0.1,
+        "equilibration": 0.1,
+        "sampling": 0.2,
+        "sample_interval": 0.02,
+    }
+    config = config.model_copy(
+        update={
+            "mean_force": config.mean_force.model_copy(
+                update={**times, "check_frames": 1, "starts": 2}
+            )
+        }
+    )
     return config, run_reference(config, tmp_path_factory.mktemp("aa")).with_name("production.xtc")
 
 
@@ -224,10 +303,14 @@ def test_mean_forces_of_ethaline(atoms, tmp_path):
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
     assert len(before) == 6  # two starts of two configurations, and the two checks of one
 
-    more = config.model_copy(update={"mean_force": config.mean_force.model_copy(update={"starts": 4})})
+    more = config.model_copy(
+        update={"mean_force": config.mean_force.model_copy(update={"starts": 4})}
+    )
     path = run_mean_forces(more, trajectory, folder, count=2, share=0.5)
     found = read_mean_forces(path)
-    charges = dict(zip(np.array(found.beads.type_names)[found.beads.types], found.beads.charges, strict=True))
+    charges = dict(
+        zip(np.array(found.beads.type_names)[found.beads.types], found.beads.charges, strict=True)
+    )
     assert charges == pytest.approx({"CHO": 0.8, "CL": -0.8, "EGL": 0.0}, abs=1e-6)
     assert found.forces.shape == (2, 6, 3)
     assert found.standard_error.min() > 0
@@ -235,14 +318,36 @@ def test_mean_forces_of_ethaline(atoms, tmp_path):
     after = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
     assert before.items() < after.items()
     starts = [np.load(folder / f"configuration-0000-start-{k:02d}.npz") for k in range(4)]
-    np.testing.assert_allclose(found.forces[0], np.mean([start["forces"] for start in starts], axis=0), rtol=1e-5, atol=1e-3)
-    np.testing.assert_allclose(fewer.forces[0], np.mean([start["forces"] for start in starts[:2]], axis=0), rtol=1e-5, atol=1e-3)
-    # all starts hold the same beads, to thermal motion of sqrt(kT/k) = 4e-3 nm, with other conformations
+    np.testing.assert_allclose(
+        found.forces[0],
+        np.mean([start["forces"] for start in starts], axis=0),
+        rtol=1e-5,
+        atol=1e-3,
+    )
+    np.testing.assert_allclose(
+        fewer.forces[0],
+        np.mean([start["forces"] for start in starts[:2]], axis=0),
+        rtol=1e-5,
+        atol=1e-3,
+    )
+    # all starts hold the same beads, to thermal motion of sqrt(kT/k) = 4e-3 nm, with other
+    # conformations
     assert max(np.abs(start["positions"] - found.positions[0]).max() for start in starts) < 0.02
     assert min(np.abs(start["forces"] - starts[0]["forces"]).max() for start in starts[1:]) > 1
     # products of starts so many apart, of the last bead type
-    both = np.array([[np.load(folder / f"configuration-{i:04d}-start-{k:02d}.npz")["forces"][4:] for k in range(4)] for i in range(2)])
-    products = [np.mean([(both[:, k] * both[:, k + lag]).mean() for k in range(4 - lag)]) for lag in range(4)]
+    both = np.array(
+        [
+            [
+                np.load(folder / f"configuration-{i:04d}-start-{k:02d}.npz")["forces"][4:]
+                for k in range(4)
+            ]
+            for i in range(2)
+        ]
+    )
+    products = [
+        np.mean([(both[:, k] * both[:, k + lag]).mean() for k in range(4 - lag)])
+        for lag in range(4)
+    ]
     np.testing.assert_allclose(found.attributes["start_products"][2], products)
     with h5py.File(path) as file:
         assert set(file["checks"]) == {"other_constant", "other_start", "other_heating"}
@@ -268,7 +373,9 @@ def test_a_start_goes_on_from_the_one_before(restrained, tmp_path, monkeypatch):
 
     monkeypatch.setattr(_Restrained, "begin", record)
     for starts in (2, 3):
-        config = restrained.config.model_copy(update={"mean_force": restrained.protocol.model_copy(update={"starts": starts})})
+        config = restrained.config.model_copy(
+            update={"mean_force": restrained.protocol.model_copy(update={"starts": starts})}
+        )
         run_configuration(config, restrained.configuration, tmp_path, lambda done, note: None)
     assert [start for start, _ in given] == [0, 1, 2]
     for start, atoms in given[1:]:
@@ -279,7 +386,9 @@ def test_a_start_goes_on_from_the_one_before(restrained, tmp_path, monkeypatch):
 
 
 def test_steps_are_short_while_hot(restrained):
-    """Atoms move no farther in a step than at 1000 K, the time is what was asked for, and sampling has the protocol's step again."""
+    """Atoms move no farther in a step than at 1000 K, the time is what was asked for, and
+    sampling has the protocol's step again.
+    """
     integrator, context = restrained.simulation.integrator, restrained.simulation.context
     restrained.begin(0, restrained.configuration.atoms)
     context.setTime(0)
@@ -289,7 +398,8 @@ def test_steps_are_short_while_hot(restrained):
     atoms = context.getSystem().getNumParticles()
     freedom = 3 * atoms - context.getSystem().getNumConstraints()
     kinetic = context.getState(energy=True).getKineticEnergy()._value
-    assert 2 * kinetic / (freedom * 0.00831446) == pytest.approx(4000, rel=0.45)  # one state of 64 atoms scatters by 11 %
+    # one state of 64 atoms scatters by 11 %
+    assert 2 * kinetic / (freedom * 0.00831446) == pytest.approx(4000, rel=0.45)
     restrained.begin(0, restrained.configuration.atoms)
     assert integrator.getStepSize()._value == pytest.approx(0.004)
 
@@ -300,7 +410,10 @@ def test_explosion_is_tried_again_with_half_the_step(restrained, monkeypatch):
 
     def step(steps, original=simulation.step, fails=1):
         if len(exploded) < fails and simulation.integrator.getTemperature()._value == 2000:
-            simulation.context.setPositions(simulation.context.getState(positions=True).getPositions(asNumpy=True)._value * np.nan)
+            simulation.context.setPositions(
+                simulation.context.getState(positions=True).getPositions(asNumpy=True)._value
+                * np.nan
+            )
             exploded.append(simulation.integrator.getStepSize()._value)
         original(steps)
 
@@ -312,7 +425,9 @@ def test_explosion_is_tried_again_with_half_the_step(restrained, monkeypatch):
     monkeypatch.setattr(simulation, "step", lambda steps, twice=step: twice(steps, fails=4))
     with pytest.raises(openmm.OpenMMException, match="NaN"):
         restrained.begin(1, restrained.configuration.atoms)
-    assert exploded[1:] == [pytest.approx(0.004 / np.sqrt(2) * shorter) for shorter in (1, 0.5, 0.25)]
+    assert exploded[1:] == [
+        pytest.approx(0.004 / np.sqrt(2) * shorter) for shorter in (1, 0.5, 0.25)
+    ]
 
 
 def test_bad_input(atoms, tmp_path):
@@ -338,7 +453,10 @@ def test_snapshots_survive_a_resumed_run(atoms, tmp_path):
     copy = tmp_path / "production.xtc"
     copy.write_bytes(atoms[1].read_bytes()[:-100])  # torn
     _keep_snapshots(copy, 7)
-    with mdtraj.formats.XTCTrajectoryFile(str(copy)) as file, mdtraj.formats.XTCTrajectoryFile(str(atoms[1])) as whole:
+    with (
+        mdtraj.formats.XTCTrajectoryFile(str(copy)) as file,
+        mdtraj.formats.XTCTrajectoryFile(str(atoms[1])) as whole,
+    ):
         (xyz, time, *_), (exact, exact_time, *_) = file.read(), whole.read(7)
     np.testing.assert_allclose(xyz, exact, atol=1e-6)
     np.testing.assert_allclose(time, exact_time)

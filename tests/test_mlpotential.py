@@ -1,4 +1,6 @@
-"""The plug-in of OpenMM-ML against a stand-in for its base classes; tests/newer_stack.py runs the real one."""
+"""The plug-in of OpenMM-ML against a stand-in for its base classes; tests/newer_stack.py runs
+the real one.
+"""
 
 import importlib
 import sys
@@ -35,11 +37,15 @@ def test_adds_force_and_masses_to_a_system_without_masses(factory, tmp_path):
         system.addParticle(0.0)  # what OpenMM-ML gives to particles without an element
     implementation = factory.createImpl("cgkd", modelPath=file)
     implementation.addForces(topology, system, None, 3)
-    assert [system.getParticleMass(k)._value for k in range(len(types))] == [MASSES[kind] for kind in types]
+    assert [system.getParticleMass(k)._value for k in range(len(types))] == [
+        MASSES[kind] for kind in types
+    ]
     assert [force.getForceGroup() for force in system.getForces()] == [3]
     energies = []
     for each in (system, CGPotential(file).createSystem(topology, removeCMMotion=False)):
-        context = openmm.Context(each, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("Reference"))
+        context = openmm.Context(
+            each, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("Reference")
+        )
         context.setPositions(positions)
         energies.append(context.getState(energy=True).getPotentialEnergy()._value)
     assert energies[0] == pytest.approx(energies[1], rel=1e-9)

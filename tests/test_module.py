@@ -14,7 +14,14 @@ from openmm_cgkd.config import LossWeights, PriorConfig, TrainingConfig
 from openmm_cgkd.exceptions import TrainingError
 from openmm_cgkd.potential.prior import fit_prior
 from openmm_cgkd.potential.tensornet import build_tensornet
-from openmm_cgkd.training.data import FrameGraphs, GraphDataset, Targets, Variances, mapped_targets, target_variances
+from openmm_cgkd.training.data import (
+    FrameGraphs,
+    GraphDataset,
+    Targets,
+    Variances,
+    mapped_targets,
+    target_variances,
+)
 from openmm_cgkd.training.module import Distillation, average, distillation_loss
 from openmm_cgkd.training.teach import FORCES_ONLY
 
@@ -30,7 +37,14 @@ def graphs(frames):
 
 
 def module(weights=FORCES_ONLY, variances=Variances(1.0), **settings) -> Distillation:  # noqa: B008 - frozen
-    return Distillation(build_tensornet(SMALL, 2, 2.5), weights, variances, TrainingConfig(**settings), ("A", "B"), "")
+    return Distillation(
+        build_tensornet(SMALL, 2, 2.5),
+        weights,
+        variances,
+        TrainingConfig(**settings),
+        ("A", "B"),
+        "",
+    )
 
 
 @pytest.mark.parametrize("beads_weighted", [False, True])
@@ -39,7 +53,9 @@ def test_loss_against_numpy(frames, graphs, weights, beads_weighted):
     random = np.random.default_rng(1)
     shape = frames.forces.shape
     of_beads = random.random((2, *shape[:2])) if beads_weighted else (None, None)
-    targets = Targets(random.normal(size=shape) * 80, random.normal(size=shape[:2]) * 3 + 1, *of_beads)
+    targets = Targets(
+        random.normal(size=shape) * 80, random.normal(size=shape[:2]) * 3 + 1, *of_beads
+    )
     indices = [2, 9, 11]
     batch = GraphDataset(graphs, targets, indices, torch.float64).collate(indices)
     n = frames.beads.n_beads
@@ -52,7 +68,11 @@ def test_loss_against_numpy(frames, graphs, weights, beads_weighted):
     expected = w_force * np.mean(force_beads * squares) / targets.forces[5:12].var()
     totals, wanted = energies.sum(1) / n, targets.energies.sum(1) / n
     expected += w_energy * np.var(totals - wanted[indices], ddof=1) / wanted[5:12].var()
-    expected += w_bead * np.mean(energy_beads * (energies - targets.energies[indices]) ** 2) / targets.energies[5:12].var()
+    expected += (
+        w_bead
+        * np.mean(energy_beads * (energies - targets.energies[indices]) ** 2)
+        / targets.energies[5:12].var()
+    )
     got = distillation_loss(
         torch.tensor(energies.reshape(-1)),
         torch.tensor(forces.reshape(-1, 3)),
@@ -64,12 +84,17 @@ def test_loss_against_numpy(frames, graphs, weights, beads_weighted):
 
 
 def test_zero_of_total_energies_does_not_count(graphs):
-    """Neither in the loss nor, to the last term, in its gradient: finite differences with the mean of the batch left free."""
+    """Neither in the loss nor, to the last term, in its gradient: finite differences with the
+    mean of the batch left free.
+    """
     random, n = np.random.default_rng(2), graphs.frames.beads.n_beads
     shape = graphs.frames.forces.shape
     targets = Targets(random.normal(size=shape), random.normal(size=shape[:2]))
     batch = GraphDataset(graphs, targets, [1, 4, 6], torch.float64).collate([1, 4, 6])
-    weights, forces = LossWeights(force=0, energy=0.7, bead_energy=0), torch.zeros(3 * n, 3, dtype=torch.float64)
+    weights, forces = (
+        LossWeights(force=0, energy=0.7, bead_energy=0),
+        torch.zeros(3 * n, 3, dtype=torch.float64),
+    )
 
     def loss(energies):
         return distillation_loss(energies, forces, batch, weights, Variances(1.0, 2.0))
@@ -77,22 +102,32 @@ def test_zero_of_total_energies_does_not_count(graphs):
     energies = torch.tensor(random.normal(size=3 * n), requires_grad=True)
     assert loss(energies + 1e3).item() == pytest.approx(loss(energies).item(), rel=1e-9)
     assert torch.autograd.gradcheck(loss, energies)
-    assert torch.autograd.grad(loss(energies), energies)[0].sum().item() == pytest.approx(0, abs=1e-12)
+    assert torch.autograd.grad(loss(energies), energies)[0].sum().item() == pytest.approx(
+        0, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", ["force", "energy", "bead_energy"])
 def test_constant_targets_are_refused(name):
     variances = dataclasses.replace(Variances(1.0), **{name: 0.0})
     weights = LossWeights(**{"force": 0, "energy": 0, "bead_energy": 0, name: 1})
-    with pytest.raises(TrainingError, match=rf"{name} targets have variance 0 over training; set weights\.{name}"):
+    with pytest.raises(
+        TrainingError, match=rf"{name} targets have variance 0 over training; set weights\.{name}"
+    ):
         module(weights, variances)
 
 
 @pytest.mark.parametrize("limit", [0.0, 0.5, 0.999])
 def test_average_of_the_weights(limit):
-    """Against the recursion w <- d w + (1 - d) x with d = min(limit, (1 + n) / (10 + n)), from the first x on."""
+    """Against the recursion w <- d w + (1 - d) x with d = min(limit, (1 + n) / (10 + n)), from
+    the first x on.
+    """
     network = torch.nn.Linear(1, 1, bias=False)
-    averaged, expected, path = average(network, limit), None, np.random.default_rng(0).normal(size=60)
+    averaged, expected, path = (
+        average(network, limit),
+        None,
+        np.random.default_rng(0).normal(size=60),
+    )
     for n, value in enumerate(path):
         with torch.no_grad():
             network.weight.fill_(value)
@@ -138,7 +173,13 @@ def test_frame_with_a_bad_force_is_named(graphs):
     dataset = GraphDataset(graphs, mapped_targets(graphs), [3, 5, 8])
     batch = dataset.collate([3, 5, 8])
     batch.positions[batch.frame == 1] = 1e30
-    with pytest.raises(TrainingError, match=r"The loss is (nan|inf) at frame 5 in epoch 1; .* checkpoint of the epoch before is kept"):
+    with pytest.raises(
+        TrainingError,
+        match=(
+            r"The loss is (nan|inf) at frame 5 in epoch 1; .* checkpoint of the epoch before is"
+            r" kept"
+        ),
+    ):
         module().training_step(batch, 0)
 
 

@@ -1,4 +1,6 @@
-"""Two beads per molecule from the all-atom fluid to dynamics: map, train, export, finite differences, bond lengths."""
+"""Two beads per molecule from the all-atom fluid to dynamics: map, train, export, finite
+differences, bond lengths.
+"""
 
 from pathlib import Path
 
@@ -46,9 +48,13 @@ def frames_file(tmp_path_factory) -> Path:
     system = create_system(config, topology)
     simulation = simulation_of(config, system, topology, positions)
     simulation.step(200)
-    mapping = mapping_from_config(parse(SystemConfig, data, "two beads", ETHALINE), mdtraj.Topology.from_openmm(topology))
+    mapping = mapping_from_config(
+        parse(SystemConfig, data, "two beads", ETHALINE), mdtraj.Topology.from_openmm(topology)
+    )
     path = tmp_path_factory.mktemp("aa") / "frames.h5"
-    reporter = MappedReporter(path, 10, mapping, {"system": "two beads", "temperature": config.temperature})
+    reporter = MappedReporter(
+        path, 10, mapping, {"system": "two beads", "temperature": config.temperature}
+    )
     simulation.reporters = [reporter]
     simulation.step(800)
     reporter.close()
@@ -87,8 +93,12 @@ def test_mapped_molecules(frames_file):
     frames = read_frames(frames_file)
     assert frames.beads.names == ["CHM", "CHE"] * 3 + ["CL"] * 3 + ["EGH"] * 12
     assert frames.beads.bonds.tolist() == [[k, k + 1] for k in (0, 2, 4, *range(9, 21, 2))]
-    mean = {name: values.mean() for name, values in lengths(frames.positions[-1], frames.box[-1], frames).items()}
-    assert 0.2 < mean["EGH-EGH"] < mean["CHM-CHE"] < 0.4  # C-C and C-N bonds of 0.15 nm with what hangs on them
+    mean = {
+        name: values.mean()
+        for name, values in lengths(frames.positions[-1], frames.box[-1], frames).items()
+    }
+    # C-C and C-N bonds of 0.15 nm with what hangs on them
+    assert 0.2 < mean["EGH-EGH"] < mean["CHM-CHE"] < 0.4
 
 
 def test_finite_differences_in_a_context(student, frames_file):
@@ -97,8 +107,12 @@ def test_finite_differences_in_a_context(student, frames_file):
     assert bonded["molecules"][0] == {"beads": ["CHM", "CHE"], "bonds": [[0, 1]]}
     assert {tuple(term["types"]) for term in bonded["bonds"]} == {("CHM", "CHE"), ("EGH", "EGH")}
     for engine in ("fused", "portable"):
-        system = CGPotential(student, engine).createSystem(bead_topology_to_openmm(frames.beads, frames.box[-1]))
-        context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("Reference"))
+        system = CGPotential(student, engine).createSystem(
+            bead_topology_to_openmm(frames.beads, frames.box[-1])
+        )
+        context = openmm.Context(
+            system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("Reference")
+        )
         x, rng = frames.positions[-1].astype(float), np.random.default_rng(1)
 
         def energy(at, context=context):
@@ -108,19 +122,28 @@ def test_finite_differences_in_a_context(student, frames_file):
         context.setPositions(x)
         forces = context.getState(forces=True).getForces(asNumpy=True)._value
         for direction in (rng.normal(size=x.shape), np.eye(1, x.size, 3 * 9).reshape(x.shape)):
-            slope = sum(c * (energy(x + h * direction) - energy(x - h * direction)) / (2 * h) for c, h in ((4 / 3, 1e-4), (-1 / 3, 2e-4)))
-            assert -np.sum(forces * direction) == pytest.approx(slope, rel=1e-3, abs=2e-3 * np.abs(forces).max())
+            slope = sum(
+                c * (energy(x + h * direction) - energy(x - h * direction)) / (2 * h)
+                for c, h in ((4 / 3, 1e-4), (-1 / 3, 2e-4))
+            )
+            assert -np.sum(forces * direction) == pytest.approx(
+                slope, rel=1e-3, abs=2e-3 * np.abs(forces).max()
+            )
 
 
 def test_topology_file_says_enough(student, frames_file, tmp_path):
-    """As a user begins: from the PDB file that a simulation writes, where beads of one molecule may have one name."""
+    """As a user begins: from the PDB file that a simulation writes, where beads of one molecule
+    may have one name.
+    """
     frames = read_frames(frames_file)
     topology = bead_topology_to_openmm(frames.beads, frames.box[-1])
     write_topology(tmp_path / "topology.pdb", topology, frames.positions[-1], frames.box[-1])
     energies = []
     for each in (topology, openmm.app.PDBFile(str(tmp_path / "topology.pdb")).topology):
         system = CGPotential(student).createSystem(each, boxVectors=frames.box[-1])
-        context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("Reference"))
+        context = openmm.Context(
+            system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("Reference")
+        )
         context.setPositions(frames.positions[-1])
         energies.append(context.getState(energy=True).getPotentialEnergy()._value)
     assert energies[0] == pytest.approx(energies[1], rel=1e-6)
@@ -132,19 +155,31 @@ def test_dynamics_keeps_bonds(student, frames_file):
     integrator = openmm.LangevinMiddleIntegrator(frames.temperature, 5.0, 0.002)
     integrator.setRandomNumberSeed(3)
     system = CGPotential(student).createSystem(topology)
-    simulation = openmm.app.Simulation(topology, system, integrator, openmm.Platform.getPlatform("CPU"))
+    simulation = openmm.app.Simulation(
+        topology, system, integrator, openmm.Platform.getPlatform("CPU")
+    )
     simulation.context.setPositions(frames.positions[-1])
-    simulation.minimizeEnergy()  # two beads may be nearer than ever in the few training frames, deep in the prior's wall
+    # two beads may be nearer than ever in the few training frames, deep in the prior's wall
+    simulation.minimizeEnergy()
     simulation.context.setVelocitiesToTemperature(frames.temperature, 3)
     simulation.step(300)
     found: dict[str, list[np.ndarray]] = {}
     for _ in range(100):
         simulation.step(15)
-        positions = simulation.context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        positions = (
+            simulation.context.getState(positions=True)
+            .getPositions(asNumpy=True)
+            .value_in_unit(unit.nanometer)
+        )
         for name, values in lengths(positions, frames.box[-1], frames).items():
             found.setdefault(name, []).append(values)
     for name, values in found.items():
-        reference = np.concatenate([lengths(x, box, frames)[name] for x, box in zip(frames.positions, frames.box, strict=True)])
+        reference = np.concatenate(
+            [
+                lengths(x, box, frames)[name]
+                for x, box in zip(frames.positions, frames.box, strict=True)
+            ]
+        )
         print(name, np.mean(values), np.std(values), reference.mean(), reference.std())
         assert np.mean(values) == pytest.approx(reference.mean(), abs=0.015)
         assert np.std(values) == pytest.approx(reference.std(), rel=0.5)

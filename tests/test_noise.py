@@ -27,7 +27,9 @@ def known():
     frames = Frames(labels * 0, labels, box, time, np.arange(200), beads, {"temperature": 300.0})
     error = np.full((60, 30, 3), 50.0)
     estimates = truth[:60] + random.normal(0, 50.0, error.shape)
-    return frames, MeanForces(error * 0, estimates, error, box[:60], time[:60], beads, {"temperature": 300.0})
+    return frames, MeanForces(
+        error * 0, estimates, error, box[:60], time[:60], beads, {"temperature": 300.0}
+    )
 
 
 def test_known_noise_is_found(known):
@@ -42,10 +44,19 @@ def test_known_noise_is_found(known):
 
 def test_the_exact_model_has_the_loss_of_the_floor(known):
     frames, mean_forces = known
-    labels = np.random.default_rng(2).normal(0, 1, (2000, 30, 3)) * NOISE[frames.beads.types][:, None]
+    labels = (
+        np.random.default_rng(2).normal(0, 1, (2000, 30, 3)) * NOISE[frames.beads.types][:, None]
+    )
     noise_only = replace(frames, forces=labels)
     loss_of_exact_model = (labels**2).mean()  # of a model that predicts the mean, here zero
-    floor = noise_floor(noise_only, replace(mean_forces, forces=mean_forces.forces * 0, standard_error=mean_forces.standard_error * 0))[-1]
+    floor = noise_floor(
+        noise_only,
+        replace(
+            mean_forces,
+            forces=mean_forces.forces * 0,
+            standard_error=mean_forces.standard_error * 0,
+        ),
+    )[-1]
     assert floor.noise == pytest.approx(loss_of_exact_model)
     assert floor.share == pytest.approx(1)
 
@@ -57,7 +68,10 @@ def test_foreign_mean_forces_are_refused(known):
         noise_floor(frames, replace(mean_forces, beads=other))
     with pytest.raises(FramesError, match="at 350 K"):
         noise_floor(frames, replace(mean_forces, attributes={"temperature": 350.0}))
-    one = {name: getattr(mean_forces, name)[:1] for name in ("positions", "forces", "standard_error", "box", "time")}
+    one = {
+        name: getattr(mean_forces, name)[:1]
+        for name in ("positions", "forces", "standard_error", "box", "time")
+    }
     with pytest.raises(FramesError, match="one configuration"):
         noise_floor(frames, replace(mean_forces, **one))
 
@@ -65,9 +79,17 @@ def test_foreign_mean_forces_are_refused(known):
 def test_command(known, tmp_path):
     write_frames(known[0], tmp_path / "frames.h5")
     write_mean_forces(tmp_path / "mean.h5", known[1])
-    result = CliRunner().invoke(app, ["noise", str(tmp_path / "frames.h5"), "--meanforce", str(tmp_path / "mean.h5")])
+    result = CliRunner().invoke(
+        app, ["noise", str(tmp_path / "frames.h5"), "--meanforce", str(tmp_path / "mean.h5")]
+    )
     assert result.exit_code == 0
-    rows = {line.split()[0]: line.split() for line in result.stdout.splitlines() if line.split()[:1] in (["A"], ["B"], ["all"])}
+    rows = {
+        line.split()[0]: line.split()
+        for line in result.stdout.splitlines()
+        if line.split()[:1] in (["A"], ["B"], ["all"])
+    }
     assert abs(float(rows["B"][-3]) - 300**2 / (300**2 + 40**2)) < 0.02
-    result = CliRunner().invoke(app, ["noise", str(tmp_path / "frames.h5"), "--meanforce", str(tmp_path / "frames.h5")])
+    result = CliRunner().invoke(
+        app, ["noise", str(tmp_path / "frames.h5"), "--meanforce", str(tmp_path / "frames.h5")]
+    )
     assert result.exit_code == 2

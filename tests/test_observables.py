@@ -13,7 +13,13 @@ from small_ethaline import ETHALINE
 
 from openmm_cgkd.analysis.angles import ADF, CDF
 from openmm_cgkd.analysis.coordination import CoordinationNumbers
-from openmm_cgkd.analysis.diffusion import diffusion, mean_squared_displacement, speed_up, time_factor, unwrapped
+from openmm_cgkd.analysis.diffusion import (
+    diffusion,
+    mean_squared_displacement,
+    speed_up,
+    time_factor,
+    unwrapped,
+)
 from openmm_cgkd.analysis.neighborhood import Frame, Neighbors
 from openmm_cgkd.analysis.observable import in_parts
 from openmm_cgkd.analysis.order import SteinhardtOrder
@@ -26,7 +32,9 @@ TRICLINIC = np.array([[2.0, 0.0, 0.0], [0.7, 1.9, 0.0], [-0.5, 0.6, 2.1]])
 FCC = [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
 
 
-def ideal_gas(n_frames: int, counts: dict[str, int], box: np.ndarray = TRICLINIC, seed: int = 1) -> list[Frame]:
+def ideal_gas(
+    n_frames: int, counts: dict[str, int], box: np.ndarray = TRICLINIC, seed: int = 1
+) -> list[Frame]:
     """Independent uniform points, several boxes away from the origin."""
     names = np.repeat(list(counts), list(counts.values()))
     fractions = np.random.default_rng(seed).uniform(-2, 3, (n_frames, len(names), 3))
@@ -41,7 +49,10 @@ def lattice(basis: list, cells: int = 4, constant: float = 0.5) -> Frame:
 
 def arms(frame: Frame, cutoff: float) -> list[tuple[int, int, np.ndarray]]:
     """All (bead, neighbour, vector), by trying 27 images of beads in the box."""
-    images = np.array([[i, j, k] for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1)]) @ frame.box
+    images = (
+        np.array([[i, j, k] for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1)])
+        @ frame.box
+    )
     inside = frame.positions - np.floor(frame.positions @ np.linalg.inv(frame.box)) @ frame.box
     found = []
     for i, x in enumerate(inside):
@@ -51,14 +62,17 @@ def arms(frame: Frame, cutoff: float) -> list[tuple[int, int, np.ndarray]]:
 
 
 def angle(v: np.ndarray, w: np.ndarray) -> float:
-    return float(np.degrees(np.arccos(np.clip(v @ w / np.linalg.norm(v) / np.linalg.norm(w), -1, 1))))
+    return float(
+        np.degrees(np.arccos(np.clip(v @ w / np.linalg.norm(v) / np.linalg.norm(w), -1, 1)))
+    )
 
 
 # --- angles ---
 
 
 @pytest.mark.parametrize(
-    ("types", "cutoffs"), [(("A", "B", "A"), (0.8, 0.8)), (("A", "A", "B"), (0.7, 0.85)), (("B", "A", "C"), (0.85, 0.6))]
+    ("types", "cutoffs"),
+    [(("A", "B", "A"), (0.8, 0.8)), (("A", "A", "B"), (0.7, 0.85)), (("B", "A", "C"), (0.85, 0.6))],
 )
 def test_adf_and_cdf_against_brute_force(types, cutoffs):
     frames = ideal_gas(3, {"A": 8, "B": 7, "C": 5})
@@ -71,7 +85,13 @@ def test_adf_and_cdf_against_brute_force(types, cutoffs):
         for k, (i, j, v) in enumerate(near):
             for m, (i2, j2, w) in enumerate(near):
                 right = (frame.types[j], frame.types[i], frame.types[j2]) == types
-                if k != m and i == i2 and right and np.linalg.norm(v) < cutoffs[0] and np.linalg.norm(w) < cutoffs[1]:
+                if (
+                    k != m
+                    and i == i2
+                    and right
+                    and np.linalg.norm(v) < cutoffs[0]
+                    and np.linalg.norm(w) < cutoffs[1]
+                ):
                     cells.append((np.linalg.norm(v), angle(v, w)))
                     if types[0] != types[2] or k < m:
                         angles.append(angle(v, w))
@@ -79,14 +99,19 @@ def test_adf_and_cdf_against_brute_force(types, cutoffs):
     np.testing.assert_allclose(adf.values, histogram, rtol=1e-9)
     assert adf.n_triples == pytest.approx(len(angles) / 3)
     assert len(angles) > 20
-    expected = np.histogram2d(*np.array(cells).T, bins=(cdf.r_edges, cdf.angle_edges), density=True)[0]
+    expected = np.histogram2d(
+        *np.array(cells).T, bins=(cdf.r_edges, cdf.angle_edges), density=True
+    )[0]
     np.testing.assert_allclose(cdf.density, expected, rtol=1e-9)
     assert cdf.n_triples == pytest.approx(len(cells) / 3)
 
 
 def test_cdf_of_equal_ends_contains_the_adf():
     frames = ideal_gas(5, {"A": 10, "B": 10}, seed=2)
-    adf, cdf = ADF(("A", "B", "A"), (0.8, 0.8), bins=18), CDF(("A", "B", "A"), (0.8, 0.8), bins=(10, 18))
+    adf, cdf = (
+        ADF(("A", "B", "A"), (0.8, 0.8), bins=18),
+        CDF(("A", "B", "A"), (0.8, 0.8), bins=(10, 18)),
+    )
     for frame in frames:
         neighbors = Neighbors(frame, {("A", "B"): 0.8})  # shared between both
         adf.compute(frame, reset=False, neighbors=neighbors)
@@ -94,7 +119,9 @@ def test_cdf_of_equal_ends_contains_the_adf():
     np.testing.assert_allclose(cdf.density.sum(axis=0) * 0.08, adf.values, rtol=1e-12)
 
 
-@pytest.mark.parametrize("types", [("A", "B", "A"), ("A", "A", "A"), ("A", "B", "C"), ("A", "B", "B"), ("B", "B", "A")])
+@pytest.mark.parametrize(
+    "types", [("A", "B", "A"), ("A", "A", "A"), ("A", "B", "C"), ("A", "B", "B"), ("B", "B", "A")]
+)
 def test_angles_of_an_ideal_gas(types):
     frames = ideal_gas(150, {"A": 6, "B": 9, "C": 25}, seed=3)
     adf, cdf = ADF(types, (0.85, 0.85), bins=9), CDF(types, (0.85, 0.85), bins=(3, 4))
@@ -122,18 +149,25 @@ def test_angles_of_a_simple_cubic_lattice():
 
 def test_water_like_angle_against_mdtraj():
     frames = ideal_gas(1, {"A": 9, "B": 4}, box=2.2 * np.eye(3), seed=4)
-    trajectory = mdtraj.Trajectory(frames[0].positions[None], None, unitcell_lengths=[[2.2] * 3], unitcell_angles=[[90.0] * 3])
+    trajectory = mdtraj.Trajectory(
+        frames[0].positions[None], None, unitcell_lengths=[[2.2] * 3], unitcell_angles=[[90.0] * 3]
+    )
     topology = mdtraj.Topology()
     residue = topology.add_residue("X", topology.add_chain())
     for _ in range(13):
         topology.add_atom("X", mdtraj.element.virtual, residue)
     trajectory.topology = topology
     triples = [(a, b, c) for b in range(9, 13) for a in range(9) for c in range(a)]
-    distances = {pair: mdtraj.compute_distances(trajectory, [pair])[0, 0] for pair in {(a, b) for b in range(9, 13) for a in range(9)}}
+    distances = {
+        pair: mdtraj.compute_distances(trajectory, [pair])[0, 0]
+        for pair in {(a, b) for b in range(9, 13) for a in range(9)}
+    }
     near = [t for t in triples if max(distances[t[0], t[1]], distances[t[2], t[1]]) < 1.0]
     angles = np.degrees(mdtraj.compute_angles(trajectory, np.array(near)))[0]
     adf = ADF(("A", "B", "A"), (1.0, 1.0), bins=36).compute(frames[0])
-    np.testing.assert_allclose(adf.values, np.histogram(angles, np.linspace(0, 180, 37), density=True)[0])
+    np.testing.assert_allclose(
+        adf.values, np.histogram(angles, np.linspace(0, 180, 37), density=True)[0]
+    )
 
 
 # --- coordination ---
@@ -144,10 +178,14 @@ def test_coordination_numbers_of_a_lattice_and_of_two_kinds_of_bead():
     assert coordination.values[12] == 1
     assert (coordination.mean, coordination.std) == (12, 0)
     frame = Frame(
-        np.array([[0.5, 0.5, 0.5], [0.8, 0.5, 0.5], [0.5, 0.85, 0.5], [2.5, 2.5, 2.5]]), 3 * np.eye(3), np.array(["A", "B", "B", "B"])
+        np.array([[0.5, 0.5, 0.5], [0.8, 0.5, 0.5], [0.5, 0.85, 0.5], [2.5, 2.5, 2.5]]),
+        3 * np.eye(3),
+        np.array(["A", "B", "B", "B"]),
     )
     assert CoordinationNumbers(("A", "B"), 0.5).compute(frame).mean == 2
-    np.testing.assert_allclose(CoordinationNumbers(("B", "A"), 0.5, largest=3).compute(frame).values, [1 / 3, 2 / 3, 0, 0])
+    np.testing.assert_allclose(
+        CoordinationNumbers(("B", "A"), 0.5, largest=3).compute(frame).values, [1 / 3, 2 / 3, 0, 0]
+    )
     capped = CoordinationNumbers(("X", "X"), 0.4, largest=5).compute(lattice(FCC))
     assert capped.values[5] == 1
 
@@ -169,9 +207,12 @@ def test_order_parameter_of_fcc_and_of_a_rotated_box():
     frame = lattice(FCC)
     assert SteinhardtOrder("X").compute(frame).mean == pytest.approx(0.57452, abs=1e-4)
     assert SteinhardtOrder("X", degree=4).compute(frame).mean == pytest.approx(0.19094, abs=1e-4)
-    assert SteinhardtOrder("X").compute(frame).values[28] == pytest.approx(50)  # all in the bin from 0.56 to 0.58
+    # all in the bin from 0.56 to 0.58
+    assert SteinhardtOrder("X").compute(frame).values[28] == pytest.approx(50)
     # the primitive cell of the same crystal is triclinic
-    primitive = 0.25 * np.array([[2.0, 0, 0], [1.0, np.sqrt(3), 0], [1.0, np.sqrt(3) / 3, np.sqrt(8 / 3)]])
+    primitive = 0.25 * np.array(
+        [[2.0, 0, 0], [1.0, np.sqrt(3), 0], [1.0, np.sqrt(3) / 3, np.sqrt(8 / 3)]]
+    )
     grid = np.stack(np.meshgrid(*[np.arange(5)] * 3), axis=-1).reshape(-1, 3)
     skewed = Frame(grid @ primitive, 5 * primitive, np.array(["X"] * 125))
     assert SteinhardtOrder("X").compute(skewed).mean == pytest.approx(0.57452, abs=1e-4)
@@ -187,7 +228,9 @@ def test_order_parameter_against_spherical_harmonics():
         phi = [np.arctan2(v[1], v[0]) for v in mine]
         sums = [np.mean(sph_harm_y(6, m, theta, phi)) for m in range(-6, 7)]
         order.append(np.sqrt(4 * np.pi / 13 * np.sum(np.abs(sums) ** 2)))
-    assert SteinhardtOrder("A", nearest=5).compute(frame).mean == pytest.approx(np.mean(order), rel=1e-4)
+    assert SteinhardtOrder("A", nearest=5).compute(frame).mean == pytest.approx(
+        np.mean(order), rel=1e-4
+    )
 
 
 # --- structure factor ---
@@ -206,8 +249,11 @@ def test_structure_factor_of_a_lattice_has_its_bragg_peaks():
     factor = StructureFactor(("X",), q_max=22, bins=220).compute(lattice(FCC))
     peaks = factor.bin_centers[np.nan_to_num(factor.values[0]) > 1]
     unit = 2 * np.pi / 0.5
-    np.testing.assert_allclose(peaks, [unit * np.sqrt(3)], atol=0.1)  # 111; 100 and 110 are extinct, 200 is beyond
-    assert np.nansum(factor.values[0]) == pytest.approx(256 * 8 / factor._vectors[int(unit * np.sqrt(3) * 10)] / 2)
+    # 111; 100 and 110 are extinct, 200 is beyond
+    np.testing.assert_allclose(peaks, [unit * np.sqrt(3)], atol=0.1)
+    assert np.nansum(factor.values[0]) == pytest.approx(
+        256 * 8 / factor._vectors[int(unit * np.sqrt(3) * 10)] / 2
+    )
 
 
 def test_structure_factor_of_a_triclinic_box_against_all_vectors():
@@ -224,14 +270,20 @@ def test_structure_factor_of_a_triclinic_box_against_all_vectors():
             for row, (x, y) in zip(sums, ((a, a), (a, b), (b, b)), strict=True):
                 row[k] += np.cos((x[:, None] - y[None]) @ q).sum() / np.sqrt(len(x) * len(y))
     assert n.sum() > 200
-    np.testing.assert_allclose(factor.values, np.where(n > 0, sums / np.maximum(n, 1), np.nan), atol=1e-9)
+    np.testing.assert_allclose(
+        factor.values, np.where(n > 0, sums / np.maximum(n, 1), np.nan), atol=1e-9
+    )
 
 
 # --- dynamics ---
 
 
-def random_walk(n_frames: int, n_beads: int, coefficient: float, interval: float, seed: int = 9) -> np.ndarray:
-    steps = np.random.default_rng(seed).normal(0, np.sqrt(2 * coefficient * interval), (n_frames, n_beads, 3))
+def random_walk(
+    n_frames: int, n_beads: int, coefficient: float, interval: float, seed: int = 9
+) -> np.ndarray:
+    steps = np.random.default_rng(seed).normal(
+        0, np.sqrt(2 * coefficient * interval), (n_frames, n_beads, 3)
+    )
     return 5 + np.cumsum(steps, axis=0)
 
 
@@ -279,7 +331,9 @@ def test_wrapped_trajectories_are_unwrapped():
     boxes = np.repeat(TRICLINIC[None], 300, axis=0)
     wrapped = walk - np.floor(walk @ np.linalg.inv(TRICLINIC)) @ TRICLINIC
     assert np.abs(np.diff(wrapped, axis=0)).max() > 1
-    np.testing.assert_allclose(np.diff(unwrapped(wrapped, boxes), axis=0), np.diff(walk, axis=0), atol=1e-12)
+    np.testing.assert_allclose(
+        np.diff(unwrapped(wrapped, boxes), axis=0), np.diff(walk, axis=0), atol=1e-12
+    )
     np.testing.assert_allclose(unwrapped(walk, boxes), walk, atol=1e-12)
 
 
@@ -315,8 +369,12 @@ def test_pressure_of_pair_forces_is_their_virial():
 
 def test_pressure_without_forces_is_the_ideal_one():
     (frame,) = ideal_gas(1, {"A": 10})
-    (found,) = virial_pressure(soft_system(10, TRICLINIC, 0.0), frame.positions[None], frame.box[None], 250.0, "Reference")
-    assert found == pytest.approx(10 * 1.380649e-23 * 250 / (np.linalg.det(TRICLINIC) * 1e-27) * 1e-5, rel=1e-6)
+    (found,) = virial_pressure(
+        soft_system(10, TRICLINIC, 0.0), frame.positions[None], frame.box[None], 250.0, "Reference"
+    )
+    assert found == pytest.approx(
+        10 * 1.380649e-23 * 250 / (np.linalg.det(TRICLINIC) * 1e-27) * 1e-5, rel=1e-6
+    )
 
 
 # --- what all share ---
@@ -375,7 +433,10 @@ def test_bad_input_is_refused():
         StructureFactor(("A",), q_max=0.0)
     with pytest.raises(AnalysisError, match="holds no frame, or no vector up to 1"):
         _ = StructureFactor(("A",), q_max=1.0).compute(frame).values
-    with pytest.raises(AnalysisError, match=r"10 frames 1 ps apart of 4 beads make 5 unbroken blocks with 0 lag times"):
+    with pytest.raises(
+        AnalysisError,
+        match=r"10 frames 1 ps apart of 4 beads make 5 unbroken blocks with 0 lag times",
+    ):
         diffusion([np.zeros((10, 4, 3))], 1.0)
     with pytest.raises(AnalysisError, match="1 frames cannot be cut into 2"):
         in_parts(lambda: [], [frame], 2, None)

@@ -24,7 +24,9 @@ def test_rounds_gather_labels(own_labelled_run):
     def sample(run, checkpoint, folder):
         """Stands in for a simulation: shaken frames."""
         calls.append((checkpoint, folder))
-        shaken = frames.positions + np.random.default_rng(len(calls)).normal(scale=0.002, size=frames.positions.shape)
+        shaken = frames.positions + np.random.default_rng(len(calls)).normal(
+            scale=0.002, size=frames.positions.shape
+        )
         trajectory = mdtraj.Trajectory(shaken, frames.beads.to_mdtraj())
         trajectory.unitcell_vectors = frames.box
         folder.mkdir(parents=True)
@@ -37,7 +39,9 @@ def test_rounds_gather_labels(own_labelled_run):
     students = [folder.student_of_round(k) / BEST for k in range(3)]
     assert best == students[2] == folder.student / BEST
     assert calls == [(students[k - 1], folder.on_policy(k) / "simulation") for k in (1, 2)]
-    beyond = [load_checkpoint(path)[1]["training"]["configurations_beyond_frames"] for path in students]
+    beyond = [
+        load_checkpoint(path)[1]["training"]["configurations_beyond_frames"] for path in students
+    ]
     assert beyond == [0, 6, 12]
     assert len(load_labels(folder.on_policy(1) / "labels.h5", frames).forces) == 6
 
@@ -61,7 +65,8 @@ def test_student_simulates_itself(own_labelled_run):
     assert len(trajectory) == 5
     np.testing.assert_allclose(trajectory.unitcell_vectors[0], frames.box[0], atol=1e-5)
     assert not np.allclose(trajectory.xyz[0], trajectory.xyz[-1], atol=1e-3)
-    assert np.abs(trajectory.xyz[0] - frames.positions[15]).max() < 0.1  # it began at the last training frame
+    # it began at the last training frame
+    assert np.abs(trajectory.xyz[0] - frames.positions[15]).max() < 0.1
 
 
 def test_what_an_exploding_student_visits_is_used(own_labelled_run, monkeypatch, caplog):

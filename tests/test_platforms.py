@@ -37,7 +37,12 @@ def pretend(monkeypatch):
     """Pretend that there are CPU, OpenCL and CUDA, of which these work."""
 
     def change(working, gpu):
-        found = [Pretended("Reference", 1.0), Pretended("CPU", 10.0), Pretended("CUDA", 100.0), Pretended("OpenCL", 50.0)]
+        found = [
+            Pretended("Reference", 1.0),
+            Pretended("CPU", 10.0),
+            Pretended("CUDA", 100.0),
+            Pretended("OpenCL", 50.0),
+        ]
 
         def context(system, integrator, platform):
             if platform.getName() not in working:
@@ -61,7 +66,9 @@ def pretend(monkeypatch):
         (set(), True, "CPU"),  # a GPU that cannot run the forces
     ],
 )
-def test_fastest_platform_that_works_and_is_no_processor_in_disguise(pretend, working, gpu, expected):
+def test_fastest_platform_that_works_and_is_no_processor_in_disguise(
+    pretend, working, gpu, expected
+):
     assert pretend(working, gpu) == expected
 
 
@@ -79,7 +86,9 @@ def test_potentials_alone_need_no_threads_of_openmm():
     system = pair()
     for force in (openmm.CMMotionRemover(), openmm.MonteCarloBarostat(1.0, 300.0)):
         system.addForce(force)
-    assert choose_platform(system).getName() == ("Reference" if cpu_or_better == "CPU" else cpu_or_better)
+    assert choose_platform(system).getName() == (
+        "Reference" if cpu_or_better == "CPU" else cpu_or_better
+    )
     assert choose_platform(system, "CPU").getName() == "CPU"
     system.addForce(openmm.HarmonicBondForce())
     assert choose_platform(system).getName() == cpu_or_better
@@ -113,7 +122,9 @@ def test_opencl_is_asked_for_what_openmm_finds():
         context = openmm.Context(pair(), openmm.VerletIntegrator(0.001), opencl)
     except openmm.OpenMMException:
         pytest.skip("OpenCL has no device here")
-    on_pocl = opencl.getPropertyValue(context, "OpenCLPlatformName") == "Portable Computing Language"
+    on_pocl = (
+        opencl.getPropertyValue(context, "OpenCLPlatformName") == "Portable Computing Language"
+    )
     assert opencl_has_gpu() != on_pocl
     if on_pocl:
         assert choose_platform(pair()).getName() in ("CPU", "CUDA", "HIP")

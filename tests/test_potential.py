@@ -1,4 +1,6 @@
-"""The network against torchmd-net's own forward pass, the prior against its formula, the pair search against numpy."""
+"""The network against torchmd-net's own forward pass, the prior against its formula, the pair
+search against numpy.
+"""
 
 import math
 
@@ -27,7 +29,10 @@ def random_system(n=40, seed=0, box=TRICLINIC, n_types=3):
     while len(positions) < n:  # keep beads apart, as in a liquid
         trial = rng.random(3) @ box
         deltas = (np.array(positions).reshape(-1, 3) - trial) @ np.linalg.inv(box)
-        if not len(deltas) or np.linalg.norm((deltas - np.round(deltas)) @ box, axis=1).min() > 0.25:
+        if (
+            not len(deltas)
+            or np.linalg.norm((deltas - np.round(deltas)) @ box, axis=1).min() > 0.25
+        ):
             positions.append(trial)
     return np.array(positions), rng.integers(0, n_types, n)
 
@@ -60,9 +65,14 @@ def test_energy_and_forces_equal_torchmd_net(layers, box):
     theirs, ours = torchmd_pair(layers)
     positions, types = random_system(seed=layers)
     box_tensor = None if box is None else torch.from_numpy(box)
-    expected, expected_forces = theirs(torch.from_numpy(types), torch.from_numpy(positions), box=box_tensor)
-    energies, forces = energies_and_forces(ours, *tensors(positions, types, box, 0.9, torch.float64))
-    # torchmd-net's Warp kernels hold some constants in single precision; its plain PyTorch path agrees to 1e-14
+    expected, expected_forces = theirs(
+        torch.from_numpy(types), torch.from_numpy(positions), box=box_tensor
+    )
+    energies, forces = energies_and_forces(
+        ours, *tensors(positions, types, box, 0.9, torch.float64)
+    )
+    # torchmd-net's Warp kernels hold some constants in single precision; its plain PyTorch path
+    # agrees to 1e-14
     assert energies.sum().item() == pytest.approx(expected.item(), rel=1e-7)
     assert (forces - expected_forces).abs().max() < 1e-7 * expected_forces.abs().max()
 
@@ -70,9 +80,15 @@ def test_energy_and_forces_equal_torchmd_net(layers, box):
 def test_float32_equals_torchmd_net_to_rounding():
     theirs, ours = torchmd_pair(1, channels=32, dtype=torch.float32)
     positions, types = random_system(seed=5)
-    z, pos, box = torch.from_numpy(types), torch.from_numpy(positions).float(), torch.from_numpy(TRICLINIC).float()
+    z, pos, box = (
+        torch.from_numpy(types),
+        torch.from_numpy(positions).float(),
+        torch.from_numpy(TRICLINIC).float(),
+    )
     expected, expected_forces = theirs(z, pos, box=box)
-    energies, forces = energies_and_forces(ours, *tensors(positions, types, TRICLINIC, 0.9, torch.float32))
+    energies, forces = energies_and_forces(
+        ours, *tensors(positions, types, TRICLINIC, 0.9, torch.float32)
+    )
     assert energies.sum().item() == pytest.approx(expected.item(), rel=1e-5)
     assert (forces - expected_forces).abs().max() < 1e-5 * expected_forces.abs().max()
 
@@ -82,9 +98,13 @@ def test_per_bead_energies_are_those_of_torchmd_net():
     positions, types = random_system(seed=3)
     z, pos = torch.from_numpy(types), torch.from_numpy(positions)
     batch = torch.arange(len(z))  # summing over single-bead "molecules" is the per-bead energy
-    x, v, *_ = theirs.representation_model(z, pos, torch.zeros_like(z), box=torch.from_numpy(TRICLINIC))
+    x, v, *_ = theirs.representation_model(
+        z, pos, torch.zeros_like(z), box=torch.from_numpy(TRICLINIC)
+    )
     expected = theirs.output_model.pre_reduce(x, v, z, pos, batch).squeeze(1) * theirs.std
-    energies, _ = energies_and_forces(ours, *tensors(positions, types, TRICLINIC, 0.9, torch.float64))
+    energies, _ = energies_and_forces(
+        ours, *tensors(positions, types, TRICLINIC, 0.9, torch.float64)
+    )
     torch.testing.assert_close(energies.detach(), expected.detach(), rtol=1e-6, atol=1e-7)
 
 
@@ -104,10 +124,18 @@ def test_gradient_of_a_force_loss_equals_torchmd_net():
     theirs, ours = torchmd_pair(2)
     positions, types = random_system(seed=7)
     target = torch.from_numpy(np.random.default_rng(0).normal(size=positions.shape))
-    energy, forces = theirs.train()(torch.from_numpy(types), torch.from_numpy(positions), box=torch.from_numpy(TRICLINIC))
+    energy, forces = theirs.train()(
+        torch.from_numpy(types), torch.from_numpy(positions), box=torch.from_numpy(TRICLINIC)
+    )
     weights = dict(theirs.named_parameters())
-    expected = torch.autograd.grad(((forces - target) ** 2).mean() + 0.1 * energy.sum(), list(weights.values()), allow_unused=True)
-    energies, forces = energies_and_forces(ours, *tensors(positions, types, TRICLINIC, 0.9, torch.float64), create_graph=True)
+    expected = torch.autograd.grad(
+        ((forces - target) ** 2).mean() + 0.1 * energy.sum(),
+        list(weights.values()),
+        allow_unused=True,
+    )
+    energies, forces = energies_and_forces(
+        ours, *tensors(positions, types, TRICLINIC, 0.9, torch.float64), create_graph=True
+    )
     with kernels.without("distances"):
         (((forces - target) ** 2).mean() + 0.1 * energies.sum()).backward()
     for (name, weight), gradient in zip(weights.items(), expected, strict=True):
@@ -122,12 +150,23 @@ def test_kernels_differentiate_twice():
     def random(*shape):
         return torch.randn(*shape, dtype=torch.float64, generator=generator, requires_grad=True)
 
-    first, second, kinds = torch.tensor([0, 0, 1, 3]), torch.tensor([1, 2, 2, 0]), torch.tensor([1, 0, 1, 0])
-    distances = torch.tensor([0.11, 0.17, 0.34, 0.97], dtype=torch.float64, requires_grad=True)  # 0.4 is the end of the table
+    first, second, kinds = (
+        torch.tensor([0, 0, 1, 3]),
+        torch.tensor([1, 2, 2, 0]),
+        torch.tensor([1, 0, 1, 0]),
+    )
+    # 0.4 is the end of the table
+    distances = torch.tensor([0.11, 0.17, 0.34, 0.97], dtype=torch.float64, requires_grad=True)
     spacing, rows = 0.1, 9
     for function, arguments in (
-        (lambda t, d, x: kernels.mix(t, d, x, first, second, spacing), (random(rows, 3, 2), distances, random(4, 9, 2))),
-        (lambda t, d, s: kernels.gather(t, d, s, first, kinds, 4, spacing), (random(2, rows, 3, 2), distances, random(4, 9))),
+        (
+            lambda t, d, x: kernels.mix(t, d, x, first, second, spacing),
+            (random(rows, 3, 2), distances, random(4, 9, 2)),
+        ),
+        (
+            lambda t, d, s: kernels.gather(t, d, s, first, kinds, 4, spacing),
+            (random(2, rows, 3, 2), distances, random(4, 9)),
+        ),
         (products.anticommutator, (random(2, 9, 2), random(2, 9, 2))),
     ):
         assert torch.autograd.gradcheck(function, arguments)
@@ -139,15 +178,23 @@ def test_forces_are_finite_differences_of_the_energy():
     prior = PairRepulsion(torch.full((3, 3), 0.27), 100.0, 0.05, 0.015, 0.9).double()
     model = SumModel(prior, network)
     positions, types = random_system(seed=11)
-    _, forces = energies_and_forces(model, *tensors(positions, types, TRICLINIC, 0.9, torch.float64))
+    _, forces = energies_and_forces(
+        model, *tensors(positions, types, TRICLINIC, 0.9, torch.float64)
+    )
     step = 1e-5
     for bead, axis in ((0, 0), (7, 1), (23, 2)):
         energy = []
         for sign in (1, -1):
             moved = positions.copy()
             moved[bead, axis] += sign * step
-            energy.append(energies_and_forces(model, *tensors(moved, types, TRICLINIC, 0.9, torch.float64))[0].sum().item())
-        assert forces[bead, axis].item() == pytest.approx(-(energy[0] - energy[1]) / (2 * step), rel=1e-5, abs=1e-4)
+            energy.append(
+                energies_and_forces(model, *tensors(moved, types, TRICLINIC, 0.9, torch.float64))[0]
+                .sum()
+                .item()
+            )
+        assert forces[bead, axis].item() == pytest.approx(
+            -(energy[0] - energy[1]) / (2 * step), rel=1e-5, abs=1e-4
+        )
 
 
 def test_force_is_exactly_zero_at_and_beyond_the_cutoff():
@@ -165,14 +212,24 @@ def test_force_is_exactly_zero_at_and_beyond_the_cutoff():
 def test_invariance_under_rotation_translation_permutation_and_reflection():
     _, network = torchmd_pair(1)
     positions, types = random_system(seed=13)
-    energies, forces = energies_and_forces(network, *tensors(positions, types, TRICLINIC, 0.9, torch.float64))
+    energies, forces = energies_and_forces(
+        network, *tensors(positions, types, TRICLINIC, 0.9, torch.float64)
+    )
     rng = np.random.default_rng(0)
     rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))  # proper or improper
     order = rng.permutation(len(types))
-    moved = (positions @ rotation.T + rng.normal(size=3) + rng.integers(-2, 3, positions.shape) @ (TRICLINIC @ rotation.T))[order]
-    energies_2, forces_2 = energies_and_forces(network, *tensors(moved, types[order], TRICLINIC @ rotation.T, 0.9, torch.float64))
+    moved = (
+        positions @ rotation.T
+        + rng.normal(size=3)
+        + rng.integers(-2, 3, positions.shape) @ (TRICLINIC @ rotation.T)
+    )[order]
+    energies_2, forces_2 = energies_and_forces(
+        network, *tensors(moved, types[order], TRICLINIC @ rotation.T, 0.9, torch.float64)
+    )
     torch.testing.assert_close(energies_2, energies[order], rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(forces_2, forces[order] @ torch.from_numpy(rotation.T), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        forces_2, forces[order] @ torch.from_numpy(rotation.T), rtol=1e-8, atol=1e-8
+    )
 
 
 def test_prior_against_its_formula():
@@ -182,10 +239,22 @@ def test_prior_against_its_formula():
 
     def evaluate(distance, kinds):
         positions = torch.tensor([[0.0, 0, 0], [0, 0, distance]], dtype=torch.float64)
-        return energies_and_forces(prior, torch.tensor(kinds), positions, torch.tensor([0]), torch.tensor([1]), torch.zeros(1, 3).double())
+        return energies_and_forces(
+            prior,
+            torch.tensor(kinds),
+            positions,
+            torch.tensor([0]),
+            torch.tensor([1]),
+            torch.zeros(1, 3).double(),
+        )
 
     steepness = math.log(1 / p) / d
-    for distance, kinds, t in ((0.41, [0, 0], 0.40), (0.33, [0, 1], 0.35), (0.33, [1, 0], 0.35), (0.48, [1, 1], 0.50)):
+    for distance, kinds, t in (
+        (0.41, [0, 0], 0.40),
+        (0.33, [0, 1], 0.35),
+        (0.33, [1, 0], 0.35),
+        (0.48, [1, 1], 0.50),
+    ):
         energies, forces = evaluate(distance, kinds)
         expected = force * p / steepness * math.exp(steepness * (t - distance))
         assert energies.sum().item() == pytest.approx(expected, rel=1e-6)  # the pair counts once
@@ -207,7 +276,15 @@ def test_prior_contact_is_where_the_rdf_starts():
     beads = BeadTopology(("A", "B"), types, np.ones(4), np.arange(4))
     forces = np.full(positions.shape, -3.0)
     steps = np.arange(n_frames)
-    frames = Frames(positions, forces, np.broadcast_to(box, (n_frames, 3, 3)), steps * 1.0, steps, beads, {"temperature": 300.0})
+    frames = Frames(
+        positions,
+        forces,
+        np.broadcast_to(box, (n_frames, 3, 3)),
+        steps * 1.0,
+        steps,
+        beads,
+        {"temperature": 300.0},
+    )
     fitted = fit_prior(frames, PriorConfig())
     contact = np.array(fitted.contact)
     np.testing.assert_allclose(contact, [[0.50, 0.30], [0.30, 0.62]], atol=0.0051)
@@ -220,9 +297,17 @@ def test_pairs_against_brute_force_over_images():
     positions += 5.0  # far outside the box
     pairs = find_pairs(positions, TRICLINIC, 0.9)
     found = sorted((min(i, j), max(i, j)) for i, j in zip(pairs.first, pairs.second, strict=True))
-    images = np.array([[i, j, k] for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1)]) @ TRICLINIC
+    images = (
+        np.array([[i, j, k] for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1)])
+        @ TRICLINIC
+    )
     wrapped = (positions @ np.linalg.inv(TRICLINIC) % 1) @ TRICLINIC
-    expected = [(i, j) for i in range(30) for j in range(i + 1, 30) if np.linalg.norm(wrapped[j] - wrapped[i] + images, axis=1).min() < 0.9]
+    expected = [
+        (i, j)
+        for i in range(30)
+        for j in range(i + 1, 30)
+        if np.linalg.norm(wrapped[j] - wrapped[i] + images, axis=1).min() < 0.9
+    ]
     assert found == expected
     vectors = positions[pairs.second] - positions[pairs.first] + pairs.shifts
     assert np.linalg.norm(vectors, axis=1).max() < 0.9
@@ -234,7 +319,9 @@ def test_cutoff_above_half_the_box_is_refused():
 
 
 def test_gaussian_basis_resolves_liquid_distances():
-    """Two distances within the first shell must look different to the network; with expnorm in nanometres they would not."""
+    """Two distances within the first shell must look different to the network; with expnorm in
+    nanometres they would not.
+    """
     network = build_tensornet(ModelConfig(), 3, 3.0)
     features = network.expansion(torch.tensor([0.40, 0.45, 0.80, 0.85]))
     assert (features[0] - features[1]).norm() > 0.5
@@ -247,5 +334,6 @@ def test_scripted_network_equals_eager():
     arguments = tensors(positions, types, TRICLINIC, 0.9, torch.float64)
     expected = energies_and_forces(ours, *arguments)
     scripted = torch.jit.script(ours)
-    for one, other in zip(energies_and_forces(scripted, *arguments), expected, strict=True):  # the splines' error
+    # the splines' error
+    for one, other in zip(energies_and_forces(scripted, *arguments), expected, strict=True):
         assert (one - other).abs().max() < 1e-7 * other.abs().max()

@@ -23,11 +23,15 @@ def state_and_function(file, box):
     types, positions = liquid(box=box)
     potential = CGPotential(file)
     system = potential.createSystem(bead_topology_to_openmm(beads(types), box))
-    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("Reference"))
+    context = openmm.Context(
+        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("Reference")
+    )
     context.setPositions(positions)
     module = potential.load()
     module.set_types(torch.from_numpy(types))
-    return context.getState(positions=True, energy=True, forces=True), PotentialFunction(module, periodic=box is not None)
+    return context.getState(positions=True, energy=True, forces=True), PotentialFunction(
+        module, periodic=box is not None
+    )
 
 
 @pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
@@ -36,7 +40,9 @@ def test_energy_and_forces_are_those_of_torch_force(file, box):
     for compute in (function, pickle.loads(pickle.dumps(function))):  # as OpenMM saves it in XML
         energy, forces = compute(state)
         assert energy == pytest.approx(state.getPotentialEnergy()._value, rel=1e-9)
-        np.testing.assert_allclose(forces, state.getForces(asNumpy=True)._value, rtol=0, atol=1e-6 * np.abs(forces).max())
+        np.testing.assert_allclose(
+            forces, state.getForces(asNumpy=True)._value, rtol=0, atol=1e-6 * np.abs(forces).max()
+        )
         assert forces.shape == state.getPositions(asNumpy=True).shape
 
 
@@ -45,7 +51,9 @@ def test_box_that_is_too_small(file):
     system = openmm.System()
     for _ in range(30):
         system.addParticle(1.0)
-    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("Reference"))
+    context = openmm.Context(
+        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("Reference")
+    )
     context.setPositions(liquid()[1])
     context.setPeriodicBoxVectors(*np.diag([2.0, 2.0, 1.5]))
     with pytest.raises(torch.jit.Error, match="below twice the cutoff"):

@@ -32,9 +32,12 @@ def test_readme_example_runs(finished_run, tmp_path, monkeypatch):
 def test_formats_page_lists_every_field_with_its_default(kind, name, tmp_path):
     page = (ROOT / "docs" / "formats.md").read_text()
     shown = yaml.safe_load(re.search(rf"## {name}\n.*?```yaml\n(.*?)```", page, re.DOTALL)[1])
-    required = {name: shown[name] for name, field in kind.model_fields.items() if field.is_required()}
+    required = {
+        name: shown[name] for name, field in kind.model_fields.items() if field.is_required()
+    }
     expanded = yaml.safe_load(dump(parse(kind, required, "page", tmp_path)))
-    assert yaml.safe_load(dump(parse(kind, shown, "page", tmp_path))) == expanded  # values are the defaults
+    # values are the defaults
+    assert yaml.safe_load(dump(parse(kind, shown, "page", tmp_path))) == expanded
 
     def fields(data):
         if isinstance(data, dict):
@@ -45,9 +48,16 @@ def test_formats_page_lists_every_field_with_its_default(kind, name, tmp_path):
 
 
 def test_links_and_commands_point_to_something():
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "systems").glob("*/README.md")]:
+    for page in [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "systems").glob("*/README.md"),
+    ]:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
-            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name} links to {target}"
+            assert target.startswith("https://") or (page.parent / target).exists(), (
+                f"{page.name} links to {target}"
+            )
     for script in re.findall(r"\./(scripts/\w+)", (ROOT / "README.md").read_text()):
         assert (ROOT / script).exists()
 

@@ -82,8 +82,13 @@ def test_whole_run(finished):
     assert frames.attributes["density"] == pytest.approx(mass / volume / 602.214, rel=1e-3)
     assert frames.attributes["n_atoms"] == 2 * 21 + 2 + 2 * 10
     assert frames.attributes["seed"] == 20261123
-    assert yaml.safe_load(frames.attributes["configuration"])["reference"]["timestep"] == "0.004 picosecond"
-    assert {"openmm_cgkd", "openmm", "python"} <= set(frames.attributes["versions"].replace(",", "").split())
+    assert (
+        yaml.safe_load(frames.attributes["configuration"])["reference"]["timestep"]
+        == "0.004 picosecond"
+    )
+    assert {"openmm_cgkd", "openmm", "python"} <= set(
+        frames.attributes["versions"].replace(",", "").split()
+    )
     assert not list(finished.glob("*.tmp"))
     assert not list(finished.glob("*.partial.xml"))
     assert "packed 64 atoms" in (finished / "reference.log").read_text()
@@ -97,7 +102,9 @@ def test_nvt_runs_at_the_mean_volume_of_npt(finished):
     assert len(volume) == 8
     assert len(set(volume)) > 1
     expected = np.mean(volume[8 // 3 :])
-    assert np.linalg.det(read_frames(finished / "frames.h5").box[0]) == pytest.approx(expected, rel=1e-5)
+    assert np.linalg.det(read_frames(finished / "frames.h5").box[0]) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_scaling_to_the_mean_volume_keeps_molecules(finished):
@@ -115,14 +122,18 @@ def test_scaling_to_the_mean_volume_keeps_molecules(finished):
 
 
 def test_finished_work_is_skipped(finished, monkeypatch):
-    monkeypatch.setattr(run_module, "create_system", lambda *_: pytest.fail("built the system again"))
+    monkeypatch.setattr(
+        run_module, "create_system", lambda *_: pytest.fail("built the system again")
+    )
     stamp = (finished / "frames.h5").stat().st_mtime_ns
     assert run_reference(tiny(), finished) == finished / "frames.h5"
     assert (finished / "frames.h5").stat().st_mtime_ns == stamp
 
 
 def test_interrupted_in_production(equilibrated, monkeypatch):
-    """Stopped between a frame and the next saved state, twice; the frames are as of an uninterrupted run."""
+    """Stopped between a frame and the next saved state, twice; the frames are as of an
+    uninterrupted run.
+    """
     original = MappedReporter.report
     for stop in (65, 90):
 
@@ -154,9 +165,13 @@ run_module.run_reference(tiny(production="400 ps"), Path(sys.argv[1]))
 
 
 def test_killed_in_production(equilibrated):
-    """SIGKILL of the process at an arbitrary instruction of a long production, then a shorter one to its end."""
+    """SIGKILL of the process at an arbitrary instruction of a long production, then a shorter
+    one to its end.
+    """
     path = equilibrated / "frames.h5"
-    process = subprocess.Popen([sys.executable, "-c", KILLED.format(tests=str(Path(__file__).parent)), str(equilibrated)])
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED.format(tests=str(Path(__file__).parent)), str(equilibrated)]
+    )
     try:
         deadline = time.monotonic() + 120
         while not path.exists() or len(read_frames(path, allow_empty=True)) < 12:
@@ -171,7 +186,8 @@ def test_killed_in_production(equilibrated):
     n = len(before) + 10
     frames = read_frames(run_reference(tiny(production=f"{n * 20} fs"), equilibrated))
     assert frames.step.tolist() == list(range(5, 5 * n + 1, 5))
-    saved = 25 * (before.step[-1] // 25 - 1)  # states are saved every 25 steps; the last one may not have been reached
+    # states are saved every 25 steps; the last one may not have been reached
+    saved = 25 * (before.step[-1] // 25 - 1)
     kept = before.step <= saved
     assert np.array_equal(frames.positions[: kept.sum()], before.positions[kept])
 
@@ -197,34 +213,61 @@ def test_interrupted_before_production(tmp_path, monkeypatch):
 
 
 def test_every_phase_and_resumed_piece_has_its_own_noise():
-    seeds = [run_module.phase_seed(seed, phase, step) for seed in (1, 2) for phase in ("npt", "nvt") for step in (0, 2500)]
+    seeds = [
+        run_module.phase_seed(seed, phase, step)
+        for seed in (1, 2)
+        for phase in ("npt", "nvt")
+        for step in (0, 2500)
+    ]
     assert len(set(seeds)) == len(seeds)
     assert all(0 < seed < 2**31 for seed in seeds)
     assert run_module.phase_seed(1, "npt", 0) == run_module.phase_seed(1, "npt", 0)
 
 
 def test_other_settings_in_the_same_folder(finished):
-    with pytest.raises(ConfigError, match=r"friction 1 picosecond\S+, got 2 picosecond\S+; put it back or use another folder"):
+    with pytest.raises(
+        ConfigError,
+        match=r"friction 1 picosecond\S+, got 2 picosecond\S+; put it back or use another folder",
+    ):
         run_reference(tiny(friction="2 / ps"), finished)
     with pytest.raises(ConfigError, match=r"holds a run with production 0\.4 picosecond, got 0\.8"):
         run_reference(tiny(production="0.8 ps"), finished)
     with pytest.raises(ConfigError, match="holds a run with counts"):
-        run_reference(small_config({**COUNTS, "EGL": 3}, **yaml.safe_load((finished / "system.yaml").read_text())["reference"]), finished)
-    assert yaml.safe_load((finished / "system.yaml").read_text())["reference"]["friction"] == "1 picosecond**-1"
+        run_reference(
+            small_config(
+                {**COUNTS, "EGL": 3},
+                **yaml.safe_load((finished / "system.yaml").read_text())["reference"],
+            ),
+            finished,
+        )
+    assert (
+        yaml.safe_load((finished / "system.yaml").read_text())["reference"]["friction"]
+        == "1 picosecond**-1"
+    )
 
 
 def test_box_below_twice_the_cutoff(tmp_path):
-    with pytest.raises(BoxError, match=r"nonbonded_cutoff 1 nm is above half the box .* use more molecules or a shorter cutoff"):
+    with pytest.raises(
+        BoxError,
+        match=(
+            r"nonbonded_cutoff 1 nm is above half the box .* use more molecules or a shorter cutoff"
+        ),
+    ):
         run_reference(tiny(nonbonded_cutoff="1 nm"), tmp_path)
 
 
 def test_unknown_platform(tmp_path):
-    with pytest.raises(ConfigError, match=r"reference\.platform: got Abacus, but this OpenMM has Reference"):
+    with pytest.raises(
+        ConfigError, match=r"reference\.platform: got Abacus, but this OpenMM has Reference"
+    ):
         run_reference(tiny(platform="Abacus"), tmp_path)
 
 
 def test_time_step_that_explodes(tmp_path):
-    with pytest.raises(SimulationError, match=r"failed in phase annealing: .*; lower the time step or initial_density"):
+    with pytest.raises(
+        SimulationError,
+        match=r"failed in phase annealing: .*; lower the time step or initial_density",
+    ):
         run_reference(tiny(timestep="200 fs", annealing="200 ps"), tmp_path)
     assert not (tmp_path / "frames.h5").exists()
 
@@ -249,7 +292,10 @@ def test_packing(monkeypatch):
 
 
 def test_packing_that_cannot_succeed():
-    with pytest.raises(ForceFieldError, match=r"Packmol could not pack the box at 9(\.0)? g/cm\^3; lower initial_density"):
+    with pytest.raises(
+        ForceFieldError,
+        match=r"Packmol could not pack the box at 9(\.0)? g/cm\^3; lower initial_density",
+    ):
         pack(tiny(initial_density="9 g/cm^3"))
 
 
@@ -264,7 +310,9 @@ def test_packing_that_cannot_succeed():
 def test_molecule_file_that_does_not_fit(tmp_path, old, new, message):
     config = small_config({"EGL": 1})
     text = config.path(config.molecules[0].structure).read_text().replace(old, new)
-    tmp_path.joinpath("EGL.pdb").write_text("\n".join(line[:60] if "XX" in line else line for line in text.splitlines()))
+    tmp_path.joinpath("EGL.pdb").write_text(
+        "\n".join(line[:60] if "XX" in line else line for line in text.splitlines())
+    )
     molecule = config.molecules[0].model_copy(update={"structure": tmp_path / "EGL.pdb"})
     with pytest.raises(ForceFieldError, match=message):
         load_molecule(config.model_copy(update={"molecules": [molecule]}), "EGL")

@@ -38,7 +38,13 @@ from openmm_cgkd.report.write import write_report
 
 SETTINGS = comparison_settings(bins=50, blocks=2, r_max="0.99 nm", angle_bins=30)
 LABEL = 'good <i>&"'  # text, not markup
-SIMULATION = {"ns_per_day": 40.0, "step_time_ms": 2.0, "timestep_ps": 0.002, "temperature": 300.0, "mean_temperature": 301.5}
+SIMULATION = {
+    "ns_per_day": 40.0,
+    "step_time_ms": 2.0,
+    "timestep_ps": 0.002,
+    "temperature": 300.0,
+    "mean_temperature": 301.5,
+}
 TRAINING = {
     "role": "student",
     "targets": "ensemble",
@@ -51,25 +57,43 @@ TRAINING = {
 
 def write_stability(folder, frames, replicas: list[Replica]) -> None:
     """What the stability protocol leaves of these runs."""
-    settings, protocol = StabilityConfig(replicas=len(replicas), duration="6 ps", window="1 ps"), SimulationConfig(timestep="2 fs")
+    settings, protocol = (
+        StabilityConfig(replicas=len(replicas), duration="6 ps", window="1 ps"),
+        SimulationConfig(timestep="2 fs"),
+    )
     limits = AggregationLimits.of(frames.positions, frames.box, frames.beads, 0.9)
-    stability._write(folder / "stability", replicas, [None] * len(replicas), frames, limits, settings, protocol)
+    stability._write(
+        folder / "stability", replicas, [None] * len(replicas), frames, limits, settings, protocol
+    )
 
 
 @pytest.fixture(scope="module")
 def overlaid(tmp_path_factory):
-    """Report of two trainings of one model, whose folders tell all, and of another model, of which only the trajectory is known."""
+    """Report of two trainings of one model, whose folders tell all, and of another model, of
+    which only the trajectory is known.
+    """
     folder = tmp_path_factory.mktemp("overlaid")
     write_frames(folder / "aa.h5", liquid(24, seed=1))
     (folder / "production.csv").write_text('#"Step","Speed (ns/day)"\n1,--\n2,9\n3,10\n4,30\n')
     for name, seed, diameter in (("a", 2, 0.34), ("b", 3, 0.33), ("c", 4, 0.25)):
         write_run(folder / name, liquid(16, seed=seed, diameter=diameter))
-    replicas = [Replica(0, 3, 6.0, None, "Physical for all of 6 ps.", 300.0), Replica(1, 5, 2.5, "hot", "Too hot.", 420.0)]
+    replicas = [
+        Replica(0, 3, 6.0, None, "Physical for all of 6 ps.", 300.0),
+        Replica(1, 5, 2.5, "hot", "Too hot.", 420.0),
+    ]
     for name in "ab":
         (folder / name / "simulation" / "simulation.json").write_text(json.dumps(SIMULATION))
-        (folder / name / "run.yaml").write_text("system: system.yaml\nfolder: .\nframes: ../aa.h5\nseed: 12\nteachers: {count: 3}\n")
+        (folder / name / "run.yaml").write_text(
+            "system: system.yaml\nfolder: .\nframes: ../aa.h5\nseed: 12\nteachers: {count: 3}\n"
+        )
         write_stability(folder / name, read_frames(folder / "aa.h5"), replicas)
-    rewritten(write_potential(folder / "plain.pt"), folder / "a" / "student.pt", hashed=True, training=TRAINING, frames_sha256="f" * 64)
+    rewritten(
+        write_potential(folder / "plain.pt"),
+        folder / "a" / "student.pt",
+        hashed=True,
+        training=TRAINING,
+        frames_sha256="f" * 64,
+    )
     models = [f"{LABEL}={folder / 'a'}", f"{LABEL}={folder / 'b'}", str(folder / "c")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare_module, "write_pictures", lambda *arguments: None)
@@ -82,7 +106,9 @@ def basic(tmp_path_factory):
     """Report of one run with nothing but RDFs and a speed: an ideal gas has no shells."""
     folder = tmp_path_factory.mktemp("basic")
     rng = np.random.default_rng(5)
-    run = make_run_folder(folder, rng.uniform(0, 2, (40, 30, 3)), rng.uniform(0, 2, (40, 30, 3)), bins=4, blocks=2)
+    run = make_run_folder(
+        folder, rng.uniform(0, 2, (40, 30, 3)), rng.uniform(0, 2, (40, 30, 3)), bins=4, blocks=2
+    )
     (folder / "run" / "simulation" / "simulation.json").write_text(json.dumps(SIMULATION))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare_module, "write_pictures", lambda *arguments: None)
@@ -97,8 +123,15 @@ def test_curves_are_those_of_independent_rdfs(overlaid):
     folder, _ = overlaid
     chart = charts(read_contents(folder / "out"))[0]
     beads, boxes = beads_of(12, 18, names=("CHO", "CL")), np.repeat(BOX[None], 24, axis=0)
-    sources = {"aa": liquid(24, seed=1), "a": liquid(16, seed=2, diameter=0.34), "b": liquid(16, seed=3, diameter=0.33)}
-    rdfs = {name: all_rdfs(x.astype("f4"), boxes[: len(x)], beads, 50, 0.99) for name, x in sources.items()}
+    sources = {
+        "aa": liquid(24, seed=1),
+        "a": liquid(16, seed=2, diameter=0.34),
+        "b": liquid(16, seed=3, diameter=0.33),
+    }
+    rdfs = {
+        name: all_rdfs(x.astype("f4"), boxes[: len(x)], beads, 50, 0.99)
+        for name, x in sources.items()
+    }
     assert [panel.title for panel in chart.panels] == ["CHO\u2013CHO", "CHO\u2013CL", "CL\u2013CL"]
     for panel, pair in zip(chart.panels, rdfs["aa"], strict=True):
         all_atom, good, other = panel.lines
@@ -107,9 +140,18 @@ def test_curves_are_those_of_independent_rdfs(overlaid):
         np.testing.assert_allclose(all_atom.y, rdfs["aa"][pair].values, rtol=1e-5)
         trainings = np.array([rdfs[name][pair].values for name in "ab"])
         np.testing.assert_allclose(good.y, trainings.mean(axis=0), rtol=1e-5)
-        np.testing.assert_allclose(good.band, np.abs(np.subtract(*trainings)) / np.sqrt(2), rtol=1e-3, atol=1e-4)  # deviation of two
-        halves = [all_rdfs(part.astype("f4"), boxes[:12], beads, 50, 0.99)[pair].values for part in np.split(sources["aa"], 2)]
-        np.testing.assert_allclose(all_atom.band, np.abs(np.subtract(*halves)), rtol=1e-3, atol=1e-4)  # two standard errors of two blocks
+        # deviation of two
+        np.testing.assert_allclose(
+            good.band, np.abs(np.subtract(*trainings)) / np.sqrt(2), rtol=1e-3, atol=1e-4
+        )
+        halves = [
+            all_rdfs(part.astype("f4"), boxes[:12], beads, 50, 0.99)[pair].values
+            for part in np.split(sources["aa"], 2)
+        ]
+        # two standard errors of two blocks
+        np.testing.assert_allclose(
+            all_atom.band, np.abs(np.subtract(*halves)), rtol=1e-3, atol=1e-4
+        )
 
 
 def test_distributions_are_normalised(overlaid):
@@ -133,47 +175,109 @@ def test_maps_are_those_of_independent_distributions(overlaid):
     assert len(rows) > 4
     for row in rows:
         first, apex, second = row.title.split("\u2013")
-        cdf = CDF((first, apex, second), (cutoffs[f"{apex}-{first}"], cutoffs[f"{apex}-{second}"]), bins=(40, 45))
+        cdf = CDF(
+            (first, apex, second),
+            (cutoffs[f"{apex}-{first}"], cutoffs[f"{apex}-{second}"]),
+            bins=(40, 45),
+        )
         for frame in source.frames(np.arange(len(source))):
             cdf.compute(frame, reset=False)
         np.testing.assert_allclose(row.maps["c"], cdf.values, rtol=1e-5)
         np.testing.assert_allclose(row.r_edges, cdf.r_edges, atol=1e-6)
         np.testing.assert_allclose(row.angle_edges, cdf.angle_edges, atol=1e-9)
-    beyond = [curve["overlap"] - curve["overlap_halves"] for curve in contents.data["models"][0]["curves"] if curve["observable"] == "cdf"]
+    beyond = [
+        curve["overlap"] - curve["overlap_halves"]
+        for curve in contents.data["models"][0]["curves"]
+        if curve["observable"] == "cdf"
+    ]
     first = contents.runs[0].curves("cdf")[rows[0].title.replace("\u2013", "-")]
     assert first["overlap"] - first["overlap_halves"] == min(beyond)
 
 
-def model(label: str = "model", errors=(0.03, 0.05), floor: float = 0.02, clumped: bool = False, **known) -> Run:
-    curves = [{"observable": "rdf", "types": str(k), "mean_absolute": x, "mean_absolute_halves": floor} for k, x in enumerate(errors)]
+def model(
+    label: str = "model", errors=(0.03, 0.05), floor: float = 0.02, clumped: bool = False, **known
+) -> Run:
+    curves = [
+        {"observable": "rdf", "types": str(k), "mean_absolute": x, "mean_absolute_halves": floor}
+        for k, x in enumerate(errors)
+    ]
     aggregation = {"first_frame": 3 if clumped else None, "share_of_frames": 0.4}
-    return Run({"label": label, "model": label, "curves": curves, "aggregation": aggregation}, **known)
+    return Run(
+        {"label": label, "model": label, "curves": curves, "aggregation": aggregation}, **known
+    )
 
 
 def protocol(failed: int) -> dict:
-    return {"replicas": 4, "failed": failed, "duration": 6.0, "causes": {"hot": failed, "aggregated": 0}}
+    return {
+        "replicas": 4,
+        "failed": failed,
+        "duration": 6.0,
+        "causes": {"hot": failed, "aggregated": 0},
+    }
 
 
 @pytest.mark.parametrize(
     ("run", "all_atom", "marks", "words"),
     [
-        (model(), None, "GOOD UNKNOWN UNKNOWN UNKNOWN", "RDF error is 0.040, 2.0 times the floor of 0.020"),
-        (model(errors=(0.019, 0.019), floor=0.001), None, "GOOD UNKNOWN UNKNOWN UNKNOWN", "agrees with all-atom"),
+        (
+            model(),
+            None,
+            "GOOD UNKNOWN UNKNOWN UNKNOWN",
+            "RDF error is 0.040, 2.0 times the floor of 0.020",
+        ),
+        (
+            model(errors=(0.019, 0.019), floor=0.001),
+            None,
+            "GOOD UNKNOWN UNKNOWN UNKNOWN",
+            "agrees with all-atom",
+        ),
         (model(errors=(0.06, 0.06)), None, "FAIR UNKNOWN UNKNOWN UNKNOWN", "is near all-atom"),
         (model(errors=(0.2, 0.02)), None, "POOR UNKNOWN UNKNOWN UNKNOWN", "is far from all-atom"),
         (model(clumped=True), None, "POOR UNKNOWN UNKNOWN UNKNOWN", "up to 40% of the frames"),
-        (model(stability=protocol(0)), None, "GOOD GOOD UNKNOWN UNKNOWN", "4 of 4 runs of 6 ps stayed physical."),
-        (model(stability=protocol(2)), None, "GOOD FAIR UNKNOWN UNKNOWN", "2 of 4 runs of 6 ps stayed physical (2 hot)."),
+        (
+            model(stability=protocol(0)),
+            None,
+            "GOOD GOOD UNKNOWN UNKNOWN",
+            "4 of 4 runs of 6 ps stayed physical.",
+        ),
+        (
+            model(stability=protocol(2)),
+            None,
+            "GOOD FAIR UNKNOWN UNKNOWN",
+            "2 of 4 runs of 6 ps stayed physical (2 hot).",
+        ),
         (model(stability=protocol(3)), None, "GOOD POOR UNKNOWN UNKNOWN", "1 of 4 runs"),
-        (model(simulation=SIMULATION), None, "GOOD UNKNOWN GOOD UNKNOWN", "40 ns/day; the speed of all-atom is not known"),
-        (model(simulation=SIMULATION), 10.0, "GOOD UNKNOWN GOOD GOOD", "4 times the 10 ns/day of all-atom"),
+        (
+            model(simulation=SIMULATION),
+            None,
+            "GOOD UNKNOWN GOOD UNKNOWN",
+            "40 ns/day; the speed of all-atom is not known",
+        ),
+        (
+            model(simulation=SIMULATION),
+            10.0,
+            "GOOD UNKNOWN GOOD GOOD",
+            "4 times the 10 ns/day of all-atom",
+        ),
         (model(simulation=SIMULATION), 80.0, "GOOD UNKNOWN GOOD FAIR", "0.5 times"),
-        (model(simulation={**SIMULATION, "mean_temperature": 310.0}), None, "GOOD UNKNOWN FAIR UNKNOWN", "310.0 K, 300 K was set"),
-        (model(simulation={**SIMULATION, "mean_temperature": 280.0}), None, "GOOD UNKNOWN POOR UNKNOWN", "280.0 K"),
+        (
+            model(simulation={**SIMULATION, "mean_temperature": 310.0}),
+            None,
+            "GOOD UNKNOWN FAIR UNKNOWN",
+            "310.0 K, 300 K was set",
+        ),
+        (
+            model(simulation={**SIMULATION, "mean_temperature": 280.0}),
+            None,
+            "GOOD UNKNOWN POOR UNKNOWN",
+            "280.0 K",
+        ),
     ],
 )
 def test_verdict(run, all_atom, marks, words, tmp_path):
-    (verdict,) = verdicts(Contents(tmp_path, tmp_path, {}, "toy", 300.0, 1.0, 2, None, [run], all_atom))
+    (verdict,) = verdicts(
+        Contents(tmp_path, tmp_path, {}, "toy", 300.0, 1.0, 2, None, [run], all_atom)
+    )
     assert [finding.mark.name for finding in verdict.findings.values()] == marks.split()
     assert words in verdict.text
     assert verdict.mark is max(Mark[name] for name in marks.split())
@@ -182,7 +286,8 @@ def test_verdict(run, all_atom, marks, words, tmp_path):
 def test_best_model_comes_first_and_trainings_count_together(tmp_path):
     runs = [model("b", (0.09, 0.11)), model("a", (0.02, 0.02)), model("a", (0.04, 0.06))]
     best, other = verdicts(Contents(tmp_path, tmp_path, {}, "toy", 300.0, 1.0, 2, None, runs, None))
-    assert (best.model, best.findings["structure"].value) == ("a", "0.035 ± 0.021")  # mean and deviation of 0.02 and 0.05
+    # mean and deviation of 0.02 and 0.05
+    assert (best.model, best.findings["structure"].value) == ("a", "0.035 ± 0.021")
     assert (other.model, other.findings["structure"].value) == ("b", "0.100")
 
 
@@ -198,20 +303,37 @@ def test_pictures_and_tables_lie_beside_the_page(overlaid):
     folder, page = overlaid
     data = json.loads((folder / "out" / "comparison.json").read_text())
     assert page == folder / "out" / "report" / "report.html"
-    names = ("rdf", "adf", "cdf", "coordination", "msd", "order", "structure_factor", "stability-1", "stability-2")
+    names = (
+        "rdf",
+        "adf",
+        "cdf",
+        "coordination",
+        "msd",
+        "order",
+        "structure_factor",
+        "stability-1",
+        "stability-2",
+    )
     for name in names:
         assert (page.parent / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (page.parent / f"{name}.svg").read_text().startswith("<?xml")
     assert (page.parent / "rdf.csv").read_bytes() == (folder / "out" / "rdf.csv").read_bytes()
-    rows = read_table(page.parent / "errors_rdf.csv") + read_table(page.parent / "errors_shells.csv")
+    rows = read_table(page.parent / "errors_rdf.csv") + read_table(
+        page.parent / "errors_shells.csv"
+    )
     curves = [curve for model in data["models"] for curve in model["curves"]]
     assert len(rows) == len(curves)
-    assert sorted(float(row["overlap"]) for row in rows) == pytest.approx(sorted(curve["overlap"] for curve in curves), rel=1e-5)
+    assert sorted(float(row["overlap"]) for row in rows) == pytest.approx(
+        sorted(curve["overlap"] for curve in curves), rel=1e-5
+    )
     score = {row["run"]: float(row["combined"]) for row in read_table(page.parent / "scores.csv")}
     assert score["c"] == pytest.approx(data["models"][2]["scores"]["combined"], rel=1e-5)
-    assert score[f"{LABEL}, 2 trainings"] == pytest.approx((score[f"{LABEL} 1"] + score[f"{LABEL} 2"]) / 2, rel=1e-5)
+    assert score[f"{LABEL}, 2 trainings"] == pytest.approx(
+        (score[f"{LABEL} 1"] + score[f"{LABEL} 2"]) / 2, rel=1e-5
+    )
     speeds = {row["run"]: float(row["ns/day"]) for row in read_table(page.parent / "speed.csv")}
-    assert speeds == {f"{LABEL} 1": 40, f"{LABEL} 2": 40, "all-atom": 10}  # the median of what is known
+    # the median of what is known
+    assert speeds == {f"{LABEL} 1": 40, f"{LABEL} 2": 40, "all-atom": 10}
     assert [row["cause"] for row in read_table(page.parent / "stability.csv")] == ["", "hot"] * 2
 
 
@@ -222,22 +344,40 @@ def test_provenance_names_data_seeds_weights_and_versions(overlaid):
     first, second, third = (f"{LABEL} 1", f"{LABEL} 2", "c")
     assert facts["all-atom data, SHA-256"][first] == read_frames(folder / "aa.h5").identity
     assert facts["trajectory, SHA-256"][third] == data["models"][2]["sha256"]
-    assert (facts["seed of the run"][first], facts["teachers"][second], facts["teachers"][third]) == ("12", "3", "")
+    assert (
+        facts["seed of the run"][first],
+        facts["teachers"][second],
+        facts["teachers"][third],
+    ) == ("12", "3", "")
     assert facts["potential, SHA-256"][second] == ""
-    assert facts["all-atom data"][first] == os.path.relpath(folder / "aa.h5", folder / "out")  # nothing of the machine
+    # nothing of the machine
+    assert facts["all-atom data"][first] == os.path.relpath(folder / "aa.h5", folder / "out")
     assert not Path(facts["trajectory"][third]).is_absolute()
 
     assert facts["loss weights"][first] == "force 1, energy 0, bead energy 0.1"
     assert (facts["seed of the training"][first], facts["best epoch"][first]) == ("4711", "5 of 7")
-    assert (facts["targets"][first], facts["frames of the training, SHA-256"][first]) == ("ensemble", "f" * 64)
+    assert (facts["targets"][first], facts["frames of the training, SHA-256"][first]) == (
+        "ensemble",
+        "f" * 64,
+    )
     assert f"torch {version('torch')}" in facts["versions"][first]
 
 
 def test_provenance_of_a_potential_that_was_given(basic, tmp_path):
-    """A run that trains nothing tells of the potential's own training, not of defaults that it never used."""
+    """A run that trains nothing tells of the potential's own training, not of defaults that it
+    never used.
+    """
     run = shutil.copytree(basic[0], tmp_path / "run")
-    rewritten(write_potential(tmp_path / "plain.pt"), tmp_path / "given.pt", hashed=True, training=TRAINING, frames_sha256="f" * 64)
-    (run / "run.yaml").write_text("system: system.yaml\nfolder: .\nframes: ../frames.h5\npotential: ../given.pt\n")
+    rewritten(
+        write_potential(tmp_path / "plain.pt"),
+        tmp_path / "given.pt",
+        hashed=True,
+        training=TRAINING,
+        frames_sha256="f" * 64,
+    )
+    (run / "run.yaml").write_text(
+        "system: system.yaml\nfolder: .\nframes: ../frames.h5\npotential: ../given.pt\n"
+    )
     (row,) = read_contents(run).runs
     assert row.metadata.frames_sha256 == "f" * 64
     facts = dict(provenance(read_contents(run)).rows)
@@ -255,7 +395,9 @@ class Addresses(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
-        self.found += [attributes[name] for name in ("src", "href", "action", "srcset") if name in attributes]
+        self.found += [
+            attributes[name] for name in ("src", "href", "action", "srcset") if name in attributes
+        ]
         if attributes.get("http-equiv") == "Content-Security-Policy":
             self.policy = attributes["content"]
 
@@ -265,7 +407,11 @@ def test_page_holds_all_it_needs_and_links_to_what_is_there(which, request):
     _, page = request.getfixturevalue(which)
     addresses = Addresses(page)
     assert "default-src 'none'" in addresses.policy
-    links = [address for address in addresses.found if not address.startswith("data:image/svg+xml;base64,")]
+    links = [
+        address
+        for address in addresses.found
+        if not address.startswith("data:image/svg+xml;base64,")
+    ]
     assert len(links) > 5
     for link in links:
         assert (page.parent / link).is_file(), link
@@ -276,8 +422,12 @@ def test_page_alone_has_no_links(overlaid, tmp_path):
     folder, beside = overlaid
     page = write_report(folder / "out", tmp_path / "alone.html")
     assert [path.name for path in tmp_path.iterdir()] == ["alone.html"]
-    assert all(address.startswith("data:image/svg+xml;base64,") for address in Addresses(page).found)
-    assert len(Addresses(page).found) == sum(address.startswith("data:") for address in Addresses(beside).found)
+    assert all(
+        address.startswith("data:image/svg+xml;base64,") for address in Addresses(page).found
+    )
+    assert len(Addresses(page).found) == sum(
+        address.startswith("data:") for address in Addresses(beside).found
+    )
 
 
 def test_basic_report_says_what_is_not_known(basic):
@@ -285,8 +435,14 @@ def test_basic_report_says_what_is_not_known(basic):
     data = json.loads((folder / "comparison" / "comparison.json").read_text())
     text = page.read_text()
     error, floor = data["mean"]["mean_absolute_error"], data["mean"]["all_atom_halves"]
-    assert f"the mean RDF error is {error:.3f}, {error / floor:.1f} times the floor of {floor:.3f}" in text
-    assert "40 all-atom frames of one trajectory and 40 coarse-grained frames of one trajectory" in text
+    assert (
+        f"the mean RDF error is {error:.3f}, {error / floor:.1f} times the floor of {floor:.3f}"
+        in text
+    )
+    assert (
+        "40 all-atom frames of one trajectory and 40 coarse-grained frames of one trajectory"
+        in text
+    )
     assert "standard errors over 2 contiguous time blocks" in text
     assert "has not been tested (cgkd stability)" in text
     assert "the speed of all-atom is not known" in text
@@ -331,21 +487,26 @@ def test_full_page_in_a_browser(overlaid, chromium):
     chromium.open(page)
     contents = read_contents(page.parents[1])
     drawn = [chart.panels for chart in charts(contents)]
-    assert len(chromium.run(INK)) == sum(map(len, drawn)) + 3 + 1  # maps of all-atom and two models; survival
+    # maps of all-atom and two models; survival
+    assert len(chromium.run(INK)) == sum(map(len, drawn)) + 3 + 1
     atlas = slice(len(drawn[0]) + len(drawn[1]), len(drawn[0]) + len(drawn[1]) + 3)
     before = chromium.run(INK)
     assert all(before)
     assert len(set(before)) == len(before)  # each shows something of its own
 
     # a label is text
-    labels = chromium.run("return [...document.querySelectorAll('label.curve')].map((label) => label.textContent.trim())")
+    labels = chromium.run(
+        "return [...document.querySelectorAll('label.curve')].map((label) =>"
+        " label.textContent.trim())"
+    )
     assert labels == ["all-atom", LABEL, "c"]
     assert chromium.run("return document.querySelectorAll('i:not(#ramp)').length") == 0
 
     # curves and bands come and go
     switch = "document.querySelector(`input[data-label='c']`).click();"
     visible = (
-        f"{RENDERERS} return [kinds['line c'], kinds['band c'], kinds['line all-atom']].map((all) => all.every((one) => one.visible));"
+        f"{RENDERERS} return [kinds['line c'], kinds['band c'], kinds['line all-atom']].map((all)"
+        " => all.every((one) => one.visible));"
     )
     assert chromium.run(visible) == [True, True, True]
     chromium.run(switch)
@@ -366,14 +527,19 @@ def test_full_page_in_a_browser(overlaid, chromium):
     assert end == pytest.approx(0.99)
 
     # another triple
-    chromium.run("const pick = document.getElementById('triple'); pick.value = 3; pick.dispatchEvent(new Event('change'));")
+    chromium.run(
+        "const pick = document.getElementById('triple'); pick.value = 3; pick.dispatchEvent(new"
+        " Event('change'));"
+    )
     chromium.settle()
     assert all(new != old for new, old in zip(chromium.run(INK)[atlas], before[atlas], strict=True))
 
     # tables sort by number
     column = "document.querySelector('#errors details:nth-of-type(2) .numbers').rows"
     chromium.run(f"{column}[0].cells[2].click();")
-    values = chromium.run(f"return [...{column}].slice(1).map((row) => Number(row.cells[2].dataset.value));")
+    values = chromium.run(
+        f"return [...{column}].slice(1).map((row) => Number(row.cells[2].dataset.value));"
+    )
     assert values == sorted(values)
     assert len(values) == 9
 
@@ -382,7 +548,10 @@ def test_full_page_in_a_browser(overlaid, chromium):
 
 
 def test_theme_follows_the_system_and_the_button(overlaid, chromium):
-    colors = f"{RENDERERS} return [getComputedStyle(document.body).backgroundColor, kinds['line all-atom'][0].glyph.line_color.value];"
+    colors = (
+        f"{RENDERERS} return [getComputedStyle(document.body).backgroundColor, kinds['line"
+        " all-atom'][0].glyph.line_color.value];"
+    )
     chromium.media(scheme="dark")
     chromium.open(overlaid[1])
     dark = chromium.run(colors)
@@ -394,11 +563,19 @@ def test_theme_follows_the_system_and_the_button(overlaid, chromium):
 
     # paper is white and shows the pictures
     chromium.media("print", "dark")
-    assert chromium.run("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    stills = chromium.run("return [...document.querySelectorAll('img.still')].map((image) => [image.offsetWidth, image.naturalWidth]);")
+    assert (
+        chromium.run("return getComputedStyle(document.body).backgroundColor")
+        == "rgb(255, 255, 255)"
+    )
+    stills = chromium.run(
+        "return [...document.querySelectorAll('img.still')].map((image) => [image.offsetWidth,"
+        " image.naturalWidth]);"
+    )
     assert len(stills) == 9
     assert all(width > 500 and own > 500 for width, own in stills)
-    assert chromium.run("return [...document.querySelectorAll('.live')].every((live) => live.offsetHeight === 0)")
+    assert chromium.run(
+        "return [...document.querySelectorAll('.live')].every((live) => live.offsetHeight === 0)"
+    )
     chromium.media()
 
 
@@ -413,9 +590,16 @@ def test_bad_input(basic, tmp_path):
     run = shutil.copytree(basic[0], tmp_path / "run")
     with open(run / "simulation" / "trajectory.dcd", "ab") as file:
         file.write(b"more")
-    with pytest.raises(AnalysisError, match=r"compares another trajectory than .*trajectory\.dcd; run 'cgkd compare .*run\.yaml' again"):
+    with pytest.raises(
+        AnalysisError,
+        match=(
+            r"compares another trajectory than .*trajectory\.dcd; run 'cgkd compare .*run\.yaml'"
+            r" again"
+        ),
+    ):
         read_contents(run)
-    (run / "simulation" / "trajectory.dcd").unlink()  # moved away to save room: what was compared can be reported
+    # moved away to save room: what was compared can be reported
+    (run / "simulation" / "trajectory.dcd").unlink()
     assert len(read_contents(run).runs) == 1
     (run / "comparison" / "rdf.csv").unlink()
     with pytest.raises(AnalysisError, match=r"rdf\.csv: no such file, though"):
@@ -430,7 +614,9 @@ def test_bad_input(basic, tmp_path):
 
 def test_missing_library_is_named(basic, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openmm_cgkd.report.page", None)  # as if its imports failed
-    with pytest.raises(CompatibilityError, match="needs Bokeh and Jinja2; install them with: pip install"):
+    with pytest.raises(
+        CompatibilityError, match="needs Bokeh and Jinja2; install them with: pip install"
+    ):
         write_report(basic[0], tmp_path / "page")
     assert not (tmp_path / "page").exists()
 
@@ -448,12 +634,21 @@ def test_stability_of_another_student_is_refused(basic, tmp_path):
 def test_command(basic, tmp_path):
     folder, _ = basic
     (tmp_path / "run.yaml").write_text(f"system: system.yaml\nfolder: {folder}\n")
-    result = CliRunner().invoke(app, ["report", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "page")], terminal_width=200)
+    result = CliRunner().invoke(
+        app,
+        ["report", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "page")],
+        terminal_width=200,
+    )
     assert result.exit_code == 0, result.output
     assert str(tmp_path / "page" / "report.html") in result.output
     assert (tmp_path / "page" / "report.html").stat().st_size > 1e6
-    run = shutil.copytree(folder, tmp_path / "new", ignore=shutil.ignore_patterns("comparison", "report"))
+    run = shutil.copytree(
+        folder, tmp_path / "new", ignore=shutil.ignore_patterns("comparison", "report")
+    )
     result = CliRunner().invoke(app, ["report", str(run)], terminal_width=200)
     assert result.exit_code == 2
-    assert f"{run}: this run has not been compared with all-atom yet; run 'cgkd compare {run / 'run.yaml'}' first." in result.stderr
+    assert (
+        f"{run}: this run has not been compared with all-atom yet; run 'cgkd compare"
+        f" {run / 'run.yaml'}' first." in result.stderr
+    )
     assert "Traceback" not in result.output

@@ -19,13 +19,25 @@ MASS = {"C": 12.011, "O": 15.999, "H": 1.008, "N": 14.007, "Cl": 35.45}
 
 
 class Independent:
-    """Centres of mass and force sums by loops over residues, from states asked for at the same steps."""
+    """Centres of mass and force sums by loops over residues, from states asked for at the same
+    steps.
+    """
 
     def __init__(self, interval: int) -> None:
-        self.interval, self.positions, self.forces, self.total, self.times = interval, [], [], [], []
+        self.interval, self.positions, self.forces, self.total, self.times = (
+            interval,
+            [],
+            [],
+            [],
+            [],
+        )
 
     def describeNextReport(self, simulation):
-        return {"steps": self.interval - simulation.currentStep % self.interval, "periodic": False, "include": []}
+        return {
+            "steps": self.interval - simulation.currentStep % self.interval,
+            "periodic": False,
+            "include": [],
+        }
 
     def report(self, simulation, _state):
         state = simulation.context.getState(getPositions=True, getForces=True)
@@ -49,7 +61,9 @@ def liquid():
     config = small_config(hydrogen_mass="3 dalton")
     topology, positions = pack(config)
     system = create_system(config, topology)
-    mapping = mapping_from_config(config, mdtraj.Topology.from_openmm(topology), atomic_charges(system))
+    mapping = mapping_from_config(
+        config, mdtraj.Topology.from_openmm(topology), atomic_charges(system)
+    )
     return simulation_of(config, system, topology, positions), mapping
 
 
@@ -64,10 +78,14 @@ def test_frames_equal_independent_mapping(liquid, tmp_path):
     frames = read_frames(tmp_path / "frames.h5")
     assert frames.step.tolist() == list(range(10, 61, 10))
     assert frames.time == pytest.approx(independent.times)
-    assert np.allclose(frames.positions, independent.positions, rtol=1e-5, atol=1e-5)  # element masses of two tables
+    # element masses of two tables
+    assert np.allclose(frames.positions, independent.positions, rtol=1e-5, atol=1e-5)
     assert np.allclose(frames.forces, independent.forces, rtol=1e-5, atol=1e-2)
     assert np.allclose(frames.forces.sum(axis=1), independent.total, atol=2e-2)
-    box = [vector.value_in_unit(unit.nanometer) for vector in simulation.system.getDefaultPeriodicBoxVectors()]
+    box = [
+        vector.value_in_unit(unit.nanometer)
+        for vector in simulation.system.getDefaultPeriodicBoxVectors()
+    ]
     assert np.allclose(frames.box, box)
     assert frames.beads.masses == pytest.approx([104.17] * 3 + [35.45] * 3 + [62.07] * 6, abs=0.01)
 
@@ -90,11 +108,14 @@ def test_molecules_stay_whole_when_they_leave_the_box(liquid, tmp_path):
     expected = np.zeros((12, 3))
     expected[2] = 2 * box[0] - box[1]
     assert np.allclose(after.positions[0] - before.positions[0], expected, atol=1e-5)
-    assert np.allclose(after.forces, before.forces, atol=0.5)  # PME on the CPU platform works in single precision
+    # PME on the CPU platform works in single precision
+    assert np.allclose(after.forces, before.forces, atol=0.5)
 
 
 def test_resumes_from_an_earlier_state(liquid, tmp_path):
-    """The saved state is older than the last frame: frames beyond it are made again, none is missing or doubled."""
+    """The saved state is older than the last frame: frames beyond it are made again, none is
+    missing or doubled.
+    """
     simulation, mapping = liquid
     path = tmp_path / "frames.h5"
     simulation.currentStep = 0
@@ -107,7 +128,9 @@ def test_resumes_from_an_earlier_state(liquid, tmp_path):
     first = read_frames(path)
     simulation.reporters = []
     simulation.loadState(str(tmp_path / "state.xml"))
-    reporter = MappedReporter(path, 5, mapping, {"temperature": 363.15}, after_step=simulation.currentStep)
+    reporter = MappedReporter(
+        path, 5, mapping, {"temperature": 363.15}, after_step=simulation.currentStep
+    )
     simulation.reporters = [reporter]
     simulation.step(20)
     reporter.close()
@@ -116,7 +139,8 @@ def test_resumes_from_an_earlier_state(liquid, tmp_path):
     assert first.step.tolist() == [5, 10, 15, 20, 25]
     assert again.step.tolist() == [5, 10, 15, 20, 25, 30]
     assert np.array_equal(again.positions[:2], first.positions[:2])
-    assert not np.array_equal(again.positions[2:5], first.positions[2:5])  # other random numbers: really made again
+    # other random numbers: really made again
+    assert not np.array_equal(again.positions[2:5], first.positions[2:5])
 
 
 def test_constraint_across_beads_stops_the_simulation(tmp_path):
@@ -126,7 +150,12 @@ def test_constraint_across_beads_stops_the_simulation(tmp_path):
         system.addParticle(1.0)
         topology.addAtom("A", app.element.hydrogen, residue)
     system.addConstraint(0, 1, 0.1)
-    simulation = app.Simulation(topology, system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    simulation = app.Simulation(
+        topology,
+        system,
+        openmm.VerletIntegrator(0.001),
+        openmm.Platform.getPlatformByName("Reference"),
+    )
     simulation.context.setPositions([[0, 0, 0], [0.1, 0, 0]])
     beads = BeadTopology(("A",), np.array([0, 0]), np.ones(2), np.array([0, 0]))
     mapping = Mapping([np.array([0]), np.array([1])], np.ones(2), beads)
@@ -143,7 +172,8 @@ def test_from_system_yaml(liquid, tmp_path):
     simulation, mapping = liquid
     data = yaml.safe_load((ETHALINE / "system.yaml").read_text())
     data["molecules"] = [
-        {"name": m["name"], "structure": str(ETHALINE / m["structure"]), "count": COUNTS[m["name"]]} for m in data["molecules"]
+        {"name": m["name"], "structure": str(ETHALINE / m["structure"]), "count": COUNTS[m["name"]]}
+        for m in data["molecules"]
     ]
     path = tmp_path / "system.yaml"
     path.write_text(yaml.safe_dump(data))
@@ -176,7 +206,11 @@ def test_constant_pressure(liquid, tmp_path):
     boxes = []
     for _ in range(4):
         simulation.step(10)
-        boxes.append(simulation.context.getState().getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer))
+        boxes.append(
+            simulation.context.getState()
+            .getPeriodicBoxVectors(asNumpy=True)
+            .value_in_unit(unit.nanometer)
+        )
     reporter.close()
     frames = read_frames(tmp_path / "frames.h5")
     assert np.allclose(frames.box, boxes)
@@ -187,7 +221,11 @@ def test_what_cannot_be_mapped(liquid, tmp_path):
     """Refused before the first step, without a file."""
     simulation, mapping = liquid
     cases = [
-        (MappedReporter(tmp_path / "a.h5", 5, mapping), ConfigError, "the temperature of the run is missing"),
+        (
+            MappedReporter(tmp_path / "a.h5", 5, mapping),
+            ConfigError,
+            "the temperature of the run is missing",
+        ),
         (
             MappedReporter(tmp_path / "a.h5", 5, mapping, {"temperature": 300.0}),
             ConfigError,
@@ -212,9 +250,18 @@ def test_open_boundaries(tmp_path):
     system, topology = openmm.System(), app.Topology()
     system.addParticle(1.0)
     topology.addAtom("A", app.element.hydrogen, topology.addResidue("A", topology.addChain()))
-    simulation = app.Simulation(topology, system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    simulation = app.Simulation(
+        topology,
+        system,
+        openmm.VerletIntegrator(0.001),
+        openmm.Platform.getPlatformByName("Reference"),
+    )
     simulation.context.setPositions([[0, 0, 0]])
-    mapping = Mapping([np.array([0])], np.ones(1), BeadTopology(("A",), np.array([0]), np.ones(1), np.array([0])))
-    simulation.reporters.append(MappedReporter(tmp_path / "frames.h5", 1, mapping, {"temperature": 300.0}))
+    mapping = Mapping(
+        [np.array([0])], np.ones(1), BeadTopology(("A",), np.array([0]), np.ones(1), np.array([0]))
+    )
+    simulation.reporters.append(
+        MappedReporter(tmp_path / "frames.h5", 1, mapping, {"temperature": 300.0})
+    )
     with pytest.raises(BoxError, match="is not periodic; only periodic fluids can be mapped"):
         simulation.step(1)

@@ -29,7 +29,8 @@ def test_order_depends_on_seed_and_epoch_only():
 def test_processes_share_every_batch_equally():
     together = epoch(JointBatches(50, 6, seed=3), 2)
     shares = [epoch(JointBatches(50, 6, seed=3, rank=rank, world=3), 2) for rank in range(3)]
-    assert [len(share) for share in shares] == [8, 8, 8]  # the last incomplete batch of two frames is left out
+    # the last incomplete batch of two frames is left out
+    assert [len(share) for share in shares] == [8, 8, 8]
     for batch, *parts in zip(together[:8], *shares, strict=True):
         assert [len(part) for part in parts] == [2, 2, 2]
         assert sorted(chain(*parts)) == sorted(batch)
@@ -45,5 +46,7 @@ def test_bootstrap_draws_whole_blocks():
     assert len(np.unique(blocks[:, 0])) < 10  # with replacement
     assert not np.array_equal(drawn, resample_blocks(indices, 10, seed=6))
     np.testing.assert_array_equal(drawn, resample_blocks(indices, 10, seed=5))
-    with pytest.raises(TrainingError, match=r"teachers\.blocks is 10, but training has only 4 frames"):
+    with pytest.raises(
+        TrainingError, match=r"teachers\.blocks is 10, but training has only 4 frames"
+    ):
         resample_blocks(indices[:4], 10, seed=5)

@@ -12,7 +12,8 @@ from _benchmark_measures import exponent, measure
 
 ROOT = Path(__file__).parents[1]
 
-# answers the version question, makes a "virtual environment" that holds itself, and plays pip and the programs
+# answers the version question, makes a "virtual environment" that holds itself, and plays pip and
+# the programs
 STUB = """#!/bin/bash
 here=$(dirname "$0")
 case "$*" in
@@ -40,12 +41,28 @@ def checkout(tmp_path: Path) -> Path:
     return copy
 
 
-def call(checkout: Path, script: str, *arguments: str, **environment: str) -> tuple[subprocess.CompletedProcess, list[str]]:
-    """Run a script from a folder that is not its own; return the result and what the stub was asked for."""
+def call(
+    checkout: Path, script: str, *arguments: str, **environment: str
+) -> tuple[subprocess.CompletedProcess, list[str]]:
+    """Run a script from a folder that is not its own; return the result and what the stub was
+    asked for.
+    """
     calls = checkout.parent / "calls"
     calls.write_text("")
-    environment = {"PATH": os.environ["PATH"], "PYTHON": str(checkout.parent / "python3.11"), "CALLS": str(calls), **environment}
-    result = subprocess.run([checkout / script, *arguments], cwd="/", env=environment, capture_output=True, text=True, check=False)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHON": str(checkout.parent / "python3.11"),
+        "CALLS": str(calls),
+        **environment,
+    }
+    result = subprocess.run(
+        [checkout / script, *arguments],
+        cwd="/",
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return result, calls.read_text().splitlines()
 
 
@@ -68,8 +85,13 @@ def test_quickstart_installs_once_then_runs(checkout: Path) -> None:
 def test_test_runs_ruff_and_pytest_with_arguments(checkout: Path) -> None:
     result, calls = call(checkout, "scripts/test", "-k", "mapping")
     assert result.returncode == 0, result.stderr
-    assert calls == ["pip install .[torchforce,test]", "ruff check .", "python -m pytest -q -k mapping"]
-    _, calls = call(checkout, "scripts/quickstart")  # the test environment holds all that the quickstart needs
+    assert calls == [
+        "pip install .[torchforce,test]",
+        "ruff check .",
+        "python -m pytest -q -k mapping",
+    ]
+    # the test environment holds all that the quickstart needs
+    _, calls = call(checkout, "scripts/quickstart")
     assert calls == ["cgkd run systems/ethaline/quickstart.yaml"]
 
 
@@ -88,7 +110,11 @@ def test_ci_starts_from_a_fresh_environment(checkout: Path) -> None:
         (checkout / environment / "left over").touch()
     _, calls = call(checkout, ".ci/run", CI="true")
     first = ["pip install .[torchforce,test]", "ruff check .", "python -m pytest -q"]
-    assert calls == [*first, "pip install .[newer,test]", "python -m pytest -q tests/newer_stack.py"]
+    assert calls == [
+        *first,
+        "pip install .[newer,test]",
+        "python -m pytest -q tests/newer_stack.py",
+    ]
     for environment in (".venv", ".venv-newer"):
         assert not (checkout / environment / "left over").exists()
 
@@ -104,12 +130,25 @@ def test_quickstart_refuses_options(checkout: Path) -> None:
     ("environment", "sentence"),
     [
         ({"STUB_WRONG": "1"}, "is not Python 3.11"),
-        ({"STUB_PIP": "Could not find a version that satisfies the requirement setuptools>=77"}, "check the network connection"),
-        ({"STUB_PIP": "Could not install packages due to an OSError: [Errno 28] No space left on device"}, "the disk is full"),
+        (
+            {"STUB_PIP": "Could not find a version that satisfies the requirement setuptools>=77"},
+            "check the network connection",
+        ),
+        (
+            {
+                "STUB_PIP": (
+                    "Could not install packages due to an OSError: [Errno 28] No space left on"
+                    " device"
+                )
+            },
+            "the disk is full",
+        ),
         ({"STUB_PIP": "something else"}, "install.log"),
     ],
 )
-def test_failure_is_one_sentence(checkout: Path, environment: dict[str, str], sentence: str) -> None:
+def test_failure_is_one_sentence(
+    checkout: Path, environment: dict[str, str], sentence: str
+) -> None:
     result, calls = call(checkout, "scripts/quickstart", **environment)
     assert result.returncode == 1
     assert result.stderr.startswith("error: ")
@@ -126,7 +165,9 @@ def test_too_little_disk(checkout: Path) -> None:
     df = checkout.parent / "df"
     df.write_text("#!/bin/sh\nprintf 'Filesystem\\n/dev/disk 10 9 4194304 90%% /\\n'\n")
     df.chmod(0o755)
-    result, calls = call(checkout, "scripts/quickstart", PATH=f"{checkout.parent}:{os.environ['PATH']}")
+    result, calls = call(
+        checkout, "scripts/quickstart", PATH=f"{checkout.parent}:{os.environ['PATH']}"
+    )
     assert result.returncode == 1
     assert "4 GB are free" in result.stderr
     assert calls == []
@@ -170,10 +211,14 @@ def test_benchmark_compares_step_times_and_sizes(monkeypatch: pytest.MonkeyPatch
 
 def test_benchmark_needs_a_student_and_its_time_step(tmp_path: Path) -> None:
     script = [sys.executable, ROOT / "scripts" / "benchmark_runtime.py", "--student"]
-    result = subprocess.run([*script, tmp_path / "student.pt"], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [*script, tmp_path / "student.pt"], capture_output=True, text=True, check=False
+    )
     assert result.returncode == 2
     assert "is not there; train one with 'cgkd run'" in result.stderr
     (tmp_path / "student.pt").touch()
-    result = subprocess.run([*script, tmp_path / "student.pt"], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [*script, tmp_path / "student.pt"], capture_output=True, text=True, check=False
+    )
     assert result.returncode == 2
     assert "run 'cgkd timestep' on it" in result.stderr

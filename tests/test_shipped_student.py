@@ -1,4 +1,6 @@
-"""The student that comes with ethaline: it belongs to the shipped frames, and its forces are near the mean forces."""
+"""The student that comes with ethaline: it belongs to the shipped frames, and its forces are
+near the mean forces.
+"""
 
 import numpy as np
 import openmm
@@ -34,12 +36,20 @@ def test_its_report_is_of_this_student_and_these_frames(folder):
 
 
 def test_its_forces_in_openmm_are_nearer_to_the_mean_forces_than_any_label(folder):
-    """The RMSE is 92.3(14) kJ/mol/nm, that of the labels 256, that of no forces 146; a wrong sign or unit would show."""
+    """The RMSE is 92.3(14) kJ/mol/nm, that of the labels 256, that of no forces 146; a wrong
+    sign or unit would show.
+    """
     frames, known = read_frames(folder / "frames.h5"), read_mean_forces(folder / "mean_forces.h5")
-    system = CGPotential(folder / "student.pt").createSystem(bead_topology_to_openmm(frames.beads, known.box[0]))
-    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("CPU"))
+    system = CGPotential(folder / "student.pt").createSystem(
+        bead_topology_to_openmm(frames.beads, known.box[0])
+    )
+    context = openmm.Context(
+        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("CPU")
+    )
     squares = []
-    for positions, box, forces, error in zip(known.positions, known.box, known.forces, known.standard_error, strict=True):
+    for positions, box, forces, error in zip(
+        known.positions, known.box, known.forces, known.standard_error, strict=True
+    ):
         context.setPeriodicBoxVectors(*box.astype(float))
         context.setPositions(positions)
         found = context.getState(forces=True).getForces(asNumpy=True)._value
@@ -47,7 +57,9 @@ def test_its_forces_in_openmm_are_nearer_to_the_mean_forces_than_any_label(folde
     assert np.sqrt(np.mean(squares)) == pytest.approx(92.3, abs=1.0)
 
 
-def test_it_runs_by_the_name_of_the_fluid_at_the_recommended_time_step(folder, tmp_path, monkeypatch):
+def test_it_runs_by_the_name_of_the_fluid_at_the_recommended_time_step(
+    folder, tmp_path, monkeypatch
+):
     run = load_run(folder / "simulate.yaml")
     assert simulation_settings(run).timestep == read_recommendation(folder / "student.pt") > 0
     short = {"equilibration": 0.1, "production": 0.5, "frame_interval": 0.1}

@@ -36,7 +36,9 @@ def test_exponential(dtype):
         for k in range(0, len(a), WIDTH):
             store(out, k, exp(load(a, k)))
 
-    a = np.concatenate([np.linspace(-80, 80, 8000), [0.0] * 16, np.linspace(-1, 1, 800)]).astype(dtype)
+    a = np.concatenate([np.linspace(-80, 80, 8000), [0.0] * 16, np.linspace(-1, 1, 800)]).astype(
+        dtype
+    )
     out = np.empty_like(a)
     compute(a, out)
     np.testing.assert_allclose(out, np.exp(a.astype(float)), rtol=16 * np.finfo(dtype).eps)

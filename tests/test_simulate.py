@@ -1,4 +1,6 @@
-"""Dynamics: conservation laws, temperature, resuming, explosions, and what is left in the folder."""
+"""Dynamics: conservation laws, temperature, resuming, explosions, and what is left in the
+folder.
+"""
 
 import json
 import shutil
@@ -34,19 +36,29 @@ def case(potential):
     types, positions = liquid()
     topology = bead_topology_to_openmm(beads(types), CUBIC)
     system = potential.createSystem(topology)
-    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("CPU"))
+    context = openmm.Context(
+        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("CPU")
+    )
     context.setPositions(positions)
     openmm.LocalEnergyMinimizer.minimize(context, 10, 30)
     return system, topology, context.getState(positions=True).getPositions(asNumpy=True)._value
 
 
 def protocol(**changes):
-    values = {"timestep": "2 fs", "equilibration": "0.04 ps", "production": "0.4 ps", "frame_interval": "0.02 ps", "platform": "Reference"}
+    values = {
+        "timestep": "2 fs",
+        "equilibration": "0.04 ps",
+        "production": "0.4 ps",
+        "frame_interval": "0.02 ps",
+        "platform": "Reference",
+    }
     return SimulationConfig(**{**values, **changes})
 
 
 def harmonic_case():
-    """Beads in harmonic wells, cheap enough for thousands of steps; its kinetic temperature is known."""
+    """Beads in harmonic wells, cheap enough for thousands of steps; its kinetic temperature is
+    known.
+    """
     types, positions = liquid()
     topology = bead_topology_to_openmm(beads(types), CUBIC)
     system, force = openmm.System(), openmm.CustomExternalForce("500*((x-x0)^2+(y-y0)^2+(z-z0)^2)")
@@ -66,7 +78,9 @@ def load(folder, suffix="dcd"):
 
 def test_energy_is_conserved_without_a_thermostat(case):
     system, _, positions = case
-    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("CPU"))
+    context = openmm.Context(
+        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("CPU")
+    )
     context.setPositions(positions)
     context.setVelocitiesToTemperature(TEMPERATURE, 1)
     totals, kinetics = [], []
@@ -85,9 +99,13 @@ def test_run_leaves_what_it_promises(case, tmp_path, suffix):
     assert path == tmp_path / f"trajectory.{suffix}"
     trajectory = load(tmp_path, suffix)
     assert trajectory.n_frames == 20
-    assert [atom.name for atom in trajectory.topology.atoms] == [atom.name for atom in case[1].atoms()]
+    assert [atom.name for atom in trajectory.topology.atoms] == [
+        atom.name for atom in case[1].atoms()
+    ]
     assert all(atom.element is mdtraj.element.virtual for atom in trajectory.topology.atoms)
-    np.testing.assert_allclose(trajectory.unitcell_vectors, np.broadcast_to(CUBIC, (20, 3, 3)), atol=1e-5)
+    np.testing.assert_allclose(
+        trajectory.unitcell_vectors, np.broadcast_to(CUBIC, (20, 3, 3)), atol=1e-5
+    )
     assert 0 < np.abs(np.diff(trajectory.xyz, axis=0)).max() < 0.2  # moves, and is not wrapped
     if suffix == "xtc":
         np.testing.assert_allclose(trajectory.time, 0.02 * np.arange(1, 21), rtol=1e-4)
@@ -99,17 +117,28 @@ def test_run_leaves_what_it_promises(case, tmp_path, suffix):
     assert summary["use_cuda_graphs"] == "off"
     assert summary["ns_per_day"] == pytest.approx(200 * 2e-6 * 86400 / summary["seconds"])
     assert summary["step_time_ms"] == pytest.approx(1e3 * summary["seconds"] / 200)
-    assert summary["mean_temperature"] == pytest.approx(log_column(tmp_path / "state.csv", "Temperature").mean())
+    assert summary["mean_temperature"] == pytest.approx(
+        log_column(tmp_path / "state.csv", "Temperature").mean()
+    )
     state = openmm.XmlSerializer.deserialize((tmp_path / "state.xml").read_text())
     assert state.getStepCount() == 200
-    np.testing.assert_allclose(state.getPositions(asNumpy=True)._value, trajectory.xyz[-1], atol=1e-3)
+    np.testing.assert_allclose(
+        state.getPositions(asNumpy=True)._value, trajectory.xyz[-1], atol=1e-3
+    )
 
 
 def test_mean_temperature_is_the_set_one(tmp_path):
-    settings = protocol(timestep="5 fs", equilibration="5 ps", production="100 ps", frame_interval="0.5 ps", friction="5/ps")
+    settings = protocol(
+        timestep="5 fs",
+        equilibration="5 ps",
+        production="100 ps",
+        frame_interval="0.5 ps",
+        friction="5/ps",
+    )
     run_dynamics(*harmonic_case(), tmp_path, settings, TEMPERATURE)
     mean = json.loads((tmp_path / "simulation.json").read_text())["mean_temperature"]
-    # 90 degrees of freedom, about 100 independent samples: standard error 200 K sqrt(2 / 90 / 100) = 3 K
+    # 90 degrees of freedom, about 100 independent samples: standard error 200 K sqrt(2 / 90 / 100)
+    # = 3 K
     assert mean == pytest.approx(TEMPERATURE, abs=12)
 
 
@@ -120,7 +149,8 @@ class KilledError(Exception):
 @pytest.mark.parametrize("suffix", ["dcd", "xtc"])
 @pytest.mark.parametrize("moment", ["before the save", "between state and record"])
 def test_resume_after_a_kill_repeats_no_frame(tmp_path, monkeypatch, suffix, moment):
-    case, settings = harmonic_case(), protocol(production="1 ps", trajectory=suffix)  # 50 frames, saved every 10
+    # 50 frames, saved every 10
+    case, settings = harmonic_case(), protocol(production="1 ps", trajectory=suffix)
     saves = []
 
     def killed_save(self, simulation, steps, seconds):
@@ -173,14 +203,19 @@ def test_equilibration_resumes_after_a_kill(tmp_path, monkeypatch, caplog):
         original(simulation, path)
 
     monkeypatch.setattr(simulate_module, "_save_state", killed)
-    monkeypatch.setattr(simulate_module._Dynamics, "_rescue", lambda *_: None)  # as if nothing could be done any more
+    # as if nothing could be done any more
+    monkeypatch.setattr(simulate_module._Dynamics, "_rescue", lambda *_: None)
     with pytest.raises(KilledError):
         run_dynamics(*case, tmp_path, settings, TEMPERATURE)
     monkeypatch.undo()
     assert set(calls) == {"equilibration.xml"}
     steps = []
     step = simulate_module._Dynamics._step
-    monkeypatch.setattr(simulate_module._Dynamics, "_step", lambda self, sim, n: (steps.append(n), step(self, sim, n)))
+    monkeypatch.setattr(
+        simulate_module._Dynamics,
+        "_step",
+        lambda self, sim, n: (steps.append(n), step(self, sim, n)),
+    )
     with caplog.at_level("INFO", "openmm_cgkd"):
         run_dynamics(*case, tmp_path, settings, TEMPERATURE)
     assert "resuming equilibration at 0.4 ps" in caplog.text
@@ -193,17 +228,27 @@ def test_equilibration_resumes_after_a_kill(tmp_path, monkeypatch, caplog):
 def test_good_state_is_saved_on_an_error_and_resumed_from(tmp_path, monkeypatch):
     class FullDisk:
         def describeNextReport(self, simulation):
-            return {"steps": 157 - simulation.currentStep if simulation.currentStep < 157 else 10**9, "periodic": False, "include": []}
+            return {
+                "steps": 157 - simulation.currentStep if simulation.currentStep < 157 else 10**9,
+                "periodic": False,
+                "include": [],
+            }
 
         def report(self, simulation, state):
             raise OSError("No space left on device")
 
     case, original = harmonic_case(), simulate_module._Dynamics._reporters
-    monkeypatch.setattr(simulate_module._Dynamics, "_reporters", lambda self, append: [*original(self, append), FullDisk()])
+    monkeypatch.setattr(
+        simulate_module._Dynamics,
+        "_reporters",
+        lambda self, append: [*original(self, append), FullDisk()],
+    )
     with pytest.raises(OSError, match="No space"):
         run_dynamics(*case, tmp_path, protocol(), TEMPERATURE)
     monkeypatch.undo()
-    assert openmm.XmlSerializer.deserialize((tmp_path / "state.xml").read_text()).getStepCount() == 157
+    assert (
+        openmm.XmlSerializer.deserialize((tmp_path / "state.xml").read_text()).getStepCount() == 157
+    )
     assert not (tmp_path / "failure.xml").exists()
     before = load(tmp_path).xyz
     run_dynamics(*case, tmp_path, protocol(), TEMPERATURE)
@@ -217,38 +262,63 @@ def test_good_state_is_saved_on_an_error_and_resumed_from(tmp_path, monkeypatch)
 def test_barostat_gives_an_ideal_gas_its_volume(tmp_path):
     """p(V) ~ V^N exp(-PV/kT), so <V> = (N + 1) kT / P."""
     n, pressure = 30, 107.0
-    system, force = openmm.System(), openmm.CustomExternalForce("0*periodicdistance(x, y, z, 0, 0, 0)")  # only makes it periodic
+    # only makes it periodic
+    system, force = (
+        openmm.System(),
+        openmm.CustomExternalForce("0*periodicdistance(x, y, z, 0, 0, 0)"),
+    )
     for _ in range(n):
         system.addParticle(60.0)
     system.addForce(force)
     system.setDefaultPeriodicBoxVectors(*CUBIC)
     topology = bead_topology_to_openmm(beads(np.zeros(n, dtype=int)), CUBIC)
     positions = np.random.default_rng(0).uniform(0, 2, (n, 3))
-    settings = protocol(timestep="10 fs", equilibration="30 ps", production="300 ps", frame_interval="0.25 ps", pressure=f"{pressure} bar")
+    settings = protocol(
+        timestep="10 fs",
+        equilibration="30 ps",
+        production="300 ps",
+        frame_interval="0.25 ps",
+        pressure=f"{pressure} bar",
+    )
     run_dynamics(system, topology, positions, tmp_path, settings, TEMPERATURE)
     volumes = load(tmp_path).unitcell_volumes
-    expected = (n + 1) * 8.314462618e-3 * TEMPERATURE / (pressure / 16.6053907)  # 1 kJ/mol/nm^3 is 16.6 bar
+    # 1 kJ/mol/nm^3 is 16.6 bar
+    expected = (n + 1) * 8.314462618e-3 * TEMPERATURE / (pressure / 16.6053907)
     blocks = volumes.reshape(10, -1).mean(axis=1)
     error = blocks.std(ddof=1) / np.sqrt(10)
     assert error < 0.06 * expected
     assert volumes.mean() == pytest.approx(expected, abs=4 * error)
     summary = json.loads((tmp_path / "simulation.json").read_text())
-    assert summary["mean_density"] == pytest.approx((n * 60.0 / volumes).mean() * 1.66053907e-3, rel=1e-3)
+    assert summary["mean_density"] == pytest.approx(
+        (n * 60.0 / volumes).mean() * 1.66053907e-3, rel=1e-3
+    )
     assert summary["pressure_bar"] == pressure
-    assert not any(isinstance(force, openmm.MonteCarloBarostat) for force in system.getForces())  # the caller's system stays as it is
+    # the caller's system stays as it is
+    assert not any(isinstance(force, openmm.MonteCarloBarostat) for force in system.getForces())
 
 
 def test_box_that_shrinks_below_twice_the_cutoff(potential, tmp_path):
     box = 1.606 * np.eye(3)
-    positions = 0.803 * np.stack(np.meshgrid(*3 * [np.arange(2)], indexing="ij"), axis=-1).reshape(-1, 3)
+    positions = 0.803 * np.stack(np.meshgrid(*3 * [np.arange(2)], indexing="ij"), axis=-1).reshape(
+        -1, 3
+    )
     topology = bead_topology_to_openmm(beads(np.zeros(8, dtype=int)), box)
     settings = protocol(pressure="1e5 bar", equilibration="0 ps", production="20 ps")
-    with pytest.raises(SimulationError, match=r"stopped at step \d+ .*below twice the cutoff of 0\.8 nm; use a larger box\.$"):
-        run_dynamics(potential.createSystem(topology), topology, positions, tmp_path, settings, TEMPERATURE)
+    with pytest.raises(
+        SimulationError,
+        match=r"stopped at step \d+ .*below twice the cutoff of 0\.8 nm; use a larger box\.$",
+    ):
+        run_dynamics(
+            potential.createSystem(topology), topology, positions, tmp_path, settings, TEMPERATURE
+        )
     kept = openmm.XmlSerializer.deserialize((tmp_path / "state.xml").read_text())
     assert 1.6 <= kept.getPeriodicBoxVectors()[0][0]._value <= 1.606
     assert (tmp_path / "failure.xml").exists()
-    context = openmm.Context(potential.createSystem(topology), openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("CPU"))
+    context = openmm.Context(
+        potential.createSystem(topology),
+        openmm.VerletIntegrator(0.001),
+        openmm.Platform.getPlatform("CPU"),
+    )
     context.setPeriodicBoxVectors(*kept.getPeriodicBoxVectors())
     context.setPositions(kept.getPositions())
     assert np.isfinite(context.getState(energy=True).getPotentialEnergy()._value)
@@ -288,8 +358,12 @@ def test_lost_trajectory_is_noticed(tmp_path):
 
 
 def test_insane_timestep_is_caught(case, tmp_path):
-    settings = protocol(timestep="500 fs", equilibration="0 ps", frame_interval="500 fs", production="20 ps")
-    with pytest.raises(SimulationError, match=r"stopped at step \d+ \(.* ps\): .*smaller time step") as caught:
+    settings = protocol(
+        timestep="500 fs", equilibration="0 ps", frame_interval="500 fs", production="20 ps"
+    )
+    with pytest.raises(
+        SimulationError, match=r"stopped at step \d+ \(.* ps\): .*smaller time step"
+    ) as caught:
         run_dynamics(*case, tmp_path, settings, TEMPERATURE)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "simulation.json").exists()
@@ -311,15 +385,28 @@ def test_explosion_keeps_trajectory_and_last_good_state(tmp_path, monkeypatch):
             simulation.context.setParameter("push", 1e5)
 
     monkeypatch.setattr(simulate_module._Dynamics, "_save", save_then_push)
-    with pytest.raises(SimulationError, match=r"step 210 \(0\.42 ps\): the temperature is \d+ K, set is 200 K, allowed 600 K"):
-        run_dynamics(system, topology, positions, tmp_path, protocol(production="1 ps"), TEMPERATURE)
+    with pytest.raises(
+        SimulationError,
+        match=r"step 210 \(0\.42 ps\): the temperature is \d+ K, set is 200 K, allowed 600 K",
+    ):
+        run_dynamics(
+            system, topology, positions, tmp_path, protocol(production="1 ps"), TEMPERATURE
+        )
     assert load(tmp_path).n_frames == 20  # nothing of the explosion is in it
     assert len(log_column(tmp_path / "state.csv", "Step")) == 20
-    assert openmm.XmlSerializer.deserialize((tmp_path / "state.xml").read_text()).getStepCount() == 200
-    assert openmm.XmlSerializer.deserialize((tmp_path / "failure.xml").read_text()).getStepCount() == 210
+    assert (
+        openmm.XmlSerializer.deserialize((tmp_path / "state.xml").read_text()).getStepCount() == 200
+    )
+    assert (
+        openmm.XmlSerializer.deserialize((tmp_path / "failure.xml").read_text()).getStepCount()
+        == 210
+    )
 
 
-@pytest.mark.parametrize(("cause", "expected"), [("sqrt(-1-x^2)", "energy|finite|NaN"), ("1e38*x^4", "finite|NaN|temperature")])
+@pytest.mark.parametrize(
+    ("cause", "expected"),
+    [("sqrt(-1-x^2)", "energy|finite|NaN"), ("1e38*x^4", "finite|NaN|temperature")],
+)
 def test_energy_that_is_not_finite(tmp_path, cause, expected):
     system, topology, positions = harmonic_case()
     bad = openmm.CustomExternalForce(cause)
@@ -333,7 +420,12 @@ def test_guard_allows_the_fluctuations_of_few_beads():
     system, topology = openmm.System(), app.Topology()
     system.addParticle(50.0)
     topology.addAtom("A", None, topology.addResidue("A", topology.addChain()))
-    simulation = app.Simulation(topology, system, openmm.LangevinMiddleIntegrator(300, 5, 0.01), openmm.Platform.getPlatform("Reference"))
+    simulation = app.Simulation(
+        topology,
+        system,
+        openmm.LangevinMiddleIntegrator(300, 5, 0.01),
+        openmm.Platform.getPlatform("Reference"),
+    )
     simulation.context.setPositions(np.zeros((1, 3)))
     simulation.reporters.append(ExplosionGuard(10, 300.0, 1.5))
     simulation.step(3000)  # the temperature of one bead passes 450 K in a tenth of all checks
@@ -345,7 +437,14 @@ def test_guard_allows_the_fluctuations_of_few_beads():
 def test_open_boundaries(potential, tmp_path):
     types, positions = liquid(8, box=None)
     topology = bead_topology_to_openmm(beads(types))
-    run_dynamics(potential.createSystem(topology), topology, positions, tmp_path, protocol(production="0.1 ps"), TEMPERATURE)
+    run_dynamics(
+        potential.createSystem(topology),
+        topology,
+        positions,
+        tmp_path,
+        protocol(production="0.1 ps"),
+        TEMPERATURE,
+    )
     trajectory = load(tmp_path)
     assert trajectory.n_frames == 5
     assert trajectory.unitcell_vectors is None
@@ -354,10 +453,18 @@ def test_open_boundaries(potential, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"frame_interval": "0.5 fs"}, ConfigError, "frame_interval: 0.0005 ps is below the time step"),
+        (
+            {"frame_interval": "0.5 fs"},
+            ConfigError,
+            "frame_interval: 0.0005 ps is below the time step",
+        ),
         ({"frame_interval": "1 ps"}, ConfigError, "frame_interval: 1 ps is above the production"),
         ({"platform": "Abacus"}, SimulationError, "platform: Abacus.*Reference"),
-        ({"timestep": "auto"}, ConfigError, "timestep: is absent; write one, or let 'cgkd timestep' find one"),
+        (
+            {"timestep": "auto"},
+            ConfigError,
+            "timestep: is absent; write one, or let 'cgkd timestep' find one",
+        ),
     ],
 )
 def test_bad_settings(tmp_path, changes, error, message):
@@ -369,7 +476,14 @@ def test_bead_name_that_a_pdb_cannot_hold(tmp_path):
     system, _, positions = harmonic_case()
     names = BeadTopology(("GLYCOL",), np.zeros(30, dtype=int), np.ones(30), np.arange(30))
     with pytest.raises(SimulationError, match="GLYCOL becomes GLYC"):
-        run_dynamics(system, bead_topology_to_openmm(names, CUBIC), positions, tmp_path, protocol(), TEMPERATURE)
+        run_dynamics(
+            system,
+            bead_topology_to_openmm(names, CUBIC),
+            positions,
+            tmp_path,
+            protocol(),
+            TEMPERATURE,
+        )
 
 
 def test_pressure_without_a_box(tmp_path):

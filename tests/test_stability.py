@@ -36,7 +36,9 @@ def relaxed(tmp_path_factory, model):
     path.write_bytes(model)
     types, positions = liquid()
     system = CGPotential(path).createSystem(bead_topology_to_openmm(beads(types), CUBIC))
-    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("CPU"))
+    context = openmm.Context(
+        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("CPU")
+    )
     context.setPositions(positions)
     openmm.LocalEnergyMinimizer.minimize(context, 10, 60)
     return types, context.getState(positions=True).getPositions(asNumpy=True)._value
@@ -50,32 +52,54 @@ def make_run(tmp_path, model, relaxed):
         if not (tmp_path / "frames.h5").exists():
             types, positions = relaxed
             rng = np.random.default_rng(1)
-            with FrameWriter(tmp_path / "frames.h5", beads(types), {"system": "toy", "temperature": 300.0}) as writer:
+            with FrameWriter(
+                tmp_path / "frames.h5", beads(types), {"system": "toy", "temperature": 300.0}
+            ) as writer:
                 for k in range(12):
                     moved = positions + rng.normal(0, 0.002, positions.shape)
                     writer.append(moved, np.zeros_like(positions), CUBIC, float(k), k)
             (tmp_path / "run").mkdir()
             (tmp_path / "run" / "student.pt").write_bytes(model)
         base = {"timestep": "2 fs", "frame_interval": f"{INTERVAL} ps", "platform": "Reference"}
-        data = {"system": "system.yaml", "folder": "run", "frames": "frames.h5", "simulation": {**base, **(simulation or {})}}
-        protocol = {"replicas": 4, "duration": f"{N_FRAMES * INTERVAL} ps", "window": "1 ps", "temperature_tolerance": 0.3}
-        return parse(RunConfig, data | {"stability": {**protocol, **settings}}, "run.yaml", tmp_path)
+        data = {
+            "system": "system.yaml",
+            "folder": "run",
+            "frames": "frames.h5",
+            "simulation": {**base, **(simulation or {})},
+        }
+        protocol = {
+            "replicas": 4,
+            "duration": f"{N_FRAMES * INTERVAL} ps",
+            "window": "1 ps",
+            "temperature_tolerance": 0.3,
+        }
+        return parse(
+            RunConfig, data | {"stability": {**protocol, **settings}}, "run.yaml", tmp_path
+        )
 
     return make
 
 
-def write_fake_run(folder, positions: np.ndarray, temperatures: np.ndarray, energies: np.ndarray) -> None:
+def write_fake_run(
+    folder, positions: np.ndarray, temperatures: np.ndarray, energies: np.ndarray
+) -> None:
     """What `run_dynamics` leaves, as far as the protocol reads it."""
     folder.mkdir(parents=True, exist_ok=True)
     n = len(positions)
     types, _ = liquid()
     trajectory = mdtraj.Trajectory(
-        positions, beads(types).to_mdtraj(), unitcell_lengths=np.full((n, 3), 2.0), unitcell_angles=np.full((n, 3), 90.0)
+        positions,
+        beads(types).to_mdtraj(),
+        unitcell_lengths=np.full((n, 3), 2.0),
+        unitcell_angles=np.full((n, 3), 90.0),
     )
     trajectory[0].save_pdb(folder / "topology.pdb")
     trajectory.save_dcd(folder / "trajectory.dcd")
     with open(folder / "state.csv", "w") as file:
-        file.write('#"Step","Time (ps)","Potential Energy (kJ/mole)","Kinetic Energy (kJ/mole)","Temperature (K)","Speed (ns/day)"\n')
+        file.write(
+            '#"Step","Time (ps)","Potential Energy (kJ/mole)","Kinetic Energy'
+            ' (kJ/mole)","Temperature (K)","Speed (ns/day)"\n'
+        )
         for k in range(n):
             file.write(f"{50 * (k + 1)},{INTERVAL * (k + 1)},{energies[k]},0,{temperatures[k]},1\n")
 
@@ -95,11 +119,15 @@ def test_each_failure_is_named_at_its_time(make_run, tmp_path, monkeypatch):
             frames[20:, 0] = frames[20:, 1] + [0.05, 0, 0]
         if index == 3:
             write_fake_run(folder, frames[:25], temperatures, energies)
-            raise ExplosionError("The simulation stopped at step 1300 (2.6 ps): hot.", "exploded", 2.6)
+            raise ExplosionError(
+                "The simulation stopped at step 1300 (2.6 ps): hot.", "exploded", 2.6
+            )
         write_fake_run(folder, frames, temperatures, energies)
 
     def here(function, tasks, *_, **__):
-        return {name: function(*arguments, lambda done, note: None) for name, arguments in tasks.items()}
+        return {
+            name: function(*arguments, lambda done, note: None) for name, arguments in tasks.items()
+        }
 
     monkeypatch.setattr(replicas, "run_dynamics", fake_dynamics)
     monkeypatch.setattr(replicas, "map_tasks", here)
@@ -127,11 +155,17 @@ def test_each_failure_is_named_at_its_time(make_run, tmp_path, monkeypatch):
     shares = {round(row[0], 6): row[1] for row in rows}
     assert (shares[2.07], shares[2.1], shares[2.61], shares[6.0]) == (1.0, 0.75, 0.5, 0.25)
     with open(path.with_name("replicas.csv")) as file:
-        assert [row["cause"] for row in csv.DictReader(file)] == ["", "hot", "aggregated", "exploded"]
+        assert [row["cause"] for row in csv.DictReader(file)] == [
+            "",
+            "hot",
+            "aggregated",
+            "exploded",
+        ]
     assert imread(path.with_name("stability.png")).shape[1] > 2000
     assert path.with_name("stability.svg").read_text().startswith("<?xml")
 
-    # finished work is not repeated, an explosion is not run again, and other bounds are judged without new dynamics
+    # finished work is not repeated, an explosion is not run again, and other bounds are judged
+    # without new dynamics
     assert check_stability(run).stat().st_mtime_ns == path.stat().st_mtime_ns
     assert calls == [0, 1, 2, 3]
     again = json.loads(check_stability(make_run(temperature_tolerance=5.0)).read_text())
@@ -142,18 +176,38 @@ def test_each_failure_is_named_at_its_time(make_run, tmp_path, monkeypatch):
 
 
 def test_real_runs_of_an_exported_potential(make_run):
-    run = make_run({"frame_interval": "0.02 ps"}, replicas=2, duration="0.2 ps", window="0.1 ps", temperature_tolerance=2.0)
+    run = make_run(
+        {"frame_interval": "0.02 ps"},
+        replicas=2,
+        duration="0.2 ps",
+        window="0.1 ps",
+        temperature_tolerance=2.0,
+    )
     report = json.loads(check_stability(run).read_text())
-    assert {run["cause"] for run in report["runs"]} <= {None, "aggregated"}  # a network of random weights may pull beads together
+    # a network of random weights may pull beads together
+    assert {run["cause"] for run in report["runs"]} <= {None, "aggregated"}
     assert report["timestep"] == 0.002
     folder = run.run_folder / "stability"
-    first, second = (mdtraj.load(str(folder / f"0{k}" / "trajectory.dcd"), top=str(folder / "00" / "topology.pdb")) for k in (0, 1))
+    first, second = (
+        mdtraj.load(
+            str(folder / f"0{k}" / "trajectory.dcd"), top=str(folder / "00" / "topology.pdb")
+        )
+        for k in (0, 1)
+    )
     assert first.n_frames == second.n_frames == 10
     assert np.abs(first.xyz - second.xyz).max() > 1e-3
     # a longer protocol goes on where the shorter one ended
-    longer = make_run({"frame_interval": "0.02 ps"}, replicas=2, duration="0.3 ps", window="0.1 ps", temperature_tolerance=2.0)
+    longer = make_run(
+        {"frame_interval": "0.02 ps"},
+        replicas=2,
+        duration="0.3 ps",
+        window="0.1 ps",
+        temperature_tolerance=2.0,
+    )
     check_stability(longer)
-    continued = mdtraj.load(str(folder / "00" / "trajectory.dcd"), top=str(folder / "00" / "topology.pdb"))
+    continued = mdtraj.load(
+        str(folder / "00" / "trajectory.dcd"), top=str(folder / "00" / "topology.pdb")
+    )
     assert continued.n_frames == 15
     np.testing.assert_allclose(continued.xyz[:10], first.xyz, atol=1e-6)
     assert (folder / "01" / "dynamics.log").read_text().count("ps done") == 2
@@ -175,9 +229,17 @@ def replica(time: float, cause: str | None = None) -> Replica:
 
 
 def test_survival_and_rate_of_failure():
-    runs = [replica(100), replica(40, "hot"), replica(100), replica(70, "aggregated"), replica(0.0, "exploded")]
+    runs = [
+        replica(100),
+        replica(40, "hot"),
+        replica(100),
+        replica(70, "aggregated"),
+        replica(0.0, "exploded"),
+    ]
     curve = survival(runs, 100, points=101)
-    assert [curve["share"][k] for k in (0, 39, 40, 69, 70, 100)] == pytest.approx([0.8, 0.8, 0.6, 0.6, 0.4, 0.4])
+    assert [curve["share"][k] for k in (0, 39, 40, 69, 70, 100)] == pytest.approx(
+        [0.8, 0.8, 0.6, 0.6, 0.4, 0.4]
+    )
     interval = binomtest(2, 5).proportion_ci(0.95, "wilson")
     assert (curve["low"][-1], curve["high"][-1]) == pytest.approx((interval.low, interval.high))
     rate, highest = failure_rate(runs)
@@ -205,7 +267,10 @@ def test_bound_on_the_temperature_allows_for_few_beads():
     ("settings", "message"),
     [
         ({"replicas": 13}, r"stability\.replicas: 13 runs cannot start from 12 different frames"),
-        ({"window": "7 ps"}, r"stability\.window: 7 ps is not between .*0\.1 ps.* and stability\.duration \(6 ps\)"),
+        (
+            {"window": "7 ps"},
+            r"stability\.window: 7 ps is not between .*0\.1 ps.* and stability\.duration \(6 ps\)",
+        ),
         ({"window": "0.01 ps"}, r"stability\.window: 0\.01 ps"),
     ],
 )
@@ -225,7 +290,10 @@ def test_other_errors_are_no_failures_of_the_potential(make_run):
 def test_command(make_run, tmp_path):
     make_run()
     path = tmp_path / "run.yaml"
-    path.write_text("system: system.yaml\nfolder: run\nframes: frames.h5\nsimulation: {timestep: 2 fs}\nstability: {replicas: 20}\n")
+    path.write_text(
+        "system: system.yaml\nfolder: run\nframes: frames.h5\nsimulation: {timestep: 2"
+        " fs}\nstability: {replicas: 20}\n"
+    )
     result = CliRunner().invoke(app, ["stability", str(path)], terminal_width=200)
     assert result.exit_code == 2, result.output
     assert "stability.replicas: 20 runs cannot start from 12 different frames" in result.stderr

@@ -33,7 +33,9 @@ def test_teachers_differ_and_are_trained_once(tmp_path, frames):
     obstacle = folder.teacher(1)
     obstacle.parent.mkdir(parents=True)
     obstacle.write_text("in the way")
-    with pytest.raises(ExecutionError, match="1 of 2 tasks failed 1 times, the first is teacher-01"):
+    with pytest.raises(
+        ExecutionError, match="1 of 2 tasks failed 1 times, the first is teacher-01"
+    ):
         train_teachers(run)
     trained = (folder.teacher(0) / BEST).stat().st_mtime_ns
     obstacle.unlink()
@@ -64,12 +66,18 @@ def kill_the_writer(path: Path, marker: Path) -> None:
 
 
 def test_member_killed_in_a_parsl_worker_goes_on_to_the_same_end(tmp_path, frames, caplog):
-    teachers = {"count": 2, "blocks": 4, "training": {"epochs": 25, "batch_size": 4, "patience": 50}}
+    teachers = {
+        "count": 2,
+        "blocks": 4,
+        "training": {"epochs": 25, "batch_size": 4, "patience": 50},
+    }
     for name in ("killed", "whole"):
         (tmp_path / name).mkdir()
     run = make_run(tmp_path / "killed", frames, teachers=teachers, execution={"backend": "parsl"})
     folder = RunFolder(run).teacher(1)
-    killer = threading.Thread(target=kill_the_writer, args=(folder / "train.log", folder / LAST), daemon=True)
+    killer = threading.Thread(
+        target=kill_the_writer, args=(folder / "train.log", folder / LAST), daemon=True
+    )
     killer.start()
     best = train_teachers(run)
     assert "task teacher-01 failed, trying again" in caplog.text
@@ -93,7 +101,9 @@ def test_threads_do_not_depend_on_what_is_left(tmp_path, frames):
         run = make_run(tmp_path, frames, workers=workers, teachers={"count": count})
         assert _at_once(run) == workers
         assert _threads(run) == max(1, cores() // min(workers, count))
-    assert _at_once(make_run(tmp_path, frames, execution={"backend": "parsl"}, workers=None)) is None
+    assert (
+        _at_once(make_run(tmp_path, frames, execution={"backend": "parsl"}, workers=None)) is None
+    )
 
 
 def test_bad_input_stops_before_any_work(tmp_path, frames):
@@ -113,6 +123,16 @@ def test_bad_input_stops_before_any_work(tmp_path, frames):
 def test_cutoff_is_checked_against_the_box_of_every_frame(tmp_path, frames):
     boxes = frames.box.copy()
     boxes[13] *= 0.9  # half of it is 0.855 nm, the cutoff 0.9 nm
-    shrunk = type(frames)(frames.positions, frames.forces, boxes, frames.time, frames.step, frames.beads, frames.attributes)
-    with pytest.raises(BoxError, match=r"cutoff of 0\.9 nm is above half the smallest box height of 1\.71"):
+    shrunk = type(frames)(
+        frames.positions,
+        frames.forces,
+        boxes,
+        frames.time,
+        frames.step,
+        frames.beads,
+        frames.attributes,
+    )
+    with pytest.raises(
+        BoxError, match=r"cutoff of 0\.9 nm is above half the smallest box height of 1\.71"
+    ):
         train_teachers(make_run(tmp_path, shrunk))

@@ -1,4 +1,6 @@
-"""The conformance kit: sound potentials pass every check, broken ones fail the check that is about their flaw."""
+"""The conformance kit: sound potentials pass every check, broken ones fail the check that is
+about their flaw.
+"""
 
 import time
 
@@ -28,7 +30,9 @@ def through_shared_memory(positions: torch.Tensor) -> torch.Tensor:
     return memory.clone()
 
 
-torch.library.register_autograd("conformance_test::through_shared_memory", lambda ctx, gradient: gradient)
+torch.library.register_autograd(
+    "conformance_test::through_shared_memory", lambda ctx, gradient: gradient
+)
 
 
 class Pairs(torch.nn.Module):
@@ -74,7 +78,9 @@ class Pairs(torch.nn.Module):
 class WrongSign(Pairs):
     """Reports forces itself, along the gradient."""
 
-    def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, positions: torch.Tensor, box: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         first, second = torch.triu_indices(positions.shape[0], positions.shape[0], 1).unbind(0)
         d = positions.index_select(0, first) - positions.index_select(0, second)
         if box is not None:
@@ -82,7 +88,9 @@ class WrongSign(Pairs):
         r = torch.linalg.vector_norm(d, dim=1)
         near = (1 - r / 0.8).clamp(min=0.0)
         gradient = (-150 / 0.8 * near**2 / r).unsqueeze(1) * d
-        return 50 * (near**3).sum(), torch.zeros_like(positions).index_add(0, first, gradient).index_add(0, second, -gradient)
+        return 50 * (near**3).sum(), torch.zeros_like(positions).index_add(
+            0, first, gradient
+        ).index_add(0, second, -gradient)
 
 
 class Model:
@@ -122,7 +130,9 @@ def lennard_jones(switch=True, images=True, cutoff=RANGE, by_index=0.0):
         force.addPerParticleParameter("scale")
         for k in range(n):
             force.addParticle([1 + by_index * k])
-        force.setNonbondedMethod(force.CutoffPeriodic if periodic and images else force.CutoffNonPeriodic)
+        force.setNonbondedMethod(
+            force.CutoffPeriodic if periodic and images else force.CutoffNonPeriodic
+        )
         force.setCutoffDistance(cutoff)
         force.setUseSwitchingFunction(switch)
         force.setSwitchingDistance(0.8 * cutoff)
@@ -179,10 +189,14 @@ def test_our_engine_passes_in_open_boundaries(student):
 
 
 @pytest.mark.parametrize("box", [CUBIC, None], ids=["cubic", "open"])
-@pytest.mark.parametrize("force", [lennard_jones(), scripted(lambda: Pairs("none"))], ids=["openmm", "torch"])
+@pytest.mark.parametrize(
+    "force", [lennard_jones(), scripted(lambda: Pairs("none"))], ids=["openmm", "torch"]
+)
 def test_sound_potentials_of_others_pass(force, box):
     topology, positions = small_liquid(box=box)
-    report = validate_potential(Model(force), topology, positions * unit.nanometer, platforms=["Reference"])
+    report = validate_potential(
+        Model(force), topology, positions * unit.nanometer, platforms=["Reference"]
+    )
     assert report.passed, str(report)
 
 
@@ -196,20 +210,29 @@ def test_molecules_of_several_beads():
         for name in ("HEAD", "TAIL"):
             topology.addAtom(name, None, residue)
     positions = (centres[:, None] + [[0.0, 0.03, 0.05], [0.02, 0.0, -0.04]]).reshape(-1, 3)
-    report = validate_potential(Dimers(lennard_jones()), topology, positions, platforms=["Reference"])
+    report = validate_potential(
+        Dimers(lennard_jones()), topology, positions, platforms=["Reference"]
+    )
     assert report.passed, str(report)
 
 
 @pytest.mark.parametrize(
     ("force", "expected"),
     [
-        (scripted(lambda: WrongSign(""), outputs_forces=True), ["forces are energy slopes", "odd and even numbers", "two residues"]),
+        (
+            scripted(lambda: WrongSign(""), outputs_forces=True),
+            ["forces are energy slopes", "odd and even numbers", "two residues"],
+        ),
         (scripted(lambda: Pairs("stale pairs")), ["exchange of like residues", "other contexts"]),
         (scripted(lambda: Pairs("threads")), ["threads"]),
         (scripted(lambda: Pairs("direction")), ["rotation"]),
         (scripted(lambda: Pairs("first box")), ["box changes"]),
         (scripted(lambda: Pairs("no pairs")), ["one residue"]),
-        (scripted(lambda: Pairs("pairs of beads")), ["odd and even numbers", "one residue", "other contexts"]),  # the last has a bead less
+        # the last has a bead less
+        (
+            scripted(lambda: Pairs("pairs of beads")),
+            ["odd and even numbers", "one residue", "other contexts"],
+        ),
         (lennard_jones(switch=False), ["smooth at the cutoff"]),
         (lennard_jones(cutoff=1.2 * RANGE), ["no force beyond the cutoff"]),
         (lennard_jones(images=False), ["lattice shifts"]),
@@ -219,31 +242,41 @@ def test_molecules_of_several_beads():
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_a_flaw_fails_its_checks_and_no_other(force, expected):
-    report = validate_potential(Model(lennard_jones(), force), *small_liquid(), platforms=["Reference"])
+    report = validate_potential(
+        Model(lennard_jones(), force), *small_liquid(), platforms=["Reference"]
+    )
     assert sorted(check.name for check in report.failures) == sorted(expected), str(report)
 
 
 def test_energies_that_depend_on_the_number_of_calls():
-    report = validate_potential(Model(scripted(lambda: Pairs("counts calls"))), *small_liquid(), platforms=["Reference"])
+    report = validate_potential(
+        Model(scripted(lambda: Pairs("counts calls"))), *small_liquid(), platforms=["Reference"]
+    )
     failed = {check.name for check in report.failures}
     assert {"hundredth call as the first", "other contexts"} <= failed
     assert not {"shapes and types", "one residue", "smooth at the cutoff"} & failed
 
 
 def test_a_potential_that_cannot_be_evaluated_fails_with_its_error():
-    report = validate_potential(Model(scripted(lambda: Pairs("single precision"))), *small_liquid(), platforms=["Reference"])
+    report = validate_potential(
+        Model(scripted(lambda: Pairs("single precision"))), *small_liquid(), platforms=["Reference"]
+    )
     assert report.failures[0].name == "shapes and types"
     assert "same dtype" in report.failures[0].detail
 
 
 def test_report_and_error():
-    report = validate_potential(Model(lennard_jones(images=False)), *small_liquid(), platforms=["Reference"])
+    report = validate_potential(
+        Model(lennard_jones(images=False)), *small_liquid(), platforms=["Reference"]
+    )
     assert not report.passed
     with pytest.raises(ConformanceError) as caught:
         report.raise_if_failed()
     assert isinstance(caught.value, CGKDError)
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith(f"The potential fails {len(report.failures)} of {len(report.checks)} checks")
+    assert lines[0].startswith(
+        f"The potential fails {len(report.failures)} of {len(report.checks)} checks"
+    )
     assert lines[1:] == [str(check) for check in report.failures]
     assert any("lattice shifts" in line and "FAIL" in line for line in lines)
 
@@ -252,7 +285,12 @@ def test_without_a_cutoff_its_checks_are_left_out():
     class LongRange(Model):
         cutoff = None
 
-    names = {check.name for check in validate_potential(LongRange(lennard_jones()), *small_liquid(), platforms=["Reference"]).checks}
+    names = {
+        check.name
+        for check in validate_potential(
+            LongRange(lennard_jones()), *small_liquid(), platforms=["Reference"]
+        ).checks
+    }
     assert "translation" in names
     assert not any("cutoff" in name for name in names)
 

@@ -84,14 +84,25 @@ class Section(BaseModel):
 
 def test_defaults_are_converted_and_survive_a_round_trip():
     section = Section()
-    assert (section.temperature, section.wait, section.edge, section.rate) == pytest.approx((300.0, 0.0, 1.5, 1.0))
+    assert (section.temperature, section.wait, section.edge, section.rate) == pytest.approx(
+        (300.0, 0.0, 1.5, 1.0)
+    )
     written = section.model_dump(mode="json")
     assert written["edge"] == "1.5 nanometer"
     assert written["rate"] == "1 picosecond**-1"
     assert Section(**written).model_dump(mode="json") == written
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": "0 kelvin"}, {"edge": "-1 nm"}, {"wait": "-1 ps"}, {"pressure": "nan bar"}, {"rate": 1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": "0 kelvin"},
+        {"edge": "-1 nm"},
+        {"wait": "-1 ps"},
+        {"pressure": "nan bar"},
+        {"rate": 1},
+    ],
+)
 def test_bounds(wrong):
     with pytest.raises(ValidationError):
         Section(**wrong)

@@ -1,4 +1,6 @@
-"""`cgkd verify`: what it reports, what it repairs without losing a frame, and what it leaves alone."""
+"""`cgkd verify`: what it reports, what it repairs without losing a frame, and what it leaves
+alone.
+"""
 
 import hashlib
 import struct
@@ -64,7 +66,10 @@ def test_constant_pressure(tmp_path):
     report = verify_frames(path)
     assert report.volume_spread == pytest.approx(volume.std() / volume.mean(), rel=1e-6)
     assert report.density == pytest.approx((BEADS.masses.sum() / volume).mean() * 1.66053907e-3)
-    assert f"volume fluctuates by {100 * volume.std() / volume.mean():.2g} %" in dict(report.rows())["box"]
+    assert (
+        f"volume fluctuates by {100 * volume.std() / volume.mean():.2g} %"
+        in dict(report.rows())["box"]
+    )
 
 
 @pytest.mark.parametrize("damage", ["checksum", "unfinished"])
@@ -76,7 +81,11 @@ def test_torn_tail(tmp_path, damage):
         else:
             file["positions"].resize(9, axis=0)
     whole = 7 if damage == "checksum" else 8
-    refuse(path, f"frames.h5: ends in 1 torn after {whole} whole frames; save these with 'cgkd verify {path} --repair'")
+    refuse(
+        path,
+        f"frames.h5: ends in 1 torn after {whole} whole frames; save these with 'cgkd verify {path}"
+        " --repair'",
+    )
     result = call("verify", path, "--repair")
     assert result.exit_code == 0, result.stderr
     assert f"kept {whole} whole frames, dropped 1 torn" in result.stderr
@@ -122,7 +131,9 @@ def test_writer_alive_and_killed(tmp_path):
             assert time.monotonic() < deadline
         assert is_held(path)
         assert dict(verify_frames(path).rows())["writer"] == "a process is still writing this file"
-        with pytest.raises(FramesError, match="is being written by another process; repair it when that has ended"):
+        with pytest.raises(
+            FramesError, match="is being written by another process; repair it when that has ended"
+        ):
             verify_frames(path, repair=True)
     finally:
         kill(process)
@@ -146,7 +157,10 @@ def long_file(tmp_path_factory) -> tuple[bytes, bytes]:
     return unclosed, path.read_bytes()
 
 
-@pytest.mark.parametrize(("closed", "lost", "kept"), [(True, 1, 148), (True, 15000, 50), (False, 3000, 120), (False, 15000, 50)])
+@pytest.mark.parametrize(
+    ("closed", "lost", "kept"),
+    [(True, 1, 148), (True, 15000, 50), (False, 3000, 120), (False, 15000, 50)],
+)
 def test_lost_end_of_the_file(tmp_path, long_file, lost, kept, closed):
     """Cut off by a full disk or a broken copy, after the writer closed the file or before."""
     path = tmp_path / "frames.h5"
@@ -200,7 +214,9 @@ def test_checks_of_frames(tmp_path, change, message):
     parts = [{**frame(step), **(change if step == 30 else {})} for step in range(0, 60, 10)]
     arrays = {name: np.array([part[name] for part in parts]) for name in parts[0]}
     path = tmp_path / "frames.h5"
-    write_stream(path, BEADS, {"temperature": 300.0}, [Frames(**arrays, beads=BEADS, attributes={})])
+    write_stream(
+        path, BEADS, {"temperature": 300.0}, [Frames(**arrays, beads=BEADS, attributes={})]
+    )
     refuse(path, message)
     refuse(path, message, repair=True)
 
@@ -263,12 +279,20 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 
 
 def test_thinning(tmp_path, lj_frames):
-    """Forces that stay the same for four frames each: tau = 1/2 + 3/4 + 2/4 + 1/4 intervals, so one frame in four is kept."""
+    """Forces that stay the same for four frames each: tau = 1/2 + 3/4 + 2/4 + 1/4 intervals, so
+    one frame in four is kept.
+    """
     forces = np.repeat(np.random.default_rng(3).normal(size=(100, 40, 3)), 4, axis=0).astype("f4")
     n, short = len(forces), read_frames(lj_frames)
     index = np.arange(n)
     frames = Frames(
-        np.resize(short.positions, forces.shape), forces, short.box[np.zeros(n, int)], 0.1 * index, index, short.beads, short.attributes
+        np.resize(short.positions, forces.shape),
+        forces,
+        short.box[np.zeros(n, int)],
+        0.1 * index,
+        index,
+        short.beads,
+        short.attributes,
     )
     write_frames(frames, tmp_path / "all.h5")
     before = hash_of(tmp_path / "all.h5")

@@ -61,7 +61,8 @@ def test_run_makes_every_result_and_prints_the_table(finished_run, small_run):
     assert not list(folder.rglob("*.tmp"))
     assert not (folder / "error.log").exists()
 
-    expanded = load_run(folder / "run.yaml")  # fully expanded, and it still points to the same files
+    # fully expanded, and it still points to the same files
+    expanded = load_run(folder / "run.yaml")
     assert expanded.run_folder == folder.resolve()
     assert str(expanded.path(expanded.frames)) == small_run["frames"]
     assert "weight_decay" in (folder / "run.yaml").read_text()
@@ -71,7 +72,11 @@ def test_run_makes_every_result_and_prints_the_table(finished_run, small_run):
         assert labels["forces"].shape == (60, 40, 3)
     report = json.loads((folder / "comparison" / "comparison.json").read_text())
     for pair in report["pairs"]:
-        row = next(line for line in result.stdout.splitlines() if line.startswith("-".join(pair["types"]) + " "))
+        row = next(
+            line
+            for line in result.stdout.splitlines()
+            if line.startswith("-".join(pair["types"]) + " ")
+        )
         assert f"{pair['mean_absolute_error']:.3f}" in row
     for words in ("student.pt", "trajectory.dcd", "rdf.png", "ns/day", "time per step"):
         assert words in result.stdout
@@ -96,7 +101,12 @@ def test_changed_input_runs_again_from_there(copied_run):
     copied_run.write_text(yaml.safe_dump(data))
     call("run", copied_run)
     changed = {name for name, stamp in stamps(folder).items() if stamp != before[name]}
-    assert changed >= {"simulation/trajectory.dcd", "simulation/simulation.json", "comparison/comparison.json", "comparison/rdf.png"}
+    assert changed >= {
+        "simulation/trajectory.dcd",
+        "simulation/simulation.json",
+        "comparison/comparison.json",
+        "comparison/rdf.png",
+    }
     assert not any(name.startswith(("teachers", "labels", "student", "prior")) for name in changed)
 
 
@@ -110,7 +120,8 @@ def test_committee_watches_the_simulation(copied_run):
     assert rows[0].startswith("step,time (ps),A mean (kJ/mol/nm),A largest (kJ/mol/nm),B mean")
     assert [int(row.split(",")[0]) for row in rows[1:]] == [100, 200, 300, 400]
     assert (folder / "teachers" / "01" / "potential.pt").exists()
-    assert result.stderr.count("outside of what the student has learnt") == 2  # a warning for each bead type
+    # a warning for each bead type
+    assert result.stderr.count("outside of what the student has learnt") == 2
 
 
 def test_lost_result_is_made_again(copied_run):
@@ -123,7 +134,9 @@ def test_lost_result_is_made_again(copied_run):
     assert [name for name in RESULTS if after[name] != before[name]] == ["student.pt"]
 
 
-def test_without_frames_the_all_atom_stage_comes_first(tmp_path, ethaline, lj_frames, small_run, monkeypatch):
+def test_without_frames_the_all_atom_stage_comes_first(
+    tmp_path, ethaline, lj_frames, small_run, monkeypatch
+):
     data = {**small_run, "system": str(ethaline)}
     del data["frames"]
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(data))
@@ -136,15 +149,24 @@ def test_without_frames_the_all_atom_stage_comes_first(tmp_path, ethaline, lj_fr
         return shutil.copy(lj_frames, folder / "frames.h5")
 
     def stage(name):
-        return lambda config: calls.append((name, config, workflow.RunFolder(config).frames.exists()))
+        return lambda config: calls.append(
+            (name, config, workflow.RunFolder(config).frames.exists())
+        )
 
     monkeypatch.setattr("openmm_cgkd.reference.run.run_reference", reference)
-    monkeypatch.setattr(workflow, "_stages", lambda training: {name: stage(name) for name in STAGES})
+    monkeypatch.setattr(
+        workflow, "_stages", lambda training: {name: stage(name) for name in STAGES}
+    )
     workflow.run_all(run)
-    assert calls == [("reference", load_system(ethaline), tmp_path / "run" / "reference"), *((name, run, True) for name in STAGES)]
+    assert calls == [
+        ("reference", load_system(ethaline), tmp_path / "run" / "reference"),
+        *((name, run, True) for name in STAGES),
+    ]
 
 
-def test_a_finished_potential_runs_in_another_folder_without_training(finished_run, small_run, tmp_path):
+def test_a_finished_potential_runs_in_another_folder_without_training(
+    finished_run, small_run, tmp_path
+):
     potential = finished_run[0].parent / "run" / "student.pt"
     path = tmp_path / "simulate.yaml"
     path.write_text(yaml.safe_dump({**small_run, "folder": "again", "potential": str(potential)}))
@@ -152,7 +174,11 @@ def test_a_finished_potential_runs_in_another_folder_without_training(finished_r
     folder = tmp_path / "again"
     assert (folder / "simulation" / "trajectory.dcd").stat().st_size > 0
     assert (folder / "comparison" / "comparison.json").exists()
-    assert not [name for name in ("teachers", "labels.h5", "student", "student.pt") if (folder / name).exists()]
+    assert not [
+        name
+        for name in ("teachers", "labels.h5", "student", "student.pt")
+        if (folder / name).exists()
+    ]
     result = CliRunner().invoke(app, ["export", str(path)])
     assert result.exit_code == 2
     assert "exported before" in result.output

@@ -1,4 +1,6 @@
-"""Small known-truth data for the training tests: soft spheres of two types with noise on their forces."""
+"""Small known-truth data for the training tests: soft spheres of two types with noise on their
+forces.
+"""
 
 from __future__ import annotations
 
@@ -45,27 +47,47 @@ def _configuration(types: np.ndarray, random: np.random.Generator) -> np.ndarray
         trial = random.random(3) * BOX[0, 0]
         delta = placed - trial
         delta -= np.round(delta / BOX[0, 0]) * BOX[0, 0]
-        if (np.linalg.norm(delta, axis=1) > 0.92 * SIGMA[types[: len(placed)], types[len(placed)]]).all():
+        if (
+            np.linalg.norm(delta, axis=1) > 0.92 * SIGMA[types[: len(placed)], types[len(placed)]]
+        ).all():
             placed = np.vstack([placed, trial])
     return placed
 
 
-def make_frames(n_frames: int, n_beads: int, noise: float, seed: int = 0) -> tuple[Frames, np.ndarray]:
-    """Frames with Gaussian noise of `noise` times the RMS signal on the forces, and the true forces."""
+def make_frames(
+    n_frames: int, n_beads: int, noise: float, seed: int = 0
+) -> tuple[Frames, np.ndarray]:
+    """Frames with Gaussian noise of `noise` times the RMS signal on the forces, and the true
+    forces.
+    """
     random = np.random.default_rng(seed)
     beads = make_beads(n_beads)
     positions = np.stack([_configuration(beads.types, random) for _ in range(n_frames)])
     truth = np.stack([true_forces(frame, beads.types) for frame in positions])
     noisy = truth + random.normal(size=truth.shape) * noise * np.sqrt(np.mean(truth**2))
     index, boxes = np.arange(n_frames), np.repeat(BOX[None], n_frames, 0)
-    frames = Frames(positions.astype("f4"), noisy.astype("f4"), boxes, index.astype(float), index, beads, {"temperature": 300.0})
+    frames = Frames(
+        positions.astype("f4"),
+        noisy.astype("f4"),
+        boxes,
+        index.astype(float),
+        index,
+        beads,
+        {"temperature": 300.0},
+    )
     return frames, truth
 
 
 def write_frames(path: Path, frames: Frames) -> None:
     with FrameWriter(path, frames.beads, frames.attributes) as writer:
         for k in range(len(frames)):
-            writer.append(frames.positions[k], frames.forces[k], frames.box[k], frames.time[k], int(frames.step[k]))
+            writer.append(
+                frames.positions[k],
+                frames.forces[k],
+                frames.box[k],
+                frames.time[k],
+                int(frames.step[k]),
+            )
 
 
 def make_run(folder: Path, frames: Frames, **changes) -> RunConfig:
@@ -117,6 +139,10 @@ def ignore(epochs: float, note: str) -> None:
 
 def change_student(run: RunConfig, **changes) -> RunConfig:
     """The same run with another student."""
-    changed = run.model_copy(update={"student": StudentConfig.model_validate(run.student.model_dump(mode="json") | changes)})
+    changed = run.model_copy(
+        update={
+            "student": StudentConfig.model_validate(run.student.model_dump(mode="json") | changes)
+        }
+    )
     changed._folder = run._folder
     return changed

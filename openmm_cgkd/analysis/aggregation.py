@@ -1,7 +1,7 @@
 """Unphysical aggregation: beads closer, or in larger clusters, than all-atom ever shows.
 
-Potentials trained on forces alone can have spurious minima at distances that the all-atom run hardly visits. Beads that fall into
-them make clumps, while energy and temperature may look healthy.
+Potentials trained on forces alone can have spurious minima at distances that the all-atom run
+hardly visits. Beads that fall into them make clumps, while energy and temperature may look healthy.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from ..mapping import BeadTopology
 from .neighborhood import Frame, Neighbors
 from .rdf import RDF, all_rdfs
 
-_CONTACTS = 0.1  # close contacts per bead of the rarer type that all-atom has within the contact distance, far below percolation
+# close contacts per bead of the rarer type that all-atom has within the contact distance, far below
+# percolation
+_CONTACTS = 0.1
 _DISTANCE_SHARE = 0.9  # closer than this share of the smallest all-atom distance is unphysical
 _SIZE_FACTOR = 2.0  # and so is a cluster larger than this multiple of the largest all-atom one
-_FRAMES = 300  # all-atom frames, evenly spaced, that the limits come from; the margins above make up for the rest
+# all-atom frames, evenly spaced, that the limits come from; the margins above make up for the rest
+_FRAMES = 300
 _PERSISTENCE = 5  # successive frames, so that a chance contact is no aggregation
 
 
@@ -31,7 +34,8 @@ class Clusters:
     Parameters
     ----------
     contacts : dict
-        Contact distance (nm) by pair of types, as they are written in ``Frame.types``; pairs without an entry make no contact.
+        Contact distance (nm) by pair of types, as they are written in ``Frame.types``; pairs
+        without an entry make no contact.
 
     Raises
     ------
@@ -41,7 +45,9 @@ class Clusters:
 
     def __init__(self, contacts: dict[tuple[str, str], float]) -> None:
         if not contacts or not min(contacts.values()) > 0:
-            raise AnalysisError(f"Clusters got contact distances {contacts}; give at least one, all above 0.")
+            raise AnalysisError(
+                f"Clusters got contact distances {contacts}; give at least one, all above 0."
+            )
         self.contacts = dict(contacts)
         self._reset()
 
@@ -62,7 +68,9 @@ class Clusters:
             self._reset()
         neighbors = Neighbors(frame, self.contacts)
         n, kinds = len(neighbors.types), len(neighbors.type_names)
-        graph = coo_matrix((np.ones(len(neighbors.centres)), (neighbors.centres, neighbors.others)), shape=(n, n))
+        graph = coo_matrix(
+            (np.ones(len(neighbors.centres)), (neighbors.centres, neighbors.others)), shape=(n, n)
+        )
         sizes = np.bincount(connected_components(graph, directed=False)[1])
         self._largest.append(int(sizes.max()))
         self._sizes = self._sizes + np.bincount(sizes, minlength=n + 1)
@@ -81,7 +89,9 @@ class Clusters:
 
     @property
     def smallest_distances(self) -> dict[tuple[str, str], np.ndarray]:
-        """Smallest distance of every frame by pair of types, nm, shape (n_frames,); inf where no pair is in contact."""
+        """Smallest distance of every frame by pair of types, nm, shape (n_frames,); inf where
+        no pair is in contact.
+        """
         self._computed()
         return {pair: np.array(values) for pair, values in self._smallest.items()}
 
@@ -103,7 +113,8 @@ class AggregationLimits:
     Attributes
     ----------
     contacts : dict
-        Contact distance by pair of types, nm: within it all-atom has 0.1 neighbours per bead of the rarer type.
+        Contact distance by pair of types, nm: within it all-atom has 0.1 neighbours per bead of the
+        rarer type.
     smallest : dict
         Smallest distance that occurs in the all-atom frames by pair of types, nm.
     largest_cluster : int
@@ -115,7 +126,9 @@ class AggregationLimits:
     largest_cluster: int
 
     @classmethod
-    def of(cls, positions: np.ndarray, boxes: np.ndarray, beads: BeadTopology, r_max: float) -> AggregationLimits:
+    def of(
+        cls, positions: np.ndarray, boxes: np.ndarray, beads: BeadTopology, r_max: float
+    ) -> AggregationLimits:
         """Limits from all-atom frames.
 
         Parameters
@@ -137,16 +150,21 @@ class AggregationLimits:
         distances = {pair: _contact_distance(rdf, beads) for pair, rdf in rdfs.items()}
         contacts = {pair: distance for pair, distance in distances.items() if distance is not None}
         if not contacts:
-            raise AnalysisError(f"No pair of bead types comes into contact within {r_max:g} nm; the fluid is too dilute, raise r_max.")
+            raise AnalysisError(
+                f"No pair of bead types comes into contact within {r_max:g} nm; the fluid is too"
+                " dilute, raise r_max."
+            )
         clusters = clusters_of(contacts, positions, boxes, beads.names)
-        smallest = {pair: float(values.min()) for pair, values in clusters.smallest_distances.items()}
+        smallest = {
+            pair: float(values.min()) for pair, values in clusters.smallest_distances.items()
+        }
         return cls(contacts, smallest, int(clusters.largest.max()))
 
     def aggregated(self, clusters: Clusters) -> np.ndarray:
         """Whether each frame shows what all-atom does not.
 
-        A frame is aggregated if two beads are closer than 0.9 times the smallest all-atom distance of their types, or if a
-        cluster is more than twice as large as any all-atom one.
+        A frame is aggregated if two beads are closer than 0.9 times the smallest all-atom distance
+        of their types, or if a cluster is more than twice as large as any all-atom one.
 
         Returns
         -------
@@ -166,10 +184,15 @@ class AggregationLimits:
         size = int(clusters.largest[frame])
         if size > _SIZE_FACTOR * self.largest_cluster:
             return f"A cluster holds {size} beads, the largest all-atom one {self.largest_cluster}."
-        shares = {pair: values[frame] / self.smallest[pair] for pair, values in clusters.smallest_distances.items()}
+        shares = {
+            pair: values[frame] / self.smallest[pair]
+            for pair, values in clusters.smallest_distances.items()
+        }
         pair = min(shares, key=shares.get)
         found, allowed = clusters.smallest_distances[pair][frame], self.smallest[pair]
-        return f"Beads {'-'.join(pair)} come as close as {found:.3f} nm, in all-atom {allowed:.3f} nm."
+        return (
+            f"Beads {'-'.join(pair)} come as close as {found:.3f} nm, in all-atom {allowed:.3f} nm."
+        )
 
     def numbers(self) -> dict[str, Any]:
         """As plain data for a report."""
@@ -180,7 +203,12 @@ class AggregationLimits:
         }
 
 
-def clusters_of(contacts: dict[tuple[str, str], float], positions: np.ndarray, boxes: np.ndarray, names: list[str]) -> Clusters:
+def clusters_of(
+    contacts: dict[tuple[str, str], float],
+    positions: np.ndarray,
+    boxes: np.ndarray,
+    names: list[str],
+) -> Clusters:
     """`Clusters` of all frames of a trajectory."""
     clusters, types = Clusters(contacts), np.array(names)
     for x, box in zip(positions, boxes, strict=True):
@@ -194,14 +222,24 @@ def evenly_spaced(n: int, at_most: int) -> np.ndarray:
 
 
 def _contact_distance(rdf: RDF, beads: BeadTopology) -> float | None:
-    """Distance within which a bead of the rarer type has the set number of neighbours; None if that is beyond r_max."""
+    """Distance within which a bead of the rarer type has the set number of neighbours; None if
+    that is beyond r_max.
+    """
     first, second = (beads.names.count(name) for name in rdf.types)
     contacts = rdf.coordination * max(1.0, first / second)  # neighbours of the rarer type
-    return float(np.interp(_CONTACTS, contacts, rdf.bin_edges[1:])) if contacts[-1] > _CONTACTS else None
+    return (
+        float(np.interp(_CONTACTS, contacts, rdf.bin_edges[1:]))
+        if contacts[-1] > _CONTACTS
+        else None
+    )
 
 
 def _first_run(flags: np.ndarray, length: int) -> int | None:
     """Where the first run of so many true values begins."""
-    runs = np.convolve(flags, np.ones(length, dtype=int), mode="valid") if len(flags) >= length else np.zeros(0)
+    runs = (
+        np.convolve(flags, np.ones(length, dtype=int), mode="valid")
+        if len(flags) >= length
+        else np.zeros(0)
+    )
     found = np.flatnonzero(runs == length)
     return int(found[0]) if len(found) else None

@@ -19,7 +19,8 @@ class CoordinationNumbers(Observable):
     types : pair
         The two bead types (a, b), written as in ``Frame.types``.
     cutoff : float
-        Largest distance, nm, for example the first minimum of the RDF; at most half the smallest box height.
+        Largest distance, nm, for example the first minimum of the RDF; at most half the smallest
+        box height.
     largest : int
         Largest number told apart; beads with more neighbours count as having this many.
 
@@ -34,7 +35,10 @@ class CoordinationNumbers(Observable):
 
     def __init__(self, types: tuple[Hashable, Hashable], cutoff: float, largest: int = 60) -> None:
         if largest < 1 or not cutoff > 0:
-            raise AnalysisError(f"CoordinationNumbers got cutoff={cutoff:g} nm and largest={largest}; both must be above 0.")
+            raise AnalysisError(
+                f"CoordinationNumbers got cutoff={cutoff:g} nm and largest={largest}; both must be"
+                " above 0."
+            )
         self.types, self.cutoff, self.largest = tuple(types), float(cutoff), largest
         self._reset()
 
@@ -45,9 +49,14 @@ class CoordinationNumbers(Observable):
         neighbors = neighbors or Neighbors(frame, self.cutoff)
         a, b = (neighbors.code(name) for name in self.types)
         if a is None or b is None:
-            raise AnalysisError(f"The frame holds no bead {self.types[0 if a is None else 1]}; check the type names.")
+            raise AnalysisError(
+                f"The frame holds no bead {self.types[0 if a is None else 1]}; check the type"
+                " names."
+            )
         near = (neighbors.distances < self.cutoff) & (neighbors.types[neighbors.others] == b)
-        numbers = np.bincount(neighbors.centres[near], minlength=len(neighbors.types))[neighbors.types == a]
+        numbers = np.bincount(neighbors.centres[near], minlength=len(neighbors.types))[
+            neighbors.types == a
+        ]
         self._counts += np.bincount(np.minimum(numbers, self.largest), minlength=self.largest + 1)
 
     @property
@@ -64,7 +73,10 @@ class CoordinationNumbers(Observable):
     def values(self) -> np.ndarray:
         """Share of the a beads with each number of neighbours, shape (largest + 1,)."""
         if not self._counts.any():
-            raise AnalysisError(f"The coordination of {self.types[0]} by {self.types[1]} holds no frame; call compute(frame) first.")
+            raise AnalysisError(
+                f"The coordination of {self.types[0]} by {self.types[1]} holds no frame; call"
+                " compute(frame) first."
+            )
         return self._counts / self._counts.sum()
 
     @property

@@ -10,7 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CurveError, curve_error, jackknife, jackknife_error, leave_one_out, standard_error
+from .errors import (
+    CurveError,
+    curve_error,
+    jackknife,
+    jackknife_error,
+    leave_one_out,
+    standard_error,
+)
 from .observable import Observable
 from .rdf import first_peak
 
@@ -19,7 +26,9 @@ MEASURES = ("mean_absolute", "integrated_absolute", "rmse", "jensen_shannon", "o
 
 @dataclass(frozen=True)
 class Curve:
-    """One observable of a trajectory, built from an even number of parts in time, two to a block."""
+    """One observable of a trajectory, built from an even number of parts in time, two to a
+    block.
+    """
 
     parts: list[Observable]
 
@@ -48,7 +57,10 @@ class Curve:
     def halves(self) -> tuple[np.ndarray, np.ndarray]:
         """The curve of the first and of the second half of the frames."""
         middle = len(self.parts) // 2
-        return tuple(type(self.whole).merged(half).density for half in (self.parts[:middle], self.parts[middle:]))
+        return tuple(
+            type(self.whole).merged(half).density
+            for half in (self.parts[:middle], self.parts[middle:])
+        )
 
     def peak(self) -> dict[str, float | None]:
         """First peak of an RDF, nulls where there is none."""
@@ -60,7 +72,10 @@ class Curve:
         def value_of(name: str) -> Callable[[np.ndarray], float]:
             return lambda g: getattr(first_peak(r, g), name, math.nan)
 
-        errors = {f"{name}_se": number(jackknife_error(self.blocks, value_of(name))) for name in ("position", "height")}
+        errors = {
+            f"{name}_se": number(jackknife_error(self.blocks, value_of(name)))
+            for name in ("position", "height")
+        }
         return {"position": peak.position, "height": peak.height, **errors}
 
 
@@ -81,7 +96,9 @@ class CurveComparison:
 
     @cached_property
     def left_out(self) -> tuple[np.ndarray, np.ndarray]:
-        """Errors without each of the blocks of either trajectory, in the order of MEASURES, shapes (n_blocks, n_measures)."""
+        """Errors without each of the blocks of either trajectory, in the order of MEASURES,
+        shapes (n_blocks, n_measures).
+        """
         aa, cg = self.all_atom, self.coarse_grained
         return (
             leave_one_out(aa.blocks, lambda values: _row(self._error(cg.values, values))),

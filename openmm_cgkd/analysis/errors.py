@@ -20,15 +20,16 @@ class CurveError:
     mean_absolute : float
         Mean over all bins of abs(g - reference); for RDFs the figure called "RDF error".
     integrated_absolute : float
-        Integral of abs(g - reference) over the axis: for curves from 0 to r_max the mean times r_max.
+        Integral of abs(g - reference) over the axis: for curves from 0 to r_max the mean times
+        r_max.
     rmse : float
         Square root of the mean over all bins of (g - reference)^2.
     jensen_shannon : float
-        Jensen-Shannon divergence in bits between the two as probability distributions (Lin, IEEE Trans. Inf. Theory 1991, 37,
-        145): 0 for equal ones, 1 for ones that do not overlap.
+        Jensen-Shannon divergence in bits between the two as probability distributions (Lin, IEEE
+        Trans. Inf. Theory 1991, 37, 145): 0 for equal ones, 1 for ones that do not overlap.
     overlap : float
-        :math:`1 - \int |g - g_0| / \int (g + g_0)`: 1 for equal curves, 0 for ones that do not overlap (Moore, Iacovella and
-        McCabe, J. Chem. Phys. 2014, 140, 224104).
+        :math:`1 - \int |g - g_0| / \int (g + g_0)`: 1 for equal curves, 0 for ones that do not
+        overlap (Moore, Iacovella and McCabe, J. Chem. Phys. 2014, 140, 224104).
     """
 
     mean_absolute: float
@@ -38,7 +39,9 @@ class CurveError:
     overlap: float
 
 
-def curve_error(values: np.ndarray, reference: np.ndarray, bin_width: float, weights: np.ndarray | float = 1.0) -> CurveError:
+def curve_error(
+    values: np.ndarray, reference: np.ndarray, bin_width: float, weights: np.ndarray | float = 1.0
+) -> CurveError:
     """Compare two curves, or maps, bin by bin.
 
     Parameters
@@ -48,7 +51,8 @@ def curve_error(values: np.ndarray, reference: np.ndarray, bin_width: float, wei
     bin_width : float
         Width of a bin, or size of a cell.
     weights : ndarray or float
-        Times a curve gives the probability distribution for the Jensen-Shannon divergence: volumes of the shells for an RDF.
+        Times a curve gives the probability distribution for the Jensen-Shannon divergence: volumes
+        of the shells for an RDF.
 
     Raises
     ------
@@ -56,7 +60,10 @@ def curve_error(values: np.ndarray, reference: np.ndarray, bin_width: float, wei
         If the curves have different bins.
     """
     if np.shape(values) != np.shape(reference):
-        raise AnalysisError(f"Curves of shapes {np.shape(values)} and {np.shape(reference)} do not compare; use the same bins for both.")
+        raise AnalysisError(
+            f"Curves of shapes {np.shape(values)} and {np.shape(reference)} do not compare; use the"
+            " same bins for both."
+        )
     difference = np.abs(np.asarray(values) - reference)
     total = np.sum(values) + np.sum(reference)
     return CurveError(
@@ -72,7 +79,8 @@ def _divergence(values: np.ndarray, reference: np.ndarray) -> float:
     """Jensen-Shannon divergence in bits; an empty curve overlaps with nothing."""
     if not (values.any() and reference.any()):
         return float(values.any() or reference.any())
-    return float(np.nan_to_num(jensenshannon(values, reference, base=2)) ** 2)  # scipy's root of a rounding error below 0 is nan
+    # scipy's root of a rounding error below 0 is nan
+    return float(np.nan_to_num(jensenshannon(values, reference, base=2)) ** 2)
 
 
 def standard_error(blocks: np.ndarray) -> np.ndarray:
@@ -89,7 +97,9 @@ def standard_error(blocks: np.ndarray) -> np.ndarray:
     return np.std(blocks, axis=0, ddof=1) / np.sqrt(len(blocks))
 
 
-def leave_one_out(blocks: np.ndarray, statistic: Callable[[np.ndarray], float | np.ndarray]) -> np.ndarray:
+def leave_one_out(
+    blocks: np.ndarray, statistic: Callable[[np.ndarray], float | np.ndarray]
+) -> np.ndarray:
     """A statistic of the mean curve without each of the blocks, which are the first axis.
 
     Raises
@@ -98,7 +108,9 @@ def leave_one_out(blocks: np.ndarray, statistic: Callable[[np.ndarray], float | 
         If there are fewer than two blocks.
     """
     _check_blocks(blocks)
-    return np.array([statistic(np.delete(blocks, k, axis=0).mean(axis=0)) for k in range(len(blocks))])
+    return np.array(
+        [statistic(np.delete(blocks, k, axis=0).mean(axis=0)) for k in range(len(blocks))]
+    )
 
 
 def jackknife(left_out: np.ndarray) -> np.ndarray:
@@ -112,7 +124,8 @@ def jackknife(left_out: np.ndarray) -> np.ndarray:
 def jackknife_error(blocks: np.ndarray, statistic: Callable[[np.ndarray], float]) -> float:
     """Standard error of a statistic of the mean curve, by leaving out one block at a time.
 
-    For what is not linear in the curve, such as a peak height, where the mean over noisy blocks would be biased.
+    For what is not linear in the curve, such as a peak height, where the mean over noisy blocks
+    would be biased.
 
     Parameters
     ----------
@@ -130,4 +143,6 @@ def jackknife_error(blocks: np.ndarray, statistic: Callable[[np.ndarray], float]
 
 def _check_blocks(blocks: np.ndarray) -> None:
     if len(blocks) < 2:
-        raise AnalysisError(f"A standard error needs at least two blocks, got {len(blocks)}; use more blocks.")
+        raise AnalysisError(
+            f"A standard error needs at least two blocks, got {len(blocks)}; use more blocks."
+        )

@@ -17,7 +17,8 @@ from matplotlib.ticker import MaxNLocator
 
 from ..files import replacing
 
-# black and colours of Okabe and Ito: told apart with every colour vision and, the first two by lightness, in grey print
+# black and colours of Okabe and Ito: told apart with every colour vision and, the first two by
+# lightness, in grey print
 REFERENCE = "black"
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _LETTERS = 11  # of the caption, per inch
@@ -93,7 +94,9 @@ class Axis:
     angles: bool = False
 
 
-def draw_curves(panels: Sequence[Panel], axis: Axis, title: str, caption: str, columns: int | None = None) -> Figure:
+def draw_curves(
+    panels: Sequence[Panel], axis: Axis, title: str, caption: str, columns: int | None = None
+) -> Figure:
     """One panel beside the other.
 
     Parameters
@@ -115,7 +118,9 @@ def draw_curves(panels: Sequence[Panel], axis: Axis, title: str, caption: str, c
     for place, panel in zip(axes.flat, panels, strict=False):
         _draw(place, panel, axis, 3 if many else 8)
     if axis.same_height and not (axis.logarithmic or axis.signed):
-        axes[0, 0].set_ylim(0, 1.04 * max(np.max(line.y + line.band) for panel in panels for line in panel.lines))
+        axes[0, 0].set_ylim(
+            0, 1.04 * max(np.max(line.y + line.band) for panel in panels for line in panel.lines)
+        )
     for place in axes.flat[len(panels) :]:
         place.set_visible(False)
     for index in range(len(panels)):
@@ -137,8 +142,12 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def put_caption(figure: Figure, title: str, caption: str, legend: tuple[list[Any], list[str]] | None = None) -> None:
-    """Title in the upper left corner, legend beside it if both fit on a line and below it otherwise, wrapped caption at the bottom."""
+def put_caption(
+    figure: Figure, title: str, caption: str, legend: tuple[list[Any], list[str]] | None = None
+) -> None:
+    """Title in the upper left corner, legend beside it if both fit on a line and below it
+    otherwise, wrapped caption at the bottom.
+    """
     width, height = figure.get_size_inches()
     rows = 0
     if legend is not None:
@@ -152,7 +161,9 @@ def put_caption(figure: Figure, title: str, caption: str, legend: tuple[list[Any
             rows = math.ceil(len(labels) / columns)
             height += 0.27 * rows
             figure.set_size_inches(width, height)
-            figure.legend(handles, labels, ncols=columns, bbox_to_anchor=(1, 1 - 0.36 / height), **style)
+            figure.legend(
+                handles, labels, ncols=columns, bbox_to_anchor=(1, 1 - 0.36 / height), **style
+            )
     figure.suptitle(title + rows * "\n", fontsize=18, fontweight="bold", x=0.012, ha="left")
     lines = [textwrap.fill(line, int(_LETTERS * width)) for line in caption.split("\n")]
     figure.supxlabel("\n".join(lines), fontsize=11, color="0.3")
@@ -161,10 +172,16 @@ def put_caption(figure: Figure, title: str, caption: str, legend: tuple[list[Any
 def _draw(place: Axes, panel: Panel, axis: Axis, ticks: int) -> None:
     for k, line in enumerate(panel.lines):
         color = REFERENCE if k == 0 else COLORS[(k - 1) % len(COLORS)]
-        style = {"color": color, "linewidth": 2.2 if k == 0 else 2.0, "linestyle": _DASHES[max(k - 1, 0) // len(COLORS) % len(_DASHES)]}
+        style = {
+            "color": color,
+            "linewidth": 2.2 if k == 0 else 2.0,
+            "linestyle": _DASHES[max(k - 1, 0) // len(COLORS) % len(_DASHES)],
+        }
         if axis.markers:
             style |= {"marker": "o", "markersize": 5}
-        place.fill_between(panel.x, line.y - line.band, line.y + line.band, color=color, alpha=0.22, linewidth=0)
+        place.fill_between(
+            panel.x, line.y - line.band, line.y + line.band, color=color, alpha=0.22, linewidth=0
+        )
         place.plot(panel.x, line.y, label=line.label, **style)
     if axis.baseline is not None:
         place.axhline(axis.baseline, color="0.6", linewidth=0.8, zorder=0)
@@ -175,7 +192,9 @@ def _draw(place: Axes, panel: Panel, axis: Axis, ticks: int) -> None:
     if axis.logarithmic:
         place.set(xscale="log", yscale="log")
     else:
-        place.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 6, 10] if axis.angles else [1, 2, 5, 10]))
+        place.xaxis.set_major_locator(
+            MaxNLocator(ticks, steps=[1, 2, 5, 6, 10] if axis.angles else [1, 2, 5, 10])
+        )
         if not axis.signed:
             place.set_ylim(bottom=0)
     if axis.x_limits is not None:
@@ -201,7 +220,8 @@ class MapRow:
 
 
 def draw_maps(rows: Sequence[MapRow], title: str, caption: str) -> Figure:
-    """A row of colour maps per distribution, all-atom first; a row has one colour scale, an ideal gas is 1.
+    """A row of colour maps per distribution, all-atom first; a row has one colour scale, an ideal
+    gas is 1.
 
     Parameters
     ----------
@@ -213,9 +233,18 @@ def draw_maps(rows: Sequence[MapRow], title: str, caption: str) -> Figure:
     figure = new_figure(max(8.4, 4.1 * columns + 1), 2.9 * len(rows) + 1.4)
     axes = figure.subplots(len(rows), columns, sharex="row", sharey=True, squeeze=False)
     for row, places in zip(rows, axes, strict=True):
-        top = np.quantile(next(iter(row.maps.values())), 0.998)  # no single noisy cell near 0 or 180 degrees sets the scale
+        # no single noisy cell near 0 or 180 degrees sets the scale
+        top = np.quantile(next(iter(row.maps.values())), 0.998)
         for place, (label, values) in zip(places, row.maps.items(), strict=True):
-            mesh = place.pcolormesh(row.r_edges, row.angle_edges, values.T, vmin=0, vmax=max(top, 1), cmap="magma_r", rasterized=True)
+            mesh = place.pcolormesh(
+                row.r_edges,
+                row.angle_edges,
+                values.T,
+                vmin=0,
+                vmax=max(top, 1),
+                cmap="magma_r",
+                rasterized=True,
+            )
             place.set_title(f"{row.title}   {label}", fontsize=14)
             place.set_yticks([0, 60, 120, 180])
             place.tick_params(labelsize=12)
@@ -231,7 +260,13 @@ def draw_maps(rows: Sequence[MapRow], title: str, caption: str) -> Figure:
     return figure
 
 
-def draw_bars(groups: dict[str, dict[str, tuple[float, float]]], floor: dict[str, float], y_label: str, title: str, caption: str) -> Figure:
+def draw_bars(
+    groups: dict[str, dict[str, tuple[float, float]]],
+    floor: dict[str, float],
+    y_label: str,
+    title: str,
+    caption: str,
+) -> Figure:
     """Groups of bars with error bars, one bar per model, and a line where the all-atom halves are.
 
     Parameters
@@ -250,9 +285,25 @@ def draw_bars(groups: dict[str, dict[str, tuple[float, float]]], floor: dict[str
         heights, errors = np.array([groups[name][label] for name in groups]).T
         x = np.arange(len(groups)) + (k - (len(labels) - 1) / 2) * width
         color = COLORS[k % len(COLORS)]
-        place.bar(x, heights, 0.92 * width, yerr=errors, color=color, label=label, capsize=4, alpha=1 if k < len(COLORS) else 0.5)
+        place.bar(
+            x,
+            heights,
+            0.92 * width,
+            yerr=errors,
+            color=color,
+            label=label,
+            capsize=4,
+            alpha=1 if k < len(COLORS) else 0.5,
+        )
     for k, name in enumerate(groups):
-        place.hlines(floor[name], k - 0.44, k + 0.44, color=REFERENCE, linewidth=2.2, label="all-atom halves" if k == 0 else None)
+        place.hlines(
+            floor[name],
+            k - 0.44,
+            k + 0.44,
+            color=REFERENCE,
+            linewidth=2.2,
+            label="all-atom halves" if k == 0 else None,
+        )
     place.set_xticks(np.arange(len(groups)), list(groups), fontsize=15)
     place.set_ylabel(y_label, fontsize=15)
     place.tick_params(axis="y", labelsize=13)

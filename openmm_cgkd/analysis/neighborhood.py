@@ -32,7 +32,8 @@ class Frame(NamedTuple):
 
 
 class Triples(NamedTuple):
-    """All pairs of neighbours of one bead, each once: the bead is the apex of the angle between them.
+    """All pairs of neighbours of one bead, each once: the bead is the apex of the angle between
+    them.
 
     Attributes
     ----------
@@ -50,13 +51,15 @@ class Triples(NamedTuple):
 
 
 class Neighbors:
-    """All neighbours within a distance of every bead, in both directions and sorted by the central bead.
+    """All neighbours within a distance of every bead, in both directions and sorted by the central
+    bead.
 
     Parameters
     ----------
     frame : Frame
     r_max : float or dict
-        Largest distance, nm; a dictionary gives it by pair of types, either way round, and pairs without an entry are left out.
+        Largest distance, nm; a dictionary gives it by pair of types, either way round, and pairs
+        without an entry are left out.
 
     Attributes
     ----------
@@ -77,14 +80,21 @@ class Neighbors:
 
     def __init__(self, frame: Frame, r_max: float | dict[tuple, float]) -> None:
         self.frame = frame
-        self.type_names, self.types, counts = np.unique(np.asarray(frame.types), return_inverse=True, return_counts=True)
+        self.type_names, self.types, counts = np.unique(
+            np.asarray(frame.types), return_inverse=True, return_counts=True
+        )
         self._codes = {name: k for k, name in enumerate(self.type_names.tolist())}
         self._counts = counts.tolist()
         reach = max(r_max.values()) if isinstance(r_max, dict) else r_max
         first, second, vectors, distances = near_pairs(frame, reach)
         if isinstance(r_max, dict):
             near = distances < self._reach(r_max)[self.types[first], self.types[second]]
-            first, second, vectors, distances = first[near], second[near], vectors[near], distances[near]
+            first, second, vectors, distances = (
+                first[near],
+                second[near],
+                vectors[near],
+                distances[near],
+            )
         order = np.argsort(np.concatenate([first, second]), kind="stable")
         self.centres = np.concatenate([first, second])[order]
         self.others = np.concatenate([second, first])[order]
@@ -111,7 +121,8 @@ class Neighbors:
     @cached_property
     def triples(self) -> Triples:
         """Every angle at every bead."""
-        last = np.cumsum(np.bincount(self.centres, minlength=len(self.types)))[self.centres]  # end of the centre's rows
+        # end of the centre's rows
+        last = np.cumsum(np.bincount(self.centres, minlength=len(self.types)))[self.centres]
         rows = np.arange(len(self.centres))
         later = last - rows - 1  # partners of a row: the rows after it at the same centre
         first = np.repeat(rows, later)
@@ -120,14 +131,17 @@ class Neighbors:
         cosines = np.einsum("ij,ij->i", units[first], units[second])
         ends, n = self.types[self.others], len(self.type_names)
         # small integers sort fast
-        kinds = ((self.types[self.centres[first]] * n + ends[first]) * n + ends[second]).astype(np.int16 if n < 32 else np.int64)
+        kinds = ((self.types[self.centres[first]] * n + ends[first]) * n + ends[second]).astype(
+            np.int16 if n < 32 else np.int64
+        )
         return Triples(first, second, np.degrees(np.arccos(np.clip(cosines, -1, 1))), kinds)
 
     @cached_property
     def _rows_of_kinds(self) -> dict[int, np.ndarray]:
         order = np.argsort(self.triples.kinds, kind="stable")
         kinds, starts = np.unique(self.triples.kinds[order], return_index=True)
-        return dict(zip(kinds.tolist(), np.split(order, starts[1:])[: len(kinds)], strict=True))  # no kinds: one empty part
+        # no kinds: one empty part
+        return dict(zip(kinds.tolist(), np.split(order, starts[1:])[: len(kinds)], strict=True))
 
     def rows_of_kind(self, types: tuple) -> np.ndarray:
         """Rows of `triples` whose first end, apex and second end are of these types."""
@@ -139,7 +153,8 @@ class Neighbors:
 
 
 def near_pairs(frame: Frame, r_max: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """All pairs within r_max, each once: indices of both beads, vectors (n_pairs, 3) and distances, nm.
+    """All pairs within r_max, each once: indices of both beads, vectors (n_pairs, 3) and distances,
+    nm.
 
     Raises
     ------

@@ -1,4 +1,6 @@
-"""What all observables share: frames are added one by one, parts of a trajectory add up to the whole."""
+"""What all observables share: frames are added one by one, parts of a trajectory add up to the
+whole.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ from .neighborhood import Frame, Neighbors
 class Observable(ABC):
     """A quantity accumulated over frames; memory does not grow with their number.
 
-    A subclass keeps its settings in the attributes named by `_settings` and what it accumulates in those named by `_sums`, which
-    add up. It sets these to zero in `_reset` and adds to them in `_add`.
+    A subclass keeps its settings in the attributes named by `_settings` and what it accumulates in
+    those named by `_sums`, which add up. It sets these to zero in `_reset` and adds to them in
+    `_add`.
     """
 
     _settings: ClassVar[tuple[str, ...]]
@@ -30,7 +33,8 @@ class Observable(ABC):
         frame : Frame
         reset : bool
         neighbors : Neighbors, optional
-            Of this frame, at least as far as the observable looks; saves the search when several observables see the same frame.
+            Of this frame, at least as far as the observable looks; saves the search when several
+            observables see the same frame.
 
         Raises
         ------
@@ -85,7 +89,8 @@ class Observable(ABC):
         parts = list(parts)
         if len({part._setting() for part in parts}) != 1:
             raise AnalysisError(
-                f"Got {len(parts)} parts of {cls.__name__} to merge; give at least one, all of the same {', '.join(cls._settings)}."
+                f"Got {len(parts)} parts of {cls.__name__} to merge; give at least one, all of the"
+                f" same {', '.join(cls._settings)}."
             )
         total = cls(*parts[0]._setting())
         for name in cls._sums:
@@ -117,7 +122,8 @@ def in_parts(
     Returns
     -------
     list of list
-        For every observable its parts in time; ``merged`` of them is the observable over all frames.
+        For every observable its parts in time; ``merged`` of them is the observable over all
+        frames.
 
     Raises
     ------
@@ -125,7 +131,10 @@ def in_parts(
         If there are fewer frames than parts; else as the observables.
     """
     if len(frames) < parts:
-        raise AnalysisError(f"{len(frames)} frames cannot be cut into {parts} time blocks; give a longer trajectory or fewer blocks.")
+        raise AnalysisError(
+            f"{len(frames)} frames cannot be cut into {parts} time blocks; give a longer trajectory"
+            " or fewer blocks."
+        )
     stretches = []
     for stretch in np.array_split(np.arange(len(frames)), parts):
         observables = list(make())

@@ -15,11 +15,12 @@ from .observable import Observable
 class SteinhardtOrder(Observable):
     r"""Distribution of the Steinhardt order parameter around one bead type.
 
-    .. math:: q_l = \left[\frac{4\pi}{2l + 1} \sum_m \left|\frac{1}{N} \sum_{j=1}^{N} Y_{lm}(\mathbf{r}_j)\right|^2\right]^{1/2}
+    .. math:: q_l = \left[\frac{4\pi}{2l + 1} \sum_m \left|\frac{1}{N} \sum_{j=1}^{N}
+    Y_{lm}(\mathbf{r}_j)\right|^2\right]^{1/2}
 
-    over the N nearest neighbours of whatever type (Steinhardt, Nelson and Ronchetti, Phys. Rev. B 1983, 28, 784), computed by
-    freud. With 12 neighbours an fcc crystal has q_6 = 0.575 and hcp 0.485; independent directions give :math:`q_l^2 = 1 / N` on
-    average.
+    over the N nearest neighbours of whatever type (Steinhardt, Nelson and Ronchetti, Phys. Rev. B
+    1983, 28, 784), computed by freud. With 12 neighbours an fcc crystal has q_6 = 0.575 and hcp
+    0.485; independent directions give :math:`q_l^2 = 1 / N` on average.
 
     Parameters
     ----------
@@ -41,9 +42,14 @@ class SteinhardtOrder(Observable):
     _settings = ("type_name", "degree", "nearest", "bins")
     _sums = ("_counts", "_sum")
 
-    def __init__(self, type_name: Hashable, degree: int = 6, nearest: int = 12, bins: int = 50) -> None:
+    def __init__(
+        self, type_name: Hashable, degree: int = 6, nearest: int = 12, bins: int = 50
+    ) -> None:
         if min(degree, nearest, bins) < 1:
-            raise AnalysisError(f"SteinhardtOrder got degree={degree}, nearest={nearest} and bins={bins}; all must be above 0.")
+            raise AnalysisError(
+                f"SteinhardtOrder got degree={degree}, nearest={nearest} and bins={bins}; all must"
+                " be above 0."
+            )
         self.type_name, self.degree, self.nearest, self.bins = type_name, degree, nearest, bins
         self._reset()
 
@@ -60,8 +66,14 @@ class SteinhardtOrder(Observable):
         box = freud.box.Box.from_matrix(np.asarray(frame.box, dtype=float).T)
         positions = box.wrap(np.asarray(frame.positions, dtype=float))
         query = {"num_neighbors": self.nearest, "exclude_ii": True}
-        order = freud.order.Steinhardt(self.degree).compute((box, positions), query).particle_order[chosen]
-        self._counts += np.bincount(np.minimum((order * self.bins).astype(int), self.bins - 1), minlength=self.bins)
+        order = (
+            freud.order.Steinhardt(self.degree)
+            .compute((box, positions), query)
+            .particle_order[chosen]
+        )
+        self._counts += np.bincount(
+            np.minimum((order * self.bins).astype(int), self.bins - 1), minlength=self.bins
+        )
         self._sum += float(order.sum())
 
     @property
@@ -86,5 +98,8 @@ class SteinhardtOrder(Observable):
 
     def _beads(self) -> float:
         if not self._counts.any():
-            raise AnalysisError(f"The order parameter around {self.type_name} holds no frame; call compute(frame) first.")
+            raise AnalysisError(
+                f"The order parameter around {self.type_name} holds no frame; call compute(frame)"
+                " first."
+            )
         return float(self._counts.sum())

@@ -17,10 +17,18 @@ from .structure import KINDS
 _DASH = "\u2013"  # as chemists write pairs
 _MAPS, _MODELS = 4, 4  # rows and models in the picture of maps
 _LEGEND = {"CG": "coarse-grained"}  # the label of a run in its own comparison, written out
-_NAMES = {"rdf": "RDF", "adf": "ADF", "cdf": "CDF", "coordination": "coordination", "combined": "combined"}
+_NAMES = {
+    "rdf": "RDF",
+    "adf": "ADF",
+    "cdf": "CDF",
+    "coordination": "coordination",
+    "combined": "combined",
+}
 
 
-def write_pictures(comparison: Comparison, folder: Path, title: str, formats: Sequence[str] = ("png", "svg")) -> None:
+def write_pictures(
+    comparison: Comparison, folder: Path, title: str, formats: Sequence[str] = ("png", "svg")
+) -> None:
     """Pictures of all observables.
 
     Parameters
@@ -51,7 +59,10 @@ def write_pictures(comparison: Comparison, folder: Path, title: str, formats: Se
 def rdf_picture(comparison: Comparison, title: str) -> Figure:
     """RDFs of all pairs."""
     panels = _panels(comparison, "rdf")
-    contact = min(panel.x[np.argmax(np.max([line.y for line in panel.lines], axis=0) > 0.02)] for panel in panels)
+    contact = min(
+        panel.x[np.argmax(np.max([line.y for line in panel.lines], axis=0) > 0.02)]
+        for panel in panels
+    )
     axis = Axis("r / nm", "g(r)", x_limits=(max(0.0, contact - 0.1), comparison.r_max), baseline=1)
     return draw_curves(panels, axis, title, _rdf_caption(comparison))
 
@@ -61,11 +72,18 @@ def _rdf_caption(comparison: Comparison) -> str:
     floor = np.mean([pair.floor.mean_absolute for pair in first])
     errors = []
     for label, group in comparison.groups().items():
-        mean = np.mean([pair.error.mean_absolute for result in group for pair in result.of_kind("rdf").values()])
+        mean = np.mean(
+            [
+                pair.error.mean_absolute
+                for result in group
+                for pair in result.of_kind("rdf").values()
+            ]
+        )
         errors.append(f"{mean:.3f}" if len(comparison.groups()) == 1 else f"{label} {mean:.3f}")
     shown = ", ".join(errors)
     return (
-        f"error: mean |Δg| from 0 to {comparison.r_max:.3g} nm; mean of all pairs {shown}, all-atom halves {floor:.3f}\n{_data(comparison)}"
+        f"error: mean |Δg| from 0 to {comparison.r_max:.3g} nm; mean of all pairs {shown}, all-atom"
+        f" halves {floor:.3f}\n{_data(comparison)}"
     )
 
 
@@ -86,7 +104,10 @@ def _bands(comparison: Comparison) -> str:
 
 
 def _shell_data(comparison: Comparison) -> str:
-    return f"at most {comparison.settings.shell_frames} frames of each trajectory, evenly spaced; {_data(comparison).split('; ', 1)[1]}"
+    return (
+        f"at most {comparison.settings.shell_frames} frames of each trajectory, evenly spaced;"
+        f" {_data(comparison).split('; ', 1)[1]}"
+    )
 
 
 def adf_picture(comparison: Comparison, title: str) -> Figure | None:
@@ -95,9 +116,21 @@ def adf_picture(comparison: Comparison, title: str) -> Figure | None:
     if not panels:
         return None
     names = len(comparison.all_atom.source.beads.type_names)
-    columns = names * (names + 1) // 2 if len(panels) == names * names * (names + 1) // 2 and names > 1 else None
-    axis = Axis("angle / degrees", "p / 10⁻³ degree⁻¹", x_limits=(0, 180), same_height=False, angles=True)
-    return draw_curves(panels, axis, title, f"angle at the middle bead, arms within the first shell\n{_shell_data(comparison)}", columns)
+    columns = (
+        names * (names + 1) // 2
+        if len(panels) == names * names * (names + 1) // 2 and names > 1
+        else None
+    )
+    axis = Axis(
+        "angle / degrees", "p / 10⁻³ degree⁻¹", x_limits=(0, 180), same_height=False, angles=True
+    )
+    return draw_curves(
+        panels,
+        axis,
+        title,
+        f"angle at the middle bead, arms within the first shell\n{_shell_data(comparison)}",
+        columns,
+    )
 
 
 def coordination_picture(comparison: Comparison, title: str) -> Figure | None:
@@ -106,28 +139,38 @@ def coordination_picture(comparison: Comparison, title: str) -> Figure | None:
     if not panels:
         return None
     last = max(np.flatnonzero(line.y > 0.005).max() for panel in panels for line in panel.lines)
-    axis = Axis("neighbours in the first shell", "share of beads", x_limits=(-0.3, last + 0.7), same_height=False, markers=True)
+    axis = Axis(
+        "neighbours in the first shell",
+        "share of beads",
+        x_limits=(-0.3, last + 0.7),
+        same_height=False,
+        markers=True,
+    )
     return draw_curves(panels, axis, title, _shell_data(comparison))
 
 
 def cdf_picture(comparison: Comparison, title: str) -> Figure | None:
     """Distance-angle maps where the first run is furthest from all-atom."""
     found = comparison.results[0].of_kind("cdf")
-    worst = sorted(found, key=lambda types: found[types].error.overlap - found[types].floor.overlap)[:_MAPS]
+    worst = sorted(
+        found, key=lambda types: found[types].error.overlap - found[types].floor.overlap
+    )[:_MAPS]
     rows = []
     for types in worst:
         whole = comparison.all_atom.structure.curves["cdf", types].whole
         maps = {"all-atom": whole.values}
         for label, group in islice(comparison.groups().items(), _MODELS):
             maps[_LEGEND.get(label, label)] = np.mean(
-                [result.analysis.structure.curves["cdf", types].whole.values for result in group], axis=0
+                [result.analysis.structure.curves["cdf", types].whole.values for result in group],
+                axis=0,
             )
         rows.append(MapRow(_DASH.join(types), whole.r_edges, whole.angle_edges, maps))
     if not rows:
         return None
     caption = (
-        "distance between the first two beads and angle at the middle one, third bead in the first shell of the middle one; "
-        f"an ideal gas is 1\nthe {len(rows)} of {len(found)} distributions furthest from all-atom; {_shell_data(comparison).split(';')[0]}"
+        "distance between the first two beads and angle at the middle one, third bead in the first"
+        f" shell of the middle one; an ideal gas is 1\nthe {len(rows)} of {len(found)}"
+        f" distributions furthest from all-atom; {_shell_data(comparison).split(';')[0]}"
     )
     return draw_maps(rows, title, caption)
 
@@ -140,25 +183,44 @@ def score_picture(comparison: Comparison, title: str) -> Figure:
         groups[_NAMES[kind]] = {}
         for label, group in comparison.groups().items():
             values = [result.scores[kind] for result in group]
-            error = np.std(values, ddof=1) if len(values) > 1 else 2 * (group[0].scores[f"{kind}_se"] or 0)
-            groups[_NAMES[kind]][_LEGEND.get(label, label)] = (1 - float(np.mean(values)), float(error))
+            error = (
+                np.std(values, ddof=1)
+                if len(values) > 1
+                else 2 * (group[0].scores[f"{kind}_se"] or 0)
+            )
+            groups[_NAMES[kind]][_LEGEND.get(label, label)] = (
+                1 - float(np.mean(values)),
+                float(error),
+            )
     floor = {_NAMES[kind]: 1 - comparison.results[0].scores[f"{kind}_halves"] for kind in kinds}
-    caption = f"mismatch: 1 - overlap, mean over the curves of an observable; error bars as the bands:\n{_data(comparison)}"
+    caption = (
+        "mismatch: 1 - overlap, mean over the curves of an observable; error bars as the"
+        f" bands:\n{_data(comparison)}"
+    )
     return draw_bars(groups, floor, "mismatch with all-atom", title, caption)
 
 
 def msd_picture(comparison: Comparison, title: str) -> Figure | None:
     """Mean-squared displacements where the time between frames is known."""
-    known = [(label, analysis) for label, analysis in _all(comparison) if not isinstance(analysis.diffusion, str)]
+    known = [
+        (label, analysis)
+        for label, analysis in _all(comparison)
+        if not isinstance(analysis.diffusion, str)
+    ]
     if len(known) < 2 or known[0][0] != "all-atom":
         return None
     panels = []
     for name in comparison.all_atom.source.beads.type_names:
-        x = np.unique(np.concatenate([analysis.diffusion[name].lag_times[1:] for _, analysis in known]))
+        x = np.unique(
+            np.concatenate([analysis.diffusion[name].lag_times[1:] for _, analysis in known])
+        )
         lines = []
         for label, analysis in known:
             result = analysis.diffusion[name]
-            y, band = (np.interp(x, result.lag_times, values, left=np.nan, right=np.nan) for values in (result.msd, 2 * result.msd_se))
+            y, band = (
+                np.interp(x, result.lag_times, values, left=np.nan, right=np.nan)
+                for values in (result.msd, 2 * result.msd_se)
+            )
             y[x < result.lag_times[1]] = np.nan
             lines.append(Line(label, y, np.minimum(band, 0.9 * y)))
         panels.append(Panel(name, x, lines))
@@ -168,9 +230,15 @@ def msd_picture(comparison: Comparison, title: str) -> Figure | None:
 
 def order_picture(comparison: Comparison, title: str) -> Figure | None:
     """Distributions of the order parameter."""
-    panels = _plain_panels(comparison, lambda analysis: {(name,): curve for name, curve in analysis.order.items()})
+    panels = _plain_panels(
+        comparison, lambda analysis: {(name,): curve for name, curve in analysis.order.items()}
+    )
     caption = f"12 nearest neighbours of whatever type; {_bands(comparison)}"
-    return draw_curves(panels, Axis("Steinhardt q₆", "density", x_limits=(0, 0.7)), title, caption) if panels else None
+    return (
+        draw_curves(panels, Axis("Steinhardt q₆", "density", x_limits=(0, 0.7)), title, caption)
+        if panels
+        else None
+    )
 
 
 def structure_factor_picture(comparison: Comparison, title: str) -> Figure | None:
@@ -180,10 +248,16 @@ def structure_factor_picture(comparison: Comparison, title: str) -> Figure | Non
     lines: list[tuple[str, np.ndarray, np.ndarray]] = []
     whole = comparison.all_atom.structure_factor.whole
     for label, analysis in _all(comparison):
-        lines.append((label, analysis.structure_factor.values, analysis.structure_factor.standard_error))
+        lines.append(
+            (label, analysis.structure_factor.values, analysis.structure_factor.standard_error)
+        )
     filled = np.isfinite([values[0] for _, values, _ in lines]).all(axis=0)
     panels = [
-        Panel(_DASH.join(pair), whole.bin_centers[filled], [Line(label, y[k][filled], 2 * se[k][filled]) for label, y, se in lines])
+        Panel(
+            _DASH.join(pair),
+            whole.bin_centers[filled],
+            [Line(label, y[k][filled], 2 * se[k][filled]) for label, y, se in lines],
+        )
         for k, pair in enumerate(whole.pairs)
     ]
     axis = Axis("q / nm⁻¹", "S(q)", baseline=0, same_height=False, signed=True)
@@ -194,7 +268,10 @@ def structure_factor_picture(comparison: Comparison, title: str) -> Figure | Non
 def _all(comparison: Comparison) -> list[tuple[str, Analysis]]:
     return [
         ("all-atom", comparison.all_atom),
-        *((_LEGEND.get(result.label, result.label), result.analysis) for result in comparison.results),
+        *(
+            (_LEGEND.get(result.label, result.label), result.analysis)
+            for result in comparison.results
+        ),
     ]
 
 
@@ -215,10 +292,21 @@ def _panels(comparison: Comparison, kind: str, title: str = "", scale: float = 1
         whole = first.all_atom.whole
         lines = [Line("all-atom", first.all_atom.values, 2 * first.all_atom.standard_error)]
         for label, group in comparison.groups().items():
-            lines.append(_line(_LEGEND.get(label, label), [result.comparisons[kind, types] for result in group]))
+            lines.append(
+                _line(
+                    _LEGEND.get(label, label), [result.comparisons[kind, types] for result in group]
+                )
+            )
         lines = [Line(line.label, scale * line.y, scale * line.band) for line in lines]
         x = whole.numbers if kind == "coordination" else whole.bin_centers
-        panels.append(Panel(title.format(*types) or _DASH.join(types), x, lines, _note(kind, comparison.results, types)))
+        panels.append(
+            Panel(
+                title.format(*types) or _DASH.join(types),
+                x,
+                lines,
+                _note(kind, comparison.results, types),
+            )
+        )
     return panels
 
 
@@ -236,4 +324,6 @@ def _note(kind: str, results: list[Result], types: tuple[str, ...]) -> str:
         return ""
     comparison = results[0].comparisons[kind, types]
     error, floor = comparison.error.mean_absolute, comparison.floor.mean_absolute
-    return f"error {error:.3f} ± {comparison.error_se.mean_absolute:.3f}\nall-atom halves {floor:.3f}"
+    return (
+        f"error {error:.3f} ± {comparison.error_se.mean_absolute:.3f}\nall-atom halves {floor:.3f}"
+    )

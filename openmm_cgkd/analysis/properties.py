@@ -23,19 +23,30 @@ def all_diffusion(source: Source, blocks: int) -> dict[str, Diffusion] | str:
     """Diffusion of every bead type, or why there is none."""
     found = source.stretches()
     if found is None:
-        return "The time between frames is not known: neither the file nor a state.csv beside it tells."
+        return (
+            "The time between frames is not known: neither the file nor a state.csv beside it"
+            " tells."
+        )
     interval, stretches = found
-    parts, types = [unwrapped(source.positions[part], source.boxes[part]) for part in stretches], source.beads.types
+    parts, types = (
+        [unwrapped(source.positions[part], source.boxes[part]) for part in stretches],
+        source.beads.types,
+    )
     try:
         return {
-            name: diffusion([part[:, types == k] for part in parts], interval, blocks) for k, name in enumerate(source.beads.type_names)
+            name: diffusion([part[:, types == k] for part in parts], interval, blocks)
+            for k, name in enumerate(source.beads.type_names)
         }
     except AnalysisError as error:
         return str(error)
 
 
-def diffusion_numbers(model: dict[str, Diffusion] | str, all_atom: dict[str, Diffusion] | str) -> dict[str, Any]:
-    """Diffusion coefficients by bead type, and how much faster the model moves; or why there are none."""
+def diffusion_numbers(
+    model: dict[str, Diffusion] | str, all_atom: dict[str, Diffusion] | str
+) -> dict[str, Any]:
+    """Diffusion coefficients by bead type, and how much faster the model moves; or why there
+    are none.
+    """
     if isinstance(model, str):
         return {"absent": model}
     numbers = {name: _numbers(result) for name, result in model.items()}
@@ -59,10 +70,14 @@ def _numbers(result: Diffusion) -> dict[str, Any]:
 
 
 def aggregation_numbers(source: Source, limits: AggregationLimits) -> dict[str, Any]:
-    """Smallest distances and clusters of a trajectory, and where it shows what all-atom does not."""
+    """Smallest distances and clusters of a trajectory, and where it shows what all-atom does
+    not.
+    """
     clusters = clusters_of(limits.contacts, source.positions, source.boxes, source.names)
     first = limits.first_aggregated(clusters)
-    smallest = {"-".join(pair): number(values.min()) for pair, values in clusters.smallest_distances.items()}
+    smallest = {
+        "-".join(pair): number(values.min()) for pair, values in clusters.smallest_distances.items()
+    }
     return {
         "smallest_distances": smallest,
         "largest_cluster": int(clusters.largest.max()),
@@ -78,14 +93,21 @@ def order_curves(source: Source, blocks: int) -> dict[str, Curve]:
         return {}
     frames = source.frames(evenly_spaced(len(source), max(_FRAMES, 2 * blocks)))
     names = source.beads.type_names
-    parts = in_parts(lambda: [SteinhardtOrder(name, nearest=_NEAREST) for name in names], frames, 2 * blocks, None)
+    parts = in_parts(
+        lambda: [SteinhardtOrder(name, nearest=_NEAREST) for name in names],
+        frames,
+        2 * blocks,
+        None,
+    )
     return {name: Curve(observables) for name, observables in zip(names, parts, strict=True)}
 
 
 def structure_factor(source: Source, blocks: int) -> Curve:
     """Partial structure factors of all pairs of types."""
     frames = source.frames(evenly_spaced(len(source), max(_FRAMES, 2 * blocks)))
-    (parts,) = in_parts(lambda: [StructureFactor(source.beads.type_names)], frames, 2 * blocks, None)
+    (parts,) = in_parts(
+        lambda: [StructureFactor(source.beads.type_names)], frames, 2 * blocks, None
+    )
     return Curve(parts)
 
 
@@ -93,4 +115,7 @@ def structure_factor_rmse(model: Curve, all_atom: Curve) -> dict[str, float]:
     """Root mean square difference by pair of types, over the bins that both boxes fill."""
     difference = model.values - all_atom.values
     pairs = all_atom.whole.pairs
-    return {"-".join(pair): float(np.sqrt(np.nanmean(row**2))) for pair, row in zip(pairs, difference, strict=True)}
+    return {
+        "-".join(pair): float(np.sqrt(np.nanmean(row**2)))
+        for pair, row in zip(pairs, difference, strict=True)
+    }

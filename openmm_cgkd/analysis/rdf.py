@@ -2,11 +2,13 @@ r"""Radial distribution functions and running coordination numbers of bead pairs
 
 With :math:`n_{ab}(r)` the number of pairs in the shell :math:`[r, r + \Delta)` summed over frames,
 
-.. math:: g_{ab}(r) = \frac{n_{ab}(r)}{\sum_\mathrm{frames} N_{ab} / V \cdot \frac{4\pi}{3}\left[(r + \Delta)^3 - r^3\right]}
+.. math:: g_{ab}(r) = \frac{n_{ab}(r)}{\sum_\mathrm{frames} N_{ab} / V \cdot \frac{4\pi}{3}\left[(r
++ \Delta)^3 - r^3\right]}
 
-where each pair counts once and :math:`N_{ab} = N_a N_b` for unlike and :math:`N_a (N_a - 1) / 2` for like types. So an ideal
-gas gives exactly 1 at any system size: the finite-size factor (N - 1) / N of like pairs is taken out. At fixed N a dense
-liquid still tends to a value slightly off 1 at large r, by an amount of order 1 / N.
+where each pair counts once and :math:`N_{ab} = N_a N_b` for unlike and :math:`N_a (N_a - 1) / 2`
+for like types. So an ideal gas gives exactly 1 at any system size: the finite-size factor (N - 1) /
+N of like pairs is taken out. At fixed N a dense liquid still tends to a value slightly off 1 at
+large r, by an amount of order 1 / N.
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ from ..mapping import BeadTopology
 from .neighborhood import Frame, Neighbors, near_pairs, volume
 from .observable import Observable
 
-_SMOOTHING = 0.05  # nm: narrower than any first shell of molecular beads, wider than the counting noise of bins
-_PROMINENCE = 0.1  # a peak rises above its surroundings by this share of the highest value; less is noise
+# nm: narrower than any first shell of molecular beads, wider than the counting noise of bins
+_SMOOTHING = 0.05
+# a peak rises above its surroundings by this share of the highest value; less is noise
+_PROMINENCE = 0.1
 _DEPTH = 1 / 30  # and a dip is deeper than this share
 
 
@@ -56,9 +60,14 @@ class RDF(Observable):
     _settings = ("types", "bins", "r_max")
     _sums = ("_counts", "_density", "_centres")
 
-    def __init__(self, types: tuple[Hashable, Hashable], bins: int = 150, r_max: float = 1.3) -> None:
+    def __init__(
+        self, types: tuple[Hashable, Hashable], bins: int = 150, r_max: float = 1.3
+    ) -> None:
         if bins < 1 or not r_max > 0:
-            raise AnalysisError(f"RDF got bins={bins} and r_max={r_max:g} nm; give at least one bin and an r_max above 0.")
+            raise AnalysisError(
+                f"RDF got bins={bins} and r_max={r_max:g} nm; give at least one bin and an r_max"
+                " above 0."
+            )
         self.types, self.bins, self.r_max = tuple(types), bins, r_max
         self._reset()
 
@@ -70,7 +79,9 @@ class RDF(Observable):
     def _add(self, frame: Frame, neighbors: Neighbors | None) -> None:
         types = np.asarray(frame.types)
         members = np.flatnonzero((types == self.types[0]) | (types == self.types[1]))
-        first, second, _, distances = near_pairs(Frame(np.asarray(frame.positions)[members], frame.box, types[members]), self.r_max)
+        first, second, _, distances = near_pairs(
+            Frame(np.asarray(frame.positions)[members], frame.box, types[members]), self.r_max
+        )
         in_a, in_b = types[members] == self.types[0], types[members] == self.types[1]
         wanted = (in_a[first] & in_b[second]) | (in_b[first] & in_a[second])
         self._count(distances[wanted], int(in_a.sum()), int(in_b.sum()), volume(frame.box))
@@ -81,7 +92,8 @@ class RDF(Observable):
         possible = n_a * (n_a - 1) / 2 if like else n_a * n_b
         if possible == 0:
             raise AnalysisError(
-                f"There is no pair {self.types[0]}-{self.types[1]}: the frame holds {n_a} and {n_b} such beads; check the type names."
+                f"There is no pair {self.types[0]}-{self.types[1]}: the frame holds {n_a} and {n_b}"
+                " such beads; check the type names."
             )
         bins = (distances * (self.bins / self.r_max)).astype(int)
         self._counts += np.bincount(bins[bins < self.bins], minlength=self.bins)
@@ -124,18 +136,28 @@ class RDF(Observable):
 
     @property
     def coordination(self) -> np.ndarray:
-        """Mean number of b beads around an a bead up to the outer edge of each bin, ``bin_edges[1:]``, shape (bins,)."""
+        """Mean number of b beads around an a bead up to the outer edge of each bin,
+        ``bin_edges[1:]``, shape (bins,).
+        """
         self._check_computed()
-        neighbours = 2 if self.types[0] == self.types[1] else 1  # a like pair makes two beads neighbours
+        # a like pair makes two beads neighbours
+        neighbours = 2 if self.types[0] == self.types[1] else 1
         return neighbours * np.cumsum(self._counts) / self._centres
 
     def _check_computed(self) -> None:
         if not self._centres:
-            raise AnalysisError(f"The RDF of {self.types[0]}-{self.types[1]} holds no frame; call compute(frame) first.")
+            raise AnalysisError(
+                f"The RDF of {self.types[0]}-{self.types[1]} holds no frame; call compute(frame)"
+                " first."
+            )
 
 
 def all_rdfs(
-    positions: np.ndarray, boxes: np.ndarray, beads: BeadTopology, bins: int = 150, r_max: float = 1.3
+    positions: np.ndarray,
+    boxes: np.ndarray,
+    beads: BeadTopology,
+    bins: int = 150,
+    r_max: float = 1.3,
 ) -> dict[tuple[str, str], RDF]:
     """RDF of every pair of bead types, with one search for pairs per frame.
 
@@ -150,7 +172,8 @@ def all_rdfs(
     Returns
     -------
     dict
-        RDF by pair of type names, in the order of ``beads.type_names``. A type with a single bead has no pair with itself.
+        RDF by pair of type names, in the order of ``beads.type_names``. A type with a single bead
+        has no pair with itself.
 
     Raises
     ------
@@ -159,19 +182,36 @@ def all_rdfs(
     BoxError
         If r_max is above half the smallest box height.
     """
-    if len(positions) == 0 or positions.shape[1:] != (beads.n_beads, 3) or boxes.shape != (len(positions), 3, 3):
+    if (
+        len(positions) == 0
+        or positions.shape[1:] != (beads.n_beads, 3)
+        or boxes.shape != (len(positions), 3, 3)
+    ):
         raise AnalysisError(
-            f"Got positions of shape {positions.shape} and boxes of shape {boxes.shape} for {beads.n_beads} beads; "
-            "expected (n_frames, n_beads, 3) and (n_frames, 3, 3) with at least one frame."
+            f"Got positions of shape {positions.shape} and boxes of shape {boxes.shape} for"
+            f" {beads.n_beads} beads; expected (n_frames, n_beads, 3) and (n_frames, 3, 3) with at"
+            " least one frame."
         )
     population = np.bincount(beads.types, minlength=len(beads.type_names))
-    kinds = [(a, b) for a, b in combinations_with_replacement(range(len(population)), 2) if a != b or population[a] != 1]
-    rdfs = {kind: RDF((beads.type_names[kind[0]], beads.type_names[kind[1]]), bins, r_max) for kind in kinds}
+    kinds = [
+        (a, b)
+        for a, b in combinations_with_replacement(range(len(population)), 2)
+        if a != b or population[a] != 1
+    ]
+    rdfs = {
+        kind: RDF((beads.type_names[kind[0]], beads.type_names[kind[1]]), bins, r_max)
+        for kind in kinds
+    }
     for frame, box in zip(positions, boxes, strict=True):
         first, second, _, distances = near_pairs(Frame(frame, box, beads.types), r_max)
         low, high = np.sort([beads.types[first], beads.types[second]], axis=0)
         for (a, b), rdf in rdfs.items():
-            rdf._count(distances[(low == a) & (high == b)], int(population[a]), int(population[b]), volume(box))
+            rdf._count(
+                distances[(low == a) & (high == b)],
+                int(population[a]),
+                int(population[b]),
+                volume(box),
+            )
     return {rdf.types: rdf for rdf in rdfs.values()}
 
 
@@ -186,7 +226,8 @@ def block_rdfs(
 ) -> dict[tuple[str, str], list[RDF]]:
     """`all_rdfs` of each of `blocks` contiguous stretches of time, equal to within one frame.
 
-    ``RDF.merged`` of a list is the RDF over all frames. `update` is called with the number of frames done.
+    ``RDF.merged`` of a list is the RDF over all frames. `update` is called with the number of
+    frames done.
 
     Raises
     ------
@@ -194,7 +235,10 @@ def block_rdfs(
         If there are fewer frames than blocks; else as `all_rdfs`.
     """
     if len(positions) < blocks:
-        raise AnalysisError(f"{len(positions)} frames cannot be cut into {blocks} time blocks; give a longer trajectory or fewer blocks.")
+        raise AnalysisError(
+            f"{len(positions)} frames cannot be cut into {blocks} time blocks; give a longer"
+            " trajectory or fewer blocks."
+        )
     parts = []
     for frames in np.array_split(np.arange(len(positions)), blocks):
         parts.append(all_rdfs(positions[frames], boxes[frames], beads, bins, r_max))
@@ -214,8 +258,9 @@ class Peak:
 def first_peak(r: np.ndarray, values: np.ndarray) -> Peak | None:
     """The first peak of g(r), or None where g(r) has none below r_max.
 
-    The curve is smoothed by a local cubic over 0.05 nm (Savitzky-Golay, which keeps heights), the peak is its first maximum
-    that stands out by a tenth of the highest value, and a parabola through the three bins around it gives position and height.
+    The curve is smoothed by a local cubic over 0.05 nm (Savitzky-Golay, which keeps heights), the
+    peak is its first maximum that stands out by a tenth of the highest value, and a parabola
+    through the three bins around it gives position and height.
 
     Parameters
     ----------
@@ -235,9 +280,11 @@ def first_peak(r: np.ndarray, values: np.ndarray) -> Peak | None:
 
 
 def first_minimum(r: np.ndarray, values: np.ndarray) -> float | None:
-    """Distance (nm) of the first minimum of g(r) after its first peak, or None where there is none below r_max.
+    """Distance (nm) of the first minimum of g(r) after its first peak, or None where there is none
+    below r_max.
 
-    The first dip, in a curve smoothed by a local cubic over 0.1 nm, that is deeper than a thirtieth of the highest value.
+    The first dip, in a curve smoothed by a local cubic over 0.1 nm, that is deeper than a thirtieth
+    of the highest value.
 
     Parameters
     ----------
@@ -257,4 +304,8 @@ def first_minimum(r: np.ndarray, values: np.ndarray) -> float | None:
 def _smoothed(r: np.ndarray, values: np.ndarray, width: float) -> np.ndarray:
     """Savitzky-Golay, which keeps heights; unchanged where the bins are too wide for it."""
     window = 2 * int(0.5 * width / (r[1] - r[0])) + 1
-    return savgol_filter(values, window, polyorder=3) if 5 <= window <= len(values) else np.asarray(values, dtype=float)
+    return (
+        savgol_filter(values, window, polyorder=3)
+        if 5 <= window <= len(values)
+        else np.asarray(values, dtype=float)
+    )

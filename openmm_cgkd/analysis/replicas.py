@@ -50,13 +50,24 @@ class Start:
     key: str
 
     def record(self, protocol: SimulationConfig, temperature: float) -> tuple[Path, dict[str, Any]]:
-        """The file that tells of an explosion, and what it must have been made with; a longer run would explode the same way."""
+        """The file that tells of an explosion, and what it must have been made with; a longer
+        run would explode the same way.
+        """
         settings = protocol.model_dump(mode="json", exclude={"production"})
-        return self.folder / "explosion.json", {**settings, "temperature": temperature, "seed": self.seed, "key": self.key}
+        return self.folder / "explosion.json", {
+            **settings,
+            "temperature": temperature,
+            "seed": self.seed,
+            "key": self.key,
+        }
 
 
 def run_replicas(
-    run: RunConfig, starts: list[Start], beads: BeadTopology, protocol: SimulationConfig, temperature: float
+    run: RunConfig,
+    starts: list[Start],
+    beads: BeadTopology,
+    protocol: SimulationConfig,
+    temperature: float,
 ) -> list[dict[str, Any] | None]:
     """Run or resume replicas in processes of their own, as the configuration says where.
 
@@ -72,12 +83,14 @@ def run_replicas(
     Returns
     -------
     list
-        How each replica exploded (``time``, ``kind``, ``detail``), or None. An explosion is recorded and not run again.
+        How each replica exploded (``time``, ``kind``, ``detail``), or None. An explosion is
+        recorded and not run again.
 
     Raises
     ------
     ExecutionError
-        If the dynamics of a replica cannot run for another reason than an unphysical state; the others are finished first.
+        If the dynamics of a replica cannot run for another reason than an unphysical state; the
+        others are finished first.
     """
     folder = RunFolder(run)
     found: dict[int, dict[str, Any] | None] = {}
@@ -88,7 +101,13 @@ def run_replicas(
             found[start.index] = explosion if explosion["time"] <= protocol.production else None
         else:
             record.unlink(missing_ok=True)
-            tasks[f"replica-{start.index:02d}"] = (folder.model, beads, start, protocol, temperature)
+            tasks[f"replica-{start.index:02d}"] = (
+                folder.model,
+                beads,
+                start,
+                protocol,
+                temperature,
+            )
     done = dict.fromkeys(tasks, 0.0)
     with progress("replicas", len(starts), len(found)) as meter:
 
@@ -101,7 +120,10 @@ def run_replicas(
             run_replica, tasks, run.execution, tasks_folder, _at_once(run),
             on_report=report, on_result=lambda name, result: report(name, 1.0),
         )  # fmt: skip
-    return [found[start.index] if start.index in found else results[f"replica-{start.index:02d}"] for start in starts]
+    return [
+        found[start.index] if start.index in found else results[f"replica-{start.index:02d}"]
+        for start in starts
+    ]
 
 
 def _at_once(run: RunConfig) -> int | None:
@@ -113,7 +135,12 @@ def _at_once(run: RunConfig) -> int | None:
 
 
 def run_replica(
-    model: Path, beads: BeadTopology, start: Start, protocol: SimulationConfig, temperature: float, report: Callable[[float, str], None]
+    model: Path,
+    beads: BeadTopology,
+    start: Start,
+    protocol: SimulationConfig,
+    temperature: float,
+    report: Callable[[float, str], None],
 ) -> dict[str, Any] | None:
     """Run or resume one replica; how it exploded, or None."""
     record, inputs = start.record(protocol, temperature)
@@ -121,9 +148,23 @@ def run_replica(
     with log_to(start.folder / "dynamics.log"), progress_to(report):
         system = CGPotential(model).createSystem(topology)
         try:
-            run_dynamics(system, topology, start.positions, start.folder, protocol, temperature, start.seed, start.key)
+            run_dynamics(
+                system,
+                topology,
+                start.positions,
+                start.folder,
+                protocol,
+                temperature,
+                start.seed,
+                start.key,
+            )
         except ExplosionError as error:
-            explosion = {"inputs": inputs, "time": error.time, "kind": error.kind, "detail": str(error)}
+            explosion = {
+                "inputs": inputs,
+                "time": error.time,
+                "kind": error.kind,
+                "detail": str(error),
+            }
             write_text(record, json.dumps(explosion, indent=1))
             return explosion
     return None

@@ -65,10 +65,14 @@ class Source:
     def beads(self) -> BeadTopology:
         """Beads as the names tell; a trajectory says nothing of masses and molecules."""
         types = np.array([self.type_names.index(name) for name in self.names])
-        return BeadTopology(self.type_names, types, np.full(len(types), np.nan), np.arange(len(types)))
+        return BeadTopology(
+            self.type_names, types, np.full(len(types), np.nan), np.arange(len(types))
+        )
 
     def stretches(self) -> tuple[float, list[slice]] | None:
-        """Usual time between frames (ps), and the stretches in which it is kept; None if times are not known."""
+        """Usual time between frames (ps), and the stretches in which it is kept; None if times
+        are not known.
+        """
         if self.times is None or len(self.times) < 2:
             return None
         steps = np.diff(self.times)
@@ -88,8 +92,21 @@ class Source:
 
 def source_of_frames(frames: Frames, path: Path, label: str = "AA") -> Source:
     """Mapped frames as a source."""
-    names, type_names = [name[:4] for name in frames.beads.names], tuple(name[:4] for name in frames.beads.type_names)
-    return Source(label, path, frames.identity, frames.positions, frames.box, names, type_names, frames.time, frames.attributes)
+    names, type_names = (
+        [name[:4] for name in frames.beads.names],
+        tuple(name[:4] for name in frames.beads.type_names),
+    )
+    return Source(
+        label,
+        path,
+        frames.identity,
+        frames.positions,
+        frames.box,
+        names,
+        type_names,
+        frames.time,
+        frames.attributes,
+    )
 
 
 def read_source(path: Path | str, label: str = "") -> Source:
@@ -98,8 +115,9 @@ def read_source(path: Path | str, label: str = "") -> Source:
     Parameters
     ----------
     path : path
-        A folder with ``simulation/trajectory.dcd`` (or xtc), or with the trajectory itself; a YAML file of a run; an HDF5 file of
-        mapped frames; or a trajectory that MDTraj reads with ``topology.pdb``, or a PDB file of its own name, beside it.
+        A folder with ``simulation/trajectory.dcd`` (or xtc), or with the trajectory itself; a YAML
+        file of a run; an HDF5 file of mapped frames; or a trajectory that MDTraj reads with
+        ``topology.pdb``, or a PDB file of its own name, beside it.
     label : str
         Name of the folder or of the file if empty.
 
@@ -118,15 +136,37 @@ def read_source(path: Path | str, label: str = "") -> Source:
         label = label or path.resolve().name
         path = _trajectory_in(path)
     if not path.exists():
-        raise AnalysisError(f"{path}: no such file or folder; name a run folder, a trajectory or a file of mapped frames.")
+        raise AnalysisError(
+            f"{path}: no such file or folder; name a run folder, a trajectory or a file of mapped"
+            " frames."
+        )
     if h5py.is_hdf5(path):
         return source_of_frames(read_frames(path), path, label or path.stem)
-    topology = next((file for file in (path.with_name("topology.pdb"), path.with_suffix(".pdb")) if file.exists()), None)
+    topology = next(
+        (
+            file
+            for file in (path.with_name("topology.pdb"), path.with_suffix(".pdb"))
+            if file.exists()
+        ),
+        None,
+    )
     if topology is None:
-        raise AnalysisError(f"{path}: has no topology beside it; put a PDB file of the beads there as topology.pdb.")
+        raise AnalysisError(
+            f"{path}: has no topology beside it; put a PDB file of the beads there as topology.pdb."
+        )
     positions, boxes, names, times = read_trajectory(path, topology)
     times = _logged_times(path, len(positions)) if times is None else times
-    return Source(label or path.stem, path, file_hash(path), positions, boxes, names, tuple(dict.fromkeys(names)), times, {})
+    return Source(
+        label or path.stem,
+        path,
+        file_hash(path),
+        positions,
+        boxes,
+        names,
+        tuple(dict.fromkeys(names)),
+        times,
+        {},
+    )
 
 
 def _trajectory_in(folder: Path) -> Path:
@@ -134,7 +174,10 @@ def _trajectory_in(folder: Path) -> Path:
         for name in _TRAJECTORIES:
             if (parent / name).exists():
                 return parent / name
-    raise AnalysisError(f"{folder}: holds no trajectory (simulation/trajectory.dcd or .xtc); run 'cgkd simulate' first.")
+    raise AnalysisError(
+        f"{folder}: holds no trajectory (simulation/trajectory.dcd or .xtc); run 'cgkd simulate'"
+        " first."
+    )
 
 
 def _logged_times(path: Path, n_frames: int) -> np.ndarray | None:

@@ -79,7 +79,9 @@ class Traces:
     clusters: Clusters
 
 
-def survival(replicas: Sequence[Replica], duration: float, points: int = 201) -> dict[str, np.ndarray]:
+def survival(
+    replicas: Sequence[Replica], duration: float, points: int = 201
+) -> dict[str, np.ndarray]:
     """Share of the runs that are still physical, with Wilson's 95 % interval for a binomial share.
 
     All runs are equally long, so this is the Kaplan-Meier estimate.
@@ -99,15 +101,19 @@ def survival(replicas: Sequence[Replica], duration: float, points: int = 201) ->
     failures = np.array([replica.time for replica in replicas if replica.cause is not None])
     times = np.union1d(np.linspace(0, duration, points), failures)
     alive = len(replicas) - np.array([np.count_nonzero(failures <= time) for time in times])
-    intervals = {n: binomtest(int(n), len(replicas)).proportion_ci(0.95, "wilson") for n in np.unique(alive)}
+    intervals = {
+        n: binomtest(int(n), len(replicas)).proportion_ci(0.95, "wilson") for n in np.unique(alive)
+    }
     low, high = np.array([[intervals[n].low, intervals[n].high] for n in alive]).T
     return {"time": times, "share": alive / len(replicas), "low": low, "high": high}
 
 
 def failure_rate(replicas: Sequence[Replica]) -> tuple[float, float]:
-    """Failures per ns and the upper end of its one-sided 95 % interval, for a rate that does not change with time.
+    """Failures per ns and the upper end of its one-sided 95 % interval, for a rate that does not
+    change with time.
 
-    Failures in a total time T are Poisson distributed, so the bound is chi2(0.95, 2 k + 2) / 2 T (Garwood, Biometrika 1936, 28, 437).
+    Failures in a total time T are Poisson distributed, so the bound is chi2(0.95, 2 k + 2) / 2 T
+    (Garwood, Biometrika 1936, 28, 437).
     """
     total = sum(replica.time for replica in replicas) / 1000
     count = sum(replica.cause is not None for replica in replicas)

@@ -51,19 +51,28 @@ def read_trajectory(path: Path | str, topology_path: Path | str) -> Trajectory:
         if not file.exists():
             raise AnalysisError(f"{file}: no such file; run 'cgkd simulate' first.")
     try:
-        # standard_names would rename beads that happen to be called like an atom of a standard residue
+        # standard_names would rename beads that happen to be called like an atom of a standard
+        # residue
         topology = mdtraj.load_topology(str(topology_path), standard_names=False)
         trajectory = mdtraj.load(str(path), top=topology)
     except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
-        raise AnalysisError(f"{path}: cannot be read with topology {topology_path} ({' '.join(str(error).split())}).") from error
+        raise AnalysisError(
+            f"{path}: cannot be read with topology {topology_path}"
+            f" ({' '.join(str(error).split())})."
+        ) from error
     if trajectory.n_frames == 0:
         raise AnalysisError(f"{path}: holds no frame; simulate longer or write frames more often.")
     if trajectory.unitcell_vectors is None:
-        raise AnalysisError(f"{path}: has no periodic box; radial distribution functions need one in every frame.")
+        raise AnalysisError(
+            f"{path}: has no periodic box; radial distribution functions need one in every frame."
+        )
     boxes = trajectory.unitcell_vectors.astype(float)
     for name, values in (("positions", trajectory.xyz), ("box vectors", boxes)):
         bad = ~np.isfinite(values).all(axis=(1, 2))
         if bad.any():
-            raise AnalysisError(f"{path}: {name} of frame {np.argmax(bad)} are not finite; the simulation has failed, run it again.")
+            raise AnalysisError(
+                f"{path}: {name} of frame {np.argmax(bad)} are not finite; the simulation has"
+                " failed, run it again."
+            )
     times = trajectory.time if Path(path).suffix in _TIMED else None
     return Trajectory(trajectory.xyz, boxes, [atom.name for atom in topology.atoms], times)

@@ -1,6 +1,8 @@
-"""Algebra of one bead's features, eight or sixteen channels at a time; compiled into the kernels of `fused`.
+"""Algebra of one bead's features, eight or sixteen channels at a time; compiled into the kernels of
+`fused`.
 
-Nine vectors stand for the nine components of as many channels' 3x3 tensors: l = 0, then three of l = 1, then five of l = 2.
+Nine vectors stand for the nine components of as many channels' 3x3 tensors: l = 0, then three of l
+= 1, then five of l = 2.
 """
 
 from __future__ import annotations
@@ -39,7 +41,17 @@ def store9(x, at, c, v):
 
 @_serial
 def dot(a, b):
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3] + a[4] * b[4] + a[5] * b[5] + a[6] * b[6] + a[7] * b[7] + a[8] * b[8]
+    return (
+        a[0] * b[0]
+        + a[1] * b[1]
+        + a[2] * b[2]
+        + a[3] * b[3]
+        + a[4] * b[4]
+        + a[5] * b[5]
+        + a[6] * b[6]
+        + a[7] * b[7]
+        + a[8] * b[8]
+    )
 
 
 @_serial
@@ -49,24 +61,48 @@ def scaled(a, s):
 
 @_serial
 def sum9(a, b):
-    return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3], a[4] + b[4], a[5] + b[5], a[6] + b[6], a[7] + b[7], a[8] + b[8]
+    return (
+        a[0] + b[0],
+        a[1] + b[1],
+        a[2] + b[2],
+        a[3] + b[3],
+        a[4] + b[4],
+        a[5] + b[5],
+        a[6] + b[6],
+        a[7] + b[7],
+        a[8] + b[8],
+    )
 
 
 @_serial
 def by_order(a, s0, s1, s2):
-    return a[0] * s0, a[1] * s1, a[2] * s1, a[3] * s1, a[4] * s2, a[5] * s2, a[6] * s2, a[7] * s2, a[8] * s2
+    return (
+        a[0] * s0,
+        a[1] * s1,
+        a[2] * s1,
+        a[3] * s1,
+        a[4] * s2,
+        a[5] * s2,
+        a[6] * s2,
+        a[7] * s2,
+        a[8] * s2,
+    )
 
 
 @_serial
 def filter_value(table, at, c, t):
     """Value of a filter; its coefficients stand 3 c apart."""
-    return load(table, at) + t * (load(table, at + 3 * c) + t * (load(table, at + 6 * c) + t * load(table, at + 9 * c)))
+    return load(table, at) + t * (
+        load(table, at + 3 * c) + t * (load(table, at + 6 * c) + t * load(table, at + 9 * c))
+    )
 
 
 @_serial
 def filter_slope(table, at, c, t):
     """Slope of a filter per interval."""
-    return load(table, at + 3 * c) + t * (2 * load(table, at + 6 * c) + (3 * t) * load(table, at + 9 * c))
+    return load(table, at + 3 * c) + t * (
+        2 * load(table, at + 6 * c) + (3 * t) * load(table, at + 9 * c)
+    )
 
 
 @_serial
@@ -84,13 +120,27 @@ def components(m):
     """Nine components of a 3x3 matrix; inverse and transpose of `matrix`."""
     x1, x2, x3 = (m[7] - m[5]) * _R2, (m[2] - m[6]) * _R2, (m[3] - m[1]) * _R2
     x4, x5, x6 = (m[1] + m[3]) * _R2, (m[2] + m[6]) * _R2, (m[5] + m[7]) * _R2
-    return (m[0] + m[4] + m[8]) * _R3, x1, x2, x3, x4, x5, x6, (m[0] - m[4]) * _R2, (2 * m[8] - m[0] - m[4]) * _R6
+    return (
+        (m[0] + m[4] + m[8]) * _R3,
+        x1,
+        x2,
+        x3,
+        x4,
+        x5,
+        x6,
+        (m[0] - m[4]) * _R2,
+        (2 * m[8] - m[0] - m[4]) * _R6,
+    )
 
 
 @_serial
 def anticommutator(a, b):
     """AB + BA."""
-    off_1, off_2, off_3 = a[1] * b[3] + b[1] * a[3], a[2] * b[6] + b[2] * a[6], a[5] * b[7] + b[5] * a[7]
+    off_1, off_2, off_3 = (
+        a[1] * b[3] + b[1] * a[3],
+        a[2] * b[6] + b[2] * a[6],
+        a[5] * b[7] + b[5] * a[7],
+    )
     return (
         2 * a[0] * b[0] + off_1 + off_2,
         a[0] * b[1] + a[1] * b[4] + a[2] * b[7] + b[0] * a[1] + b[1] * a[4] + b[2] * a[7],
@@ -150,7 +200,8 @@ def affine(w, matrix, bias, x, n_in, y, y_at, n_out):
     """y = x W + b for one bead; n_in is a multiple of 8."""
     for f in range(0, n_out, WIDTH):
         zero, m = fill(w[0]), matrix + f
-        a0, a1, a2, a3, a4, a5, a6, a7 = zero, zero, zero, zero, zero, zero, zero, zero  # eight sums, because one would wait for itself
+        # eight sums, because one would wait for itself
+        a0, a1, a2, a3, a4, a5, a6, a7 = zero, zero, zero, zero, zero, zero, zero, zero
         for k in range(0, n_in, 8):
             a0 += spread(x, k) * load(w, m)
             a1 += spread(x, k + 1) * load(w, m + n_out)
@@ -219,7 +270,11 @@ def layer_norm_gradient(w, gain, x, gradient, segments, channels, c):
     average, along = total(sums) * per_number, total(products) * per_number * scale * scale
     for k in range(0, segments * c, WIDTH):
         g = load(gradient, k) * load(w, gain + k)
-        store(gradient, k, first((g - average - (load(x, k) - mean) * along) * scale, channels - k % c))
+        store(
+            gradient,
+            k,
+            first((g - average - (load(x, k) - mean) * along) * scale, channels - k % c),
+        )
 
 
 @_serial

@@ -1,9 +1,10 @@
 """Bonds and angles between the beads of a molecule: harmonic priors, fitted to the all-atom frames.
 
-U = k/2 (r - r0)^2 for two bonded beads, U = k/2 (cos a - c0)^2 for three in a row. Both follow from Boltzmann inversion: a single
-such term makes the distributions r^2 exp(-U/kT) of the distance and exp(-U/kT) of the cosine, so k = kT/variance and
-the centre is the mean, over samples with weight 1/r^2 for bonds and equal weight for cosines. The pair repulsion does
-not act between beads one or two bonds apart.
+U = k/2 (r - r0)^2 for two bonded beads, U = k/2 (cos a - c0)^2 for three in a row. Both follow from
+Boltzmann inversion: a single such term makes the distributions r^2 exp(-U/kT) of the distance and
+exp(-U/kT) of the cosine, so k = kT/variance and the centre is the mean, over samples with weight
+1/r^2 for bonds and equal weight for cosines. The pair repulsion does not act between beads one or
+two bonds apart.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ _GAS_CONSTANT = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole 
 
 
 def find_angles(bonds: Tensor) -> Tensor:
-    """Triples end, middle, end of all pairs of bonds that share a bead, shape (n_angles, 3), int64; for bonds (n_bonds, 2)."""
+    """Triples end, middle, end of all pairs of bonds that share a bead, shape (n_angles, 3),
+    int64; for bonds (n_bonds, 2).
+    """
     pairs: list[list[int]] = bonds.tolist()
     near: dict[int, list[int]] = {}
     for pair in pairs:
@@ -46,7 +49,8 @@ class BondedPrior(nn.Module):
     Parameters
     ----------
     bond_table : Tensor, shape (n_types, n_types, 2)
-        k (kJ/mol/nm^2) and r0 (nm) of each pair of types, symmetric; k = 0 where such beads are never bonded.
+        k (kJ/mol/nm^2) and r0 (nm) of each pair of types, symmetric; k = 0 where such beads are
+        never bonded.
     angle_table : Tensor, shape (n_types, n_types, n_types, 2)
         k (kJ/mol) and c0 of each triple of types, symmetric in its ends.
 
@@ -73,15 +77,25 @@ class BondedPrior(nn.Module):
 
     def set_bonds(self, types: Tensor, bonds: Tensor) -> None:
         """Say which beads are bonded: types (n_beads,) and bonds (n_bonds, 2), int64."""
-        if bonds.dim() != 2 or bonds.shape[1] != 2 or bool(((bonds < 0) | (bonds >= types.shape[0])).any()):
-            raise RuntimeError(f"Bonds must be rows of two bead indices from 0 to {types.shape[0] - 1}.")
+        if (
+            bonds.dim() != 2
+            or bonds.shape[1] != 2
+            or bool(((bonds < 0) | (bonds >= types.shape[0])).any())
+        ):
+            raise RuntimeError(
+                f"Bonds must be rows of two bead indices from 0 to {types.shape[0] - 1}."
+            )
         device = self.members.device
         bonds, angles, types = bonds.to(device), find_angles(bonds).to(device), types.to(device)
         i, j = bonds[:, 0], bonds[:, 1]
         a, b, c = angles[:, 0], angles[:, 1], angles[:, 2]
-        terms = torch.cat([self.bond_table[types[i], types[j]], self.angle_table[types[a], types[b], types[c]]])
+        terms = torch.cat(
+            [self.bond_table[types[i], types[j]], self.angle_table[types[a], types[b], types[c]]]
+        )
         if bool((terms[:, 0] <= 0).any()):
-            raise RuntimeError("A bond or an angle is between bead types that the potential has no such term for.")
+            raise RuntimeError(
+                "A bond or an angle is between bead types that the potential has no such term for."
+            )
         self.terms = terms
         self.members = torch.cat([torch.stack([i, j, torch.full_like(i, -1)], dim=1), angles])
         pairs = torch.cat([bonds, torch.stack([a, c], dim=1)])
@@ -96,7 +110,10 @@ class BondedPrior(nn.Module):
     def check(self, types: Tensor) -> None:
         """Refuse to go on without the bonds of these beads if the potential has bonds."""
         if self.needs_bonds and self.n_beads != types.shape[0]:
-            raise RuntimeError("The molecules of this potential have several beads; call set_bonds after set_types.")
+            raise RuntimeError(
+                "The molecules of this potential have several beads; call set_bonds after"
+                " set_types."
+            )
 
     def repels(self, first: Tensor, second: Tensor) -> Tensor:
         """Which pairs feel the repulsion, shape (n_pairs,), bool."""
@@ -105,19 +122,25 @@ class BondedPrior(nn.Module):
         return torch.logical_not(torch.isin(keys, self.excluded[:, 0] * n + self.excluded[:, 1]))
 
     def ends(self) -> tuple[Tensor, Tensor]:
-        """Beads from and to which the vectors of `forward` point: of all bonds, then of the first and of the second arms of all angles."""
+        """Beads from and to which the vectors of `forward` point: of all bonds, then of the
+        first and of the second arms of all angles.
+        """
         n = self.n_bonds
         i, j, k = self.members[:, 0], self.members[:, 1], self.members[:, 2]
         return torch.cat([i[:n], j[n:], j[n:]]), torch.cat([j[:n], i[n:], k[n:]])
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Energy, scalar, kJ/mol, from the vectors (n_bonds + 2 n_angles, 3), nm, between `ends`."""
+        """Energy, scalar, kJ/mol, from the vectors (n_bonds + 2 n_angles, 3), nm, between
+        `ends`.
+        """
         n, m = self.n_bonds, self.members.shape[0] - self.n_bonds
         bonds, angles = self.terms[:n].to(vectors.dtype), self.terms[n:].to(vectors.dtype)
         lengths = torch.linalg.vector_norm(vectors, dim=1)
         energy = 0.5 * (bonds[:, 0] * (lengths[:n] - bonds[:, 1]) ** 2).sum()
         if m > 0:
-            cosines = (vectors[n : n + m] * vectors[n + m :]).sum(1) / (lengths[n : n + m] * lengths[n + m :])
+            cosines = (vectors[n : n + m] * vectors[n + m :]).sum(1) / (
+                lengths[n : n + m] * lengths[n + m :]
+            )
             energy = energy + 0.5 * (angles[:, 0] * (cosines - angles[:, 1]) ** 2).sum()
         return energy
 
@@ -129,7 +152,8 @@ class BondedParameters:
     Attributes
     ----------
     molecules : list of dict
-        Every kind of molecule: ``beads``, the types of its beads in order, and ``bonds``, pairs of indices of them.
+        Every kind of molecule: ``beads``, the types of its beads in order, and ``bonds``, pairs of
+        indices of them.
     bonds : list of dict
         ``types`` (two), ``constant`` in kJ/mol/nm^2, ``length`` in nm.
     angles : list of dict
@@ -155,7 +179,10 @@ class BondedParameters:
         ModelFileError
             If a molecule is of no kind in `molecules`.
         """
-        kinds = {tuple(kind["beads"]): np.array(kind["bonds"], dtype=np.int64).reshape(-1, 2) for kind in self.molecules}
+        kinds = {
+            tuple(kind["beads"]): np.array(kind["bonds"], dtype=np.int64).reshape(-1, 2)
+            for kind in self.molecules
+        }
         starts = [k for k in range(len(names)) if k == 0 or molecules[k] != molecules[k - 1]]
         found = [np.zeros((0, 2), dtype=np.int64)]
         for start, end in zip(starts, [*starts[1:], len(names)], strict=True):
@@ -163,8 +190,9 @@ class BondedParameters:
             if beads not in kinds:
                 known = ", ".join("-".join(kind) for kind in kinds)
                 raise ModelFileError(
-                    f"The molecule that begins with bead {start} has the beads {'-'.join(beads)}, the potential knows {known}; "
-                    "give every molecule a residue of its own or bonds between its beads, which stand in that order."
+                    f"The molecule that begins with bead {start} has the beads {'-'.join(beads)},"
+                    f" the potential knows {known}; give every molecule a residue of its own or"
+                    " bonds between its beads, which stand in that order."
                 )
             found.append(kinds[beads] + start)
         return np.concatenate(found)
@@ -173,24 +201,36 @@ class BondedParameters:
 def bonded_prior(type_names: tuple[str, ...], parameters: BondedParameters | None) -> BondedPrior:
     """Module of these parameters; without any terms if there are none."""
     n, index = len(type_names), {name: k for k, name in enumerate(type_names)}
-    bonds, angles = torch.zeros(n, n, 2, dtype=torch.float64), torch.zeros(n, n, n, 2, dtype=torch.float64)
+    bonds, angles = (
+        torch.zeros(n, n, 2, dtype=torch.float64),
+        torch.zeros(n, n, n, 2, dtype=torch.float64),
+    )
     for term in parameters.bonds if parameters else ():
         a, b = (index[name] for name in term["types"])
-        bonds[a, b] = bonds[b, a] = torch.tensor([term["constant"], term["length"]], dtype=torch.float64)
+        bonds[a, b] = bonds[b, a] = torch.tensor(
+            [term["constant"], term["length"]], dtype=torch.float64
+        )
     for term in parameters.angles if parameters else ():
         a, b, c = (index[name] for name in term["types"])
-        angles[a, b, c] = angles[c, b, a] = torch.tensor([term["constant"], term["cosine"]], dtype=torch.float64)
+        angles[a, b, c] = angles[c, b, a] = torch.tensor(
+            [term["constant"], term["cosine"]], dtype=torch.float64
+        )
     return BondedPrior(bonds, angles)
 
 
-def nearest_vectors(positions: np.ndarray, box: np.ndarray | None, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Vectors from `first` to `second` of pairs closer than half the smallest box height, shape (n_pairs, 3), nm."""
+def nearest_vectors(
+    positions: np.ndarray, box: np.ndarray | None, first: np.ndarray, second: np.ndarray
+) -> np.ndarray:
+    """Vectors from `first` to `second` of pairs closer than half the smallest box height, shape
+    (n_pairs, 3), nm.
+    """
     vectors = positions[second].astype(float) - positions[first]
     return vectors if box is None else vectors - np.round(vectors @ np.linalg.inv(box)) @ box
 
 
 def fit_bonded(frames: Frames) -> BondedParameters | None:
-    """Boltzmann inversion of all bonds and angles of the frames, type by type; None for molecules of one bead each.
+    """Boltzmann inversion of all bonds and angles of the frames, type by type; None for molecules
+    of one bead each.
 
     Raises
     ------
@@ -207,17 +247,29 @@ def fit_bonded(frames: Frames) -> BondedParameters | None:
     for k, (positions, box) in enumerate(zip(frames.positions, frames.box, strict=True)):
         lengths[k] = np.linalg.norm(nearest_vectors(positions, box, *bonds.T), axis=1)
         arms = [nearest_vectors(positions, box, angles[:, 1], angles[:, end]) for end in (0, 2)]
-        cosines[k] = (arms[0] * arms[1]).sum(1) / np.prod([np.linalg.norm(arm, axis=1) for arm in arms], axis=0)
+        cosines[k] = (arms[0] * arms[1]).sum(1) / np.prod(
+            [np.linalg.norm(arm, axis=1) for arm in arms], axis=0
+        )
     energy = _GAS_CONSTANT * frames.temperature
     return BondedParameters(
         molecules,
-        [{"types": names, "constant": energy / var, "length": mean} for names, mean, var in _moments(beads, bonds, lengths, -2)],
-        [{"types": names, "constant": energy / var, "cosine": mean} for names, mean, var in _moments(beads, angles, cosines, 0)],
+        [
+            {"types": names, "constant": energy / var, "length": mean}
+            for names, mean, var in _moments(beads, bonds, lengths, -2)
+        ],
+        [
+            {"types": names, "constant": energy / var, "cosine": mean}
+            for names, mean, var in _moments(beads, angles, cosines, 0)
+        ],
     )
 
 
-def _moments(beads: BeadTopology, members: np.ndarray, values: np.ndarray, power: int) -> list[tuple[list[str], float, float]]:
-    """Types, mean and variance of values (n_frames, n_members) with weights values**power, for every kind of members."""
+def _moments(
+    beads: BeadTopology, members: np.ndarray, values: np.ndarray, power: int
+) -> list[tuple[list[str], float, float]]:
+    """Types, mean and variance of values (n_frames, n_members) with weights values**power, for
+    every kind of members.
+    """
     kinds: dict[tuple[int, ...], list[int]] = {}
     for k, types in enumerate(beads.types[members].tolist()):
         kinds.setdefault(min(tuple(types), tuple(reversed(types))), []).append(k)
@@ -228,7 +280,10 @@ def _moments(beads: BeadTopology, members: np.ndarray, values: np.ndarray, power
         mean = np.average(chosen, weights=weights)
         variance = np.average((chosen - mean) ** 2, weights=weights)
         if not variance > 1e-12:
-            raise FramesError(f"The {'bond' if power else 'angle'} {'-'.join(names)} does not vary in the frames; give more frames.")
+            raise FramesError(
+                f"The {'bond' if power else 'angle'} {'-'.join(names)} does not vary in the frames;"
+                " give more frames."
+            )
         found.append((names, float(mean), float(variance)))
     return found
 
@@ -239,7 +294,9 @@ def _kinds(beads: BeadTopology) -> list[dict[str, Any]]:
     starts = np.flatnonzero(np.diff(beads.molecules, prepend=-1))
     owner = np.searchsorted(starts, beads.bonds[:, 0], side="right") - 1
     order = np.argsort(owner, kind="stable")
-    of_molecule = np.split(beads.bonds[order], np.searchsorted(owner[order], np.arange(1, len(starts))))
+    of_molecule = np.split(
+        beads.bonds[order], np.searchsorted(owner[order], np.arange(1, len(starts)))
+    )
     for start, end, bonds in zip(starts, [*starts[1:], beads.n_beads], of_molecule, strict=True):
         kind, local = tuple(names[start:end]), (bonds - start).tolist()
         reached = {0}
@@ -247,9 +304,13 @@ def _kinds(beads: BeadTopology) -> list[dict[str, Any]]:
             reached |= {bead for bond in local if reached & set(bond) for bead in bond}
         if len(reached) < end - start:
             raise FramesError(
-                f"The beads {'-'.join(kind)} from bead {start} on are not joined by bonds; map the frames again with a topology "
-                "that holds the bonds between atoms (CONECT records of a PDB file)."
+                f"The beads {'-'.join(kind)} from bead {start} on are not joined by bonds; map the"
+                " frames again with a topology that holds the bonds between atoms (CONECT records"
+                " of a PDB file)."
             )
         if found.setdefault(kind, local) != local:
-            raise FramesError(f"Two kinds of molecules have the beads {'-'.join(kind)} but other bonds; name the beads differently.")
+            raise FramesError(
+                f"Two kinds of molecules have the beads {'-'.join(kind)} but other bonds; name the"
+                " beads differently."
+            )
     return [{"beads": list(kind), "bonds": bonds} for kind, bonds in found.items()]

@@ -1,4 +1,5 @@
-"""Neighbour search for simulation: linked cells, linear in the number of beads, and lists that are kept while they hold.
+"""Neighbour search for simulation: linked cells, linear in the number of beads, and lists that are
+kept while they hold.
 
 A box is passed to compiled code as nine numbers, see `box_numbers`.
 """
@@ -17,17 +18,21 @@ from .compiled import compiled
 
 SKIN = 0.15  # nm; wider lists are remade less often, and are longer
 _KEPT = 8  # lists, for as many contexts in one process
-_KEPT_EDGES = 5_000_000  # edges in all kept lists but two (what a barostat goes to and fro between): 80 MB
+# edges in all kept lists but two (what a barostat goes to and fro between): 80 MB
+_KEPT_EDGES = 5_000_000
 
 # no fastmath: it would cancel the rounding in `image`
 _serial, _parallel = compiled(), compiled(parallel=True)
-_ROUND = 1.5 * 2.0**52  # added and subtracted again, it rounds to an integer, without a branch or a call
-# nm; from 2^51 boxes on `_ROUND` would round i - j otherwise than j - i, and loops that count on edges in pairs write beyond their arrays
+# added and subtracted again, it rounds to an integer, without a branch or a call
+_ROUND = 1.5 * 2.0**52
+# nm; from 2^51 boxes on `_ROUND` would round i - j otherwise than j - i, and loops that count on
+# edges in pairs write beyond their arrays
 _FARTHEST = 1e12
 
 
 def box_numbers(box: np.ndarray) -> tuple[float, ...]:
-    """Numbers cx, cy, cz, bx, by, ax of a box and 1 / cz, 1 / by, 1 / ax; all zero for open boundaries.
+    """Numbers cx, cy, cz, bx, by, ax of a box and 1 / cz, 1 / by, 1 / ax; all zero for open
+    boundaries.
 
     Parameters
     ----------
@@ -42,7 +47,9 @@ def box_numbers(box: np.ndarray) -> tuple[float, ...]:
 
 @_serial
 def image(x, y, z, box):
-    """Nearest image of a difference vector; right for all distances up to half the smallest box height."""
+    """Nearest image of a difference vector; right for all distances up to half the smallest box
+    height.
+    """
     cx, cy, cz, bx, by, ax, per_c, per_b, per_a = box
     n = (z * per_c + _ROUND) - _ROUND
     x, y, z = x - n * cx, y - n * cy, z - n * cz
@@ -52,14 +59,15 @@ def image(x, y, z, box):
     return x - n * ax, y, z
 
 
-# --- linked cells -----------------------------------------------------------------------------------------------------
+# --- linked cells ---------------------------------------------------------------------------------
 
 
 @_serial
 def _sorted_by_cell(positions, box, radius):
     """Sort beads by cells no narrower than the radius.
 
-    Returns the numbers of cells along the axes, where each cell begins among the sorted beads, these beads, and their points (3, n).
+    Returns the numbers of cells along the axes, where each cell begins among the sorted beads,
+    these beads, and their points (3, n).
     """
     n, periodic = positions.shape[0], box[2] > 0
     cx, cy, cz, bx, by, ax, per_c, per_b, per_a = box
@@ -89,7 +97,9 @@ def _sorted_by_cell(positions, box, radius):
     for i in range(n):
         index = 0
         for k in range(3):
-            index = index * counts[k] + min(max(int((at[i, k] - low[k]) * per_width[k]), 0), counts[k] - 1)
+            index = index * counts[k] + min(
+                max(int((at[i, k] - low[k]) * per_width[k]), 0), counts[k] - 1
+            )
         cell[i] = index
         start[index + 1] += 1
     for c in range(1, len(start)):
@@ -113,7 +123,9 @@ def _around(c, count, periodic):
 
 @_serial
 def _ranges_around(cell, counts, periodic, start, out):
-    """Ranges of sorted beads in a cell and in those around it, each once; returns how many (at most 18)."""
+    """Ranges of sorted beads in a cell and in those around it, each once; returns how many (at
+    most 18).
+    """
     n = 0
     first_x, last_x = _around(cell // (counts[1] * counts[2]), counts[0], periodic)
     first_y, last_y = _around((cell // counts[2]) % counts[1], counts[1], periodic)
@@ -182,7 +194,9 @@ def _fill_neighbours(counts, start, order, points, box, limit, row, column):
 
 @_serial
 def _transposed(row, column, out):
-    """Transpose a symmetric relation, which is the same relation with the neighbours of every bead in ascending order."""
+    """Transpose a symmetric relation, which is the same relation with the neighbours of every
+    bead in ascending order.
+    """
     fill = row[:-1].copy()
     for i in range(len(fill)):
         for e in range(row[i], row[i + 1]):
@@ -193,7 +207,9 @@ def _transposed(row, column, out):
 
 @_serial
 def _opposite_edges(row, column, out):
-    """Place of the edge back: the beads that have j as a neighbour come in the order in which they stand in the row of j."""
+    """Place of the edge back: the beads that have j as a neighbour come in the order in which
+    they stand in the row of j.
+    """
     fill = row[:-1].copy()
     for i in range(len(fill)):
         for e in range(row[i], row[i + 1]):
@@ -209,7 +225,11 @@ def _find_neighbours(positions, box, radius):
     _count_neighbours(counts, start, order, points, box, radius * radius, row[1:])
     for i in range(len(positions)):
         row[i + 1] += row[i]
-    unsorted, column, reverse = np.empty(row[-1], np.int32), np.empty(row[-1], np.int32), np.empty(row[-1], np.int64)
+    unsorted, column, reverse = (
+        np.empty(row[-1], np.int32),
+        np.empty(row[-1], np.int32),
+        np.empty(row[-1], np.int64),
+    )
     _fill_neighbours(counts, start, order, points, box, radius * radius, row, unsorted)
     # sorted, so that sums over neighbours do not depend on when the list was made
     _transposed(row, unsorted, column)
@@ -217,12 +237,13 @@ def _find_neighbours(positions, box, radius):
     return row, column, reverse
 
 
-# --- lists ------------------------------------------------------------------------------------------------------------
+# --- lists ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class NeighbourList:
-    """Directed edges between beads closer than a cutoff and a skin, good until a bead has moved half the skin.
+    """Directed edges between beads closer than a cutoff and a skin, good until a bead has moved
+    half the skin.
 
     Attributes
     ----------
@@ -246,7 +267,11 @@ class NeighbourList:
 
     def holds(self, positions: np.ndarray, box: np.ndarray, cutoff: float) -> bool:
         """Whether no pair closer than the cutoff can be missing."""
-        same = positions.shape == self.positions.shape and cutoff == self.cutoff and box.tobytes() == self.box
+        same = (
+            positions.shape == self.positions.shape
+            and cutoff == self.cutoff
+            and box.tobytes() == self.box
+        )
         return same and _largest_move(positions, self.positions) < (0.5 * self.skin) ** 2
 
 
@@ -261,7 +286,9 @@ def _largest_move(positions, reference):
     return largest
 
 
-def neighbour_list(positions: np.ndarray, box: np.ndarray, cutoff: float, skin: float = 0.0) -> NeighbourList:
+def neighbour_list(
+    positions: np.ndarray, box: np.ndarray, cutoff: float, skin: float = 0.0
+) -> NeighbourList:
     """Make a list.
 
     Parameters
@@ -270,7 +297,8 @@ def neighbour_list(positions: np.ndarray, box: np.ndarray, cutoff: float, skin: 
     box : ndarray, shape (3, 3) or (0, 3), float64, nm
         Reduced box vectors as rows; empty for open boundaries.
     cutoff, skin : float, nm
-        The skin is cut to what the box allows: nearest images are unique only up to half its smallest height.
+        The skin is cut to what the box allows: nearest images are unique only up to half its
+        smallest height.
 
     Raises
     ------
@@ -278,7 +306,9 @@ def neighbour_list(positions: np.ndarray, box: np.ndarray, cutoff: float, skin: 
         If a position is not finite or absurdly far away, as when a simulation explodes.
     """
     if not (np.abs(positions) < _FARTHEST).all():  # NaN is not below anything
-        raise RuntimeError(f"Bead positions are not finite or beyond {_FARTHEST:g} nm; use a smaller time step.")
+        raise RuntimeError(
+            f"Bead positions are not finite or beyond {_FARTHEST:g} nm; use a smaller time step."
+        )
     if len(box) > 0:
         skin = max(0.0, min(skin, 0.5 * smallest_height(box) - cutoff))
     found = _find_neighbours(positions, box_numbers(box), cutoff + skin)
@@ -292,7 +322,8 @@ _lock = threading.Lock()
 def recent_list(positions: np.ndarray, box: np.ndarray, cutoff: float) -> NeighbourList:
     """A list that holds for these positions: one of the last few, or a new one.
 
-    Lists are never changed and are checked against the positions, so it does not matter which context or thread made one.
+    Lists are never changed and are checked against the positions, so it does not matter which
+    context or thread made one.
     """
     with _lock:
         known = list(_recent)

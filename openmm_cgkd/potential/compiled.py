@@ -1,4 +1,6 @@
-"""Compilation of the simulation kernels by numba, kept on disk until a source file of this folder changes."""
+"""Compilation of the simulation kernels by numba, kept on disk until a source file of this
+folder changes.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,9 @@ def compiled(**options: bool) -> Callable[[Callable], Callable]:
 
     def decorate(function: Callable) -> Callable:
         dispatcher = numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
-        # numba asks only whether the file of the function itself has changed, but compiles into it what it calls from other files:
-        # without this, a new version of one file could run, silently, with the old version of another
+        # numba asks only whether the file of the function itself has changed, but compiles into it
+        # what it calls from other files: without this, a new version of one file could run,
+        # silently, with the old version of another
         dispatcher._cache._cache_file._source_stamp = _STAMP
         dispatcher._cache.load_overload = _after_threads(dispatcher._cache.load_overload)
         return dispatcher
@@ -45,8 +48,9 @@ def compiled(**options: bool) -> Callable[[Callable], Callable]:
 def _after_threads(load: Callable) -> Callable:
     """Start numba's threads before a function is loaded.
 
-    A function that calls a parallel one does so itself, but not if it was compiled in a process that had the parallel one from disk, as
-    where two processes compile side by side (numba 0.68 loses `reload_init` of what it loads). It would jump to address zero.
+    A function that calls a parallel one does so itself, but not if it was compiled in a process
+    that had the parallel one from disk, as where two processes compile side by side (numba 0.68
+    loses `reload_init` of what it loads). It would jump to address zero.
     """
 
     def load_after_threads(signature: Any, context: Any) -> Any:

@@ -1,4 +1,6 @@
-"""Edges shorter than the cutoff: what the kernels sum over, found in a neighbour list at every step."""
+"""Edges shorter than the cutoff: what the kernels sum over, found in a neighbour list at every
+step.
+"""
 
 from __future__ import annotations
 
@@ -42,14 +44,23 @@ class Edges(NamedTuple):
     opposite: np.ndarray
 
 
-def edge_space(n_listed: int, dtype: np.dtype, empty: Callable[..., np.ndarray] = np.empty) -> tuple[np.ndarray, ...]:
+def edge_space(
+    n_listed: int, dtype: np.dtype, empty: Callable[..., np.ndarray] = np.empty
+) -> tuple[np.ndarray, ...]:
     """Arrays that `find_edges` fills, for a list of so many edges; places get the type `dtype`."""
-    return empty((2, n_listed), np.int32), empty(n_listed, dtype), empty((n_listed, 3)), empty(n_listed), empty((3, n_listed), np.int64)
+    return (
+        empty((2, n_listed), np.int32),
+        empty(n_listed, dtype),
+        empty((n_listed, 3)),
+        empty(n_listed),
+        empty((3, n_listed), np.int64),
+    )
 
 
 @_serial
 def find_edges(positions, box, cutoff, n_intervals, row, listed, reverse, space):
-    """Edges shorter than the cutoff, at positions for which a neighbour list (`row`, `listed`, `reverse`) holds.
+    """Edges shorter than the cutoff, at positions for which a neighbour list (`row`, `listed`,
+    `reverse`) holds.
 
     ``box`` is that of `cells.box_numbers`, ``space`` that of `edge_space`.
     """
@@ -57,13 +68,43 @@ def find_edges(positions, box, cutoff, n_intervals, row, listed, reverse, space)
     column, knot = short[0], short[1]
     slot, origin, opposite = long[0], long[1], long[2]
     count = np.empty(len(row) - 1, np.int64)
-    _find(positions, box, cutoff, n_intervals, row, listed, count, column, knot, place, unit, distance, slot, origin)
+    _find(
+        positions,
+        box,
+        cutoff,
+        n_intervals,
+        row,
+        listed,
+        count,
+        column,
+        knot,
+        place,
+        unit,
+        distance,
+        slot,
+        origin,
+    )
     _pair(row, count, origin, reverse, slot, opposite)
     return Edges(row[:-1], count, column, knot, place, unit, distance, opposite)
 
 
 @_parallel
-def _find(positions, box, cutoff, n_intervals, row, listed, count, column, knot, place, unit, distance, slot, origin):
+def _find(
+    positions,
+    box,
+    cutoff,
+    n_intervals,
+    row,
+    listed,
+    count,
+    column,
+    knot,
+    place,
+    unit,
+    distance,
+    slot,
+    origin,
+):
     scale, limit = n_intervals / cutoff, cutoff * cutoff
     for i in numba.prange(positions.shape[0]):
         x, y, z = positions[i, 0], positions[i, 1], positions[i, 2]
@@ -98,7 +139,9 @@ def _pair(row, count, origin, reverse, slot, opposite):
 
 @_parallel
 def position_gradient(start, count, opposite, edge_gradient, out):
-    """Gradient with respect to bead positions (n_beads, 3), from that with respect to the edge vectors."""
+    """Gradient with respect to bead positions (n_beads, 3), from that with respect to the edge
+    vectors.
+    """
     for i in numba.prange(count.shape[0]):
         x, y, z = 0.0, 0.0, 0.0
         for e in range(start[i], start[i] + count[i]):

@@ -1,7 +1,7 @@
 """Bonds and angles for simulation: the terms of `bonded.BondedPrior` with analytic forces.
 
-``members`` (n_terms, 3) holds the beads of bonds, the third of them -1, and of angles, the middle one in the middle;
-``terms`` (n_terms, 2) their k (kJ/mol/nm^2, kJ/mol) and r0 (nm) or c0.
+``members`` (n_terms, 3) holds the beads of bonds, the third of them -1, and of angles, the middle
+one in the middle; ``terms`` (n_terms, 2) their k (kJ/mol/nm^2, kJ/mol) and r0 (nm) or c0.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ _serial = compiled()
 
 @_serial
 def without(start, count, column, distance, members):
-    """Distances of edges, so large between the ends of bonds and angles that no repulsion acts there."""
+    """Distances of edges, so large between the ends of bonds and angles that no repulsion acts
+    there.
+    """
     if len(members) == 0:
         return distance
     apart = distance.copy()
@@ -33,12 +35,16 @@ def without(start, count, column, distance, members):
 
 @_serial
 def _vector(points, box, i, j):
-    return image(points[j, 0] - points[i, 0], points[j, 1] - points[i, 1], points[j, 2] - points[i, 2], box)
+    return image(
+        points[j, 0] - points[i, 0], points[j, 1] - points[i, 1], points[j, 2] - points[i, 2], box
+    )
 
 
 @_serial
 def bonded(points, box, members, terms, gradient):
-    """Energy, kJ/mol; its gradient is added to ``gradient`` (n_beads, 3). ``box`` is that of `cells.box_numbers`."""
+    """Energy, kJ/mol; its gradient is added to ``gradient`` (n_beads, 3). ``box`` is that of
+    `cells.box_numbers`.
+    """
     energy = 0.0
     for m in range(len(members)):
         i, j, k = members[m]
@@ -53,7 +59,10 @@ def bonded(points, box, members, terms, gradient):
                 gradient[i, axis] -= slope * d
         else:
             u, v = _vector(points, box, j, i), _vector(points, box, j, k)
-            uu, vv = u[0] * u[0] + u[1] * u[1] + u[2] * u[2], v[0] * v[0] + v[1] * v[1] + v[2] * v[2]
+            uu, vv = (
+                u[0] * u[0] + u[1] * u[1] + u[2] * u[2],
+                v[0] * v[0] + v[1] * v[1] + v[2] * v[2],
+            )
             product = math.sqrt(uu * vv)
             cosine = (u[0] * v[0] + u[1] * v[1] + u[2] * v[2]) / product
             energy += 0.5 * constant * (cosine - centre) ** 2

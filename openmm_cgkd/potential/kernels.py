@@ -1,12 +1,14 @@
 """Message passing as fused loops, differentiable to any order.
 
-Two sums do all the work between beads: `gather` of pair vectors onto beads and `mix` of the features of neighbours, both
-weighted by functions of the distance, per order and channel, which stand in a table of splines. Written as tensor
-expressions they would store up to nine numbers per pair and channel; here nothing of that size exists. Derivatives are
-sums of the same kind with the derivatives of the splines, so each `autograd.Function` differentiates into the others and
-force matching (second derivatives) needs no further code.
+Two sums do all the work between beads: `gather` of pair vectors onto beads and `mix` of the
+features of neighbours, both weighted by functions of the distance, per order and channel, which
+stand in a table of splines. Written as tensor expressions they would store up to nine numbers per
+pair and channel; here nothing of that size exists. Derivatives are sums of the same kind with the
+derivatives of the splines, so each `autograd.Function` differentiates into the others and force
+matching (second derivatives) needs no further code.
 
-Features are irreducible components: index 0 is the scalar (l=0), 1-3 the vector (l=1), 4-8 the rank-two part (l=2).
+Features are irreducible components: index 0 is the scalar (l=0), 1-3 the vector (l=1), 4-8 the
+rank-two part (l=2).
 """
 
 from __future__ import annotations
@@ -45,17 +47,47 @@ def _place(u, rows):
 @_jit
 def _weights(out, table, first, s, scale):
     """Weights of one pair, shape (3 channels,), from the table's rows from `first` on."""
-    a, b, c, d, e, f = table[first], table[first + 1], table[first + 2], table[first + 3], table[first + 4], table[first + 5]
-    s0, s1, s2, s3, s4, s5 = scale * s[0], scale * s[1], scale * s[2], scale * s[3], scale * s[4], scale * s[5]
+    a, b, c, d, e, f = (
+        table[first],
+        table[first + 1],
+        table[first + 2],
+        table[first + 3],
+        table[first + 4],
+        table[first + 5],
+    )
+    s0, s1, s2, s3, s4, s5 = (
+        scale * s[0],
+        scale * s[1],
+        scale * s[2],
+        scale * s[3],
+        scale * s[4],
+        scale * s[5],
+    )
     for k in range(out.shape[0]):
         out[k] = s0 * a[k] + s1 * b[k] + s2 * c[k] + s3 * d[k] + s4 * e[k] + s5 * f[k]
 
 
 @_jit
 def _spread(table, first, s, scale, values):
-    """Transpose of `_weights`: add values, shape (3 channels,), to the table's rows from `first` on."""
-    a, b, c, d, e, f = table[first], table[first + 1], table[first + 2], table[first + 3], table[first + 4], table[first + 5]
-    s0, s1, s2, s3, s4, s5 = scale * s[0], scale * s[1], scale * s[2], scale * s[3], scale * s[4], scale * s[5]
+    """Transpose of `_weights`: add values, shape (3 channels,), to the table's rows from
+    `first` on.
+    """
+    a, b, c, d, e, f = (
+        table[first],
+        table[first + 1],
+        table[first + 2],
+        table[first + 3],
+        table[first + 4],
+        table[first + 5],
+    )
+    s0, s1, s2, s3, s4, s5 = (
+        scale * s[0],
+        scale * s[1],
+        scale * s[2],
+        scale * s[3],
+        scale * s[4],
+        scale * s[5],
+    )
     for k in range(values.shape[0]):
         v = values[k]
         a[k] += s0 * v
@@ -92,7 +124,9 @@ def _mix(out, table, basis, per_nm, distances, scales, features, first, second):
 
 @_jit
 def _products(out, left, right, i, j):
-    """Products of features of two beads, summed over the components of each order, shape (3 channels,)."""
+    """Products of features of two beads, summed over the components of each order, shape (3
+    channels,).
+    """
     channels = left.shape[2]
     out[:] = 0
     for c in range(9):
@@ -105,7 +139,11 @@ def _products(out, left, right, i, j):
 @_jit
 def _correlate(out, table, basis, per_nm, distances, left, right, first, second):
     channels = left.shape[2]
-    w, v, s = np.empty(3 * channels, left.dtype), np.empty(3 * channels, left.dtype), np.empty(6, left.dtype)
+    w, v, s = (
+        np.empty(3 * channels, left.dtype),
+        np.empty(3 * channels, left.dtype),
+        np.empty(6, left.dtype),
+    )
     for p in range(first.shape[0]):
         row, t = _place(distances[p] * per_nm, table.shape[0])
         out[p] = 0
@@ -144,7 +182,11 @@ def _gather(out, table, basis, per_nm, distances, shape, beads, kinds):
         _splines(s, basis, t)
         _weights(w, table[kinds[e]], row, s, w.dtype.type(1))
         for c in range(9):
-            v, g, to = w[_order(c) * channels : (_order(c) + 1) * channels], shape[e, c], out[beads[e], c]
+            v, g, to = (
+                w[_order(c) * channels : (_order(c) + 1) * channels],
+                shape[e, c],
+                out[beads[e], c],
+            )
             for f in range(channels):
                 to[f] += g * v[f]
 
@@ -161,7 +203,11 @@ def _gather_shape(out, table, basis, per_nm, distances, features, beads, kinds):
         _splines(s, basis, t)
         _weights(w, table[kinds[e]], row, s, w.dtype.type(1))
         for c in range(9):
-            v, of, total = w[_order(c) * channels : (_order(c) + 1) * channels], features[beads[e], c], w.dtype.type(0)
+            v, of, total = (
+                w[_order(c) * channels : (_order(c) + 1) * channels],
+                features[beads[e], c],
+                w.dtype.type(0),
+            )
             for f in range(channels):
                 total += v[f] * of[f]
             out[e, c] = total
@@ -178,7 +224,11 @@ def _gather_table(out, basis, per_nm, distances, shape, features, beads, kinds):
         _splines(s, basis, t)
         w[:] = 0
         for c in range(9):
-            v, g, of = w[_order(c) * channels : (_order(c) + 1) * channels], shape[e, c], features[beads[e], c]
+            v, g, of = (
+                w[_order(c) * channels : (_order(c) + 1) * channels],
+                shape[e, c],
+                features[beads[e], c],
+            )
             for f in range(channels):
                 v[f] += g * of[f]
         _spread(out[kinds[e]], row, s, w.dtype.type(1), w)
@@ -189,13 +239,14 @@ _left_out: ContextVar[str | None] = ContextVar("derivatives left out", default=N
 
 @contextmanager
 def without(derivatives: Literal["tables", "distances"]) -> Iterator[None]:
-    """Leave out derivatives that nobody asks for in a backward pass; autograd does not tell a `Function` which those are.
+    """Leave out derivatives that nobody asks for in a backward pass; autograd does not tell a
+    `Function` which those are.
 
     Parameters
     ----------
     derivatives : str
-        "tables", in a pass that wants nothing but derivatives with respect to positions, or "distances" (and shapes), in one
-        that wants nothing but those with respect to weights.
+        "tables", in a pass that wants nothing but derivatives with respect to positions, or
+        "distances" (and shapes), in one that wants nothing but those with respect to weights.
     """
     token = _left_out.set(derivatives)
     try:
@@ -205,15 +256,21 @@ def without(derivatives: Literal["tables", "distances"]) -> Iterator[None]:
 
 
 def _needed(ctx: Any, *kinds: str) -> list[bool]:
-    """Which of the first inputs need a derivative; `kinds` are theirs, as for `without`, or empty."""
-    return [need and kind != _left_out.get() for need, kind in zip(ctx.needs_input_grad, kinds, strict=False)]
+    """Which of the first inputs need a derivative; `kinds` are theirs, as for `without`, or
+    empty.
+    """
+    return [
+        need and kind != _left_out.get()
+        for need, kind in zip(ctx.needs_input_grad, kinds, strict=False)
+    ]
 
 
 @dataclass(frozen=True)
 class _Edges:
     """What the kernels need besides tensors that have derivatives.
 
-    For `mix` beads and others are the two ends of each pair; for `gather` they are beads and kinds of directed edges.
+    For `mix` beads and others are the two ends of each pair; for `gather` they are beads and kinds
+    of directed edges.
     """
 
     beads: np.ndarray
@@ -224,7 +281,13 @@ class _Edges:
         """Arguments of a kernel from the basis on; with a table first it comes before the basis."""
         arrays = [tensor.detach().contiguous().numpy() for tensor in tensors]
         dtype = arrays[0].dtype
-        return [splines.basis(order, self.spacing, dtype.name), dtype.type(1 / self.spacing), *arrays, self.beads, self.others]
+        return [
+            splines.basis(order, self.spacing, dtype.name),
+            dtype.type(1 / self.spacing),
+            *arrays,
+            self.beads,
+            self.others,
+        ]
 
 
 def _flat(table: Tensor) -> np.ndarray:
@@ -234,7 +297,15 @@ def _flat(table: Tensor) -> np.ndarray:
 
 class _Mix(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, table: Tensor, distances: Tensor, scales: Tensor, features: Tensor, edges: _Edges, order: int) -> Tensor:
+    def forward(
+        ctx,
+        table: Tensor,
+        distances: Tensor,
+        scales: Tensor,
+        features: Tensor,
+        edges: _Edges,
+        order: int,
+    ) -> Tensor:
         ctx.save_for_backward(table, distances, scales, features)
         ctx.edges, ctx.order = edges, order
         out = torch.zeros_like(features, memory_format=torch.contiguous_format)
@@ -246,9 +317,21 @@ class _Mix(torch.autograd.Function):
         table, distances, scales, features = ctx.saved_tensors
         edges, order, needs = ctx.edges, ctx.order, _needed(ctx, "tables", "distances", "", "")
         return (
-            _MixTable.apply(distances, scales, gradient, features, table.shape[0], edges, order) if needs[0] else None,
-            scales * _Correlate.apply(table, distances, gradient, features, edges, order + 1) if needs[1] else None,
-            _Correlate.apply(table, distances, gradient, features, edges, order) if needs[2] else None,
+            (
+                _MixTable.apply(distances, scales, gradient, features, table.shape[0], edges, order)
+                if needs[0]
+                else None
+            ),
+            (
+                scales * _Correlate.apply(table, distances, gradient, features, edges, order + 1)
+                if needs[1]
+                else None
+            ),
+            (
+                _Correlate.apply(table, distances, gradient, features, edges, order)
+                if needs[2]
+                else None
+            ),
             _Mix.apply(table, distances, scales, gradient, edges, order) if needs[3] else None,
             None,
             None,
@@ -257,7 +340,15 @@ class _Mix(torch.autograd.Function):
 
 class _Correlate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, table: Tensor, distances: Tensor, left: Tensor, right: Tensor, edges: _Edges, order: int) -> Tensor:
+    def forward(
+        ctx,
+        table: Tensor,
+        distances: Tensor,
+        left: Tensor,
+        right: Tensor,
+        edges: _Edges,
+        order: int,
+    ) -> Tensor:
         ctx.save_for_backward(table, distances, left, right)
         ctx.edges, ctx.order = edges, order
         out = torch.empty_like(distances)
@@ -269,8 +360,16 @@ class _Correlate(torch.autograd.Function):
         table, distances, left, right = ctx.saved_tensors
         edges, order, needs = ctx.edges, ctx.order, _needed(ctx, "tables", "distances", "", "")
         return (
-            _MixTable.apply(distances, gradient, left, right, table.shape[0], edges, order) if needs[0] else None,
-            gradient * _Correlate.apply(table, distances, left, right, edges, order + 1) if needs[1] else None,
+            (
+                _MixTable.apply(distances, gradient, left, right, table.shape[0], edges, order)
+                if needs[0]
+                else None
+            ),
+            (
+                gradient * _Correlate.apply(table, distances, left, right, edges, order + 1)
+                if needs[1]
+                else None
+            ),
             _Mix.apply(table, distances, gradient, right, edges, order) if needs[2] else None,
             _Mix.apply(table, distances, gradient, left, edges, order) if needs[3] else None,
             None,
@@ -280,7 +379,16 @@ class _Correlate(torch.autograd.Function):
 
 class _MixTable(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, distances: Tensor, scales: Tensor, left: Tensor, right: Tensor, rows: int, edges: _Edges, order: int) -> Tensor:
+    def forward(
+        ctx,
+        distances: Tensor,
+        scales: Tensor,
+        left: Tensor,
+        right: Tensor,
+        rows: int,
+        edges: _Edges,
+        order: int,
+    ) -> Tensor:
         ctx.save_for_backward(distances, scales, left, right)
         ctx.edges, ctx.order = edges, order
         out = left.new_zeros(rows, 3, left.shape[2])
@@ -292,7 +400,11 @@ class _MixTable(torch.autograd.Function):
         distances, scales, left, right = ctx.saved_tensors
         edges, order, needs = ctx.edges, ctx.order, _needed(ctx, "distances", "", "", "")
         return (
-            scales * _Correlate.apply(gradient, distances, left, right, edges, order + 1) if needs[0] else None,
+            (
+                scales * _Correlate.apply(gradient, distances, left, right, edges, order + 1)
+                if needs[0]
+                else None
+            ),
             _Correlate.apply(gradient, distances, left, right, edges, order) if needs[1] else None,
             _Mix.apply(gradient, distances, scales, right, edges, order) if needs[2] else None,
             _Mix.apply(gradient, distances, scales, left, edges, order) if needs[3] else None,
@@ -304,7 +416,15 @@ class _MixTable(torch.autograd.Function):
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, table: Tensor, distances: Tensor, shape: Tensor, n_beads: int, edges: _Edges, order: int) -> Tensor:
+    def forward(
+        ctx,
+        table: Tensor,
+        distances: Tensor,
+        shape: Tensor,
+        n_beads: int,
+        edges: _Edges,
+        order: int,
+    ) -> Tensor:
         ctx.save_for_backward(table, distances, shape)
         ctx.edges, ctx.order = edges, order
         out = table.new_zeros(n_beads, 9, table.shape[3])
@@ -316,8 +436,16 @@ class _Gather(torch.autograd.Function):
         table, distances, shape = ctx.saved_tensors
         edges, order, needs = ctx.edges, ctx.order, _needed(ctx, "tables", "distances", "distances")
         return (
-            _GatherTable.apply(distances, shape, gradient, table.shape[:2], edges, order) if needs[0] else None,
-            (shape * _GatherShape.apply(table, distances, gradient, edges, order + 1)).sum(1) if needs[1] else None,
+            (
+                _GatherTable.apply(distances, shape, gradient, table.shape[:2], edges, order)
+                if needs[0]
+                else None
+            ),
+            (
+                (shape * _GatherShape.apply(table, distances, gradient, edges, order + 1)).sum(1)
+                if needs[1]
+                else None
+            ),
             _GatherShape.apply(table, distances, gradient, edges, order) if needs[2] else None,
             None,
             None,
@@ -327,7 +455,9 @@ class _Gather(torch.autograd.Function):
 
 class _GatherShape(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, table: Tensor, distances: Tensor, features: Tensor, edges: _Edges, order: int) -> Tensor:
+    def forward(
+        ctx, table: Tensor, distances: Tensor, features: Tensor, edges: _Edges, order: int
+    ) -> Tensor:
         ctx.save_for_backward(table, distances, features)
         ctx.edges, ctx.order = edges, order
         out = distances.new_empty(distances.shape[0], 9)
@@ -339,9 +469,21 @@ class _GatherShape(torch.autograd.Function):
         table, distances, features = ctx.saved_tensors
         edges, order, needs = ctx.edges, ctx.order, _needed(ctx, "tables", "distances", "")
         return (
-            _GatherTable.apply(distances, gradient, features, table.shape[:2], edges, order) if needs[0] else None,
-            (gradient * _GatherShape.apply(table, distances, features, edges, order + 1)).sum(1) if needs[1] else None,
-            _Gather.apply(table, distances, gradient, features.shape[0], edges, order) if needs[2] else None,
+            (
+                _GatherTable.apply(distances, gradient, features, table.shape[:2], edges, order)
+                if needs[0]
+                else None
+            ),
+            (
+                (gradient * _GatherShape.apply(table, distances, features, edges, order + 1)).sum(1)
+                if needs[1]
+                else None
+            ),
+            (
+                _Gather.apply(table, distances, gradient, features.shape[0], edges, order)
+                if needs[2]
+                else None
+            ),
             None,
             None,
         )
@@ -349,7 +491,15 @@ class _GatherShape(torch.autograd.Function):
 
 class _GatherTable(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, distances: Tensor, shape: Tensor, features: Tensor, size: tuple[int, int], edges: _Edges, order: int) -> Tensor:
+    def forward(
+        ctx,
+        distances: Tensor,
+        shape: Tensor,
+        features: Tensor,
+        size: tuple[int, int],
+        edges: _Edges,
+        order: int,
+    ) -> Tensor:
         ctx.save_for_backward(distances, shape, features)
         ctx.edges, ctx.order = edges, order
         out = features.new_zeros(*size, 3, features.shape[2])
@@ -361,16 +511,31 @@ class _GatherTable(torch.autograd.Function):
         distances, shape, features = ctx.saved_tensors
         edges, order, needs = ctx.edges, ctx.order, _needed(ctx, "distances", "distances", "")
         return (
-            (shape * _GatherShape.apply(gradient, distances, features, edges, order + 1)).sum(1) if needs[0] else None,
+            (
+                (shape * _GatherShape.apply(gradient, distances, features, edges, order + 1)).sum(1)
+                if needs[0]
+                else None
+            ),
             _GatherShape.apply(gradient, distances, features, edges, order) if needs[1] else None,
-            _Gather.apply(gradient, distances, shape, features.shape[0], edges, order) if needs[2] else None,
+            (
+                _Gather.apply(gradient, distances, shape, features.shape[0], edges, order)
+                if needs[2]
+                else None
+            ),
             None,
             None,
             None,
         )
 
 
-def mix(table: Tensor, distances: Tensor, features: Tensor, first: Tensor, second: Tensor, spacing: float) -> Tensor:
+def mix(
+    table: Tensor,
+    distances: Tensor,
+    features: Tensor,
+    first: Tensor,
+    second: Tensor,
+    spacing: float,
+) -> Tensor:
     """Sum of neighbours' features, weighted by functions of the distance.
 
     Parameters
@@ -392,8 +557,17 @@ def mix(table: Tensor, distances: Tensor, features: Tensor, first: Tensor, secon
     return _Mix.apply(table, distances, torch.ones_like(distances), features, edges, 0)
 
 
-def gather(table: Tensor, distances: Tensor, shape: Tensor, beads: Tensor, kinds: Tensor, n_beads: int, spacing: float) -> Tensor:
-    """Sum of ``shape`` (n_edges, 9) times functions of the distance over directed edges onto ``beads`` (n_edges,).
+def gather(
+    table: Tensor,
+    distances: Tensor,
+    shape: Tensor,
+    beads: Tensor,
+    kinds: Tensor,
+    n_beads: int,
+    spacing: float,
+) -> Tensor:
+    """Sum of ``shape`` (n_edges, 9) times functions of the distance over directed edges onto
+    ``beads`` (n_edges,).
 
     Parameters
     ----------
@@ -406,4 +580,6 @@ def gather(table: Tensor, distances: Tensor, shape: Tensor, beads: Tensor, kinds
     -------
     Tensor, shape (n_beads, 9, channels)
     """
-    return _Gather.apply(table, distances, shape, n_beads, _Edges(beads.numpy(), kinds.numpy(), spacing), 0)
+    return _Gather.apply(
+        table, distances, shape, n_beads, _Edges(beads.numpy(), kinds.numpy(), spacing), 0
+    )

@@ -14,7 +14,8 @@ class SumModel(nn.Module):
     Parameters
     ----------
     terms : modules
-        Each maps ``(types, first, second, vectors)`` to per-bead energies of shape (n_beads,), kJ/mol.
+        Each maps ``(types, first, second, vectors)`` to per-bead energies of shape (n_beads,),
+        kJ/mol.
     """
 
     def __init__(self, *terms: nn.Module) -> None:
@@ -29,7 +30,13 @@ class SumModel(nn.Module):
 
 
 def energies_and_forces(
-    model: nn.Module, types: Tensor, positions: Tensor, first: Tensor, second: Tensor, shifts: Tensor, create_graph: bool = False
+    model: nn.Module,
+    types: Tensor,
+    positions: Tensor,
+    first: Tensor,
+    second: Tensor,
+    shifts: Tensor,
+    create_graph: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Per-bead energies and forces F = -dE/dr of the summed energy.
 

@@ -1,4 +1,6 @@
-"""Pairs of beads within the cutoff, periodic or not; the one neighbour search for training and analysis in Python."""
+"""Pairs of beads within the cutoff, periodic or not; the one neighbour search for training and
+analysis in Python.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ class Pairs:
     ----------
     first, second : ndarray, shape (n_pairs,), int64
     shifts : ndarray, shape (n_pairs, 3), nm
-        Lattice vector added to ``positions[second] - positions[first]``; constant while the box and the pair stay.
+        Lattice vector added to ``positions[second] - positions[first]``; constant while the box and
+        the pair stay.
     """
 
     first: np.ndarray
@@ -31,7 +34,8 @@ class Pairs:
 
 
 def check_cutoff(box: np.ndarray, cutoff: float) -> None:
-    """Refuse a cutoff above half the smallest box height, where a bead would meet two images of another.
+    """Refuse a cutoff above half the smallest box height, where a bead would meet two images of
+    another.
 
     Raises
     ------
@@ -40,8 +44,8 @@ def check_cutoff(box: np.ndarray, cutoff: float) -> None:
     height = smallest_height(box)
     if cutoff > height / 2:
         raise BoxError(
-            f"The cutoff of {cutoff:g} nm is above half the smallest box height of {height:.4f} nm; "
-            f"use at most {height / 2:.4f} nm or a larger box."
+            f"The cutoff of {cutoff:g} nm is above half the smallest box height of {height:.4f} nm;"
+            f" use at most {height / 2:.4f} nm or a larger box."
         )
 
 
@@ -65,5 +69,7 @@ def find_pairs(positions: np.ndarray, box: np.ndarray | None, cutoff: float) -> 
         check_cutoff(box, cutoff)
     search = vesin.NeighborList(cutoff=cutoff, full_list=False)
     cell = np.zeros((3, 3)) if box is None else np.asarray(box, dtype=np.float64)
-    first, second, images = search.compute(points=positions, box=cell, periodic=box is not None, quantities="ijS")
+    first, second, images = search.compute(
+        points=positions, box=cell, periodic=box is not None, quantities="ijS"
+    )
     return Pairs(first.astype(np.int64), second.astype(np.int64), images.astype(np.float64) @ cell)

@@ -1,9 +1,11 @@
-"""Fixed prior: a pair repulsion that keeps beads from overlapping where the all-atom data are silent, and bonded terms.
+"""Fixed prior: a pair repulsion that keeps beads from overlapping where the all-atom data are
+silent, and bonded terms.
 
-For each pair of bead types U(r) = (s p / a) exp(a (t - r)) with a = ln(1/p) / d, where t is the first r with
-g(r) > threshold, s the mean magnitude of the mapped force components, p the share of s that the repulsion has at t, and d the
-distance inside t at which its force reaches s. Form and numbers follow the public coarse-graining example of the
-hippynn project; each pair is counted once. Molecules of several beads have bonds and angles besides (`bonded`).
+For each pair of bead types U(r) = (s p / a) exp(a (t - r)) with a = ln(1/p) / d, where t is the
+first r with g(r) > threshold, s the mean magnitude of the mapped force components, p the share of s
+that the repulsion has at t, and d the distance inside t at which its force reaches s. Form and
+numbers follow the public coarse-graining example of the hippynn project; each pair is counted once.
+Molecules of several beads have bonds and angles besides (`bonded`).
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ class PairRepulsion(nn.Module):
         Pairs at or beyond it contribute nothing, nm.
     """
 
-    def __init__(self, contact: Tensor, force: float, p: float, distance: float, cutoff: float) -> None:
+    def __init__(
+        self, contact: Tensor, force: float, p: float, distance: float, cutoff: float
+    ) -> None:
         super().__init__()
         self.steepness = math.log(1 / p) / distance  # a, 1/nm
         self.height = force * p / self.steepness  # s p / a, kJ/mol
@@ -48,11 +52,15 @@ class PairRepulsion(nn.Module):
         self.register_buffer("contact", contact.reshape(-1))
 
     def forward(self, types: Tensor, first: Tensor, second: Tensor, vectors: Tensor) -> Tensor:
-        """Per-bead energies (n_beads,), kJ/mol, half of each pair to either bead; arguments as `TensorNetEnergies`."""
+        """Per-bead energies (n_beads,), kJ/mol, half of each pair to either bead; arguments as
+        `TensorNetEnergies`.
+        """
         distances = torch.linalg.vector_norm(vectors, dim=1)
         kinds = types.index_select(0, first) * self.n_types + types.index_select(0, second)
         exponent = self.steepness * (self.contact.index_select(0, kinds) - distances)
-        half = 0.5 * self.height * torch.exp(exponent) * (distances < self.cutoff).to(distances.dtype)
+        half = (
+            0.5 * self.height * torch.exp(exponent) * (distances < self.cutoff).to(distances.dtype)
+        )
         energies = torch.zeros(types.shape[0], dtype=vectors.dtype, device=vectors.device)
         return energies.index_add(0, first, half).index_add(0, second, half)
 
@@ -103,12 +111,16 @@ class Prior:
     bonds : ndarray, shape (n_bonds, 2)
     """
 
-    def __init__(self, parameters: PriorParameters, cutoff: float, types: np.ndarray, bonds: np.ndarray) -> None:
+    def __init__(
+        self, parameters: PriorParameters, cutoff: float, types: np.ndarray, bonds: np.ndarray
+    ) -> None:
         self._types = torch.from_numpy(types.astype(np.int64))
         self._repulsion, self._bonded = parameters.build(cutoff).double(), parameters.build_bonded()
         self._bonded.set_bonds(self._types, torch.from_numpy(bonds))
 
-    def energy_and_forces(self, positions: np.ndarray, box: np.ndarray | None, pairs: Pairs) -> tuple[float, np.ndarray]:
+    def energy_and_forces(
+        self, positions: np.ndarray, box: np.ndarray | None, pairs: Pairs
+    ) -> tuple[float, np.ndarray]:
         """Energy, kJ/mol, and forces (n_beads, 3), kJ/mol/nm, of one configuration.
 
         Parameters
@@ -120,13 +132,19 @@ class Prior:
         """
         bonded = self._bonded
         if bonded.has_bonds:
-            pairs = pairs[bonded.repels(torch.from_numpy(pairs.first), torch.from_numpy(pairs.second)).numpy()]
+            pairs = pairs[
+                bonded.repels(torch.from_numpy(pairs.first), torch.from_numpy(pairs.second)).numpy()
+            ]
         arrays = (torch.from_numpy(array) for array in (pairs.first, pairs.second, pairs.shifts))
-        energies, forces = energies_and_forces(self._repulsion, self._types, torch.from_numpy(positions.astype(float)), *arrays)
+        energies, forces = energies_and_forces(
+            self._repulsion, self._types, torch.from_numpy(positions.astype(float)), *arrays
+        )
         energy, forces = float(energies.detach().sum()), forces.numpy()
         if bonded.has_bonds:
             first, second = (ends.numpy() for ends in bonded.ends())
-            vectors = torch.from_numpy(nearest_vectors(positions, box, first, second)).requires_grad_()
+            vectors = torch.from_numpy(
+                nearest_vectors(positions, box, first, second)
+            ).requires_grad_()
             with torch.enable_grad():
                 stretched = bonded(vectors)
                 (gradient,) = torch.autograd.grad(stretched, vectors)
@@ -137,9 +155,11 @@ class Prior:
 
 
 def fit_prior(frames: Frames, config: PriorConfig, bin_width: float = 0.005) -> PriorParameters:
-    """Read contact distances off the all-atom radial distribution functions, and fit bonds and angles.
+    """Read contact distances off the all-atom radial distribution functions, and fit bonds and
+    angles.
 
-    Pairs of beads one or two bonds apart do not count in the distribution functions, since they feel no repulsion.
+    Pairs of beads one or two bonds apart do not count in the distribution functions, since they
+    feel no repulsion.
 
     Parameters
     ----------
@@ -162,14 +182,18 @@ def fit_prior(frames: Frames, config: PriorConfig, bin_width: float = 0.005) -> 
     population = np.bincount(frames.beads.types, minlength=n_types)
     possible = np.outer(population, population) - np.diag(population)
     terms = bonded_prior(tuple(frames.beads.type_names), bonded)
-    terms.set_bonds(torch.from_numpy(frames.beads.types.astype(np.int64)), torch.from_numpy(frames.beads.bonds))
+    terms.set_bonds(
+        torch.from_numpy(frames.beads.types.astype(np.int64)), torch.from_numpy(frames.beads.bonds)
+    )
     for i, j in frames.beads.types[terms.excluded.unique(dim=0).numpy()]:
         possible[i, j] -= 1
         possible[j, i] -= 1
     for positions, box in zip(frames.positions, frames.box, strict=True):
         pairs = find_pairs(positions, box, r_max)
         if terms.has_bonds:
-            pairs = pairs[terms.repels(torch.from_numpy(pairs.first), torch.from_numpy(pairs.second)).numpy()]
+            pairs = pairs[
+                terms.repels(torch.from_numpy(pairs.first), torch.from_numpy(pairs.second)).numpy()
+            ]
         vectors = positions[pairs.second].astype(float) - positions[pairs.first] + pairs.shifts
         bins = np.minimum((np.linalg.norm(vectors, axis=1) / bin_width).astype(int), len(edges) - 2)
         a, b = frames.beads.types[pairs.first], frames.beads.types[pairs.second]
@@ -185,7 +209,12 @@ def fit_prior(frames: Frames, config: PriorConfig, bin_width: float = 0.005) -> 
             g = counts[a, b] / (density[a, b] * shell)
             if not (g > config.threshold).any():
                 names = frames.beads.type_names
-                raise FramesError(f"Beads {names[a]} and {names[b]} never come within {r_max:g} nm in the frames; give more frames.")
+                raise FramesError(
+                    f"Beads {names[a]} and {names[b]} never come within {r_max:g} nm in the frames;"
+                    " give more frames."
+                )
             contact[a, b] = edges[np.argmax(g > config.threshold)]
     force = float(np.abs(frames.forces).mean())
-    return PriorParameters(tuple(frames.beads.type_names), contact.tolist(), force, config.p, config.distance, bonded)
+    return PriorParameters(
+        tuple(frames.beads.type_names), contact.tolist(), force, config.p, config.distance, bonded
+    )

@@ -1,7 +1,8 @@
-"""Modules that become potential files: energy of beads from positions alone, scriptable by TorchScript.
+"""Modules that become potential files: energy of beads from positions alone, scriptable by
+TorchScript.
 
-`ExportedPotential` is plain PyTorch and runs anywhere; `FusedPotential` calls this package's operators and is much
-faster on a CPU, as is `PotentialWithForces` on a GPU with Triton.
+`ExportedPotential` is plain PyTorch and runs anywhere; `FusedPotential` calls this package's
+operators and is much faster on a CPU, as is `PotentialWithForces` on a GPU with Triton.
 """
 
 from __future__ import annotations
@@ -16,23 +17,35 @@ from .tensornet import TensorNetEnergies
 
 
 def box_numbers(boxvectors: Tensor, cutoff: float) -> list[float]:
-    """Non-zero numbers ax, bx, by, cx, cy, cz of a box in OpenMM's reduced form, checked against the cutoff."""
+    """Non-zero numbers ax, bx, by, cx, cy, cz of a box in OpenMM's reduced form, checked
+    against the cutoff.
+    """
     rows: list[list[float]] = boxvectors.detach().to(torch.device("cpu"), torch.float64).tolist()
     a, b, c = rows[0], rows[1], rows[2]
     if a[1] != 0.0 or a[2] != 0.0 or b[2] != 0.0:
-        raise RuntimeError("Box vectors must be in OpenMM's reduced form: a along x, b in the xy plane.")
+        raise RuntimeError(
+            "Box vectors must be in OpenMM's reduced form: a along x, b in the xy plane."
+        )
     volume = a[0] * b[1] * c[2]
     # area of the face spanned by two vectors; height = volume / area
     area_bc = ((b[1] * c[2]) ** 2 + (b[0] * c[2]) ** 2 + (b[0] * c[1] - b[1] * c[0]) ** 2) ** 0.5
     area_ca = ((a[0] * c[2]) ** 2 + (a[0] * c[1]) ** 2) ** 0.5
     height = min(volume / area_bc, min(volume / area_ca, c[2]))
-    if height < 2.0 * cutoff * (1.0 - 1e-6):  # OpenMM passes boxes in single precision on some platforms
-        raise RuntimeError(f"The smallest box height of {height} nm is below twice the cutoff of {cutoff} nm; use a larger box.")
+    # OpenMM passes boxes in single precision on some platforms
+    if height < 2.0 * cutoff * (1.0 - 1e-6):
+        raise RuntimeError(
+            f"The smallest box height of {height} nm is below twice the cutoff of {cutoff} nm; use"
+            " a larger box."
+        )
     return [a[0], b[0], b[1], c[0], c[1], c[2]]
 
 
-def _image_shifts(x: Tensor, y: Tensor, z: Tensor, box: list[float]) -> tuple[Tensor, Tensor, Tensor]:
-    """Nearest-image differences; in reduced form right for all distances up to half the smallest box height."""
+def _image_shifts(
+    x: Tensor, y: Tensor, z: Tensor, box: list[float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Nearest-image differences; in reduced form right for all distances up to half the
+    smallest box height.
+    """
     ax, bx, by, cx, cy, cz = box[0], box[1], box[2], box[3], box[4], box[5]
     images = torch.round(z / cz)
     z = z - images * cz
@@ -63,12 +76,18 @@ def _near_pairs(positions: Tensor, box: list[float], cutoff: float) -> tuple[Ten
             dx, dy, dz = _image_shifts(dx, dy, dz, box)
         near = (dx * dx + dy * dy + dz * dz < cutoff * cutoff).triu(1)
         found.append(torch.nonzero(near) + start)
-    pairs = torch.cat(found) if len(found) > 0 else torch.zeros(0, 2, dtype=torch.int64, device=positions.device)
+    pairs = (
+        torch.cat(found)
+        if len(found) > 0
+        else torch.zeros(0, 2, dtype=torch.int64, device=positions.device)
+    )
     return pairs[:, 0].contiguous(), pairs[:, 1].contiguous()
 
 
 def _vectors(positions: Tensor, first: Tensor, second: Tensor, box: list[float]) -> Tensor:
-    """Nearest images of the vectors from `first` to `second`, shape (n_pairs, 3); open boundaries if the box is empty."""
+    """Nearest images of the vectors from `first` to `second`, shape (n_pairs, 3); open
+    boundaries if the box is empty.
+    """
     vectors = positions.index_select(0, second) - positions.index_select(0, first)
     if len(box) == 0:
         return vectors
@@ -79,13 +98,18 @@ def _vectors(positions: Tensor, first: Tensor, second: Tensor, box: list[float])
 def check_positions(positions: Tensor, types: Tensor) -> None:
     """Refuse positions that are not finite or of another number of beads than the types."""
     if positions.shape[0] != types.shape[0]:
-        raise RuntimeError(f"Got positions of {positions.shape[0]} beads, types of {types.shape[0]}; call set_types.")
+        raise RuntimeError(
+            f"Got positions of {positions.shape[0]} beads, types of {types.shape[0]}; call"
+            " set_types."
+        )
     if not bool(torch.isfinite(positions).all()):
         raise RuntimeError("Bead positions are not finite; use a smaller time step.")
 
 
 def checked_box(boxvectors: Tensor | None, cutoff: float) -> Tensor:
-    """Box vectors in double precision, shape (3, 3), or (0, 3) without a box; refuses a box that is too small."""
+    """Box vectors in double precision, shape (3, 3), or (0, 3) without a box; refuses a box
+    that is too small.
+    """
     if boxvectors is None:
         return torch.empty(0, 3, dtype=torch.float64)
     box_numbers(boxvectors, cutoff)
@@ -93,19 +117,23 @@ def checked_box(boxvectors: Tensor | None, cutoff: float) -> Tensor:
 
 
 class ExportedPotential(nn.Module):
-    """Energy of beads from positions alone: neighbour search, prior and network in one scriptable module.
+    """Energy of beads from positions alone: neighbour search, prior and network in one scriptable
+    module.
 
     Parameters
     ----------
     prior : PairRepulsion
-        Evaluated in the type of the positions: it is steep, single precision would cost it five digits.
+        Evaluated in the type of the positions: it is steep, single precision would cost it five
+        digits.
     network : TensorNetEnergies
         Evaluated in the type of its weights.
     bonded : BondedPrior
         Evaluated in the type of the positions, too.
     """
 
-    def __init__(self, prior: PairRepulsion, network: TensorNetEnergies, bonded: BondedPrior) -> None:
+    def __init__(
+        self, prior: PairRepulsion, network: TensorNetEnergies, bonded: BondedPrior
+    ) -> None:
         super().__init__()
         self.prior, self.network, self.bonded = prior, network, bonded
         self.n_types = prior.n_types
@@ -116,13 +144,17 @@ class ExportedPotential(nn.Module):
     def set_types(self, types: Tensor) -> None:
         """Say which bead is of which type: int64, shape (n_beads,)."""
         if types.dim() != 1 or bool(((types < 0) | (types >= self.n_types)).any()):
-            raise RuntimeError(f"Bead types must be one row of integers from 0 to {self.n_types - 1}.")
+            raise RuntimeError(
+                f"Bead types must be one row of integers from 0 to {self.n_types - 1}."
+            )
         self.types = types.to(self.types.device, torch.int64)
         self.bonded.forget()
 
     @torch.jit.export
     def set_bonds(self, bonds: Tensor) -> None:
-        """Say which beads are bonded: int64, shape (n_bonds, 2); after `set_types`, for molecules of several beads."""
+        """Say which beads are bonded: int64, shape (n_bonds, 2); after `set_types`, for
+        molecules of several beads.
+        """
         self.bonded.set_bonds(self.types, bonds)
 
     def forward(self, positions: Tensor, boxvectors: Tensor | None = None) -> Tensor:
@@ -131,7 +163,8 @@ class ExportedPotential(nn.Module):
         Parameters
         ----------
         positions : Tensor, shape (n_beads, 3), nm
-            Any floating type and device; differences between beads are taken in that type before the network's.
+            Any floating type and device; differences between beads are taken in that type before
+            the network's.
         boxvectors : Tensor, shape (3, 3), nm, optional
             Rows are the box vectors in OpenMM's reduced form; absent for open boundaries.
 
@@ -153,14 +186,17 @@ class ExportedPotential(nn.Module):
             energies = self.prior(self.types, first, second, vectors) + learned.to(vectors.dtype)
             return energies.sum().to(positions.device)
         repels = self.bonded.repels(first, second)
-        energies = self.prior(self.types, first[repels], second[repels], vectors[repels]) + learned.to(vectors.dtype)
+        energies = self.prior(
+            self.types, first[repels], second[repels], vectors[repels]
+        ) + learned.to(vectors.dtype)
         start, end = self.bonded.ends()
         bonded = self.bonded(_vectors(here, start, end, box))
         return (energies.sum() + bonded).to(positions.device)
 
 
 class FusedPotential(nn.Module):
-    """The same energy from fused operators, equal to single precision; on a GPU it falls back on the portable module.
+    """The same energy from fused operators, equal to single precision; on a GPU it falls back on
+    the portable module.
 
     Parameters
     ----------
@@ -172,7 +208,13 @@ class FusedPotential(nn.Module):
         `ExportedPotential` of the same prior and network, scripted; its bead types are taken over.
     """
 
-    def __init__(self, prior: PairRepulsion, network: TensorNetEnergies, bonded: BondedPrior, portable: torch.jit.ScriptModule) -> None:
+    def __init__(
+        self,
+        prior: PairRepulsion,
+        network: TensorNetEnergies,
+        bonded: BondedPrior,
+        portable: torch.jit.ScriptModule,
+    ) -> None:
         super().__init__()
         self.portable, self.bonded = portable, bonded
         self.n_types = prior.n_types
@@ -201,7 +243,9 @@ class FusedPotential(nn.Module):
         check_positions(positions, self.types)
         self.bonded.check(self.types)
         box = checked_box(boxvectors, self.cutoff)
-        return self.fast(self.types, positions.to(torch.float64), box, self.bonded.members, self.bonded.terms).to(positions.dtype)
+        return self.fast(
+            self.types, positions.to(torch.float64), box, self.bonded.members, self.bonded.terms
+        ).to(positions.dtype)
 
 
 class PotentialWithForces(nn.Module):
@@ -212,7 +256,8 @@ class PotentialWithForces(nn.Module):
     Parameters
     ----------
     potential : torch.jit.ScriptModule
-        `FusedPotential`, scripted, of this or an earlier version of the package, with its bead types set.
+        `FusedPotential`, scripted, of this or an earlier version of the package, with its bead
+        types set.
     """
 
     def __init__(self, potential: torch.jit.ScriptModule) -> None:
@@ -220,7 +265,8 @@ class PotentialWithForces(nn.Module):
         self.potential = potential
 
     def forward(self, positions: Tensor, boxvectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Potential energy, scalar, kJ/mol, and forces, shape (n_beads, 3), kJ/mol/nm; arguments as `ExportedPotential.forward`.
+        """Potential energy, scalar, kJ/mol, and forces, shape (n_beads, 3), kJ/mol/nm; arguments as
+        `ExportedPotential.forward`.
 
         Both in the type and on the device of the positions; neither can be differentiated.
         """
@@ -228,8 +274,13 @@ class PotentialWithForces(nn.Module):
         if types.is_cuda:
             if not torch.ops.openmm_cgkd.has_gpu_kernels(types):
                 return self.by_autograd(positions, boxvectors)
-            # the operator checks positions and box on the GPU: to look at them from here would make the processor wait
-            box = torch.empty(0, 3, device=types.device) if boxvectors is None else boxvectors.to(types.device)
+            # the operator checks positions and box on the GPU: to look at them from here would make
+            # the processor wait
+            box = (
+                torch.empty(0, 3, device=types.device)
+                if boxvectors is None
+                else boxvectors.to(types.device)
+            )
             energy, gradient = self.by_operator(positions.detach().to(types.device), box)
             return energy.to(positions), gradient.neg().to(positions)
         check_positions(positions, types)
@@ -238,7 +289,9 @@ class PotentialWithForces(nn.Module):
         return energy.to(positions.dtype), gradient.neg().to(positions.dtype)
 
     def by_operator(self, points: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
-        """Potential energy and its gradient, double precision; ``box`` is empty for open boundaries."""
+        """Potential energy and its gradient, double precision; ``box`` is empty for open
+        boundaries.
+        """
         fast = self.potential.fast
         members: Tensor | None = None
         terms: Tensor | None = None
@@ -246,13 +299,24 @@ class PotentialWithForces(nn.Module):
             self.potential.bonded.check(self.potential.types)
             members, terms = self.potential.bonded.members, self.potential.bonded.terms
         energy, gradient = torch.ops.openmm_cgkd.evaluate(
-            points, box, self.potential.types, fast.weights, fast.offsets, fast.contact, fast.sizes, fast.numbers, members, terms
+            points,
+            box,
+            self.potential.types,
+            fast.weights,
+            fast.offsets,
+            fast.contact,
+            fast.sizes,
+            fast.numbers,
+            members,
+            terms,
         )
         raise_failure(energy)
         return energy, gradient
 
     @torch.jit.export
-    def by_autograd(self, positions: Tensor, boxvectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def by_autograd(
+        self, positions: Tensor, boxvectors: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The same from the portable module."""
         at = positions.detach().requires_grad_(True)
         energy = self.potential.portable(at, boxvectors)

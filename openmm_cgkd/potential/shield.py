@@ -1,7 +1,8 @@
-"""No exception may leave an operator that is written in Python and called by TorchForce: it ends the process with a segmentation fault.
+"""No exception may leave an operator that is written in Python and called by TorchForce: it ends
+the process with a segmentation fault.
 
-So an error becomes NaN and a message, which TorchScript raises; and Ctrl-C, which Python turns into an exception wherever it
-happens to be, waits until OpenMM is back.
+So an error becomes NaN and a message, which TorchScript raises; and Ctrl-C, which Python turns into
+an exception wherever it happens to be, waits until OpenMM is back.
 """
 
 from __future__ import annotations
@@ -24,23 +25,32 @@ _latest = threading.local()
 
 
 def failure(energy: Tensor) -> str:
-    """Why the operator of this thread that gave this energy gave NaN, once; empty if it did not fail."""
+    """Why the operator of this thread that gave this energy gave NaN, once; empty if it did not
+    fail.
+    """
     message, _latest.message = getattr(_latest, "message", ""), ""
     return message
 
 
-def shielded(function: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Decorator for an operator that gives an energy and a gradient like its first argument: NaN in place of any exception."""
+def shielded(
+    function: Callable[..., tuple[Tensor, Tensor]],
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Decorator for an operator that gives an energy and a gradient like its first argument:
+    NaN in place of any exception.
+    """
 
     @functools.wraps(function)
     def operator(positions: Tensor, *arguments: Tensor | list | None) -> tuple[Tensor, Tensor]:
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # notebooks set it again for every cell
+        # notebooks set it again for every cell
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             _defer_interrupts()
         try:
             return function(positions, *arguments)
         except Exception as error:
             logger.debug("operator failed", exc_info=True)
-            _latest.message = str(error) if type(error) is RuntimeError else f"{type(error).__name__}: {error}"
+            _latest.message = (
+                str(error) if type(error) is RuntimeError else f"{type(error).__name__}: {error}"
+            )
             nothing = torch.full_like(positions, torch.nan, dtype=torch.float64)
             return nothing.sum(), nothing
 
@@ -48,7 +58,8 @@ def shielded(function: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tu
 
 
 def _defer_interrupts() -> None:
-    if threading.current_thread() is threading.main_thread():  # elsewhere Python neither handles signals nor lets us say how
+    # elsewhere Python neither handles signals nor lets us say how
+    if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _interrupt)
 
 
@@ -68,6 +79,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         inside.f_trace = None
         raise KeyboardInterrupt
 
-    # the only way to be told of the return: the frame's trace function, which Python asks while any is set for the thread
+    # the only way to be told of the return: the frame's trace function, which Python asks while any
+    # is set for the thread
     inside.f_trace = raise_there
     sys.settrace(lambda *_: None)

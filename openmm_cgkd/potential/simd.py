@@ -1,7 +1,8 @@
 """Vectors of numbers for numba kernels: explicit SIMD where LLVM's loop vectoriser gives up.
 
-A `Vector` is a register, not an array. Kernels see arrays flat, `load` and `store` at an offset without bounds checks, and compute
-with ``+``, ``-``, ``*``, ``/`` among vectors and with scalars. LLVM splits vectors that are wider than the processor's registers.
+A `Vector` is a register, not an array. Kernels see arrays flat, `load` and `store` at an offset
+without bounds checks, and compute with ``+``, ``-``, ``*``, ``/`` among vectors and with scalars.
+LLVM splits vectors that are wider than the processor's registers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from .compiled import compiled
 
 # numbers per vector: single precision fills an AVX-512 register, or an AVX2 one
 WIDTH = 16 if binding.get_host_cpu_features().get("avx512f", False) else 8
-_WIDEST = 16  # arrays are padded to it whatever the processor, because potential files go from one to another
+# arrays are padded to it whatever the processor, because potential files go from one to another
+_WIDEST = 16
 
 
 @compiled()
@@ -44,19 +46,27 @@ class Vector(types.Type):
 @register_default(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, ir.VectorType(dmm.lookup(fe_type.dtype).get_value_type(), fe_type.width))
+        super().__init__(
+            dmm, fe_type, ir.VectorType(dmm.lookup(fe_type.dtype).get_value_type(), fe_type.width)
+        )
 
 
 def _splat(builder, vector, number):
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), number, ir.Constant(_INT32, 0))
     return builder.shuffle_vector(
-        one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(_INT32, vector.count), [0] * vector.count)
+        one,
+        ir.Constant(vector, ir.Undefined),
+        ir.Constant(ir.VectorType(_INT32, vector.count), [0] * vector.count),
     )
 
 
 def _operator(function, method: str, kind: Vector) -> None:
     """Arithmetic between vectors, and with scalars, which take the vector's precision."""
-    cases = [(kind, kind), *((kind, other) for other in _SCALARS), *((other, kind) for other in _SCALARS)]
+    cases = [
+        (kind, kind),
+        *((kind, other) for other in _SCALARS),
+        *((other, kind) for other in _SCALARS),
+    ]
 
     class Template(ConcreteTemplate):
         pass
@@ -79,7 +89,12 @@ def _operator(function, method: str, kind: Vector) -> None:
 
 _SCALARS = (types.float32, types.float64, types.int64)
 for _dtype in (types.float32, types.float64):
-    for _function, _method in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
+    for _function, _method in (
+        (operator.add, "fadd"),
+        (operator.sub, "fsub"),
+        (operator.mul, "fmul"),
+        (operator.truediv, "fdiv"),
+    ):
         _operator(_function, _method, Vector(_dtype, WIDTH))
     _operator(operator.iadd, "fadd", Vector(_dtype, WIDTH))
 
@@ -97,9 +112,16 @@ def total(typingctx, vector):
         n = vector.width
         while n > 1:  # halves are added until one number is left
             n //= 2
-            low, high = (ir.Constant(ir.VectorType(_INT32, n), list(range(first, first + n))) for first in (0, n))
+            low, high = (
+                ir.Constant(ir.VectorType(_INT32, n), list(range(first, first + n)))
+                for first in (0, n)
+            )
             undefined = ir.Constant(parts.type, ir.Undefined)
-            parts = builder.fadd(builder.shuffle_vector(parts, undefined, low), builder.shuffle_vector(parts, undefined, high), flags=_FAST)
+            parts = builder.fadd(
+                builder.shuffle_vector(parts, undefined, low),
+                builder.shuffle_vector(parts, undefined, high),
+                flags=_FAST,
+            )
         return builder.extract_element(parts, ir.Constant(_INT32, 0))
 
     return vector.dtype(vector), generate
@@ -132,13 +154,16 @@ def store(typingctx, array, offset, vector):
 
 @intrinsic
 def exp(typingctx, vector):
-    """Exponential of every number, to a few rounding errors; arguments are clipped to where the result is finite and normal.
+    """Exponential of every number, to a few rounding errors; arguments are clipped to where the
+    result is finite and normal.
 
-    exp(x) = 2^n exp(x - n ln 2) with n the integer nearest to x / ln 2, the second factor from its Taylor series on +- ln(2)/2.
+    exp(x) = 2^n exp(x - n ln 2) with n the integer nearest to x / ln 2, the second factor from its
+    Taylor series on +- ln(2)/2.
     """
     single = vector.dtype == types.float32
     mantissa, bias, n_terms, limit = (23, 127, 8, 87.0) if single else (52, 1023, 14, 708.0)
-    high = 0.693359375 if single else 6.93147180369123816490e-01  # few bits, so that n times it is exact (Cody and Waite)
+    # few bits, so that n times it is exact (Cody and Waite)
+    high = 0.693359375 if single else 6.93147180369123816490e-01
     low = math.log(2) - high if single else 1.90821492927058770002e-10
 
     def generate(context, builder, sig, args):
@@ -151,16 +176,28 @@ def exp(typingctx, vector):
         def llvm(name, *operands):
             function = ir.FunctionType(kind, [kind] * len(operands))
             name = f"llvm.{name}.v{vector.width}f{vector.dtype.bitwidth}"
-            return builder.call(cgutils.get_or_insert_function(builder.module, function, name), operands)
+            return builder.call(
+                cgutils.get_or_insert_function(builder.module, function, name), operands
+            )
 
         x = llvm("minnum", llvm("maxnum", args[0], constant(-limit)), constant(limit))
         n = llvm("rint", builder.fmul(x, constant(1 / math.log(2))))
-        r = builder.fsub(builder.fsub(x, builder.fmul(n, constant(high))), builder.fmul(n, constant(low)))
+        r = builder.fsub(
+            builder.fsub(x, builder.fmul(n, constant(high))), builder.fmul(n, constant(low))
+        )
         series = constant(1 / math.factorial(n_terms - 1))
         for k in range(n_terms - 2, -1, -1):
-            series = builder.fadd(builder.fmul(series, r, flags=("contract",)), constant(1 / math.factorial(k)), flags=("contract",))
-        exponent = builder.add(builder.fptosi(n, integers), ir.Constant(integers, [bias] * vector.width))
-        power = builder.bitcast(builder.shl(exponent, ir.Constant(integers, [mantissa] * vector.width)), kind)
+            series = builder.fadd(
+                builder.fmul(series, r, flags=("contract",)),
+                constant(1 / math.factorial(k)),
+                flags=("contract",),
+            )
+        exponent = builder.add(
+            builder.fptosi(n, integers), ir.Constant(integers, [bias] * vector.width)
+        )
+        power = builder.bitcast(
+            builder.shl(exponent, ir.Constant(integers, [mantissa] * vector.width)), kind
+        )
         return builder.fmul(series, power)
 
     return vector(vector), generate

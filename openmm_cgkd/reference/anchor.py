@@ -1,8 +1,9 @@
 """Mean forces freed of the bias of heating, as far as pair forces go.
 
-Conformations that were heated and cooled are never cooled slowly enough, and their mean forces are too large. Those of the
-trajectory are a fair sample, but one sample for each configuration, far too noisy bead by bead. For the few parameters of pair
-forces, fitted to all beads of all configurations, one sample each is enough.
+Conformations that were heated and cooled are never cooled slowly enough, and their mean forces are
+too large. Those of the trajectory are a fair sample, but one sample for each configuration, far too
+noisy bead by bead. For the few parameters of pair forces, fitted to all beads of all
+configurations, one sample each is enough.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from ..mean_forces import MeanForces
 from ..pair_forces import pair_forces
 
 _R_MAX = 1.0  # nm; farther pair forces of ethaline are nothing beside the noise
-_COMPONENTS = 50  # of forces for each parameter; fewer would bring in more noise than bias they take out
+# of forces for each parameter; fewer would bring in more noise than bias they take out
+_COMPONENTS = 50
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Anchored:
     ----------
     mean_forces : MeanForces
     ratio, error : float
-        Of the pair forces of fair samples to those of the estimates, <F_fair P> / <F P> with P the pair part of F, and
-        its standard error by jackknife over configurations.
+        Of the pair forces of fair samples to those of the estimates, <F_fair P> / <F P> with P the
+        pair part of F, and its standard error by jackknife over configurations.
     """
 
     mean_forces: MeanForces
@@ -38,14 +40,16 @@ class Anchored:
 
 
 def anchor(estimates: MeanForces, fair: np.ndarray) -> Anchored | None:
-    """Replace the pair part of estimates by that of fair samples; what of the estimates is no pair force stays.
+    """Replace the pair part of estimates by that of fair samples; what of the estimates is no pair
+    force stays.
 
     Parameters
     ----------
     estimates : MeanForces
         With small noise and a bias.
     fair : ndarray, shape (n_frames, n_beads, 3), kJ/mol/nm
-        Without a bias; their noise, as they scatter about the estimates, goes into the standard errors as far as it gets in.
+        Without a bias; their noise, as they scatter about the estimates, goes into the standard
+        errors as far as it gets in.
 
     Returns
     -------
@@ -61,7 +65,9 @@ def anchor(estimates: MeanForces, fair: np.ndarray) -> Anchored | None:
     forces, missing = estimates.forces.astype(float), fair - estimates.forces
     change = (basis @ (basis.T @ missing.ravel())).reshape(fair.shape)
     leverage = (basis**2).sum(axis=1).reshape(fair.shape)
-    error = np.sqrt(estimates.standard_error.astype(float) ** 2 + leverage * ((missing - change) ** 2).mean())
+    error = np.sqrt(
+        estimates.standard_error.astype(float) ** 2 + leverage * ((missing - change) ** 2).mean()
+    )
 
     part = (basis @ (basis.T @ forces.ravel())).reshape(fair.shape)
     table = np.stack([(fair * part).mean(axis=(1, 2)), (forces * part).mean(axis=(1, 2))], axis=1)

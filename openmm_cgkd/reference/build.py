@@ -1,4 +1,6 @@
-"""All-atom box: molecules from PDB files, packed by Packmol, parametrised from an OpenMM force-field XML."""
+"""All-atom box: molecules from PDB files, packed by Packmol, parametrised from an OpenMM
+force-field XML.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,20 @@ def load_molecule(config: SystemConfig, name: str) -> app.PDBFile:
     try:
         pdb = app.PDBFile(str(path))
     except Exception as error:  # OpenMM's reader raises many types on files that are not PDB
-        raise ForceFieldError(f"{path}: cannot be read as a PDB file; molecule {name} needs its atoms and CONECT records.") from error
+        raise ForceFieldError(
+            f"{path}: cannot be read as a PDB file; molecule {name} needs its atoms and CONECT"
+            " records."
+        ) from error
     residues = list(pdb.topology.residues())
     if len(residues) != 1 or residues[0].name != name:
-        raise ForceFieldError(f"{path}: expected one residue named {name}, got {[r.name for r in residues]}.")
+        raise ForceFieldError(
+            f"{path}: expected one residue named {name}, got {[r.name for r in residues]}."
+        )
     unknown = [atom.name for atom in residues[0].atoms() if atom.element is None]
     if unknown:
-        raise ForceFieldError(f"{path}: atoms {unknown} have no element; write it in columns 77-78.")
+        raise ForceFieldError(
+            f"{path}: atoms {unknown} have no element; write it in columns 77-78."
+        )
     return pdb
 
 
@@ -50,13 +59,19 @@ def build_topology(config: SystemConfig, names: list[str] | None = None) -> app.
     """
     if names is None:
         names = [molecule.name for molecule in config.molecules for _ in range(molecule.count)]
-    templates = {molecule.name: load_molecule(config, molecule.name).topology for molecule in config.molecules}
+    templates = {
+        molecule.name: load_molecule(config, molecule.name).topology
+        for molecule in config.molecules
+    }
     topology = app.Topology()
     for name, same in groupby(names):
         template, chain = templates[name], topology.addChain()
         for _ in same:
             residue = topology.addResidue(name, chain)
-            atoms = {atom: topology.addAtom(atom.name, atom.element, residue) for atom in template.atoms()}
+            atoms = {
+                atom: topology.addAtom(atom.name, atom.element, residue)
+                for atom in template.atoms()
+            }
             for first, second in template.bonds():
                 topology.addBond(atoms[first], atoms[second])
     return topology
@@ -75,7 +90,12 @@ def pack(config: SystemConfig) -> tuple[app.Topology, np.ndarray]:
     mass = sum(atom.element.mass.value_in_unit(unit.dalton) for atom in topology.atoms())
     edge = (mass / (config.reference.initial_density * _AVOGADRO_NM3)) ** (1 / 3)  # nm
     tolerance = 2.0  # angstrom
-    lines = [f"tolerance {tolerance}", "filetype pdb", f"seed {config.reference.seed}", "output packed.pdb"]
+    lines = [
+        f"tolerance {tolerance}",
+        "filetype pdb",
+        f"seed {config.reference.seed}",
+        "output packed.pdb",
+    ]
     with tempfile.TemporaryDirectory() as folder:
         for molecule in config.molecules:
             path = config.path(molecule.structure)
@@ -84,20 +104,34 @@ def pack(config: SystemConfig) -> tuple[app.Topology, np.ndarray]:
             # the margin keeps periodic images apart, which Packmol does not know of
             low, high = tolerance / 2, 10 * edge - tolerance / 2
             corners = 3 * f"{low} " + 3 * f"{high} "
-            lines += [f"structure {molecule.name}.pdb", f"  number {molecule.count}", f"  inside box {corners}", "end structure"]
+            lines += [
+                f"structure {molecule.name}.pdb",
+                f"  number {molecule.count}",
+                f"  inside box {corners}",
+                "end structure",
+            ]
         executable = Path(sys.executable).with_name("packmol")
         script = Path(folder, "packmol.inp")
         script.write_text("\n".join(lines) + "\n")
         try:
             with open(script) as commands:  # Packmol seeks in its input, so a pipe will not do
                 command = [str(executable) if executable.exists() else "packmol"]
-                result = subprocess.run(command, stdin=commands, cwd=folder, capture_output=True, text=True, check=False)
+                result = subprocess.run(
+                    command, stdin=commands, cwd=folder, capture_output=True, text=True, check=False
+                )
         except FileNotFoundError as error:
-            raise ForceFieldError("packmol was not found; install it with 'pip install packmol'.") from error
+            raise ForceFieldError(
+                "packmol was not found; install it with 'pip install packmol'."
+            ) from error
         packed = Path(folder, "packed.pdb")
         if result.returncode or not packed.exists():
-            raise ForceFieldError(f"Packmol could not pack the box at {config.reference.initial_density} g/cm^3; lower initial_density.")
-        records = (line for line in packed.read_text().splitlines() if line.startswith(("ATOM", "HETATM")))
+            raise ForceFieldError(
+                f"Packmol could not pack the box at {config.reference.initial_density} g/cm^3;"
+                " lower initial_density."
+            )
+        records = (
+            line for line in packed.read_text().splitlines() if line.startswith(("ATOM", "HETATM"))
+        )
         positions = np.array([[float(line[k : k + 8]) for k in (30, 38, 46)] for line in records])
     topology.setPeriodicBoxVectors(np.eye(3) * edge * unit.nanometer)
     return topology, positions / 10
@@ -115,13 +149,19 @@ def create_system(config: SystemConfig, topology: app.Topology) -> openmm.System
     """
     path = config.path(config.force_field)
     if not path.exists():
-        raise ForceFieldError(f"{path}: no such file; force_field must name an OpenMM force-field XML.")
+        raise ForceFieldError(
+            f"{path}: no such file; force_field must name an OpenMM force-field XML."
+        )
     try:
         force_field = app.ForceField(str(path))
     except Exception as error:  # ForceField raises bare Exception and XML errors
-        raise ForceFieldError(f"{path}: is not a valid OpenMM force field ({' '.join(str(error).split())}).") from error
+        raise ForceFieldError(
+            f"{path}: is not a valid OpenMM force field ({' '.join(str(error).split())})."
+        ) from error
     for molecule in config.molecules:
-        _check_complete(force_field, load_molecule(config, molecule.name).topology, molecule.name, path)
+        _check_complete(
+            force_field, load_molecule(config, molecule.name).topology, molecule.name, path
+        )
     _check_box(topology, config.reference.nonbonded_cutoff)
     system = force_field.createSystem(
         topology,
@@ -132,7 +172,10 @@ def create_system(config: SystemConfig, topology: app.Topology) -> openmm.System
     )
     charge = atomic_charges(system).sum()
     if abs(charge) > 1e-4:
-        raise ForceFieldError(f"The box carries a charge of {charge:+.4f} e; change the molecule counts so that it is neutral.")
+        raise ForceFieldError(
+            f"The box carries a charge of {charge:+.4f} e; change the molecule counts so that it is"
+            " neutral."
+        )
     return system
 
 
@@ -142,27 +185,47 @@ def _check_box(topology: app.Topology, cutoff: float) -> None:
         raise BoxError("The all-atom topology has no periodic box; set its periodic box vectors.")
     height = smallest_height(np.array(vectors.value_in_unit(unit.nanometer)))
     if height < 2 * cutoff:
-        raise BoxError(f"nonbonded_cutoff {cutoff:g} nm is above half the box ({height:.3f} nm); use more molecules or a shorter cutoff.")
+        raise BoxError(
+            f"nonbonded_cutoff {cutoff:g} nm is above half the box ({height:.3f} nm); use more"
+            " molecules or a shorter cutoff."
+        )
 
 
 def atomic_charges(system: openmm.System) -> np.ndarray:
-    """Charges of the system's NonbondedForce, shape (n_atoms,), elementary charges; zero if it has none."""
+    """Charges of the system's NonbondedForce, shape (n_atoms,), elementary charges; zero if it
+    has none.
+    """
     for force in system.getForces():
         if isinstance(force, openmm.NonbondedForce):
-            return np.array([force.getParticleParameters(i)[0]._value for i in range(system.getNumParticles())])
+            return np.array(
+                [force.getParticleParameters(i)[0]._value for i in range(system.getNumParticles())]
+            )
     return np.zeros(system.getNumParticles())
 
 
-def _check_complete(force_field: app.ForceField, topology: app.Topology, name: str, path: Path) -> None:
+def _check_complete(
+    force_field: app.ForceField, topology: app.Topology, name: str, path: Path
+) -> None:
     """ForceField skips bonds and angles that match no parameter; a chemist would rather know."""
     try:
         system = force_field.createSystem(topology, constraints=None, rigidWater=False)
-    except Exception as error:  # ForceField raises bare ValueError and Exception for missing templates and parameters
-        raise ForceFieldError(f"{path}: cannot parametrise {name} ({' '.join(str(error).split())}).") from error
+    # ForceField raises bare ValueError and Exception for missing templates and parameters
+    except Exception as error:
+        raise ForceFieldError(
+            f"{path}: cannot parametrise {name} ({' '.join(str(error).split())})."
+        ) from error
     atoms = list(topology.atoms())
     bonds = {frozenset((a.index, b.index)) for a, b in topology.bonds()}
-    neighbours = {a.index: [next(iter(b - {a.index})) for b in bonds if a.index in b] for a in atoms}
-    angles = {(min(i, k), j, max(i, k)) for j, around in neighbours.items() for i in around for k in around if i != k}
+    neighbours = {
+        a.index: [next(iter(b - {a.index})) for b in bonds if a.index in b] for a in atoms
+    }
+    angles = {
+        (min(i, k), j, max(i, k))
+        for j, around in neighbours.items()
+        for i in around
+        for k in around
+        if i != k
+    }
     for force in system.getForces():
         if isinstance(force, openmm.HarmonicBondForce):
             bonds -= {frozenset(force.getBondParameters(b)[:2]) for b in range(force.getNumBonds())}

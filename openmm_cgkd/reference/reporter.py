@@ -19,7 +19,8 @@ from .build import atomic_charges
 class MappedReporter:
     """Append mapped frames to an HDF5 file at a regular interval.
 
-    Every frame is safe on disk before the simulation goes on; a killed simulation leaves a file that reads and continues.
+    Every frame is safe on disk before the simulation goes on; a killed simulation leaves a file
+    that reads and continues.
 
     Parameters
     ----------
@@ -28,12 +29,14 @@ class MappedReporter:
     reportInterval : int
         Time steps between frames.
     mapping : Mapping or path
-        Atoms to beads: a map, whose masses are the true ones, so that heavy hydrogens do not move beads; or a
-        ``system.yaml`` that describes the topology of the simulation.
+        Atoms to beads: a map, whose masses are the true ones, so that heavy hydrogens do not move
+        beads; or a ``system.yaml`` that describes the topology of the simulation.
     attributes : dict, optional
-        Provenance for the file. It must hold ``temperature`` in kelvin if `mapping` is not a ``system.yaml``.
+        Provenance for the file. It must hold ``temperature`` in kelvin if `mapping` is not a
+        ``system.yaml``.
     after_step : int, optional
-        When resuming: frames beyond this step are dropped, because the simulation will produce them again.
+        When resuming: frames beyond this step are dropped, because the simulation will produce them
+        again.
 
     Raises
     ------
@@ -48,12 +51,14 @@ class MappedReporter:
 
     Notes
     -----
-    The file is opened when the simulation begins to step, after these checks. Positions are taken without wrapping, so
-    that molecules are whole. Constraint forces are not in ``State.getForces``; within a bead they cancel.
+    The file is opened when the simulation begins to step, after these checks. Positions are taken
+    without wrapping, so that molecules are whole. Constraint forces are not in ``State.getForces``;
+    within a bead they cancel.
 
     Examples
     --------
-    >>> simulation.reporters.append(MappedReporter("frames.h5", 250, "system.yaml"))  # doctest: +SKIP
+    >>> simulation.reporters.append(MappedReporter("frames.h5", 250, "system.yaml"))  # doctest:
+    +SKIP
     """
 
     def __init__(
@@ -96,22 +101,39 @@ class MappedReporter:
             return
         if self._system is not None:
             topology = mdtraj.Topology.from_openmm(simulation.topology)
-            self._mapping = mapping_from_config(self._system, topology, atomic_charges(simulation.system))
-            self._attributes = {"system": self._system.name, "temperature": self._system.temperature, **self._attributes}
+            self._mapping = mapping_from_config(
+                self._system, topology, atomic_charges(simulation.system)
+            )
+            self._attributes = {
+                "system": self._system.name,
+                "temperature": self._system.temperature,
+                **self._attributes,
+            }
         self._mapping.check_constraints(simulation.system)
         if not simulation.system.usesPeriodicBoundaryConditions():
-            raise BoxError(f"{self._file}: the system is not periodic; only periodic fluids can be mapped.")
+            raise BoxError(
+                f"{self._file}: the system is not periodic; only periodic fluids can be mapped."
+            )
         self._check_temperature(simulation)
-        self._writer = FrameWriter(self._file, self._mapping.topology, self._attributes, self._after_step)
+        self._writer = FrameWriter(
+            self._file, self._mapping.topology, self._attributes, self._after_step
+        )
 
     def _check_temperature(self, simulation: app.Simulation) -> None:
         temperature = self._attributes.get("temperature")
         if temperature is None:
-            raise ConfigError(f"{self._file}: the temperature of the run is missing; give attributes={{'temperature': kelvin}}.")
-        get = getattr(simulation.integrator, "getTemperature", None)  # only thermostats have it
-        if get is not None and abs(get().value_in_unit(unit.kelvin) - temperature) > 1e-3 * temperature:
             raise ConfigError(
-                f"{self._file}: the integrator runs at {get()}, the frames are to be of {temperature:g} K; correct one of them."
+                f"{self._file}: the temperature of the run is missing; give"
+                " attributes={'temperature': kelvin}."
+            )
+        get = getattr(simulation.integrator, "getTemperature", None)  # only thermostats have it
+        if (
+            get is not None
+            and abs(get().value_in_unit(unit.kelvin) - temperature) > 1e-3 * temperature
+        ):
+            raise ConfigError(
+                f"{self._file}: the integrator runs at {get()}, the frames are to be of"
+                f" {temperature:g} K; correct one of them."
             )
 
     def close(self) -> None:

@@ -1,4 +1,6 @@
-"""The curves of a comparison as charts: panels that both the page and the pictures beside it draw."""
+"""The curves of a comparison as charts: panels that both the page and the pictures beside it
+draw.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,14 @@ class Maps:
 
 def charts(contents: Contents) -> list[Chart]:
     """All charts whose numbers are there, in the order of the page."""
-    made = [_rdf(contents), _adf(contents), _coordination(contents), _msd(contents), _order(contents), _structure_factor(contents)]
+    made = [
+        _rdf(contents),
+        _adf(contents),
+        _coordination(contents),
+        _msd(contents),
+        _order(contents),
+        _structure_factor(contents),
+    ]
     return [chart for chart in made if chart is not None]
 
 
@@ -67,19 +76,38 @@ def _shell_sentence(contents: Contents) -> str:
 def _frames(contents: Contents) -> str:
     numbers = sorted({run.record["frames"] for run in contents.runs})
     counts = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}{_DASH}{numbers[-1]}"
-    runs = "one trajectory" if len(contents.runs) == 1 else f"each of {len(contents.runs)} trajectories, one of each run"
-    return f"Data: {contents.data['all_atom']['frames']} all-atom frames of one trajectory and {counts} coarse-grained frames of {runs}."
+    runs = (
+        "one trajectory"
+        if len(contents.runs) == 1
+        else f"each of {len(contents.runs)} trajectories, one of each run"
+    )
+    return (
+        f"Data: {contents.data['all_atom']['frames']} all-atom frames of one trajectory and"
+        f" {counts} coarse-grained frames of {runs}."
+    )
 
 
 def _shell_frames(contents: Contents) -> str:
-    most = f" At most {contents.shell_frames} of them, evenly spaced, of each trajectory." if contents.shell_frames else ""
+    most = (
+        f" At most {contents.shell_frames} of them, evenly spaced, of each trajectory."
+        if contents.shell_frames
+        else ""
+    )
     return f"{_frames(contents)}{most}"
 
 
 def _bands(contents: Contents) -> str:
-    text = f"Bands: ±{_STANDARD_ERRORS} standard errors over {contents.blocks} contiguous time blocks"
-    several = [f"{name} ({len(runs)} trainings)" for name, runs in contents.models.items() if len(runs) > 1]
-    return f"{text}; {', '.join(several)}: mean ±1 standard deviation over independent trainings." if several else f"{text}."
+    text = (
+        f"Bands: ±{_STANDARD_ERRORS} standard errors over {contents.blocks} contiguous time blocks"
+    )
+    several = [
+        f"{name} ({len(runs)} trainings)" for name, runs in contents.models.items() if len(runs) > 1
+    ]
+    return (
+        f"{text}; {', '.join(several)}: mean ±1 standard deviation over independent trainings."
+        if several
+        else f"{text}."
+    )
 
 
 # --- from tables to panels ---
@@ -87,12 +115,16 @@ def _bands(contents: Contents) -> str:
 
 def _rdf(contents: Contents) -> Chart:
     panels = _panels(contents, "rdf", "g")
-    contact = min(panel.x[np.argmax(np.max([line.y for line in panel.lines], axis=0) > 0.02)] for panel in panels)
+    contact = min(
+        panel.x[np.argmax(np.max([line.y for line in panel.lines], axis=0) > 0.02)]
+        for panel in panels
+    )
     axis = Axis("r / nm", "g(r)", x_limits=(max(0.0, contact - 0.1), contents.r_max), baseline=1)
     caption = (
-        "Radial distribution functions of all pairs of bead types, 1 for an ideal gas. The error is the mean of |Δg|, "
-        f"model against all-atom, from 0 to {contents.r_max:.3g} nm, ± its standard error (jackknife over the blocks); the floor is the "
-        f"same between the two halves of the all-atom frames: below it nothing can be told. {data_sentence(contents)}"
+        "Radial distribution functions of all pairs of bead types, 1 for an ideal gas. The error"
+        f" is the mean of |Δg|, model against all-atom, from 0 to {contents.r_max:.3g} nm, ± its"
+        " standard error (jackknife over the blocks); the floor is the same between the two halves"
+        f" of the all-atom frames: below it nothing can be told. {data_sentence(contents)}"
     )
     return Chart("rdf", "Radial distribution functions", caption, axis, panels)
 
@@ -103,11 +135,18 @@ def _adf(contents: Contents) -> Chart | None:
         return None
     # a row for every bead type in the middle, if all triples are there
     types = len({name for panel in panels for name in panel.title.split(_DASH)})
-    columns = types * (types + 1) // 2 if len(panels) == types * types * (types + 1) // 2 and types > 1 else None
-    axis = Axis("angle / degrees", "p / 10⁻³ degree⁻¹", x_limits=(0, 180), same_height=False, angles=True)
+    columns = (
+        types * (types + 1) // 2
+        if len(panels) == types * types * (types + 1) // 2 and types > 1
+        else None
+    )
+    axis = Axis(
+        "angle / degrees", "p / 10⁻³ degree⁻¹", x_limits=(0, 180), same_height=False, angles=True
+    )
     caption = (
-        "Angular distribution functions: the angle at the middle bead of each triple, both arms within the first coordination shell "
-        f"(first minimum of the all-atom RDF). {_shell_sentence(contents)}"
+        "Angular distribution functions: the angle at the middle bead of each triple, both arms"
+        " within the first coordination shell (first minimum of the all-atom RDF)."
+        f" {_shell_sentence(contents)}"
     )
     return Chart("adf", "Angular distribution functions", caption, axis, panels, columns)
 
@@ -116,9 +155,20 @@ def _coordination(contents: Contents) -> Chart | None:
     panels = _panels(contents, "coordination", "share", "{1} around {0}")
     if not panels:
         return None
-    last = max(panel.x[np.flatnonzero(line.y > 0.005).max()] for panel in panels for line in panel.lines)
-    axis = Axis("neighbours in the first shell", "share of beads", x_limits=(-0.3, last + 0.7), same_height=False, markers=True)
-    caption = f"How many neighbours beads have in their first coordination shell. {_shell_sentence(contents)}"
+    last = max(
+        panel.x[np.flatnonzero(line.y > 0.005).max()] for panel in panels for line in panel.lines
+    )
+    axis = Axis(
+        "neighbours in the first shell",
+        "share of beads",
+        x_limits=(-0.3, last + 0.7),
+        same_height=False,
+        markers=True,
+    )
+    caption = (
+        "How many neighbours beads have in their first coordination shell."
+        f" {_shell_sentence(contents)}"
+    )
     return Chart("coordination", "Coordination numbers", caption, axis, panels)
 
 
@@ -129,13 +179,14 @@ def _msd(contents: Contents) -> Chart | None:
         return None
     axis = Axis("t / ps", "MSD / nm²", logarithmic=True)
     caption = (
-        "Mean-squared displacement over all time origins, in the model's own time: where its curve lies higher it moves faster than "
-        f"all-atom. {data_sentence(contents)}"
+        "Mean-squared displacement over all time origins, in the model's own time: where its curve"
+        f" lies higher it moves faster than all-atom. {data_sentence(contents)}"
     )
     panels = _row_panels(contents, rows)
     for panel in panels:
         for line in panel.lines:
-            np.minimum(line.band, 0.9 * line.y, out=line.band)  # the logarithm of what is left must exist
+            # the logarithm of what is left must exist
+            np.minimum(line.band, 0.9 * line.y, out=line.band)
     return Chart("msd", "Mean-squared displacement", caption, axis, panels)
 
 
@@ -143,7 +194,10 @@ def _order(contents: Contents) -> Chart | None:
     rows = _rows(contents, "order", "type", ("q6", "density", "se"))
     if not rows:
         return None
-    caption = f"Steinhardt's bond order parameter over the 12 nearest neighbours of whatever type. {data_sentence(contents)}"
+    caption = (
+        "Steinhardt's bond order parameter over the 12 nearest neighbours of whatever type."
+        f" {data_sentence(contents)}"
+    )
     axis = Axis("Steinhardt q₆", "density", x_limits=(0, 0.7))
     return Chart("order", "Bond order", caption, axis, _row_panels(contents, rows))
 
@@ -153,67 +207,108 @@ def _structure_factor(contents: Contents) -> Chart | None:
     if not rows:
         return None
     axis = Axis("q / nm⁻¹", "S(q)", baseline=0, same_height=False, signed=True)
-    caption = f"Partial structure factors (Ashcroft and Langreth): like types tend to 1, unlike ones to 0. {data_sentence(contents)}"
-    return Chart("structure_factor", "Structure factors", caption, axis, _row_panels(contents, rows))
+    caption = (
+        "Partial structure factors (Ashcroft and Langreth): like types tend to 1, unlike ones to"
+        f" 0. {data_sentence(contents)}"
+    )
+    return Chart(
+        "structure_factor", "Structure factors", caption, axis, _row_panels(contents, rows)
+    )
 
 
-def _panels(contents: Contents, kind: str, value: str, title: str = "", scale: float = 1.0) -> list[Panel]:
+def _panels(
+    contents: Contents, kind: str, value: str, title: str = "", scale: float = 1.0
+) -> list[Panel]:
     """Panels of a table with a column per bead types and run."""
     columns = contents.table(kind)
     if columns is None:
         if contents.runs[0].curves(kind):
-            raise AnalysisError(f"{contents.folder / kind}.csv: no such file, though comparison.json has its errors; compare again.")
+            raise AnalysisError(
+                f"{contents.folder / kind}.csv: no such file, though comparison.json has its"
+                " errors; compare again."
+            )
         return []
     x = np.array(next(iter(columns.values())), dtype=float)
     panels = []
     for types in contents.runs[0].curves(kind):
         read = {
-            run: tuple(scale * np.array(columns[f"{types} {run} {name}"], dtype=float) for name in (value, f"{value} se"))
+            run: tuple(
+                scale * np.array(columns[f"{types} {run} {name}"], dtype=float)
+                for name in (value, f"{value} se")
+            )
             for run in ("AA", *(run.label for run in contents.runs))
         }
         names = types.split("-")
-        panels.append(Panel(title.format(*names) or _DASH.join(names), x, _lines(contents, read), _note(contents, kind, types)))
+        panels.append(
+            Panel(
+                title.format(*names) or _DASH.join(names),
+                x,
+                _lines(contents, read),
+                _note(contents, kind, types),
+            )
+        )
     return panels
 
 
-def _rows(contents: Contents, table: str, group: str, columns: tuple[str, str, str]) -> dict[tuple[str, str], np.ndarray]:
+def _rows(
+    contents: Contents, table: str, group: str, columns: tuple[str, str, str]
+) -> dict[tuple[str, str], np.ndarray]:
     """Curves, shape (3, n), of a table with a row per point, by bead types and run."""
     found = contents.table(table)
     if found is None:
         return {}
     keys = list(zip(found[group], found["run"], strict=True))
     values = np.array([found[name] for name in columns], dtype=float)
-    return {key: values[:, [k for k, other in enumerate(keys) if other == key]] for key in dict.fromkeys(keys)}
+    return {
+        key: values[:, [k for k, other in enumerate(keys) if other == key]]
+        for key in dict.fromkeys(keys)
+    }
 
 
 def _row_panels(contents: Contents, rows: dict[tuple[str, str], np.ndarray]) -> list[Panel]:
     panels = []
     for types in dict.fromkeys(types for types, _ in rows):
-        curves = {label: curve[:, np.isfinite(curve[1]) & (curve[0] > 0)] for (found, label), curve in rows.items() if found == types}
-        # trajectories may have other frame intervals: curves are brought to common points, within what each covers
+        curves = {
+            label: curve[:, np.isfinite(curve[1]) & (curve[0] > 0)]
+            for (found, label), curve in rows.items()
+            if found == types
+        }
+        # trajectories may have other frame intervals: curves are brought to common points, within
+        # what each covers
         x = np.unique(np.concatenate([curve[0] for curve in curves.values()]))
         read = {
-            label: tuple(np.interp(x, curve[0], row, left=np.nan, right=np.nan) for row in curve[1:]) for label, curve in curves.items()
+            label: tuple(
+                np.interp(x, curve[0], row, left=np.nan, right=np.nan) for row in curve[1:]
+            )
+            for label, curve in curves.items()
         }
         panels.append(Panel(_DASH.join(types.split("-")), x, _lines(contents, read)))
     return panels
 
 
 def _lines(contents: Contents, read: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[Line]:
-    """All-atom first, then a line per model: with a band of standard errors, or of the deviation between its trainings."""
+    """All-atom first, then a line per model: with a band of standard errors, or of the
+    deviation between its trainings.
+    """
     y, se = read["AA"]
     lines = [Line(REFERENCE_LABEL, y, _STANDARD_ERRORS * se)]
     for name, runs in contents.models.items():
         if any(run.label not in read for run in runs):  # its times are not known
             continue
         values = np.array([read[run.label][0] for run in runs])
-        band = values.std(axis=0, ddof=1) if len(runs) > 1 else _STANDARD_ERRORS * read[runs[0].label][1]
+        band = (
+            values.std(axis=0, ddof=1)
+            if len(runs) > 1
+            else _STANDARD_ERRORS * read[runs[0].label][1]
+        )
         lines.append(Line(name, values.mean(axis=0), band))
     return lines
 
 
 def mean_error(runs: list[Run], kind: str, types: str) -> tuple[float, float | None]:
-    """Mean absolute error of a curve with its standard error; of several trainings their mean and standard deviation."""
+    """Mean absolute error of a curve with its standard error; of several trainings their mean
+    and standard deviation.
+    """
     found = [run.curves(kind)[types] for run in runs]
     values = [curve["mean_absolute"] for curve in found]
     error = float(np.std(values, ddof=1)) if len(values) > 1 else found[0]["mean_absolute_se"]
@@ -244,24 +339,35 @@ def maps(contents: Contents) -> Maps | None:
         return None
     names = columns["types"]
     rows = []
-    for types in sorted(found, key=lambda key: found[key]["overlap"] - found[key]["overlap_halves"]):
+    for types in sorted(
+        found, key=lambda key: found[key]["overlap"] - found[key]["overlap_halves"]
+    ):
         first, last = names.index(types), len(names) - names[::-1].index(types)
-        r, angle = (np.unique(np.array(columns[axis][first:last], dtype=float)) for axis in ("r / nm", "angle / degree"))
+        r, angle = (
+            np.unique(np.array(columns[axis][first:last], dtype=float))
+            for axis in ("r / nm", "angle / degree")
+        )
         shape = (len(r), len(angle))
-        values = {label: _map(columns, label, slice(first, last), shape) for label in ("AA", *(run.label for run in contents.runs))}
+        values = {
+            label: _map(columns, label, slice(first, last), shape)
+            for label in ("AA", *(run.label for run in contents.runs))
+        }
         shown = {REFERENCE_LABEL: values["AA"]}
         for name, runs in contents.models.items():
             shown[name] = np.mean([values[run.label] for run in runs], axis=0)
         rows.append(MapRow(_DASH.join(types.split("-")), _edges(r), _edges(angle), shown))
     caption = (
-        "Combined distance-angle distributions: the distance between the first two beads of a triple and the angle at the middle one, "
-        "the third bead in the first shell of the middle one; an ideal gas is 1. The triple furthest from all-atom comes first. "
-        f"{_shell_frames(contents)}"
+        "Combined distance-angle distributions: the distance between the first two beads of a"
+        " triple and the angle at the middle one, the third bead in the first shell of the middle"
+        " one; an ideal gas is 1. The triple furthest from all-atom comes first."
+        f" {_shell_frames(contents)}"
     )
     return Maps("Distance-angle distributions", caption, rows)
 
 
-def _map(columns: dict[str, list[str]], label: str, part: slice, shape: tuple[int, int]) -> np.ndarray:
+def _map(
+    columns: dict[str, list[str]], label: str, part: slice, shape: tuple[int, int]
+) -> np.ndarray:
     return np.array(columns[f"{label} h"][part], dtype=float).reshape(shape)
 
 

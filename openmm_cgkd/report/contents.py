@@ -62,7 +62,9 @@ class Run:
 
     def curves(self, kind: str) -> dict[str, dict[str, Any]]:
         """Errors of one observable by bead types, such as "CHO-CL"."""
-        return {curve["types"]: curve for curve in self.record["curves"] if curve["observable"] == kind}
+        return {
+            curve["types"]: curve for curve in self.record["curves"] if curve["observable"] == kind
+        }
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,16 @@ class Contents:
     @property
     def models(self) -> dict[str, list[Run]]:
         """Runs by model."""
-        return {name: [run for run in self.runs if run.model == name] for name in dict.fromkeys(run.model for run in self.runs)}
+        return {
+            name: [run for run in self.runs if run.model == name]
+            for name in dict.fromkeys(run.model for run in self.runs)
+        }
 
     @property
     def title(self) -> str:
-        return self.system if self.temperature is None else f"{self.system} at {self.temperature:g} K"
+        return (
+            self.system if self.temperature is None else f"{self.system} at {self.temperature:g} K"
+        )
 
     def table(self, name: str) -> dict[str, list[str]] | None:
         """Columns of a CSV file of the comparison, or None if it was not written."""
@@ -130,7 +137,8 @@ def read_contents(run: Path | str) -> Contents:
     Raises
     ------
     AnalysisError
-        If it is none of these, has not been compared, or the comparison is damaged or of another trajectory.
+        If it is none of these, has not been compared, or the comparison is damaged or of another
+        trajectory.
     ConfigError, ModelFileError
         If its run.yaml or student.pt is not valid.
     """
@@ -138,15 +146,22 @@ def read_contents(run: Path | str) -> Contents:
     if folder.suffix in (".yaml", ".yml"):
         folder = RunFolder(load_run(folder)).root
     if not folder.is_dir():
-        raise AnalysisError(f"{folder}: no such folder; name a run folder, or the folder of 'cgkd compare --against'.")
+        raise AnalysisError(
+            f"{folder}: no such folder; name a run folder, or the folder of 'cgkd compare"
+            " --against'."
+        )
     if (folder / "comparison.json").exists():
         return _of_many(folder)
     if (folder / "comparison" / "comparison.json").exists():
         return _of_one(folder)
     if (folder / "run.yaml").exists():
-        raise AnalysisError(f"{folder}: this run has not been compared with all-atom yet; run 'cgkd compare {folder / 'run.yaml'}' first.")
+        raise AnalysisError(
+            f"{folder}: this run has not been compared with all-atom yet; run 'cgkd compare"
+            f" {folder / 'run.yaml'}' first."
+        )
     raise AnalysisError(
-        f"{folder}: is not a run folder (it holds neither run.yaml nor comparison.json); name one that 'cgkd run' or 'cgkd compare' made."
+        f"{folder}: is not a run folder (it holds neither run.yaml nor comparison.json); name one"
+        " that 'cgkd run' or 'cgkd compare' made."
     )
 
 
@@ -158,28 +173,55 @@ def _of_one(root: Path) -> Contents:
     record = whole["structure"]["models"][0]
     trajectory = next(iter(sorted((root / "simulation").glob("trajectory.*"))), None)
     if trajectory is not None and file_hash(trajectory) != record["sha256"]:
-        raise AnalysisError(f"{folder}: compares another trajectory than {trajectory}; run 'cgkd compare {root / 'run.yaml'}' again.")
+        raise AnalysisError(
+            f"{folder}: compares another trajectory than {trajectory}; run 'cgkd compare"
+            f" {root / 'run.yaml'}' again."
+        )
     run = _of_folder(record, root, config)
     frames = config.comparison.shell_frames if config else None
     return Contents(
-        root, folder, whole["structure"], *_state(whole), whole["r_max"], whole["blocks"], frames, [run], _all_atom_speed([run])
+        root,
+        folder,
+        whole["structure"],
+        *_state(whole),
+        whole["r_max"],
+        whole["blocks"],
+        frames,
+        [run],
+        _all_atom_speed([run]),
     )
 
 
 def _of_many(folder: Path) -> Contents:
-    """The folder of ``cgkd compare --against``; run folders count as long as they hold the trajectories that were compared."""
+    """The folder of ``cgkd compare --against``; run folders count as long as they hold the
+    trajectories that were compared.
+    """
     data = _read_json(folder / "comparison.json", "models", "settings", "r_max")
     runs = []
     for record in data["models"]:
         path = Path(record["path"])
         root = path.parent.parent if path.parent.name == "simulation" else path.parent
-        if path.suffix in (".dcd", ".xtc") and path.exists() and file_hash(path) == record["sha256"]:
+        if (
+            path.suffix in (".dcd", ".xtc")
+            and path.exists()
+            and file_hash(path) == record["sha256"]
+        ):
             runs.append(_of_folder(record, root, _config(root)))
         else:
             runs.append(Run(record))
     settings = data["settings"]
     speed = _all_atom_speed(runs, Path(data["all_atom"]["path"]))
-    return Contents(folder, folder, data, *_state(data), data["r_max"], settings["blocks"], settings["shell_frames"], runs, speed)
+    return Contents(
+        folder,
+        folder,
+        data,
+        *_state(data),
+        data["r_max"],
+        settings["blocks"],
+        settings["shell_frames"],
+        runs,
+        speed,
+    )
 
 
 def _state(data: dict[str, Any]) -> tuple[str, float | None]:
@@ -187,11 +229,17 @@ def _state(data: dict[str, Any]) -> tuple[str, float | None]:
 
 
 def _of_folder(record: dict[str, Any], root: Path, config: RunConfig | None) -> Run:
-    simulation, stability = root / "simulation" / "simulation.json", root / "stability" / "stability.json"
+    simulation, stability = (
+        root / "simulation" / "simulation.json",
+        root / "stability" / "stability.json",
+    )
     survival = None
     if stability.exists():
         _check_student(root)
-        survival = {name: np.array(values, dtype=float) for name, values in read_columns(stability.with_name("survival.csv")).items()}
+        survival = {
+            name: np.array(values, dtype=float)
+            for name, values in read_columns(stability.with_name("survival.csv")).items()
+        }
     model = RunFolder(config).model if config else root / "student.pt"
     return Run(
         record,
@@ -211,7 +259,8 @@ def _check_student(root: Path) -> None:
         simulated, tested = (_read_json(stamp, "model")["model"] for stamp in stamps)
         if simulated != tested:
             raise AnalysisError(
-                f"{root}: simulation and stability are of different students; run 'cgkd stability {root / 'run.yaml'}' again."
+                f"{root}: simulation and stability are of different students; run 'cgkd stability"
+                f" {root / 'run.yaml'}' again."
             )
 
 
@@ -244,8 +293,13 @@ def _read_json(path: Path, *required: str) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text())
     except ValueError as error:
-        raise AnalysisError(f"{path}: is not valid JSON ({error}); run the command that writes it again.") from error
+        raise AnalysisError(
+            f"{path}: is not valid JSON ({error}); run the command that writes it again."
+        ) from error
     missing = [name for name in required if not isinstance(data, dict) or name not in data]
     if missing:
-        raise AnalysisError(f"{path}: has no field {missing[0]!r}, so another version wrote it; run the command that writes it again.")
+        raise AnalysisError(
+            f"{path}: has no field {missing[0]!r}, so another version wrote it; run the command"
+            " that writes it again."
+        )
     return data

@@ -1,4 +1,6 @@
-"""The HTML page of a report: template, style and script, filled with figures, pictures, tables and words."""
+"""The HTML page of a report: template, style and script, filled with figures, pictures, tables
+and words.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +44,17 @@ def render(
         Whether the page names pictures and tables beside it.
     """
     environment = Environment(
-        loader=PackageLoader(__package__), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
     )
     environment.filters["cell"] = _cell
-    style, code = (Markup(environment.loader.get_source(environment, f"report.{kind}")[0]) for kind in ("css", "js"))
+    style, code = (
+        Markup(environment.loader.get_source(environment, f"report.{kind}")[0])
+        for kind in ("css", "js")
+    )
     return environment.get_template("report.html").render(
         style=style,
         code=code,
@@ -61,7 +70,9 @@ def render(
         stability_pictures=stability,
         tables=tables,
         with_files=with_files,
-        configurations={run.name: (run.folder / "run.yaml").read_text() for run in contents.runs if run.config},
+        configurations={
+            run.name: (run.folder / "run.yaml").read_text() for run in contents.runs if run.config
+        },
     )
 
 

@@ -1,4 +1,6 @@
-"""What a comparison comes to, in words and marks. The bounds stand in docs/observables.md and on the page."""
+"""What a comparison comes to, in words and marks. The bounds stand in docs/observables.md and
+on the page.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +11,20 @@ import numpy as np
 
 from .contents import Contents, Run
 
-# a model is as good as can be told within twice the floor; an RDF error of 0.02 is hard to see, one of 0.1 is hard to miss
+# a model is as good as can be told within twice the floor; an RDF error of 0.02 is hard to see, one
+# of 0.1 is hard to miss
 GOOD = {"ratio": 2.0, "error": 0.02}
 FAIR = {"ratio": 4.0, "error": 0.10}
 # relative; the first as the bound of the time-step search
 GOOD_TEMPERATURE, FAIR_TEMPERATURE = 0.02, 0.05
 
 BOUNDS = (
-    f"Structure: green up to {GOOD['ratio']:g} times the floor or an RDF error of {GOOD['error']:g}, yellow up to {FAIR['ratio']:g} times "
-    f"or {FAIR['error']:.2g}, red above, and wherever beads aggregate. Stability: green without failure, yellow if at most half of the "
-    f"runs fail, red above. Temperature: green within {GOOD_TEMPERATURE:.0%}, yellow within {FAIR_TEMPERATURE:.0%}, red above. Speed: "
-    "green if faster than all-atom, else yellow. Grey: not known. The verdict is the worst of them."
+    f"Structure: green up to {GOOD['ratio']:g} times the floor or an RDF error of"
+    f" {GOOD['error']:g}, yellow up to {FAIR['ratio']:g} times or {FAIR['error']:.2g}, red above,"
+    " and wherever beads aggregate. Stability: green without failure, yellow if at most half of"
+    f" the runs fail, red above. Temperature: green within {GOOD_TEMPERATURE:.0%}, yellow within"
+    f" {FAIR_TEMPERATURE:.0%}, red above. Speed: green if faster than all-atom, else yellow. Grey:"
+    " not known. The verdict is the worst of them."
 )
 
 
@@ -81,19 +86,28 @@ class Verdict:
 
 def verdicts(contents: Contents) -> list[Verdict]:
     """A verdict on every model, that of the smallest RDF error first."""
-    found = [(rdf_error(runs)[0], Verdict(name, _findings(runs, contents))) for name, runs in contents.models.items()]
+    found = [
+        (rdf_error(runs)[0], Verdict(name, _findings(runs, contents)))
+        for name, runs in contents.models.items()
+    ]
     return [verdict for _, verdict in sorted(found, key=lambda item: item[0])]
 
 
 def rdf_error(runs: list[Run]) -> tuple[float, float | None]:
-    """Mean over all pairs and trainings of the RDF error, and its standard deviation over trainings."""
-    means = [np.mean([curve["mean_absolute"] for curve in run.curves("rdf").values()]) for run in runs]
+    """Mean over all pairs and trainings of the RDF error, and its standard deviation over
+    trainings.
+    """
+    means = [
+        np.mean([curve["mean_absolute"] for curve in run.curves("rdf").values()]) for run in runs
+    ]
     return float(np.mean(means)), float(np.std(means, ddof=1)) if len(means) > 1 else None
 
 
 def rdf_floor(runs: list[Run]) -> float:
     """Mean over all pairs of the RDF error between the halves of the all-atom frames."""
-    return float(np.mean([curve["mean_absolute_halves"] for curve in runs[0].curves("rdf").values()]))
+    return float(
+        np.mean([curve["mean_absolute_halves"] for curve in runs[0].curves("rdf").values()])
+    )
 
 
 def _findings(runs: list[Run], contents: Contents) -> dict[str, Finding]:
@@ -109,18 +123,32 @@ def _structure(runs: list[Run]) -> Finding:
     (error, spread), floor = rdf_error(runs), rdf_floor(runs)
     value = f"{error:.3f}" if spread is None else f"{error:.3f} ± {spread:.3f}"
     ratio = error / floor if floor > 0 else float("inf")
-    mark = next((mark for mark, bound in ((Mark.GOOD, GOOD), (Mark.FAIR, FAIR)) if _within(error, ratio, bound)), Mark.POOR)
+    mark = next(
+        (
+            mark
+            for mark, bound in ((Mark.GOOD, GOOD), (Mark.FAIR, FAIR))
+            if _within(error, ratio, bound)
+        ),
+        Mark.POOR,
+    )
     words = {Mark.GOOD: "agrees with", Mark.FAIR: "is near", Mark.POOR: "is far from"}[mark]
     sentence = (
-        f"The structure {words} all-atom: the mean RDF error is {value}, {ratio:.1f} times the floor of {floor:.3f} "
-        "that the halves of the all-atom frames set."
+        f"The structure {words} all-atom: the mean RDF error is {value}, {ratio:.1f} times the"
+        f" floor of {floor:.3f} that the halves of the all-atom frames set."
     )
     clumped = [run for run in runs if run.record["aggregation"]["first_frame"] is not None]
     if clumped:
         mark = Mark.POOR
         share = max(run.record["aggregation"]["share_of_frames"] for run in clumped)
-        sentence += f" Its beads aggregate: up to {share:.0%} of the frames show what all-atom never does."
-    return Finding(mark, value, f"RDF error; floor {floor:.3f}" + ("; beads aggregate" if clumped else ""), sentence)
+        sentence += (
+            f" Its beads aggregate: up to {share:.0%} of the frames show what all-atom never does."
+        )
+    return Finding(
+        mark,
+        value,
+        f"RDF error; floor {floor:.3f}" + ("; beads aggregate" if clumped else ""),
+        sentence,
+    )
 
 
 def _within(error: float, ratio: float, bound: dict[str, float]) -> bool:
@@ -130,27 +158,48 @@ def _within(error: float, ratio: float, bound: dict[str, float]) -> bool:
 def _stability(runs: list[Run]) -> Finding:
     tested = [run.stability for run in runs if run.stability]
     if not tested:
-        return Finding(Mark.UNKNOWN, "not tested", "cgkd stability", "How long it stays physical has not been tested (cgkd stability).")
+        return Finding(
+            Mark.UNKNOWN,
+            "not tested",
+            "cgkd stability",
+            "How long it stays physical has not been tested (cgkd stability).",
+        )
     total, failed = (sum(report[name] for report in tested) for name in ("replicas", "failed"))
     durations = sorted({report["duration"] for report in tested})
     length = " and ".join(f"{duration:g}" for duration in durations)
     mark = Mark.GOOD if failed == 0 else Mark.FAIR if 2 * failed <= total else Mark.POOR
-    causes = {cause: sum(report["causes"][cause] for report in tested) for cause in tested[0]["causes"]}
+    causes = {
+        cause: sum(report["causes"][cause] for report in tested) for cause in tested[0]["causes"]
+    }
     named = ", ".join(f"{count} {cause}" for cause, count in causes.items() if count)
     note = f"runs of {length} ps" + (f"; {named}" if named else "")
-    sentence = f"{total - failed} of {total} runs of {length} ps stayed physical" + (f" ({named})." if named else ".")
+    sentence = f"{total - failed} of {total} runs of {length} ps stayed physical" + (
+        f" ({named})." if named else "."
+    )
     return Finding(mark, f"{total - failed} of {total}", note, sentence)
 
 
 def _temperature(runs: list[Run]) -> Finding:
-    known = [run.simulation for run in runs if run.simulation and "mean_temperature" in run.simulation]
+    known = [
+        run.simulation for run in runs if run.simulation and "mean_temperature" in run.simulation
+    ]
     if not known:
         return Finding(Mark.UNKNOWN, "not known", "", "")
-    furthest = max(known, key=lambda numbers: abs(numbers["mean_temperature"] - numbers["temperature"]))
+    furthest = max(
+        known, key=lambda numbers: abs(numbers["mean_temperature"] - numbers["temperature"])
+    )
     mean, wanted = furthest["mean_temperature"], furthest["temperature"]
     off = abs(mean / wanted - 1)
-    mark = Mark.GOOD if off <= GOOD_TEMPERATURE else Mark.FAIR if off <= FAIR_TEMPERATURE else Mark.POOR
-    sentence = "" if mark is Mark.GOOD else f"The mean temperature is {mean:.1f} K, {wanted:g} K was set."
+    mark = (
+        Mark.GOOD
+        if off <= GOOD_TEMPERATURE
+        else Mark.FAIR
+        if off <= FAIR_TEMPERATURE
+        else Mark.POOR
+    )
+    sentence = (
+        "" if mark is Mark.GOOD else f"The mean temperature is {mean:.1f} K, {wanted:g} K was set."
+    )
     return Finding(mark, f"{mean:.1f} K", f"{wanted:g} K set", sentence)
 
 
@@ -161,7 +210,12 @@ def _speed(runs: list[Run], all_atom: float | None) -> Finding:
     speed = float(np.mean(known))
     value = f"{speed:.3g} ns/day"
     if all_atom is None:
-        return Finding(Mark.UNKNOWN, value, "all-atom not known", f"It runs at {value}; the speed of all-atom is not known.")
+        return Finding(
+            Mark.UNKNOWN,
+            value,
+            "all-atom not known",
+            f"It runs at {value}; the speed of all-atom is not known.",
+        )
     ratio = speed / all_atom
     mark = Mark.GOOD if ratio > 1 else Mark.FAIR
     sentence = f"It runs at {value}, {ratio:.2g} times the {all_atom:.3g} ns/day of all-atom."

@@ -1,4 +1,6 @@
-"""The report of a comparison: one HTML page that needs no network, and beside it pictures and tables."""
+"""The report of a comparison: one HTML page that needs no network, and beside it pictures and
+tables.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,8 @@ def write_report(run: Path | str, output: Path | None = None) -> Path:
     run : path
         A run folder, its run.yaml, or the folder of ``cgkd compare --against``.
     output : path, optional
-        A folder, which gets ``report.html``, pictures as PNG and SVG, and tables as CSV; ``report`` in the folder of the run if absent.
-        A name that ends in ``.html`` is that of the page alone.
+        A folder, which gets ``report.html``, pictures as PNG and SVG, and tables as CSV; ``report``
+        in the folder of the run if absent. A name that ends in ``.html`` is that of the page alone.
 
     Returns
     -------
@@ -52,31 +54,49 @@ def write_report(run: Path | str, output: Path | None = None) -> Path:
     try:
         from .page import render
     except ImportError as error:
-        raise CompatibilityError("The report needs Bokeh and Jinja2; install them with: pip install 'bokeh>=3.8' 'jinja2>=3.1'.") from error
+        raise CompatibilityError(
+            "The report needs Bokeh and Jinja2; install them with: pip install 'bokeh>=3.8'"
+            " 'jinja2>=3.1'."
+        ) from error
     contents = read_contents(run)
     output = Path(output) if output else contents.root / "report"
     alone = output.suffix == ".html"
     drawn, found, sections = charts(contents), maps(contents), _tables(contents)
     with tempfile.TemporaryDirectory() as discarded:
         folder = Path(discarded) if alone else output
-        stills, stability = _write_pictures(contents, drawn, found, folder), _copy_stability(contents, folder)
+        stills, stability = (
+            _write_pictures(contents, drawn, found, folder),
+            _copy_stability(contents, folder),
+        )
         stills |= {name: _address((folder / f"{name}.svg").read_text()) for name in stability}
         for table in (table for section in sections.values() for table in section):
             write_csv(folder / f"{table.name}.csv", table.header, table.rows)
     path = output if alone else output / PAGE
-    write_text(path, render(contents, drawn, found, sections, stills, stability, with_files=not alone))
+    write_text(
+        path, render(contents, drawn, found, sections, stills, stability, with_files=not alone)
+    )
     return path
 
 
-def _write_pictures(contents: Contents, drawn: Sequence[Chart], found: Maps | None, folder: Path) -> dict[str, str]:
+def _write_pictures(
+    contents: Contents, drawn: Sequence[Chart], found: Maps | None, folder: Path
+) -> dict[str, str]:
     """Pictures of all charts with their numbers; their addresses."""
     pictures = {
-        chart.name: draw_curves(chart.panels, chart.axis, f"{contents.title}: {chart.title}", chart.caption, chart.columns)
+        chart.name: draw_curves(
+            chart.panels,
+            chart.axis,
+            f"{contents.title}: {chart.title}",
+            chart.caption,
+            chart.columns,
+        )
         for chart in drawn
     }
     if found is not None:
         shown = found.rows[:_MAPS]
-        caption = f"The {len(shown)} of {len(found.rows)} triples furthest from all-atom. {found.caption}"
+        caption = (
+            f"The {len(shown)} of {len(found.rows)} triples furthest from all-atom. {found.caption}"
+        )
         pictures["cdf"] = draw_maps(shown, f"{contents.title}: {found.title}", caption)
     for name, picture in pictures.items():
         save(picture, folder / name, _FORMATS)
@@ -93,7 +113,9 @@ def _bare(picture: Figure) -> str:
 
 
 def _copy_stability(contents: Contents, folder: Path) -> dict[str, str]:
-    """The pictures that the stability protocol of each run has drawn; the name of the run by that of its picture."""
+    """The pictures that the stability protocol of each run has drawn; the name of the run by
+    that of its picture.
+    """
     names = {}
     for k, run in enumerate(contents.runs, start=1):
         if run.stability is not None:
@@ -120,9 +142,17 @@ def _tables(contents: Contents) -> dict[str, list[Table]]:
     """Tables by the section of the page."""
     shells = tables.errors(contents, ("adf", "cdf", "coordination"), "errors_shells")
     sections = {
-        "errors": [tables.scores(contents), tables.errors(contents, ("rdf",), "errors_rdf"), tables.peaks(contents), shells],
+        "errors": [
+            tables.scores(contents),
+            tables.errors(contents, ("rdf",), "errors_rdf"),
+            tables.peaks(contents),
+            shells,
+        ],
         "stability": [tables.stability(contents)],
         "speed": [tables.speed(contents), tables.dynamics(contents)],
         "provenance": [tables.provenance(contents)],
     }
-    return {name: [table for table in section if table is not None] for name, section in sections.items()}
+    return {
+        name: [table for table in section if table is not None]
+        for name, section in sections.items()
+    }

@@ -25,19 +25,20 @@ if TYPE_CHECKING:
 class CGPotential:
     """A coarse-grained potential, ready to make systems for OpenMM.
 
-    ``CGPotential("student.pt").createSystem(topology)`` returns an `openmm.System`; integrator, platform and reporters
-    are the user's.
+    ``CGPotential("student.pt").createSystem(topology)`` returns an `openmm.System`; integrator,
+    platform and reporters are the user's.
 
     Parameters
     ----------
     file : path
         Potential written by ``cgkd export``, portable or fast.
     engine : {"fused", "portable", "python"}, optional
-        "fused": `TorchForce`; a CPU evaluates the potential by this package's fused loops, an NVIDIA GPU by its Triton kernels.
-        "portable": `TorchForce` with plain PyTorch operations everywhere, on a CPU several times slower and equal to single precision.
-        "python": OpenMM's `PythonForce`, with the fused loops on a CPU and the Triton kernels, as a CUDA graph, on an NVIDIA GPU; needs
-        no openmmtorch and runs with newer torch.
-        Absent: "fused" where `TorchForce` can run, otherwise "python".
+        "fused": `TorchForce`; a CPU evaluates the potential by this package's fused loops, an
+        NVIDIA GPU by its Triton kernels. "portable": `TorchForce` with plain PyTorch operations
+        everywhere, on a CPU several times slower and equal to single precision. "python": OpenMM's
+        `PythonForce`, with the fused loops on a CPU and the Triton kernels, as a CUDA graph, on an
+        NVIDIA GPU; needs no openmmtorch and runs with newer torch. Absent: "fused" where
+        `TorchForce` can run, otherwise "python".
 
     Attributes
     ----------
@@ -53,7 +54,9 @@ class CGPotential:
         If the file is missing, not a potential of this package, or was changed after the export.
     """
 
-    def __init__(self, file: Path | str, engine: Literal["fused", "portable", "python"] | None = None) -> None:
+    def __init__(
+        self, file: Path | str, engine: Literal["fused", "portable", "python"] | None = None
+    ) -> None:
         if engine not in (None, "fused", "portable", "python"):
             raise ConfigError(f"engine: got '{engine}'; choose 'fused', 'portable' or 'python'.")
         if engine is None:
@@ -78,18 +81,20 @@ class CGPotential:
         Parameters
         ----------
         topology : openmm.app.Topology, mdtraj.Topology or BeadTopology
-            One atom per bead; the atom's name is the bead type. Masses come from the potential, and so do bonds and angles
-            of molecules with several beads: each is one residue, or joined by bonds, with its beads in the order of the mapping.
+            One atom per bead; the atom's name is the bead type. Masses come from the potential, and
+            so do bonds and angles of molecules with several beads: each is one residue, or joined
+            by bonds, with its beads in the order of the mapping.
         removeCMMotion : bool
             Add a `CMMotionRemover`.
         boxVectors : Quantity or array of shape (3, 3) in nm, optional
-            Periodic box; needed for topologies that carry none of their own. An `openmm.app.Topology` with box vectors
-            makes a periodic system by itself.
+            Periodic box; needed for topologies that carry none of their own. An
+            `openmm.app.Topology` with box vectors makes a periodic system by itself.
 
         Raises
         ------
         ModelFileError
-            If the topology holds a bead or a molecule that the potential does not know, or beads of other masses than the potential's.
+            If the topology holds a bead or a molecule that the potential does not know, or beads of
+            other masses than the potential's.
         BoxError
             If a box height is below twice the cutoff, or the box is not in OpenMM's form.
         """
@@ -105,18 +110,26 @@ class CGPotential:
         return system
 
     def bead_masses(self, topology: app.Topology | mdtraj.Topology | BeadTopology) -> np.ndarray:
-        """Masses of the beads of a topology, shape (n_beads,), dalton; arguments and errors as `createSystem`."""
+        """Masses of the beads of a topology, shape (n_beads,), dalton; arguments and errors as
+        `createSystem`.
+        """
         masses = np.array(self.metadata.masses)[self._types(bead_names(topology))]
-        if isinstance(topology, BeadTopology) and not np.allclose(topology.masses, masses, rtol=0, atol=1e-2):
+        if isinstance(topology, BeadTopology) and not np.allclose(
+            topology.masses, masses, rtol=0, atol=1e-2
+        ):
             k = int(np.argmax(np.abs(topology.masses - masses)))
             raise ModelFileError(
-                f"Bead {k} ({topology.names[k]}) weighs {topology.masses[k]:g} dalton, in {self.file.name} {masses[k]:g} dalton; "
-                "use a potential of this fluid and this mapping."
+                f"Bead {k} ({topology.names[k]}) weighs {topology.masses[k]:g} dalton, in"
+                f" {self.file.name} {masses[k]:g} dalton; use a potential of this fluid and this"
+                " mapping."
             )
         return masses
 
-    def createForce(self, topology: app.Topology | mdtraj.Topology | BeadTopology, boxVectors: Any = None) -> openmm.Force:
-        """The potential as one `openmm.Force`, for a system with the same beads; arguments and errors as `createSystem`.
+    def createForce(
+        self, topology: app.Topology | mdtraj.Topology | BeadTopology, boxVectors: Any = None
+    ) -> openmm.Force:
+        """The potential as one `openmm.Force`, for a system with the same beads; arguments and
+        errors as `createSystem`.
 
         Parameters
         ----------
@@ -127,7 +140,8 @@ class CGPotential:
         Raises
         ------
         CompatibilityError
-            If there is a GPU on which the kernels of the engine "fused" fail or give other forces than on the processor.
+            If there is a GPU on which the kernels of the engine "fused" fail or give other forces
+            than on the processor.
         """
         import torch
 
@@ -150,19 +164,23 @@ class CGPotential:
         if self.engine == "fused":
             from ..potential.scripted import PotentialWithForces
 
-            if torch.cuda.is_available() and torch.ops.openmm_cgkd.has_gpu_kernels(torch.empty(0, device="cuda")):
+            if torch.cuda.is_available() and torch.ops.openmm_cgkd.has_gpu_kernels(
+                torch.empty(0, device="cuda")
+            ):
                 from ..potential.gpu.check import check_kernels
 
                 check_kernels(module.fast)
             module = torch.jit.script(PotentialWithForces(module).eval())
         force = import_torch_force()(module)
         force.setOutputsForces(self.engine == "fused")
-        force.setProperty("useCUDAGraphs", "false")  # a graph cannot raise: what is wrong would show as NaN, in the energy alone
+        # a graph cannot raise: what is wrong would show as NaN, in the energy alone
+        force.setProperty("useCUDAGraphs", "false")
         force.setUsesPeriodicBoundaryConditions(box is not None)
         return force
 
     def load(self) -> torch.jit.ScriptModule:
-        """The TorchScript module of the engine; ``set_types`` it, then call it with positions and, if periodic, box vectors.
+        """The TorchScript module of the engine; ``set_types`` it, then call it with positions and,
+        if periodic, box vectors.
 
         Raises
         ------
@@ -179,7 +197,8 @@ class CGPotential:
         except RuntimeError as error:
             if "Unknown builtin op" in str(error):
                 cure = (
-                    "it was written by another version of openmm_cgkd, whose operators this one lacks; export it again with 'cgkd export'"
+                    "it was written by another version of openmm_cgkd, whose operators this one"
+                    " lacks; export it again with 'cgkd export'"
                 )
             else:
                 cure = "the file is damaged, export it again with 'cgkd export'"
@@ -193,9 +212,14 @@ class CGPotential:
         known = {name: k for k, name in enumerate(self.metadata.type_names)}
         for index, name in enumerate(names):
             if name not in known:
-                raise ModelFileError(f"Bead {index} is named {name}, {self.file.name} knows {', '.join(known)}; name beads by their type.")
+                raise ModelFileError(
+                    f"Bead {index} is named {name}, {self.file.name} knows {', '.join(known)}; name"
+                    " beads by their type."
+                )
         if not names:
-            raise ModelFileError("The topology has no beads; give one atom per bead, named by its type.")
+            raise ModelFileError(
+                "The topology has no beads; give one atom per bead, named by its type."
+            )
         return np.array([known[name] for name in names], dtype=np.int64)
 
 
@@ -209,7 +233,9 @@ def bead_names(topology: app.Topology | mdtraj.Topology | BeadTopology) -> list[
 
 
 def bead_molecules(topology: app.Topology | mdtraj.Topology | BeadTopology) -> list[int]:
-    """Molecule of every bead of a topology: beads of one residue, and beads joined by bonds, are of one molecule."""
+    """Molecule of every bead of a topology: beads of one residue, and beads joined by bonds,
+    are of one molecule.
+    """
     if isinstance(topology, BeadTopology):
         return topology.molecules.tolist()
     atoms, bonds = topology.atoms, topology.bonds
@@ -222,7 +248,8 @@ def bead_molecules(topology: app.Topology | mdtraj.Topology | BeadTopology) -> l
 
 
 def bead_topology_to_openmm(beads: BeadTopology, box: np.ndarray | None = None) -> app.Topology:
-    """OpenMM topology of beads: one residue per molecule, one element-less atom per bead, named by its type.
+    """OpenMM topology of beads: one residue per molecule, one element-less atom per bead, named by
+    its type.
 
     Parameters
     ----------
@@ -250,13 +277,26 @@ def _own_box(topology: app.Topology | mdtraj.Topology | BeadTopology) -> Any:
 
 
 def _box(vectors: Any) -> np.ndarray | None:
-    """Box vectors as an array (3, 3) in nm, off-diagonals reduced to the same lattice's smallest."""
+    """Box vectors as an array (3, 3) in nm, off-diagonals reduced to the same lattice's
+    smallest.
+    """
     if vectors is None:
         return None
     if unit.is_quantity(vectors):
         vectors = vectors.value_in_unit(unit.nanometer)
-    box = np.array([[float(x.value_in_unit(unit.nanometer)) if unit.is_quantity(x) else float(x) for x in row] for row in vectors])
+    box = np.array(
+        [
+            [
+                float(x.value_in_unit(unit.nanometer)) if unit.is_quantity(x) else float(x)
+                for x in row
+            ]
+            for row in vectors
+        ]
+    )
     if box.shape != (3, 3) or np.triu(box, 1).any() or not (np.diag(box) > 0).all():
-        raise BoxError(f"Box vectors {box.tolist()} nm are not in OpenMM's form; put a along x and b in the xy plane, as MDTraj does.")
+        raise BoxError(
+            f"Box vectors {box.tolist()} nm are not in OpenMM's form; put a along x and b in the xy"
+            " plane, as MDTraj does."
+        )
     reduced = reducePeriodicBoxVectors([openmm.Vec3(*row) for row in box] * unit.nanometer)
     return np.array(reduced.value_in_unit(unit.nanometer))

@@ -1,6 +1,8 @@
-"""The teachers at run time: as one potential, their mean, or as a committee that watches the student's trajectory.
+"""The teachers at run time: as one potential, their mean, or as a committee that watches the
+student's trajectory.
 
-Where the teachers disagree more than on their labels, the student is outside what it has learnt, and nobody knows the forces.
+Where the teachers disagree more than on their labels, the student is outside what it has learnt,
+and nobody knows the forces.
 """
 
 from __future__ import annotations
@@ -67,7 +69,16 @@ def export_members(run: RunConfig, frames: Frames) -> list[Path]:
             frames_sha256=stored["frames"],
             checkpoint_sha256=inputs["checkpoint"],
         )
-        export_potential(path, network, prior, metadata, frames.beads.types, frames.positions[-1], frames.box[-1], frames.beads.bonds)
+        export_potential(
+            path,
+            network,
+            prior,
+            metadata,
+            frames.beads.types,
+            frames.positions[-1],
+            frames.box[-1],
+            frames.beads.bonds,
+        )
         stage.finish()
     return found
 
@@ -92,14 +103,27 @@ class EnsemblePotential:
         If there are no files, too many, or members of different beads.
     """
 
-    def __init__(self, files: Sequence[Path | str], engine: Literal["fused", "portable", "python"] | None = None) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path | str],
+        engine: Literal["fused", "portable", "python"] | None = None,
+    ) -> None:
         if not 1 <= len(files) <= _MOST:
-            raise ModelFileError(f"An ensemble has 1 to {_MOST} members, got {len(files)} files; name the teachers' potentials.")
+            raise ModelFileError(
+                f"An ensemble has 1 to {_MOST} members, got {len(files)} files; name the teachers'"
+                " potentials."
+            )
         self.members = [CGPotential(file, engine) for file in files]
         first = self.members[0]
         for member in self.members[1:]:
-            if member.metadata.type_names != first.metadata.type_names or member.metadata.masses != first.metadata.masses:
-                raise ModelFileError(f"{member.file}: has other bead types or masses than {first.file}; name members of one ensemble.")
+            if (
+                member.metadata.type_names != first.metadata.type_names
+                or member.metadata.masses != first.metadata.masses
+            ):
+                raise ModelFileError(
+                    f"{member.file}: has other bead types or masses than {first.file}; name members"
+                    " of one ensemble."
+                )
 
     def createSystem(
         self,
@@ -109,7 +133,11 @@ class EnsemblePotential:
     ) -> openmm.System:
         """Make a system of beads; arguments and errors as `CGPotential.createSystem`."""
         system = self.members[0].createSystem(topology, removeCMMotion, boxVectors)
-        box = system.getDefaultPeriodicBoxVectors() if system.usesPeriodicBoundaryConditions() else None
+        box = (
+            system.getDefaultPeriodicBoxVectors()
+            if system.usesPeriodicBoundaryConditions()
+            else None
+        )
         system.removeForce(0)  # the first member alone
         names = [f"member{k}" for k in range(len(self.members))]
         mean = openmm.CustomCVForce(f"({' + '.join(names)}) / {len(names)}")
@@ -152,14 +180,24 @@ class Committee:
         platform: str | None = None,
     ) -> None:
         if len(files) < 2:
-            raise ConfigError(f"A committee needs at least two members, got {len(files)}; train more teachers.")
+            raise ConfigError(
+                f"A committee needs at least two members, got {len(files)}; train more teachers."
+            )
         self.names = bead_names(topology)
-        systems = [CGPotential(file).createSystem(topology, removeCMMotion=False, boxVectors=boxVectors) for file in files]
+        systems = [
+            CGPotential(file).createSystem(topology, removeCMMotion=False, boxVectors=boxVectors)
+            for file in files
+        ]
         try:
             wanted = choose_platform(systems[0], platform)
-            self._contexts = [openmm.Context(system, openmm.VerletIntegrator(0.001), wanted) for system in systems]
+            self._contexts = [
+                openmm.Context(system, openmm.VerletIntegrator(0.001), wanted) for system in systems
+            ]
         except openmm.OpenMMException as error:
-            raise SimulationError(f"Platform {platform or '(none named)'} cannot run the committee ({cause_of(error)}).") from error
+            raise SimulationError(
+                f"Platform {platform or '(none named)'} cannot run the committee"
+                f" ({cause_of(error)})."
+            ) from error
 
     def forces(self, positions: Any, boxVectors: Any = None) -> np.ndarray:
         """Forces of every member, shape (members, n_beads, 3), kJ/mol/nm.
@@ -179,7 +217,8 @@ class Committee:
         return np.array(found)
 
     def spread(self, positions: Any, boxVectors: Any = None) -> np.ndarray:
-        """Disagreement on the force on every bead, shape (n_beads,), kJ/mol/nm: as `force_spread` of the labels.
+        """Disagreement on the force on every bead, shape (n_beads,), kJ/mol/nm: as `force_spread`
+        of the labels.
 
         Standard deviation over the members (n - 1 in the denominator), RMS over x, y, z.
         """
@@ -193,7 +232,8 @@ class SpreadRange:
     Attributes
     ----------
     mean, largest : dict of str to float, kJ/mol/nm
-        By bead type: the largest mean over the beads of a configuration, and the largest of a single bead.
+        By bead type: the largest mean over the beads of a configuration, and the largest of a
+        single bead.
     """
 
     mean: dict[str, float]
@@ -223,10 +263,11 @@ def labelled_range(run: RunConfig, frames: Frames) -> SpreadRange:
 
 
 class CommitteeReporter:
-    """OpenMM reporter: writes the committee's disagreement along a trajectory, and warns or stops when it leaves the known range.
+    """OpenMM reporter: writes the committee's disagreement along a trajectory, and warns or stops
+    when it leaves the known range.
 
-    The CSV has a row per evaluation: step, time (ps), then for every bead type the mean over its beads and the largest
-    disagreement (kJ/mol/nm), as `Committee.spread`.
+    The CSV has a row per evaluation: step, time (ps), then for every bead type the mean over its
+    beads and the largest disagreement (kJ/mol/nm), as `Committee.spread`.
 
     Parameters
     ----------
@@ -254,13 +295,25 @@ class CommitteeReporter:
         action: Literal["warn", "stop"] = "warn",
         append: bool = False,
     ) -> None:
-        self._interval, self._committee, self._known, self._ratio, self._action = reportInterval, committee, known, maxRatio, action
-        self._kinds = {str(name): np.array(committee.names) == name for name in dict.fromkeys(committee.names)}
+        self._interval, self._committee, self._known, self._ratio, self._action = (
+            reportInterval,
+            committee,
+            known,
+            maxRatio,
+            action,
+        )
+        self._kinds = {
+            str(name): np.array(committee.names) == name for name in dict.fromkeys(committee.names)
+        }
         self._warned: set[str] = set()
         self._out = open(file, "a" if append else "w", newline="", buffering=1)  # noqa: SIM115  open as long as the run
         self._rows = csv.writer(self._out)
         if not append:
-            columns = [f"{name} {which} (kJ/mol/nm)" for name in self._kinds for which in ("mean", "largest")]
+            columns = [
+                f"{name} {which} (kJ/mol/nm)"
+                for name in self._kinds
+                for which in ("mean", "largest")
+            ]
             self._rows.writerow(["step", "time (ps)", *columns])
 
     def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
@@ -274,16 +327,28 @@ class CommitteeReporter:
         Raises
         ------
         SimulationError
-            If the disagreement is beyond the known range and the action is to stop, or a member refuses the state.
+            If the disagreement is beyond the known range and the action is to stop, or a member
+            refuses the state.
         """
-        box = state.getPeriodicBoxVectors() if simulation.system.usesPeriodicBoundaryConditions() else None
+        box = (
+            state.getPeriodicBoxVectors()
+            if simulation.system.usesPeriodicBoundaryConditions()
+            else None
+        )
         try:
             spread = self._committee.spread(state.getPositions(asNumpy=True), box)
         except openmm.OpenMMException as error:
             raise stopped(simulation, cause_of(error)) from error
-        figures = {name: (float(spread[of].mean()), float(spread[of].max())) for name, of in self._kinds.items()}
+        figures = {
+            name: (float(spread[of].mean()), float(spread[of].max()))
+            for name, of in self._kinds.items()
+        }
         time = state.getTime().value_in_unit(unit.picosecond)
-        row = [simulation.currentStep, f"{time:.6g}", *(f"{value:.5g}" for pair in figures.values() for value in pair)]
+        row = [
+            simulation.currentStep,
+            f"{time:.6g}",
+            *(f"{value:.5g}" for pair in figures.values() for value in pair),
+        ]
         self._rows.writerow(row)
         self._judge(simulation, figures)
 
@@ -291,15 +356,27 @@ class CommitteeReporter:
         if self._known is None:
             return
         for name, values in figures.items():
-            for which, value, known in zip(("on average", "on one bead"), values, (self._known.mean, self._known.largest), strict=True):
+            for which, value, known in zip(
+                ("on average", "on one bead"),
+                values,
+                (self._known.mean, self._known.largest),
+                strict=True,
+            ):
                 limit = self._ratio * known[name]
                 if value <= limit or name in self._warned:
                     continue
-                amounts = f"{value:.3g} kJ/mol/nm, above {self._ratio:g} times the {known[name]:.3g} of the labels"
+                amounts = (
+                    f"{value:.3g} kJ/mol/nm, above {self._ratio:g} times the {known[name]:.3g} of"
+                    " the labels"
+                )
                 cause = f"the committee's disagreement {which} of type {name} is {amounts}"
                 if self._action == "stop":
                     raise stopped(simulation, f"{cause}; use frames from there for training")
-                logger.warning("step %d: %s; what follows is outside of what the student has learnt", simulation.currentStep, cause)
+                logger.warning(
+                    "step %d: %s; what follows is outside of what the student has learnt",
+                    simulation.currentStep,
+                    cause,
+                )
                 self._warned.add(name)
 
     def close(self) -> None:

@@ -1,4 +1,6 @@
-"""Can the installed libraries run `TorchForce` or `PythonForce`? Asked before they are imported: a wrong pair of them crashes."""
+"""Can the installed libraries run `TorchForce` or `PythonForce`? Asked before they are
+imported: a wrong pair of them crashes.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ logger = logging.getLogger(__name__)
 INSTALL = "pip install 'torch>=2.9,<2.10' 'openmm>=8.4,<8.5' openmmtorch==1.5"
 INSTALL_NEWER = "pip install 'torch>=2.9' 'openmm>=8.5'"
 
-# openmmtorch 1.5 is compiled against torch 2.9 and OpenMM 8.4; it mixes badly with others, up to killing the process
+# openmmtorch 1.5 is compiled against torch 2.9 and OpenMM 8.4; it mixes badly with others, up to
+# killing the process
 _NEEDED = {"torch": ((2, 9), (2, 10)), "openmm": ((8, 4), (8, 5)), "openmmtorch": ((1, 5), (1, 6))}
 
 
@@ -35,18 +38,23 @@ def check_stack() -> None:
         try:
             found = version(name)
         except PackageNotFoundError as error:
-            raise CompatibilityError(f"{name} is not installed, TorchForce needs {wanted}; {INSTALL}.") from error
+            raise CompatibilityError(
+                f"{name} is not installed, TorchForce needs {wanted}; {INSTALL}."
+            ) from error
         if not lowest <= _numbers(found) < above:
-            raise CompatibilityError(f"{name} {found} is installed, TorchForce needs {wanted}; {INSTALL}.")
+            raise CompatibilityError(
+                f"{name} {found} is installed, TorchForce needs {wanted}; {INSTALL}."
+            )
     if not _has_nvrtc():
         raise CompatibilityError(
-            f"torch {version('torch')} is a build without CUDA 12, and openmmtorch 1.5 needs its libraries even on a CPU; "
-            f"reinstall with {INSTALL} --force-reinstall from PyPI."
+            f"torch {version('torch')} is a build without CUDA 12, and openmmtorch 1.5 needs its"
+            f" libraries even on a CPU; reinstall with {INSTALL} --force-reinstall from PyPI."
         )
 
 
 def check_python_force() -> None:
-    """Make sure that torch is there and OpenMM has `PythonForce`, which runs a potential with any newer torch.
+    """Make sure that torch is there and OpenMM has `PythonForce`, which runs a potential with any
+    newer torch.
 
     Raises
     ------
@@ -58,9 +66,13 @@ def check_python_force() -> None:
         try:
             found = version(name)
         except PackageNotFoundError as error:
-            raise CompatibilityError(f"{name} is not installed, PythonForce needs {wanted}; {INSTALL_NEWER}.") from error
+            raise CompatibilityError(
+                f"{name} is not installed, PythonForce needs {wanted}; {INSTALL_NEWER}."
+            ) from error
         if _numbers(found) < lowest:
-            raise CompatibilityError(f"{name} {found} is installed, PythonForce needs {wanted}; {INSTALL_NEWER}.")
+            raise CompatibilityError(
+                f"{name} {found} is installed, PythonForce needs {wanted}; {INSTALL_NEWER}."
+            )
 
 
 def choose_engine() -> Literal["fused", "python"]:
@@ -94,12 +106,15 @@ def import_torch_force() -> Any:
     """
     check_stack()
     root = logging.getLogger()
-    root.addFilter(_not_about_simtk)  # openmmtorch imports OpenMM by its old name, which is no business of the user's
+    # openmmtorch imports OpenMM by its old name, which is no business of the user's
+    root.addFilter(_not_about_simtk)
     try:
         import torch  # noqa: F401  # openmmtorch finds torch's libraries only when torch has loaded them
         from openmmtorch import TorchForce
     except ImportError as error:
-        raise CompatibilityError(f"openmmtorch does not load ({error}); {INSTALL} --force-reinstall.") from error
+        raise CompatibilityError(
+            f"openmmtorch does not load ({error}); {INSTALL} --force-reinstall."
+        ) from error
     finally:
         root.removeFilter(_not_about_simtk)
     _load_missing_plugins()
@@ -111,7 +126,9 @@ def _not_about_simtk(record: logging.LogRecord) -> bool:
 
 
 def _load_missing_plugins() -> None:
-    """Load openmmtorch's plug-ins again: OpenMM tries them when it is imported, in vain if torch was not there yet."""
+    """Load openmmtorch's plug-ins again: OpenMM tries them when it is imported, in vain if
+    torch was not there yet.
+    """
     import openmm
 
     for failure in openmm.Platform.getPluginLoadFailures():
@@ -124,12 +141,20 @@ def _load_missing_plugins() -> None:
 
 
 def cuda_graphs(system: Any) -> str:
-    """Whether the `TorchForce` objects of a system run as CUDA graphs: "on", "off", or "none" if there is no such force."""
+    """Whether the `TorchForce` objects of a system run as CUDA graphs: "on", "off", or "none"
+    if there is no such force.
+    """
     if not any(force.getName() == "TorchForce" for force in system.getForces()):
         return "none"
     torch_force = import_torch_force()
-    found = [torch_force.cast(force) for force in system.getForces() if torch_force.isinstance(force)]
-    return "on" if any(dict(force.getProperties())["useCUDAGraphs"] == "true" for force in found) else "off"
+    found = [
+        torch_force.cast(force) for force in system.getForces() if torch_force.isinstance(force)
+    ]
+    return (
+        "on"
+        if any(dict(force.getProperties())["useCUDAGraphs"] == "true" for force in found)
+        else "off"
+    )
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -141,7 +166,9 @@ def _dotted(numbers: tuple[int, ...]) -> str:
 
 
 def _has_nvrtc() -> bool:
-    """Is libnvrtc.so.12 there: as the package that torch's CUDA-12 wheels depend on, inside torch, or on the system?"""
+    """Is libnvrtc.so.12 there: as the package that torch's CUDA-12 wheels depend on, inside
+    torch, or on the system?
+    """
     if "+cpu" in version("torch"):
         return False
     try:
@@ -149,11 +176,15 @@ def _has_nvrtc() -> bool:
         return True
     except PackageNotFoundError:
         folder = Path(str(distribution("torch").locate_file("torch"))) / "lib"
-        return any(folder.glob("libnvrtc*.so.12")) or (ctypes.util.find_library("nvrtc") or "").endswith(".12")
+        return any(folder.glob("libnvrtc*.so.12")) or (
+            ctypes.util.find_library("nvrtc") or ""
+        ).endswith(".12")
 
 
 def stack_report() -> dict[str, str]:
-    """Versions of the stack, whether it fits, and OpenMM's platforms: one line each for ``cgkd --version``."""
+    """Versions of the stack, whether it fits, and OpenMM's platforms: one line each for ``cgkd
+    --version``.
+    """
     report = {}
     for name in ("openmm_cgkd", "torch", "openmm", "openmmtorch", "torchmd-net"):
         try:
@@ -166,6 +197,13 @@ def stack_report() -> dict[str, str]:
             report[name] = "ready"
         except CompatibilityError as error:
             report[name] = str(error)
-    names = ["OpenCL (no GPU: only where it is named)" if name == "OpenCL" and not opencl_has_gpu() else name for name in platforms()]
+    names = [
+        (
+            "OpenCL (no GPU: only where it is named)"
+            if name == "OpenCL" and not opencl_has_gpu()
+            else name
+        )
+        for name in platforms()
+    ]
     report["platforms"] = ", ".join(names) or "none"
     return report

@@ -21,9 +21,16 @@ def fuse(portable: torch.jit.ScriptModule, metadata: PotentialMetadata) -> torch
     metadata : PotentialMetadata
         Of the same file.
     """
-    settings = {name: value for name, value in metadata.network.items() if name != "scale"}  # the scale is among the weights
+    # the scale is among the weights
+    settings = {name: value for name, value in metadata.network.items() if name != "scale"}
     network = build_tensornet(ModelConfig(**settings), len(metadata.type_names), 1.0)
-    weights = {name.removeprefix("network."): value for name, value in portable.state_dict().items() if name.startswith("network.")}
+    weights = {
+        name.removeprefix("network."): value
+        for name, value in portable.state_dict().items()
+        if name.startswith("network.")
+    }
     network.load_state_dict(weights)
     prior = PriorParameters(**metadata.prior)
-    return torch.jit.script(FusedPotential(prior.build(metadata.cutoff), network, prior.build_bonded(), portable).eval())
+    return torch.jit.script(
+        FusedPotential(prior.build(metadata.cutoff), network, prior.build_bonded(), portable).eval()
+    )

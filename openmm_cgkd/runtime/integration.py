@@ -1,15 +1,19 @@
-r"""How well a time step integrates a system: energy, kinetic temperature and mean potential energy against the time step.
+r"""How well a time step integrates a system: energy, kinetic temperature and mean potential energy
+against the time step.
 
-At constant energy, velocity Verlet (OpenMM's leapfrog with on-step velocities) conserves a shadow energy that differs from the
-true one by terms of order :math:`h^2`, so the true energy fluctuates in proportion to :math:`h^2` and drifts only where the
-step is too long or the forces are not smooth. For a harmonic oscillator the conserved quantity is
-:math:`\frac{m}{2}v^2 + \frac{m\omega^2}{2}x^2\,(1 - \omega^2h^2/4)`.
+At constant energy, velocity Verlet (OpenMM's leapfrog with on-step velocities) conserves a shadow
+energy that differs from the true one by terms of order :math:`h^2`, so the true energy fluctuates
+in proportion to :math:`h^2` and drifts only where the step is too long or the forces are not
+smooth. For a harmonic oscillator the conserved quantity is :math:`\frac{m}{2}v^2 +
+\frac{m\omega^2}{2}x^2\,(1 - \omega^2h^2/4)`.
 
-Langevin dynamics (`LangevinMiddleIntegrator`, Zhang et al., J. Phys. Chem. A 2019, 123, 6056) stores positions at full and velocities at
-half steps, between kick and thermostat as in BAOAB (Leimkuhler and Matthews, J. Chem. Phys. 2013, 138, 174102). For a harmonic
-oscillator positions and half-step velocities have the exact variances :math:`k_BT/m\omega^2` and :math:`k_BT/m` at every stable step,
-while the full-step velocity :math:`v + \frac{h}{2}f/m` has :math:`k_BT/m\,(1 - \omega^2h^2/4)`. So the half-step temperature, which OpenMM
-reports, tells of failing dynamics, and the gap between the two tells how near the fastest motion is to its limit :math:`\omega h = 2`.
+Langevin dynamics (`LangevinMiddleIntegrator`, Zhang et al., J. Phys. Chem. A 2019, 123, 6056)
+stores positions at full and velocities at half steps, between kick and thermostat as in BAOAB
+(Leimkuhler and Matthews, J. Chem. Phys. 2013, 138, 174102). For a harmonic oscillator positions and
+half-step velocities have the exact variances :math:`k_BT/m\omega^2` and :math:`k_BT/m` at every
+stable step, while the full-step velocity :math:`v + \frac{h}{2}f/m` has :math:`k_BT/m\,(1 -
+\omega^2h^2/4)`. So the half-step temperature, which OpenMM reports, tells of failing dynamics, and
+the gap between the two tells how near the fastest motion is to its limit :math:`\omega h = 2`.
 """
 
 from __future__ import annotations
@@ -73,7 +77,8 @@ class Averages:
     Attributes
     ----------
     temperature, temperature_se : float, kelvin
-        Kinetic, from the half-step velocities that `LangevinMiddleIntegrator` stores and OpenMM reports.
+        Kinetic, from the half-step velocities that `LangevinMiddleIntegrator` stores and OpenMM
+        reports.
     full_step_temperature, full_step_temperature_se : float, kelvin
         Kinetic, from velocities at the time of the positions.
     energy, energy_se : float, kT
@@ -102,7 +107,8 @@ class Integration:
     temperature : float, kelvin
     friction : float, 1/ps
     platform : str, optional
-        OpenMM platform; the fastest one if absent. Energy is conserved in double precision where the platform can.
+        OpenMM platform; the fastest one if absent. Energy is conserved in double precision where
+        the platform can.
     seed : int
 
     Raises
@@ -111,9 +117,18 @@ class Integration:
         If the platform is not available.
     """
 
-    def __init__(self, system: openmm.System, temperature: float, friction: float, platform: str | None = None, seed: int = 1) -> None:
+    def __init__(
+        self,
+        system: openmm.System,
+        temperature: float,
+        friction: float,
+        platform: str | None = None,
+        seed: int = 1,
+    ) -> None:
         self.n_beads, self.temperature, self.seed = system.getNumParticles(), temperature, seed
-        self.masses = np.array([system.getParticleMass(k)._value for k in range(self.n_beads)])[:, None]
+        self.masses = np.array([system.getParticleMass(k)._value for k in range(self.n_beads)])[
+            :, None
+        ]
         self.kt = GAS_CONSTANT * temperature
         integrator = openmm.LangevinMiddleIntegrator(temperature, friction, 0.001)
         integrator.setRandomNumberSeed(seed)
@@ -124,7 +139,14 @@ class Integration:
     def platform(self) -> str:
         return self._langevin.getPlatform().getName()
 
-    def starts(self, positions: np.ndarray, timestep: float, equilibration: float, count: int, spacing: float) -> list[Start]:
+    def starts(
+        self,
+        positions: np.ndarray,
+        timestep: float,
+        equilibration: float,
+        count: int,
+        spacing: float,
+    ) -> list[Start]:
         """Equilibrate by Langevin dynamics and return states `spacing` ps apart.
 
         Raises
@@ -141,11 +163,16 @@ class Integration:
                 self._advance(self._langevin, timestep, spacing)
                 state = self._langevin.getState(positions=True, velocities=True, energy=True)
                 self._check(state)
-                found.append(Start(state.getPositions(asNumpy=True)._value, state.getVelocities(asNumpy=True)._value))
+                found.append(
+                    Start(
+                        state.getPositions(asNumpy=True)._value,
+                        state.getVelocities(asNumpy=True)._value,
+                    )
+                )
         except Unstable as error:
             raise SimulationError(
-                f"The system cannot be equilibrated with a time step of {timestep * 1e3:g} fs ({error}); "
-                "begin with a smaller time step, or train a better potential."
+                f"The system cannot be equilibrated with a time step of {timestep * 1e3:g} fs"
+                f" ({error}); begin with a smaller time step, or train a better potential."
             ) from error
         return found
 
@@ -174,7 +201,8 @@ class Integration:
         context = self._verlet
         context.setPositions(start.positions)
         forces = context.getState(forces=True).getForces(asNumpy=True)._value
-        context.setVelocities(start.velocities - 0.5 * timestep * forces / self.masses)  # leapfrog keeps them half a step behind
+        # leapfrog keeps them half a step behind
+        context.setVelocities(start.velocities - 0.5 * timestep * forces / self.masses)
         times, energies = [], []
         for time in self._samples(context, timestep, duration):
             state = context.getState(energy=True)
@@ -194,17 +222,25 @@ class Integration:
         """
         rows = []
         for state in self.langevin(start, timestep, duration, _SAMPLING):
-            velocities, forces = (array(asNumpy=True)._value for array in (state.getVelocities, state.getForces))
+            velocities, forces = (
+                array(asNumpy=True)._value for array in (state.getVelocities, state.getForces)
+            )
             on_step = velocities + 0.5 * timestep * forces / self.masses
-            kinetic = [np.sum(self.masses * v**2) / (3 * self.n_beads * GAS_CONSTANT) for v in (velocities, on_step)]
+            kinetic = [
+                np.sum(self.masses * v**2) / (3 * self.n_beads * GAS_CONSTANT)
+                for v in (velocities, on_step)
+            ]
             rows.append([*kinetic, state.getPotentialEnergy()._value / (self.n_beads * self.kt)])
         kept = np.array(rows)[round(len(rows) * _SETTLING) :]
         means = np.array([part.mean(axis=0) for part in np.array_split(kept, blocks)])
         values = zip(kept.mean(axis=0), sem(means), strict=True)
         return Averages(*(float(number) for pair in values for number in pair))
 
-    def langevin(self, start: Start, timestep: float, duration: float, interval: float) -> Iterator[openmm.State]:
-        """States of a Langevin run, about `interval` ps apart, with positions, velocities, forces and energies.
+    def langevin(
+        self, start: Start, timestep: float, duration: float, interval: float
+    ) -> Iterator[openmm.State]:
+        """States of a Langevin run, about `interval` ps apart, with positions, velocities, forces
+        and energies.
 
         Raises
         ------
@@ -213,11 +249,15 @@ class Integration:
         self._langevin.setPositions(start.positions)
         self._langevin.setVelocities(start.velocities)
         for _ in self._samples(self._langevin, timestep, duration, interval):
-            state = self._langevin.getState(positions=True, velocities=True, forces=True, energy=True)
+            state = self._langevin.getState(
+                positions=True, velocities=True, forces=True, energy=True
+            )
             self._check(state)
             yield state
 
-    def _samples(self, context: openmm.Context, timestep: float, duration: float, interval: float = _SAMPLING) -> Iterator[float]:
+    def _samples(
+        self, context: openmm.Context, timestep: float, duration: float, interval: float = _SAMPLING
+    ) -> Iterator[float]:
         """Advance from sample to sample and give the time of each, ps."""
         every = max(1, round(interval / timestep))
         for k in range(1, max(2, round(duration / (every * timestep))) + 1):
@@ -238,18 +278,29 @@ class Integration:
         """Kinetic energy, kJ/mol, if the state is a sane one."""
         kinetic, potential = state.getKineticEnergy()._value, state.getPotentialEnergy()._value
         temperature = 2 * kinetic / (3 * self.n_beads * GAS_CONSTANT)
-        if not (math.isfinite(potential) and temperature < self.temperature * max(_HOTTEST, 1 + 10 * math.sqrt(2 / (3 * self.n_beads)))):
-            raise Unstable(f"temperature {temperature:.0f} K, potential energy {potential:g} kJ/mol")
+        if not (
+            math.isfinite(potential)
+            and temperature
+            < self.temperature * max(_HOTTEST, 1 + 10 * math.sqrt(2 / (3 * self.n_beads)))
+        ):
+            raise Unstable(
+                f"temperature {temperature:.0f} K, potential energy {potential:g} kJ/mol"
+            )
         return kinetic
 
 
-def _context(system: openmm.System, integrator: openmm.Integrator, platform: str | None, double: bool = False) -> openmm.Context:
+def _context(
+    system: openmm.System, integrator: openmm.Integrator, platform: str | None, double: bool = False
+) -> openmm.Context:
     try:
         found = choose_platform(system, platform)
         # CPU and Reference have no such property: they integrate in double precision anyway
-        precise = double and found.supportsDoublePrecision() and "Precision" in found.getPropertyNames()
+        precise = (
+            double and found.supportsDoublePrecision() and "Precision" in found.getPropertyNames()
+        )
         return openmm.Context(system, integrator, found, {"Precision": "double"} if precise else {})
     except openmm.OpenMMException as error:
         raise SimulationError(
-            f"Platform {platform or '(none named)'} cannot run the system ({cause_of(error)}); loaded here: {', '.join(platforms())}."
+            f"Platform {platform or '(none named)'} cannot run the system ({cause_of(error)});"
+            f" loaded here: {', '.join(platforms())}."
         ) from error

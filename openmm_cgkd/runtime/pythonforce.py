@@ -1,4 +1,6 @@
-"""Run a potential through OpenMM's `PythonForce`, where `TorchForce` cannot: needs torch and OpenMM 8.5 or newer, no plug-in."""
+"""Run a potential through OpenMM's `PythonForce`, where `TorchForce` cannot: needs torch and
+OpenMM 8.5 or newer, no plug-in.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,19 @@ import torch
 from openmm import unit
 
 from ..exceptions import CompatibilityError
-from ..potential import fast  # noqa: F401  registers the operators, also when a force is read from XML
+
+# registers the operators, also when a force is read from XML
+from ..potential import fast  # noqa: F401
 
 logger = logging.getLogger(__name__)
 
 
 class PotentialFunction:
-    """Energy and forces of beads as `PythonForce` asks for them: from a state. It can be pickled, so systems can be saved as XML.
+    """Energy and forces of beads as `PythonForce` asks for them: from a state. It can be pickled,
+    so systems can be saved as XML.
 
-    On an NVIDIA GPU with Triton the kernels run there, as a CUDA graph; otherwise the fused loops run on the processor.
+    On an NVIDIA GPU with Triton the kernels run there, as a CUDA graph; otherwise the fused loops
+    run on the processor.
 
     Parameters
     ----------
@@ -43,11 +49,18 @@ class PotentialFunction:
         self.cuda_graph = self._graphed is not None
 
     def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
-        """Potential energy in kJ/mol and forces of shape (n_beads, 3) in kJ/mol/nm, of a state with positions in nm."""
-        points = np.asarray(state.getPositions(asNumpy=True).value_in_unit(unit.nanometer), dtype=np.float64)
+        """Potential energy in kJ/mol and forces of shape (n_beads, 3) in kJ/mol/nm, of a state
+        with positions in nm.
+        """
+        points = np.asarray(
+            state.getPositions(asNumpy=True).value_in_unit(unit.nanometer), dtype=np.float64
+        )
         cell = None
         if self.periodic:
-            cell = np.asarray(state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer), dtype=np.float64)
+            cell = np.asarray(
+                state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer),
+                dtype=np.float64,
+            )
         if self._graphed is not None:
             return self._graphed(points, cell)
         positions = torch.tensor(points, requires_grad=True)
@@ -62,12 +75,21 @@ class PotentialFunction:
         return {"module": content.getvalue(), "periodic": self.periodic}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(torch.jit.load(io.BytesIO(state["module"]), map_location="cpu").eval(), state["periodic"])
+        self.__init__(
+            torch.jit.load(io.BytesIO(state["module"]), map_location="cpu").eval(),
+            state["periodic"],
+        )
 
 
-def _on_gpu(module: torch.jit.ScriptModule, periodic: bool) -> Callable[[np.ndarray, np.ndarray | None], tuple[float, np.ndarray]] | None:
+def _on_gpu(
+    module: torch.jit.ScriptModule, periodic: bool
+) -> Callable[[np.ndarray, np.ndarray | None], tuple[float, np.ndarray]] | None:
     """The potential on a GPU, if there is one whose results are right."""
-    if not (hasattr(module, "fast") and torch.cuda.is_available() and torch.ops.openmm_cgkd.has_gpu_kernels(torch.empty(0, device="cuda"))):
+    if not (
+        hasattr(module, "fast")
+        and torch.cuda.is_available()
+        and torch.ops.openmm_cgkd.has_gpu_kernels(torch.empty(0, device="cuda"))
+    ):
         return None
     from ..potential.gpu.check import check_kernels
     from ..potential.gpu.graph import GraphedPotential

@@ -1,4 +1,6 @@
-"""Do two runs sample the same structure? A permutation test on the radial distribution functions of time blocks."""
+"""Do two runs sample the same structure? A permutation test on the radial distribution
+functions of time blocks.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ class SameSampling:
     Attributes
     ----------
     p_value : float
-        Probability of a difference as large as this one between blocks of one and the same run. It presumes blocks longer
-        than the correlation time; with shorter ones it comes out too small, which errs on the strict side.
+        Probability of a difference as large as this one between blocks of one and the same run. It
+        presumes blocks longer than the correlation time; with shorter ones it comes out too small,
+        which errs on the strict side.
     difference : float
         Mean of abs(g_1 - g_2) over all pairs of types and all bins.
     expected : float
@@ -52,11 +55,17 @@ def compare_sampling(first: np.ndarray, second: np.ndarray, seed: int = 1) -> Sa
 
     indices = np.arange(len(first)), np.arange(len(first), len(pool))
     generator = np.random.default_rng(seed)
-    test = permutation_test(indices, distance, alternative="greater", n_resamples=_RESAMPLES, rng=generator)
-    return SameSampling(float(test.pvalue), float(test.statistic), float(np.mean(test.null_distribution)))
+    test = permutation_test(
+        indices, distance, alternative="greater", n_resamples=_RESAMPLES, rng=generator
+    )
+    return SameSampling(
+        float(test.pvalue), float(test.statistic), float(np.mean(test.null_distribution))
+    )
 
 
-def block_rdfs(positions: np.ndarray, box: np.ndarray, names: list[str], r_max: float, blocks: int) -> np.ndarray:
+def block_rdfs(
+    positions: np.ndarray, box: np.ndarray, names: list[str], r_max: float, blocks: int
+) -> np.ndarray:
     """RDFs of every pair of bead types in every time block.
 
     Parameters
@@ -80,14 +89,18 @@ def block_rdfs(positions: np.ndarray, box: np.ndarray, names: list[str], r_max: 
         If there are fewer frames than blocks.
     """
     if len(positions) < blocks:
-        raise SimulationError(f"{len(positions)} frames do not make {blocks} time blocks; lengthen the run.")
+        raise SimulationError(
+            f"{len(positions)} frames do not make {blocks} time blocks; lengthen the run."
+        )
     trajectory = mdtraj.Trajectory(positions, None)
     trajectory.unitcell_vectors = np.broadcast_to(box, (len(positions), 3, 3))
     found = []
     for part in np.array_split(np.arange(len(positions)), blocks):
         curves = []
         for pairs in _type_pairs(names):
-            curves.append(mdtraj.compute_rdf(trajectory[part], pairs, r_range=(0.0, r_max), bin_width=_BIN)[1])
+            curves.append(
+                mdtraj.compute_rdf(trajectory[part], pairs, r_range=(0.0, r_max), bin_width=_BIN)[1]
+            )
         found.append(curves)
     return np.array(found)
 
@@ -98,7 +111,9 @@ def _type_pairs(names: list[str]) -> list[np.ndarray]:
     first, second = np.triu_indices(len(array), 1)
     found = []
     for a, b in combinations_with_replacement(sorted(set(names)), 2):
-        wanted = ((array[first] == a) & (array[second] == b)) | ((array[first] == b) & (array[second] == a))
+        wanted = ((array[first] == a) & (array[second] == b)) | (
+            (array[first] == b) & (array[second] == a)
+        )
         if wanted.any():
             found.append(np.stack([first[wanted], second[wanted]], axis=1))
     return found

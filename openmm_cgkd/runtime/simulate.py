@@ -25,7 +25,14 @@ from .committee import Committee, CommitteeReporter, SpreadRange, export_members
 from .compatibility import cuda_graphs
 from .guard import ExplosionGuard, cause_of, stopped
 from .timestep import simulation_settings
-from .trajectory import cut_log, cut_trajectory, log_column, open_log, open_trajectory, write_topology
+from .trajectory import (
+    cut_log,
+    cut_trajectory,
+    log_column,
+    open_log,
+    open_trajectory,
+    write_topology,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -33,34 +40,62 @@ _FRAMES_PER_SAVE = 10
 
 
 def simulate(run: RunConfig) -> Path:
-    """Run the exported student from the last training frame, in that frame's box, and return the trajectory's path.
+    """Run the exported student from the last training frame, in that frame's box, and return the
+    trajectory's path.
 
     Raises
     ------
     SimulationError
-        If the run explodes, or the teachers disagree and that is to stop it; trajectory and last good state are kept.
+        If the run explodes, or the teachers disagree and that is to stop it; trajectory and last
+        good state are kept.
     """
     folder = RunFolder(run)
     with log_to(folder.log("simulate")):
         potential, protocol = CGPotential(folder.model), simulation_settings(run)
         frames = read_frames(folder.frames)
-        start = split_frames(frames.time, run.split.validation, run.split.test, run.split.gap).training[-1]
-        identity = {"model": file_hash(folder.model), "frames": frames.identity, "start": int(start)}
+        start = split_frames(
+            frames.time, run.split.validation, run.split.test, run.split.gap
+        ).training[-1]
+        identity = {
+            "model": file_hash(folder.model),
+            "frames": frames.identity,
+            "start": int(start),
+        }
         trajectory = folder.simulation / f"trajectory.{protocol.trajectory}"
-        outputs = [trajectory, folder.simulation / "topology.pdb", folder.simulation / "simulation.json"]
-        stage = Stage(folder, "simulate", {**identity, "simulation": protocol, "seed": run.seed}, outputs)
+        outputs = [
+            trajectory,
+            folder.simulation / "topology.pdb",
+            folder.simulation / "simulation.json",
+        ]
+        stage = Stage(
+            folder, "simulate", {**identity, "simulation": protocol, "seed": run.seed}, outputs
+        )
         if not stage.finished:
             topology = bead_topology_to_openmm(frames.beads, frames.box[start])
             system, positions = potential.createSystem(topology), frames.positions[start]
             watch = _committee(run, frames, topology) if protocol.committee else None
             key = json.dumps(identity)
-            run_dynamics(system, topology, positions, folder.simulation, protocol, frames.temperature, run.seed, key, watch)
+            run_dynamics(
+                system,
+                topology,
+                positions,
+                folder.simulation,
+                protocol,
+                frames.temperature,
+                run.seed,
+                key,
+                watch,
+            )
             stage.finish()
     return trajectory
 
 
-def _committee(run: RunConfig, frames: Frames, topology: app.Topology) -> tuple[Committee, SpreadRange]:
-    return Committee(export_members(run, frames), topology, platform=run.simulation.platform), labelled_range(run, frames)
+def _committee(
+    run: RunConfig, frames: Frames, topology: app.Topology
+) -> tuple[Committee, SpreadRange]:
+    return Committee(
+        export_members(run, frames), topology, platform=run.simulation.platform
+    ), labelled_range(run, frames)
 
 
 def run_dynamics(
@@ -74,7 +109,8 @@ def run_dynamics(
     identity: str = "",
     committee: tuple[Committee, SpreadRange] | None = None,
 ) -> Path:
-    """Langevin dynamics of any system: equilibrate, then write a trajectory; call again to continue after an interruption.
+    """Langevin dynamics of any system: equilibrate, then write a trajectory; call again to continue
+    after an interruption.
 
     At constant volume, or with a Monte Carlo barostat if `simulation` names a pressure.
 
@@ -86,17 +122,20 @@ def run_dynamics(
         With box vectors if the system is periodic.
     positions : ndarray, shape (n_beads, 3), nm
     folder : path
-        Gets ``trajectory.dcd`` or ``.xtc`` (not wrapped, step 0 is the end of equilibration), ``topology.pdb``, ``state.csv``,
-        ``state.xml`` (last good state), ``committee.csv`` and ``simulation.json`` (speed and mean temperature, once finished).
-        After an error ``failure.xml`` is the state that was refused.
+        Gets ``trajectory.dcd`` or ``.xtc`` (not wrapped, step 0 is the end of equilibration),
+        ``topology.pdb``, ``state.csv``, ``state.xml`` (last good state), ``committee.csv`` and
+        ``simulation.json`` (speed and mean temperature, once finished). After an error
+        ``failure.xml`` is the state that was refused.
     simulation : SimulationConfig
         With a time step.
     temperature : float, kelvin
     seed : int
-        Of velocities and of the thermostat. After an interruption the thermostat gets another one, so that it does not repeat itself.
+        Of velocities and of the thermostat. After an interruption the thermostat gets another one,
+        so that it does not repeat itself.
     identity : str
-        Anything that tells this potential and start from others. What a folder holds is continued when identity, temperature,
-        seed and protocol are the same and no more than the asked production has been done; otherwise the run begins anew.
+        Anything that tells this potential and start from others. What a folder holds is continued
+        when identity, temperature, seed and protocol are the same and no more than the asked
+        production has been done; otherwise the run begins anew.
     committee : Committee and SpreadRange, optional
         Watches the run as `simulation.committee` says.
 
@@ -108,34 +147,76 @@ def run_dynamics(
     Raises
     ------
     ConfigError
-        If the intervals do not fit each other, there is no time step, or a pressure for beads without a box.
+        If the intervals do not fit each other, there is no time step, or a pressure for beads
+        without a box.
     SimulationError
-        If the platform is not available or the run explodes; trajectory and last good state are kept.
+        If the platform is not available or the run explodes; trajectory and last good state are
+        kept.
     """
     started = np.asarray(positions, dtype=np.float64)
-    return _Dynamics(system, topology, started, Path(folder), simulation, temperature, seed, identity, committee).run()
+    return _Dynamics(
+        system, topology, started, Path(folder), simulation, temperature, seed, identity, committee
+    ).run()
 
 
 class _Dynamics:
-    def __init__(self, system, topology, positions, folder, protocol, temperature, seed, identity, committee) -> None:
-        self.system, self.topology, self.positions, self.folder = system, topology, positions, folder
-        self.protocol, self.temperature, self.seed, self.committee = protocol, temperature, seed, committee
+    def __init__(
+        self, system, topology, positions, folder, protocol, temperature, seed, identity, committee
+    ) -> None:
+        self.system, self.topology, self.positions, self.folder = (
+            system,
+            topology,
+            positions,
+            folder,
+        )
+        self.protocol, self.temperature, self.seed, self.committee = (
+            protocol,
+            temperature,
+            seed,
+            committee,
+        )
         if protocol.timestep is None:
-            raise ConfigError("simulation.timestep: is absent; write one, or let 'cgkd timestep' find one.")
+            raise ConfigError(
+                "simulation.timestep: is absent; write one, or let 'cgkd timestep' find one."
+            )
         if protocol.pressure is not None and not system.usesPeriodicBoundaryConditions():
-            raise ConfigError("simulation.pressure: needs a periodic box, and these beads have none; remove the pressure.")
-        self.interval, self.total = round(protocol.frame_interval / protocol.timestep), round(protocol.production / protocol.timestep)
+            raise ConfigError(
+                "simulation.pressure: needs a periodic box, and these beads have none; remove the"
+                " pressure."
+            )
+        self.interval, self.total = (
+            round(protocol.frame_interval / protocol.timestep),
+            round(protocol.production / protocol.timestep),
+        )
         self.warm_up = round(protocol.equilibration / protocol.timestep)
         spacing = f"simulation.frame_interval: {protocol.frame_interval:g} ps"
         if self.interval < 1:
-            raise ConfigError(f"{spacing} is below the time step of {protocol.timestep:g} ps; lengthen it.")
+            raise ConfigError(
+                f"{spacing} is below the time step of {protocol.timestep:g} ps; lengthen it."
+            )
         if self.total < self.interval:
-            raise ConfigError(f"{spacing} is above the production of {protocol.production:g} ps, which then has no frame; shorten it.")
+            raise ConfigError(
+                f"{spacing} is above the production of {protocol.production:g} ps, which then has"
+                " no frame; shorten it."
+            )
         self.trajectory = folder / f"trajectory.{protocol.trajectory}"
-        self.log, self.spread, self.record = folder / "state.csv", folder / "committee.csv", folder / "progress.json"
+        self.log, self.spread, self.record = (
+            folder / "state.csv",
+            folder / "committee.csv",
+            folder / "progress.json",
+        )
         # of production, of equilibration, and one that was refused
-        self.state, self.warm_state, self.failed_state = folder / "state.xml", folder / "equilibration.xml", folder / "failure.xml"
-        inputs = {**protocol.model_dump(mode="json"), "temperature": temperature, "seed": seed, "identity": identity}
+        self.state, self.warm_state, self.failed_state = (
+            folder / "state.xml",
+            folder / "equilibration.xml",
+            folder / "failure.xml",
+        )
+        inputs = {
+            **protocol.model_dump(mode="json"),
+            "temperature": temperature,
+            "seed": seed,
+            "identity": identity,
+        }
         inputs.pop("production")  # a longer production continues a shorter one
         self.done = {"inputs": inputs, "steps": 0, "seconds": 0.0, "measured": 0}
         self.guard = ExplosionGuard(self.interval, temperature, protocol.max_temperature_ratio)
@@ -156,7 +237,14 @@ class _Dynamics:
             else:
                 self._equilibrate(simulation)
             if frames:
-                cut_trajectory(self.trajectory, self.topology, beads, frames, self.protocol.timestep, self.interval)
+                cut_trajectory(
+                    self.trajectory,
+                    self.topology,
+                    beads,
+                    frames,
+                    self.protocol.timestep,
+                    self.interval,
+                )
                 for table in (self.log, self.spread) if self.committee else (self.log,):
                     cut_log(table, self.done["steps"])
             self._produce(simulation, append=frames > 0)
@@ -169,7 +257,9 @@ class _Dynamics:
         return self.trajectory
 
     def _read_progress(self) -> None:
-        """Take over what an interrupted run of the same inputs has done, or clear the folder of another run."""
+        """Take over what an interrupted run of the same inputs has done, or clear the folder of
+        another run.
+        """
         if self.record.exists():
             found = json.loads(self.record.read_text())
             # the state is saved before the record, so its own step count is the one to trust
@@ -178,30 +268,49 @@ class _Dynamics:
                 self.done = found
                 return
             logger.info("inputs have changed, simulating from the start")
-        made = (self.record, self.state, self.warm_state, self.failed_state, self.log, self.spread, self.folder / "simulation.json")
+        made = (
+            self.record,
+            self.state,
+            self.warm_state,
+            self.failed_state,
+            self.log,
+            self.spread,
+            self.folder / "simulation.json",
+        )
         for path in (*made, *self.folder.glob("trajectory.*")):
             path.unlink(missing_ok=True)
 
     def _simulation(self) -> app.Simulation:
         integrator = openmm.LangevinMiddleIntegrator(
-            self.temperature * unit.kelvin, self.protocol.friction / unit.picosecond, self.protocol.timestep * unit.picosecond
+            self.temperature * unit.kelvin,
+            self.protocol.friction / unit.picosecond,
+            self.protocol.timestep * unit.picosecond,
         )
-        done = self.done["steps"] + (self.warm_up if self.state.exists() else _steps_of(self.warm_state))
+        done = self.done["steps"] + (
+            self.warm_up if self.state.exists() else _steps_of(self.warm_state)
+        )
         seed = (self.seed + done) % (2**31 - 2) + 1  # 0 would mean a random seed
         integrator.setRandomNumberSeed(seed)
         try:
             system = self._system(seed)
-            return app.Simulation(self.topology, system, integrator, choose_platform(system, self.protocol.platform))
+            return app.Simulation(
+                self.topology, system, integrator, choose_platform(system, self.protocol.platform)
+            )
         except openmm.OpenMMException as error:
             wanted = f"simulation.platform: {self.protocol.platform or 'none named'}"
-            raise SimulationError(f"{wanted}, cannot run the system ({cause_of(error)}); loaded here: {', '.join(platforms())}.") from error
+            raise SimulationError(
+                f"{wanted}, cannot run the system ({cause_of(error)}); loaded here:"
+                f" {', '.join(platforms())}."
+            ) from error
 
     def _system(self, seed: int) -> openmm.System:
         """The system, with a barostat if there is a pressure."""
         if self.protocol.pressure is None:
             return self.system
         system = copy.deepcopy(self.system)
-        barostat = openmm.MonteCarloBarostat(self.protocol.pressure * unit.bar, self.temperature * unit.kelvin)
+        barostat = openmm.MonteCarloBarostat(
+            self.protocol.pressure * unit.bar, self.temperature * unit.kelvin
+        )
         barostat.setRandomNumberSeed(seed)
         system.addForce(barostat)
         return system
@@ -209,12 +318,18 @@ class _Dynamics:
     def _equilibrate(self, simulation: app.Simulation) -> None:
         if self.warm_state.exists():
             simulation.loadState(str(self.warm_state))
-            logger.info("resuming equilibration at %.4g ps", simulation.currentStep * self.protocol.timestep)
+            logger.info(
+                "resuming equilibration at %.4g ps", simulation.currentStep * self.protocol.timestep
+            )
         else:
             simulation.context.setPositions(self.positions)
             simulation.context.setVelocitiesToTemperature(self.temperature * unit.kelvin, self.seed)
         simulation.reporters.append(self.guard)
-        with progress("CG equilibration, ps", self.protocol.equilibration, simulation.currentStep * self.protocol.timestep) as meter:
+        with progress(
+            "CG equilibration, ps",
+            self.protocol.equilibration,
+            simulation.currentStep * self.protocol.timestep,
+        ) as meter:
             while simulation.currentStep < self.warm_up:
                 self._step(simulation, self._piece(simulation.currentStep, self.warm_up))
                 _save_state(simulation, self.warm_state)
@@ -228,7 +343,11 @@ class _Dynamics:
     def _produce(self, simulation: app.Simulation, append: bool) -> None:
         # the guard first: frames that it refuses are not written
         simulation.reporters.extend([self.guard, *self._reporters(append)])
-        with progress("CG simulation, ps", self.protocol.production, self.done["steps"] * self.protocol.timestep) as meter:
+        with progress(
+            "CG simulation, ps",
+            self.protocol.production,
+            self.done["steps"] * self.protocol.timestep,
+        ) as meter:
             try:
                 while simulation.currentStep < self.total:
                     steps = self._piece(simulation.currentStep, self.total)
@@ -241,11 +360,24 @@ class _Dynamics:
 
     def _reporters(self, append: bool) -> list[Any]:
         density = self.protocol.pressure is not None
-        found = [open_trajectory(self.trajectory, self.interval, append), open_log(self.log, self.interval, append, density)]
+        found = [
+            open_trajectory(self.trajectory, self.interval, append),
+            open_log(self.log, self.interval, append, density),
+        ]
         if self.committee:
             settings, (committee, known) = self.protocol.committee, self.committee
             every = max(1, round(settings.interval / self.protocol.timestep))
-            found.append(CommitteeReporter(self.spread, every, committee, known, settings.max_ratio, settings.action, append))
+            found.append(
+                CommitteeReporter(
+                    self.spread,
+                    every,
+                    committee,
+                    known,
+                    settings.max_ratio,
+                    settings.action,
+                    append,
+                )
+            )
         return found
 
     def _piece(self, step: int, last: int) -> int:
@@ -258,7 +390,8 @@ class _Dynamics:
             simulation.step(steps)
         except SimulationError:
             raise
-        except (openmm.OpenMMException, ValueError) as error:  # reporters raise ValueError on coordinates that are not finite
+        # reporters raise ValueError on coordinates that are not finite
+        except (openmm.OpenMMException, ValueError) as error:
             raise stopped(simulation, cause_of(error)) from error
 
     def _save(self, simulation: app.Simulation, steps: int, seconds: float) -> None:
@@ -273,11 +406,19 @@ class _Dynamics:
         try:
             good, producing = self.guard.accepts(simulation), self.state.exists()
             if good and producing and simulation.currentStep % self.interval == 0:
-                return  # nobody knows whether its frame has been written; the last save is at most ten frames ago
+                # nobody knows whether its frame has been written; the last save is at most ten
+                # frames ago
+                return
             path = self.failed_state if not good else self.state if producing else self.warm_state
             _save_state(simulation, path)
-            logger.info("state at step %d: %s%s", simulation.currentStep, path, "" if good else f"; last good state: {self.state}")
-        except (OSError, openmm.OpenMMException) as error:  # shall not hide the error that brought us here
+            logger.info(
+                "state at step %d: %s%s",
+                simulation.currentStep,
+                path,
+                "" if good else f"; last good state: {self.state}",
+            )
+        # shall not hide the error that brought us here
+        except (OSError, openmm.OpenMMException) as error:
             logger.warning("the state at the error could not be saved: %s", cause_of(error))
 
     def _summarise(self, simulation: app.Simulation) -> None:
@@ -301,7 +442,12 @@ class _Dynamics:
             summary["pressure_bar"] = self.protocol.pressure
             summary["mean_density"] = float(log_column(self.log, "Density").mean())
         write_text(self.folder / "simulation.json", json.dumps(summary, indent=1))
-        logger.info("%.4g ps done, %.4g ns/day, mean %.1f K", self.protocol.production, summary["ns_per_day"], summary["mean_temperature"])
+        logger.info(
+            "%.4g ps done, %.4g ns/day, mean %.1f K",
+            self.protocol.production,
+            summary["ns_per_day"],
+            summary["mean_temperature"],
+        )
 
 
 def _save_state(simulation: app.Simulation, path: Path) -> None:
@@ -311,4 +457,6 @@ def _save_state(simulation: app.Simulation, path: Path) -> None:
 
 def _steps_of(state: Path) -> int:
     """Step count of a saved state, 0 if there is none."""
-    return openmm.XmlSerializer.deserialize(state.read_text()).getStepCount() if state.exists() else 0
+    return (
+        openmm.XmlSerializer.deserialize(state.read_text()).getStepCount() if state.exists() else 0
+    )

@@ -1,8 +1,10 @@
-"""The longest time step that is safe for a potential: measure, recommend, and remember beside the potential.
+"""The longest time step that is safe for a potential: measure, recommend, and remember beside the
+potential.
 
-A time step passes when energy at constant energy drifts no faster than `max_drift`, and the kinetic temperature (half-step, see
-`integration`) and the mean potential energy under Langevin dynamics are off by no more than their bounds, each with two standard errors
-added. What is recommended is the largest time step that passes together with all smaller ones.
+A time step passes when energy at constant energy drifts no faster than `max_drift`, and the kinetic
+temperature (half-step, see `integration`) and the mean potential energy under Langevin dynamics are
+off by no more than their bounds, each with two standard errors added. What is recommended is the
+largest time step that passes together with all smaller ones.
 """
 
 from __future__ import annotations
@@ -44,19 +46,40 @@ class TimestepSearch(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
-    timesteps: list[Time] = Field([f"{k} femtosecond" for k in range(2, 16, 2)], min_length=2, description="time steps to try")
+    timesteps: list[Time] = Field(
+        [f"{k} femtosecond" for k in range(2, 16, 2)], min_length=2, description="time steps to try"
+    )
     friction: Rate = "1 / picosecond"
     equilibration: Duration = "5 picosecond"
     states: int = Field(4, ge=2, description="starts for energy conservation, 1 ps apart")
     nve: Time = Field("4 picosecond", description="at constant energy, from each start")
-    nvt: Time | None = Field(None, description="Langevin dynamics with each time step; absent: long enough for the temperature")
-    blocks: int = Field(10, ge=2, description="time blocks for standard errors and for the test of the structure")
+    nvt: Time | None = Field(
+        None,
+        description=(
+            "Langevin dynamics with each time step; absent: long enough for the temperature"
+        ),
+    )
+    blocks: int = Field(
+        10, ge=2, description="time blocks for standard errors and for the test of the structure"
+    )
     max_drift: float = Field(1.0, gt=0, description="of the total energy per bead, kT/ns")
-    max_temperature_error: float = Field(0.02, gt=0, description="of the kinetic temperature, relative")
-    max_energy_error: float = Field(0.1, gt=0, description="of the mean potential energy per bead, kT, against the smallest time step")
-    validate_structure: bool = Field(False, description="compare the structure with that at half the time step")
-    validation: Time = Field("100 picosecond", description="Langevin dynamics with the time step, and with half of it")
-    min_p_value: float = Field(0.01, gt=0, lt=1, description="of the test that the structure is unchanged")
+    max_temperature_error: float = Field(
+        0.02, gt=0, description="of the kinetic temperature, relative"
+    )
+    max_energy_error: float = Field(
+        0.1,
+        gt=0,
+        description="of the mean potential energy per bead, kT, against the smallest time step",
+    )
+    validate_structure: bool = Field(
+        False, description="compare the structure with that at half the time step"
+    )
+    validation: Time = Field(
+        "100 picosecond", description="Langevin dynamics with the time step, and with half of it"
+    )
+    min_p_value: float = Field(
+        0.01, gt=0, lt=1, description="of the test that the structure is unchanged"
+    )
     seed: int = Field(1, ge=1, lt=2**31)
     platform: str | None = Field(None, description="OpenMM platform; the fastest one if absent")
 
@@ -66,10 +89,12 @@ class TimestepSearch(BaseModel):
         return sorted(set(values))
 
     def long_enough(self, n_beads: int) -> Self:
-        """With a duration `nvt` if it has none: for a standard error of the temperature of a fifth of its bound.
+        """With a duration `nvt` if it has none: for a standard error of the temperature of a fifth
+        of its bound.
 
-        The variance of the temperature of N beads is 2/(3N) T^2 and the thermostat alone lets it decay as exp(-2 friction t), so
-        the variance of its mean over a time t is 2/(3N friction t) T^2; collisions only make it smaller.
+        The variance of the temperature of N beads is 2/(3N) T^2 and the thermostat alone lets it
+        decay as exp(-2 friction t), so the variance of its mean over a time t is 2/(3N friction t)
+        T^2; collisions only make it smaller.
         """
         if self.nvt is not None:
             return self
@@ -93,7 +118,9 @@ class TimestepSearch(BaseModel):
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one time step does; `failure` says why there are no numbers, `objections` which bounds are broken."""
+    """What one time step does; `failure` says why there are no numbers, `objections` which
+    bounds are broken.
+    """
 
     timestep: float
     conservation: Conservation | None
@@ -102,7 +129,12 @@ class Measurement:
     objections: tuple[str, ...] = ()
 
 
-def measure(integration: Integration, starts: list[Start], search: TimestepSearch, report: Callable[[float], None]) -> list[Measurement]:
+def measure(
+    integration: Integration,
+    starts: list[Start],
+    search: TimestepSearch,
+    report: Callable[[float], None],
+) -> list[Measurement]:
     """Integrate with one time step after the other; the first that explodes is the last one tried.
 
     Parameters
@@ -127,22 +159,37 @@ def measure(integration: Integration, starts: list[Start], search: TimestepSearc
         broken = _objections(conservation, averages, reference, integration.temperature, search)
         found.append(Measurement(timestep, conservation, averages, None, tuple(broken)))
         logger.info(
-            "%g fs: drift %.2g +- %.2g kT/ns per bead, %.1f +- %.1f K (full step %.1f K), energy %.3f +- %.3f kT per bead; %s",
-            timestep * 1e3, conservation.drift, conservation.drift_se, averages.temperature, averages.temperature_se,
-            averages.full_step_temperature, averages.energy, averages.energy_se, "; ".join(broken) or "passes",
+            "%g fs: drift %.2g +- %.2g kT/ns per bead, %.1f +- %.1f K (full step %.1f K), "
+            "energy %.3f +- %.3f kT per bead; %s",
+            timestep * 1e3, conservation.drift, conservation.drift_se, averages.temperature,
+            averages.temperature_se, averages.full_step_temperature, averages.energy,
+            averages.energy_se, "; ".join(broken) or "passes",
         )  # fmt: skip
         report(done)
     return found
 
 
 def _objections(
-    conservation: Conservation, averages: Averages, reference: Averages, temperature: float, search: TimestepSearch
+    conservation: Conservation,
+    averages: Averages,
+    reference: Averages,
+    temperature: float,
+    search: TimestepSearch,
 ) -> list[str]:
     shift = averages.energy - reference.energy
-    shift_se = math.hypot(averages.energy_se, reference.energy_se) if reference is not averages else 0.0
+    shift_se = (
+        math.hypot(averages.energy_se, reference.energy_se) if reference is not averages else 0.0
+    )
     hot, hot_se = averages.temperature / temperature - 1, averages.temperature_se / temperature
     checks = [
-        ("energy drift", conservation.drift, conservation.drift_se, search.max_drift, " kT/ns per bead", 1),
+        (
+            "energy drift",
+            conservation.drift,
+            conservation.drift_se,
+            search.max_drift,
+            " kT/ns per bead",
+            1,
+        ),
         ("kinetic temperature off by", hot, hot_se, search.max_temperature_error, " %", 100),
         ("potential energy off by", shift, shift_se, search.max_energy_error, " kT per bead", 1),
     ]
@@ -169,16 +216,23 @@ def passing(measurements: list[Measurement]) -> list[float]:
     if not good:
         first = measurements[0]
         raise SimulationError(
-            f"No time step passes, already {first.timestep * 1e3:g} fs does not ({'; '.join(first.objections)}); "
-            "try smaller ones, longer runs if the errors are large, or a better trained potential."
+            f"No time step passes, already {first.timestep * 1e3:g} fs does not"
+            f" ({'; '.join(first.objections)}); try smaller ones, longer runs if the errors are"
+            " large, or a better trained potential."
         )
     return good
 
 
 def validate(
-    integration: Integration, start: Start, timestep: float, box: np.ndarray, names: list[str], search: TimestepSearch
+    integration: Integration,
+    start: Start,
+    timestep: float,
+    box: np.ndarray,
+    names: list[str],
+    search: TimestepSearch,
 ) -> SameSampling:
-    """Compare the radial distribution functions of Langevin dynamics with a time step and with half of it.
+    """Compare the radial distribution functions of Langevin dynamics with a time step and with half
+    of it.
 
     Raises
     ------
@@ -188,13 +242,15 @@ def validate(
     found = []
     for step in (timestep, timestep / 2):
         states = integration.langevin(start, step, search.validation, _FRAME_INTERVAL)
-        positions = np.array([state.getPositions(asNumpy=True)._value for state in states], dtype=np.float32)
+        positions = np.array(
+            [state.getPositions(asNumpy=True)._value for state in states], dtype=np.float32
+        )
         settled = positions[len(positions) // 10 :]
         found.append(block_rdfs(settled, box, names, smallest_height(box) / 2, search.blocks))
     return compare_sampling(*found, seed=search.seed)
 
 
-# --- the search on a potential file -----------------------------------------------------------------------------------
+# --- the search on a potential file ---------------------------------------------------------------
 
 
 def recommendation_path(model: Path) -> Path:
@@ -203,7 +259,8 @@ def recommendation_path(model: Path) -> Path:
 
 
 def search_timestep(model: Path, frames: Frames, search: TimestepSearch) -> Path:
-    """Find the longest safe time step of a potential; writes ``timestep.json``, ``timestep.csv`` and ``timestep.png`` beside it.
+    """Find the longest safe time step of a potential; writes ``timestep.json``, ``timestep.csv``
+    and ``timestep.png`` beside it.
 
     Parameters
     ----------
@@ -226,9 +283,13 @@ def search_timestep(model: Path, frames: Frames, search: TimestepSearch) -> Path
     potential, search = CGPotential(model), search.long_enough(frames.beads.n_beads)
     topology = bead_topology_to_openmm(frames.beads, frames.box[-1])
     system = potential.createSystem(topology, removeCMMotion=False)
-    integration = Integration(system, frames.temperature, search.friction, search.platform, search.seed)
+    integration = Integration(
+        system, frames.temperature, search.friction, search.platform, search.seed
+    )
     logger.info("time step: equilibrating at %g fs", search.timesteps[0] * 1e3)
-    starts = integration.starts(frames.positions[-1], search.timesteps[0], search.equilibration, search.states, _SPACING)
+    starts = integration.starts(
+        frames.positions[-1], search.timesteps[0], search.equilibration, search.states, _SPACING
+    )
     with progress("time steps", len(search.timesteps)) as meter:
         measurements = measure(integration, starts, search, meter.update)
     # the table and the picture tell most when nothing passes
@@ -259,7 +320,11 @@ def search_timestep(model: Path, frames: Frames, search: TimestepSearch) -> Path
 
 
 def _validated(
-    integration: Integration, start: Start, good: list[float], frames: Frames, search: TimestepSearch
+    integration: Integration,
+    start: Start,
+    good: list[float],
+    frames: Frames,
+    search: TimestepSearch,
 ) -> tuple[list[float], list[dict[str, Any]]]:
     """Drop time steps, from the longest, until the structure is that at half the time step."""
     tested = []
@@ -273,10 +338,18 @@ def _validated(
         if result.p_value >= search.min_p_value:
             return good, tested
         good = good[:-1]
-    raise SimulationError("With every time step that passes, the structure differs from that at half the time step; try smaller ones.")
+    raise SimulationError(
+        "With every time step that passes, the structure differs from that at half the time step;"
+        " try smaller ones."
+    )
 
 
-_COLUMNS = ["timestep_fs", *(f.name for f in fields(Conservation)), *(f.name for f in fields(Averages)), "objections"]
+_COLUMNS = [
+    "timestep_fs",
+    *(f.name for f in fields(Conservation)),
+    *(f.name for f in fields(Averages)),
+    "objections",
+]
 
 
 def _table(measurements: list[Measurement]) -> str:
@@ -284,8 +357,18 @@ def _table(measurements: list[Measurement]) -> str:
     table = csv.DictWriter(text, _COLUMNS)
     table.writeheader()
     for found in measurements:
-        numbers = {**asdict(found.conservation), **asdict(found.averages)} if found.conservation and found.averages else {}
-        table.writerow({"timestep_fs": f"{found.timestep * 1e3:g}", **numbers, "objections": "; ".join(found.objections)})
+        numbers = (
+            {**asdict(found.conservation), **asdict(found.averages)}
+            if found.conservation and found.averages
+            else {}
+        )
+        table.writerow(
+            {
+                "timestep_fs": f"{found.timestep * 1e3:g}",
+                **numbers,
+                "objections": "; ".join(found.objections),
+            }
+        )
     return text.getvalue()
 
 
@@ -293,7 +376,11 @@ def read_recommendation(model: Path) -> float | None:
     """Recommended time step of a potential, ps; None if there is none for this very file."""
     try:
         content = json.loads(recommendation_path(model).read_text())
-        same = content["format"] == FORMAT and content["version"] == VERSION and content["model_sha256"] == file_hash(model)
+        same = (
+            content["format"] == FORMAT
+            and content["version"] == VERSION
+            and content["model_sha256"] == file_hash(model)
+        )
         return float(content["timestep_ps"]) if same else None
     except FileNotFoundError:
         return None
@@ -303,7 +390,8 @@ def read_recommendation(model: Path) -> float | None:
 
 
 def simulation_settings(run: RunConfig) -> SimulationConfig:
-    """The `simulation` section with its time step: the one that is written there, or the recommended one, searched now if need be.
+    """The `simulation` section with its time step: the one that is written there, or the
+    recommended one, searched now if need be.
 
     Raises
     ------
@@ -315,8 +403,13 @@ def simulation_settings(run: RunConfig) -> SimulationConfig:
         return settings
     timestep = read_recommendation(model)
     if timestep is None:
-        logger.info("simulation.timestep is not given and %s is not there: searching", recommendation_path(model).name)
-        search = TimestepSearch(friction=f"{settings.friction} / picosecond", platform=settings.platform, seed=run.seed)
+        logger.info(
+            "simulation.timestep is not given and %s is not there: searching",
+            recommendation_path(model).name,
+        )
+        search = TimestepSearch(
+            friction=f"{settings.friction} / picosecond", platform=settings.platform, seed=run.seed
+        )
         search_timestep(model, read_frames(RunFolder(run).frames), search)
         timestep = read_recommendation(model)
     return settings.model_copy(update={"timestep": timestep})
@@ -333,5 +426,7 @@ def frames_of(model: Path, frames: Path | None) -> Frames:
     if frames is not None:
         return read_frames(frames)
     if not model.with_name("run.yaml").exists():
-        raise ConfigError(f"{model}: has no run.yaml beside it; name mapped frames to start from with --frames.")
+        raise ConfigError(
+            f"{model}: has no run.yaml beside it; name mapped frames to start from with --frames."
+        )
     return read_frames(RunFolder(load_run(model.with_name("run.yaml"))).frames)

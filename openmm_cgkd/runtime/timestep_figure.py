@@ -1,4 +1,6 @@
-"""Picture of a time step search: energy drift, temperatures and potential energy against the time step."""
+"""Picture of a time step search: energy drift, temperatures and potential energy against the
+time step.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ _FIRST, _SECOND = "black", "#D55E00"  # told apart with every colour vision and 
 _BAND = {"color": "0.85", "zorder": 0}
 
 
-def draw(path: Path, measurements: list[Measurement], search: TimestepSearch, temperature: float) -> None:
+def draw(
+    path: Path, measurements: list[Measurement], search: TimestepSearch, temperature: float
+) -> None:
     """Write a PNG with three panels; grey bands are the bounds, bars two standard errors.
 
     Parameters
@@ -39,9 +43,23 @@ def draw(path: Path, measurements: list[Measurement], search: TimestepSearch, te
     drifts = np.abs([m.conservation.drift for m in whole])
     errors = 2 * np.array([m.conservation.drift_se for m in whole])
     energy.errorbar(
-        steps, drifts, yerr=[0 * errors, errors], color=_FIRST, marker="o", linewidth=1.5, capsize=3, label="|drift|, kT/ns per bead"
+        steps,
+        drifts,
+        yerr=[0 * errors, errors],
+        color=_FIRST,
+        marker="o",
+        linewidth=1.5,
+        capsize=3,
+        label="|drift|, kT/ns per bead",
     )
-    _points(energy, steps, [m.conservation.fluctuation for m in whole], None, _SECOND, "fluctuation, kT per bead$^{1/2}$")
+    _points(
+        energy,
+        steps,
+        [m.conservation.fluctuation for m in whole],
+        None,
+        _SECOND,
+        "fluctuation, kT per bead$^{1/2}$",
+    )
     energy.set_xscale("log")
     energy.set_yscale("log")
     energy.set_xticks(steps, [f"{step:g}" for step in steps], minor=False)
@@ -50,15 +68,32 @@ def draw(path: Path, measurements: list[Measurement], search: TimestepSearch, te
 
     bound = search.max_temperature_error * temperature
     kinetic.axhspan(temperature - bound, temperature + bound, **_BAND)
-    for name, colour, label in (("", _FIRST, "half-step velocities"), ("full_step_", _SECOND, "full-step velocities")):
+    for name, colour, label in (
+        ("", _FIRST, "half-step velocities"),
+        ("full_step_", _SECOND, "full-step velocities"),
+    ):
         values = [getattr(m.averages, f"{name}temperature") for m in whole]
-        _points(kinetic, steps, values, [getattr(m.averages, f"{name}temperature_se") for m in whole], colour, label)
+        _points(
+            kinetic,
+            steps,
+            values,
+            [getattr(m.averages, f"{name}temperature_se") for m in whole],
+            colour,
+            label,
+        )
     kinetic.set_title("Kinetic temperature, K", fontsize=15)
 
     potential.axhspan(-search.max_energy_error, search.max_energy_error, **_BAND)
     if whole:
         shifts = [m.averages.energy - whole[0].averages.energy for m in whole]
-        _points(potential, steps, shifts, [m.averages.energy_se for m in whole], _FIRST, "against the smallest step")
+        _points(
+            potential,
+            steps,
+            shifts,
+            [m.averages.energy_se for m in whole],
+            _FIRST,
+            "against the smallest step",
+        )
     potential.set_title("Potential energy, kT per bead", fontsize=15)
 
     for axis in (energy, kinetic, potential):
@@ -70,6 +105,15 @@ def draw(path: Path, measurements: list[Measurement], search: TimestepSearch, te
     figure.savefig(path, dpi=160, format="png")
 
 
-def _points(axis: Axes, steps: np.ndarray, values: list[float], errors: list[float] | None, colour: str, label: str) -> None:
+def _points(
+    axis: Axes,
+    steps: np.ndarray,
+    values: list[float],
+    errors: list[float] | None,
+    colour: str,
+    label: str,
+) -> None:
     bars = None if errors is None else 2 * np.array(errors)
-    axis.errorbar(steps, values, yerr=bars, color=colour, marker="o", linewidth=1.5, capsize=3, label=label)
+    axis.errorbar(
+        steps, values, yerr=bars, color=colour, marker="o", linewidth=1.5, capsize=3, label=label
+    )

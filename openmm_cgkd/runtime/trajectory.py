@@ -17,8 +17,11 @@ from ..files import replacing, write_text
 _CHUNK = 100  # frames held in memory while a trajectory is cut
 
 
-def write_topology(path: Path, topology: app.Topology, positions: np.ndarray, box: np.ndarray | None) -> mdtraj.Topology:
-    """Write beads as a PDB that MDTraj reads back as element-less atoms, and return it as MDTraj reads it.
+def write_topology(
+    path: Path, topology: app.Topology, positions: np.ndarray, box: np.ndarray | None
+) -> mdtraj.Topology:
+    """Write beads as a PDB that MDTraj reads back as element-less atoms, and return it as MDTraj
+    reads it.
 
     Raises
     ------
@@ -46,18 +49,30 @@ def write_topology(path: Path, topology: app.Topology, positions: np.ndarray, bo
     for ours, theirs in zip(beads.atoms, found.atoms, strict=True):
         if ours.name != theirs.name:
             fresh.unlink()
-            raise SimulationError(f"Bead type {ours.name} becomes {theirs.name} in a PDB file; use names of at most 4 characters.")
+            raise SimulationError(
+                f"Bead type {ours.name} becomes {theirs.name} in a PDB file; use names of at most 4"
+                " characters."
+            )
     os.replace(fresh, path)
     return found
 
 
 def open_trajectory(path: Path, interval: int, append: bool) -> Any:
-    """OpenMM reporter for a trajectory; coordinates are not wrapped into the box, so that diffusion can be read off."""
+    """OpenMM reporter for a trajectory; coordinates are not wrapped into the box, so that
+    diffusion can be read off.
+    """
     kind = app.XTCReporter if path.suffix == ".xtc" else app.DCDReporter
     return kind(str(path), interval, append=append, enforcePeriodicBox=False)
 
 
-def cut_trajectory(path: Path, topology: app.Topology, beads: mdtraj.Topology, keep: int, timestep: float, interval: int) -> None:
+def cut_trajectory(
+    path: Path,
+    topology: app.Topology,
+    beads: mdtraj.Topology,
+    keep: int,
+    timestep: float,
+    interval: int,
+) -> None:
     """Keep the first frames of a trajectory and drop the rest, torn ones included.
 
     Parameters
@@ -76,21 +91,30 @@ def cut_trajectory(path: Path, topology: app.Topology, beads: mdtraj.Topology, k
     SimulationError
         If the trajectory has fewer frames.
     """
-    lost = f"{path}: has fewer than the {keep} frames of the saved state; remove the folder {path.parent} to simulate again."
+    lost = (
+        f"{path}: has fewer than the {keep} frames of the saved state; remove the folder"
+        f" {path.parent} to simulate again."
+    )
     if not path.exists():
         raise SimulationError(lost)
     arguments = (topology, timestep * unit.picosecond, interval, interval)
     with replacing(path) as fresh:
         fresh.unlink(missing_ok=True)
         with mdtraj.open(str(path)) as source, open(fresh, "wb") as file:
-            writer = app.XTCFile(str(fresh), *arguments) if path.suffix == ".xtc" else app.DCDFile(file, *arguments)
+            writer = (
+                app.XTCFile(str(fresh), *arguments)
+                if path.suffix == ".xtc"
+                else app.DCDFile(file, *arguments)
+            )
             left = keep
             while left > 0:
                 part = source.read_as_traj(beads, n_frames=min(left, _CHUNK))
                 if len(part) == 0:
                     raise SimulationError(lost)
                 for k in range(len(part)):
-                    writer.writeModel(part.xyz[k], periodicBoxVectors=_vectors(part.unitcell_vectors, k))
+                    writer.writeModel(
+                        part.xyz[k], periodicBoxVectors=_vectors(part.unitcell_vectors, k)
+                    )
                 left -= len(part)
 
 
@@ -98,16 +122,29 @@ def _vectors(boxes: np.ndarray | None, k: int) -> Any:
     return None if boxes is None else [Vec3(*map(float, row)) for row in boxes[k]] * unit.nanometer
 
 
-def open_log(path: Path, interval: int, append: bool, density: bool = False) -> app.StateDataReporter:
-    """CSV with step, time (ps), energies (kJ/mol), temperature (K), density (g/mL) if wanted, and speed (ns/day)."""
-    columns = {"step": True, "time": True, "potentialEnergy": True, "kineticEnergy": True, "temperature": True, "speed": True}
+def open_log(
+    path: Path, interval: int, append: bool, density: bool = False
+) -> app.StateDataReporter:
+    """CSV with step, time (ps), energies (kJ/mol), temperature (K), density (g/mL) if wanted,
+    and speed (ns/day).
+    """
+    columns = {
+        "step": True,
+        "time": True,
+        "potentialEnergy": True,
+        "kineticEnergy": True,
+        "temperature": True,
+        "speed": True,
+    }
     return app.StateDataReporter(str(path), interval, append=append, density=density, **columns)
 
 
 def cut_log(path: Path, last_step: int) -> None:
     """Keep the rows up to a step."""
     lines = path.read_text().splitlines(keepends=True)
-    whole = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",")[0]) <= last_step]
+    whole = [
+        line for line in lines[1:] if line.endswith("\n") and int(line.split(",")[0]) <= last_step
+    ]
     write_text(path, "".join(lines[:1] + whole))
 
 

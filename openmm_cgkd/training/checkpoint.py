@@ -1,4 +1,6 @@
-"""Checkpoint of a trained model: everything needed to build the network again, as plain data and tensors."""
+"""Checkpoint of a trained model: everything needed to build the network again, as plain data
+and tensors.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def save_checkpoint(
         "model": model_config.model_dump(mode="json"),
         "n_types": len(type_names),
         "scale": float(scale),
-        "state": {name: _single(tensor.detach().cpu()) for name, tensor in network.state_dict().items()},
+        "state": {
+            name: _single(tensor.detach().cpu()) for name, tensor in network.state_dict().items()
+        },
         "type_names": list(type_names),
         "frames": frames_identity,
         "training": metadata,
@@ -77,7 +81,9 @@ def load_checkpoint(path: Path) -> tuple[TensorNetEnergies, dict[str, Any]]:
     """
     path = Path(path)
     if not path.exists():
-        raise ModelFileError(f"{path}: no such file; train the model first with 'cgkd teach' or 'cgkd distill'.")
+        raise ModelFileError(
+            f"{path}: no such file; train the model first with 'cgkd teach' or 'cgkd distill'."
+        )
     foreign = f"{path}: is not a checkpoint of openmm_cgkd, or is damaged; train the model again."
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -87,8 +93,12 @@ def load_checkpoint(path: Path) -> tuple[TensorNetEnergies, dict[str, Any]]:
         raise ModelFileError(foreign)
     try:
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be replaced
-            network = build_tensornet(ModelConfig.model_validate(content["model"]), content["n_types"], content["scale"])
+            network = build_tensornet(
+                ModelConfig.model_validate(content["model"]), content["n_types"], content["scale"]
+            )
         network.load_state_dict(content["state"])
     except (ValidationError, RuntimeError) as error:
-        raise ModelFileError(f"{path}: its weights do not fit the model it describes; train the model again.") from error
+        raise ModelFileError(
+            f"{path}: its weights do not fit the model it describes; train the model again."
+        ) from error
     return network.eval(), content

@@ -1,4 +1,6 @@
-"""Are the forces the gradient of the energies? Forces against central differences, in double precision."""
+"""Are the forces the gradient of the energies? Forces against central differences, in double
+precision.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +37,18 @@ class Consistency:
 
 
 def check_consistency(
-    model: nn.Module, cutoff: float, frames: Frames, indices: np.ndarray, n_frames: int = 3, n_components: int = 12, seed: int = 0
+    model: nn.Module,
+    cutoff: float,
+    frames: Frames,
+    indices: np.ndarray,
+    n_frames: int = 3,
+    n_components: int = 12,
+    seed: int = 0,
 ) -> Consistency:
     """Compare forces with central differences of the summed per-bead energies.
 
-    Pairs are searched again for every displaced configuration, so the check also sees jumps at the cutoff.
+    Pairs are searched again for every displaced configuration, so the check also sees jumps at the
+    cutoff.
 
     Parameters
     ----------
@@ -64,7 +73,10 @@ def check_consistency(
 
     def evaluate(positions: np.ndarray, box: np.ndarray) -> tuple[float, np.ndarray]:
         pairs = find_pairs(positions, box, cutoff)
-        arrays = (torch.from_numpy(array) for array in (positions, pairs.first, pairs.second, pairs.shifts))
+        arrays = (
+            torch.from_numpy(array)
+            for array in (positions, pairs.first, pairs.second, pairs.shifts)
+        )
         energies, forces = energies_and_forces(model, types, *arrays)
         return energies.sum().item(), forces.numpy()
 
@@ -73,17 +85,22 @@ def check_consistency(
         positions, box = frames.positions[index].astype(np.float64), frames.box[index]
         _, forces = evaluate(positions, box)
         scale = np.sqrt(np.mean(forces**2))
-        components = random.choice(positions.size, size=min(n_components, positions.size), replace=False)
+        components = random.choice(
+            positions.size, size=min(n_components, positions.size), replace=False
+        )
         for component in components:
             step = np.zeros(positions.size)
             step[component] = _STEP
             step = step.reshape(positions.shape)
-            slope = (evaluate(positions + step, box)[0] - evaluate(positions - step, box)[0]) / (2 * _STEP)
+            slope = (evaluate(positions + step, box)[0] - evaluate(positions - step, box)[0]) / (
+                2 * _STEP
+            )
             errors.append((forces.reshape(-1)[component] + slope) / scale if scale > 0 else -slope)
     worst = float(np.abs(errors).max())
     if not worst <= TOLERANCE:
         raise TrainingError(
-            f"Forces and energies disagree: the largest error is {worst:.2g} of the RMS force, {TOLERANCE:g} is allowed; "
-            "the model's energy is not the potential of its forces, so do not use it."
+            f"Forces and energies disagree: the largest error is {worst:.2g} of the RMS force,"
+            f" {TOLERANCE:g} is allowed; the model's energy is not the potential of its forces, so"
+            " do not use it."
         )
     return Consistency(worst, float(np.sqrt(np.mean(np.square(errors)))), len(errors))

@@ -1,6 +1,7 @@
 """Frames as graphs in memory, their targets, and batches of them.
 
-Targets are for the network alone: the fixed prior is subtracted, because teachers and student share it.
+Targets are for the network alone: the fixed prior is subtracted, because teachers and student share
+it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from ..run_folder import RunFolder
 
 
 def load_frames(run: RunConfig) -> Frames:
-    """Frames that training and labelling use: all of the run's, or `max_frames` evenly spaced ones."""
+    """Frames that training and labelling use: all of the run's, or `max_frames` evenly spaced
+    ones.
+    """
     frames = read_frames(RunFolder(run).frames)
     if run.max_frames is None or run.max_frames >= len(frames):
         return frames
@@ -40,7 +43,9 @@ def split_run(run: RunConfig, frames: Frames) -> Split:
 
 def thermal_energy(frames: Frames) -> float:
     """kB T in kJ/mol, the scale of a coarse-grained free energy."""
-    return frames.temperature * unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
+    return frames.temperature * unit.MOLAR_GAS_CONSTANT_R.value_in_unit(
+        unit.kilojoule_per_mole / unit.kelvin
+    )
 
 
 def write_prior(run: RunConfig, frames: Frames) -> PriorParameters:
@@ -62,7 +67,9 @@ def load_prior(path: Path) -> PriorParameters:
         data = json.loads(Path(path).read_text())
         return PriorParameters(tuple(data.pop("type_names")), **data)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{path}: is missing or is not a pair prior; run 'cgkd teach' first.") from error
+        raise TrainingError(
+            f"{path}: is missing or is not a pair prior; run 'cgkd teach' first."
+        ) from error
 
 
 class FrameGraphs:
@@ -91,7 +98,10 @@ class FrameGraphs:
         self.frames, self.cutoff = frames, cutoff
         self._types = torch.from_numpy(frames.beads.types.astype(np.int64))
         # wrapped: small coordinates keep float32 exact enough, and lattice indices within a byte
-        inside = frames.positions - np.floor(frames.positions.astype(float) @ np.linalg.inv(frames.box)) @ frames.box
+        inside = (
+            frames.positions
+            - np.floor(frames.positions.astype(float) @ np.linalg.inv(frames.box)) @ frames.box
+        )
         self._positions = inside.astype(np.float32)
         index_type = np.uint16 if frames.beads.n_beads < 2**16 else np.int32
         fixed = Prior(prior, cutoff, frames.beads.types, frames.beads.bonds)
@@ -101,7 +111,9 @@ class FrameGraphs:
             pairs = find_pairs(positions, box, cutoff)
             self.prior_forces[k] = fixed.energy_and_forces(positions, box, pairs)[1]
             images = np.rint(pairs.shifts @ np.linalg.inv(box)).astype(np.int8)
-            self._pairs.append((pairs.first.astype(index_type), pairs.second.astype(index_type), images))
+            self._pairs.append(
+                (pairs.first.astype(index_type), pairs.second.astype(index_type), images)
+            )
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -114,8 +126,12 @@ class FrameGraphs:
         return Batch(
             types=self._types.repeat(len(indices)),
             positions=torch.from_numpy(self._positions[list(indices)].reshape(-1, 3)),
-            first=torch.from_numpy(np.concatenate([f.astype(np.int64) + n_beads * k for k, f in enumerate(first)])),
-            second=torch.from_numpy(np.concatenate([s.astype(np.int64) + n_beads * k for k, s in enumerate(second)])),
+            first=torch.from_numpy(
+                np.concatenate([f.astype(np.int64) + n_beads * k for k, f in enumerate(first)])
+            ),
+            second=torch.from_numpy(
+                np.concatenate([s.astype(np.int64) + n_beads * k for k, s in enumerate(second)])
+            ),
             shifts=torch.from_numpy(np.concatenate(shifts).astype(np.float32)),
             frame=torch.arange(len(indices)).repeat_interleave(n_beads),
             indices=torch.as_tensor(indices),
@@ -162,7 +178,11 @@ class Batch:
 
     def to(self, target: torch.device | torch.dtype) -> Batch:
         """Everything on another device, or its floating-point numbers in another type."""
-        moved = {name: value.to(target) for name, value in vars(self).items() if value is not None and _converts(value, target)}
+        moved = {
+            name: value.to(target)
+            for name, value in vars(self).items()
+            if value is not None and _converts(value, target)
+        }
         return replace(self, **moved)
 
     @property
@@ -212,7 +232,10 @@ def mapped_targets(graphs: FrameGraphs) -> Targets:
 def _refuse_not_finite(name: str, values: np.ndarray) -> None:
     bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
     if bad.any():
-        raise TrainingError(f"The {name} of frame {np.argmax(bad)} are not finite; remove that frame or make the file again.")
+        raise TrainingError(
+            f"The {name} of frame {np.argmax(bad)} are not finite; remove that frame or make the"
+            " file again."
+        )
 
 
 @dataclass(frozen=True)
@@ -224,7 +247,8 @@ class Variances:
     force : float, (kJ/mol/nm)^2
         Of single force components.
     energy, bead_energy : float, (kJ/mol)^2
-        Of the energy per bead of whole frames, and of per-bead energies; 1 where there are no energies.
+        Of the energy per bead of whole frames, and of per-bead energies; 1 where there are no
+        energies.
     """
 
     force: float
@@ -254,10 +278,24 @@ class GraphDataset(Dataset):
         Of the batches' floating-point numbers.
     """
 
-    def __init__(self, graphs: FrameGraphs, targets: Targets, indices: np.ndarray, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        graphs: FrameGraphs,
+        targets: Targets,
+        indices: np.ndarray,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         if targets.forces.shape != graphs.prior_forces.shape:
-            raise FramesError(f"Targets have shape {targets.forces.shape}, frames {graphs.prior_forces.shape}; run 'cgkd label' again.")
-        self.graphs, self.targets, self.indices, self.dtype = graphs, targets, np.asarray(indices), dtype
+            raise FramesError(
+                f"Targets have shape {targets.forces.shape}, frames {graphs.prior_forces.shape};"
+                " run 'cgkd label' again."
+            )
+        self.graphs, self.targets, self.indices, self.dtype = (
+            graphs,
+            targets,
+            np.asarray(indices),
+            dtype,
+        )
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -266,7 +304,9 @@ class GraphDataset(Dataset):
         return int(self.indices[k])
 
     def collate(self, indices: list[int]) -> Batch:
-        """Join frames into one graph with targets; for ``DataLoader(dataset, collate_fn=dataset.collate)``."""
+        """Join frames into one graph with targets; for ``DataLoader(dataset,
+        collate_fn=dataset.collate)``.
+        """
         batch = self.graphs.batch(indices)
         batch.forces = torch.from_numpy(self.targets.forces[indices].reshape(-1, 3))
         batch.mapped = torch.from_numpy(self.graphs.frames.forces[indices].reshape(-1, 3))

@@ -1,4 +1,6 @@
-"""Stage 4: the student, on the teachers' labels or, for comparison, on the mapped forces themselves."""
+"""Stage 4: the student, on the teachers' labels or, for comparison, on the mapped forces
+themselves.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,16 @@ from ..progress import log_to, progress
 from ..run_folder import RunFolder, Stage
 from .checkpoint import load_checkpoint
 from .consistency import check_consistency
-from .data import FrameGraphs, Targets, load_frames, load_prior, mapped_targets, split_run, target_variances, write_prior
+from .data import (
+    FrameGraphs,
+    Targets,
+    load_frames,
+    load_prior,
+    mapped_targets,
+    split_run,
+    target_variances,
+    write_prior,
+)
 from .extra import join, without_forces
 from .fit import Task, fit
 from .keeper import BEST
@@ -42,7 +53,8 @@ def train_student(run: RunConfig, round_: int = 0) -> Path:
     ----------
     run : RunConfig
     round_ : int
-        On-policy round, whose labels and those of the rounds before it exist; 0: before the first one.
+        On-policy round, whose labels and those of the rounds before it exist; 0: before the first
+        one.
 
     Returns
     -------
@@ -52,9 +64,11 @@ def train_student(run: RunConfig, round_: int = 0) -> Path:
     Raises
     ------
     TrainingError
-        If loss or gradient are not finite, memory runs out, a target does not vary, or forces are not the gradient of the energies.
+        If loss or gradient are not finite, memory runs out, a target does not vary, or forces are
+        not the gradient of the energies.
     FramesError
-        If labels are missing, belong to other frames, or are of other teachers than those in the run folder.
+        If labels are missing, belong to other frames, or are of other teachers than those in the
+        run folder.
     BoxError
         If the cutoff exceeds half the smallest box height.
     """
@@ -74,11 +88,19 @@ def train_student(run: RunConfig, round_: int = 0) -> Path:
             "prior": prior.as_dict(),
             "seed": run.seed,
             "split": run.split,
-            "student": student.model_dump(mode="json", exclude={"extra", "on_policy", "max_spread"}),  # those are in the labels
+            # those are in the labels
+            "student": student.model_dump(
+                mode="json", exclude={"extra", "on_policy", "max_spread"}
+            ),
             "model": model,
         }
         output = folder.student_of_round(round_)
-        stage = Stage(folder, "distill" if round_ == 0 else f"distill-{round_:02d}", inputs, [output / BEST, output / CONSISTENCY])
+        stage = Stage(
+            folder,
+            "distill" if round_ == 0 else f"distill-{round_:02d}",
+            inputs,
+            [output / BEST, output / CONSISTENCY],
+        )
         if not stage.finished:
             _train(run, output, model, frames, prior, sources, stage.fingerprint)
             stage.finish()
@@ -88,29 +110,49 @@ def train_student(run: RunConfig, round_: int = 0) -> Path:
 def _label_files(run: RunConfig, round_: int) -> list[Path]:
     """Labels of the frames, then those of configurations beyond them."""
     folder = RunFolder(run)
-    extra = [folder.extra_labels] if run.student.extra.trajectories or run.student.extra.perturbed else []
-    return [folder.labels, *extra, *(folder.on_policy(k) / "labels.h5" for k in range(1, round_ + 1))]
+    extra = (
+        [folder.extra_labels]
+        if run.student.extra.trajectories or run.student.extra.perturbed
+        else []
+    )
+    return [
+        folder.labels,
+        *extra,
+        *(folder.on_policy(k) / "labels.h5" for k in range(1, round_ + 1)),
+    ]
 
 
 def _configurations(frames: Frames, labels: list[Labels]) -> Frames:
     """The frames, followed by the labelled configurations beyond them."""
-    return join([frames, *(without_forces(part.positions, part.box, frames) for part in labels[1:])]) if len(labels) > 1 else frames
+    return (
+        join([frames, *(without_forces(part.positions, part.box, frames) for part in labels[1:])])
+        if len(labels) > 1
+        else frames
+    )
 
 
 def _label_targets(run: RunConfig, labels: list[Labels], training: np.ndarray) -> Targets:
     """Targets, and weights where beads on which the teachers disagree shall count less."""
     prefix = "single_" if run.student.targets == "single" else ""
     names = (f"{prefix}forces", f"{prefix}energies", "force_spread", "energy_spread")
-    forces, energies, *spreads = (np.concatenate([getattr(part, name) for part in labels]) for name in names)
-    weights = [spread_weights(spread, training) for spread in spreads] if run.student.spread_weights else [None, None]
+    forces, energies, *spreads = (
+        np.concatenate([getattr(part, name) for part in labels]) for name in names
+    )
+    weights = (
+        [spread_weights(spread, training) for spread in spreads]
+        if run.student.spread_weights
+        else [None, None]
+    )
     return Targets(forces, energies, *weights)
 
 
 def spread_weights(spread: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """Weights 1 / (1 + s^2 / <s^2>) of beads, with mean 1; s is the teachers' spread and < > the mean over the training frames.
+    """Weights 1 / (1 + s^2 / <s^2>) of beads, with mean 1; s is the teachers' spread and < > the
+    mean over the training frames.
 
-    The inverse variance of a label whose error has a part common to all beads and a part given by the spread, both equal
-    where the spread is typical. Without the common part the few beads on which teachers agree by chance would dominate.
+    The inverse variance of a label whose error has a part common to all beads and a part given by
+    the spread, both equal where the spread is typical. Without the common part the few beads on
+    which teachers agree by chance would dominate.
 
     Parameters
     ----------
@@ -124,7 +166,13 @@ def spread_weights(spread: np.ndarray, training: np.ndarray) -> np.ndarray:
 
 
 def _train(
-    run: RunConfig, output: Path, model: ModelConfig, frames: Frames, prior: PriorParameters, sources: list[Path], fingerprint: str
+    run: RunConfig,
+    output: Path,
+    model: ModelConfig,
+    frames: Frames,
+    prior: PriorParameters,
+    sources: list[Path],
+    fingerprint: str,
 ) -> None:
     student, split = run.student, split_run(run, frames)
     labels = [load_labels(path, frames) for path in sources]
@@ -141,15 +189,24 @@ def _train(
         model=model,
         weights=student.weights,
         settings=student.training,
-        seed=run.seed + run.teachers.count,  # not a teacher's seed: equal first weights would favour that teacher
+        # not a teacher's seed: equal first weights would favour that teacher
+        seed=run.seed + run.teachers.count,
         fingerprint=fingerprint,
         identity=frames.identity,
-        metadata={"role": "student", "targets": student.targets, "configurations_beyond_frames": len(beyond)},
+        metadata={
+            "role": "student",
+            "targets": student.targets,
+            "configurations_beyond_frames": len(beyond),
+        },
         mean_forces=load_mean_force_test(run, frames, model.cutoff, prior),
         tensorboard=run.tensorboard,
     )
     if len(beyond):
-        logger.info("student: %d training frames and %d configurations beyond them", len(split.training), len(beyond))
+        logger.info(
+            "student: %d training frames and %d configurations beyond them",
+            len(split.training),
+            len(beyond),
+        )
     with progress("student", student.training.epochs) as meter:
         best = fit(task, meter.update)
         meter.update(student.training.epochs)
@@ -160,10 +217,15 @@ def _check(best: Path, graphs: FrameGraphs, validation: np.ndarray) -> None:
     """Store the consistency of the trained network and log its error against the mapped forces."""
     network, _ = load_checkpoint(best)
     check = check_consistency(network, network.cutoff, graphs.frames, validation)
-    logger.info("student: forces against central differences: relative error at most %.1e, RMS %.1e", check.max_error, check.rms_error)
+    logger.info(
+        "student: forces against central differences: relative error at most %.1e, RMS %.1e",
+        check.max_error,
+        check.rms_error,
+    )
     write_text(best.parent / CONSISTENCY, json.dumps(asdict(check), indent=1))
     rmse, ratio = mapped_error(predict(network, graphs, validation)[0], graphs, validation)
     logger.info(
-        "student on %d validation frames: force RMSE against mapped forces %.2f kJ/mol/nm, %.4f of label variance",
+        "student on %d validation frames: force RMSE against mapped forces %.2f kJ/mol/nm, "
+        "%.4f of label variance",
         len(validation), rmse, ratio,
     )  # fmt: skip

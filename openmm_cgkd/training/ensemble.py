@@ -1,8 +1,10 @@
-"""The teachers as one: mean and spread of their forces and energies, part by part, so that memory does not grow with the frames.
+"""The teachers as one: mean and spread of their forces and energies, part by part, so that memory
+does not grow with the frames.
 
-Forces fix the energies only up to a constant per bead type, so every teacher's per-bead energies are centred by bead
-type over the training frames before they are averaged. That constant is known only after all frames; until then the
-energies of the single teachers wait on disk, beside the finished means of the forces.
+Forces fix the energies only up to a constant per bead type, so every teacher's per-bead energies
+are centred by bead type over the training frames before they are averaged. That constant is known
+only after all frames; until then the energies of the single teachers wait on disk, beside the
+finished means of the forces.
 """
 
 from __future__ import annotations
@@ -76,20 +78,32 @@ def load_ensemble(run: RunConfig, frames: Frames) -> Ensemble:
         path = folder.teacher(k) / BEST
         network, content = load_checkpoint(path)
         if content["frames"] != frames.identity:
-            raise FramesError(f"{path}: this teacher was trained on other frames; run 'cgkd teach' again or restore max_frames and frames.")
+            raise FramesError(
+                f"{path}: this teacher was trained on other frames; run 'cgkd teach' again or"
+                " restore max_frames and frames."
+            )
         networks.append(network)
         hashes.append(file_hash(path))
-    return Ensemble(networks, max(network.cutoff for network in networks), load_prior(folder.prior), hashes, file_hash(folder.prior))
+    return Ensemble(
+        networks,
+        max(network.cutoff for network in networks),
+        load_prior(folder.prior),
+        hashes,
+        file_hash(folder.prior),
+    )
 
 
 def mean_and_spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over the teachers, the first axis, and unbiased standard deviation; a single teacher has no spread."""
+    """Mean over the teachers, the first axis, and unbiased standard deviation; a single teacher
+    has no spread.
+    """
     values = values.astype(float)
     return values.mean(axis=0), values.std(axis=0, ddof=1 if len(values) > 1 else 0)
 
 
 class Parts:
-    """Predictions of the ensemble for many configurations, on disk in parts; finished parts survive an interruption.
+    """Predictions of the ensemble for many configurations, on disk in parts; finished parts survive
+    an interruption.
 
     Parameters
     ----------
@@ -124,7 +138,10 @@ class Parts:
                 part = frames[first : first + size]
                 if not self._path(first).exists():
                     graphs = FrameGraphs(part, ensemble.cutoff, ensemble.prior)
-                    forces, energies = zip(*(predict(network, graphs, range(len(part))) for network in networks), strict=True)
+                    forces, energies = zip(
+                        *(predict(network, graphs, range(len(part))) for network in networks),
+                        strict=True,
+                    )
                     self._write(first, np.stack(forces), np.stack(energies), refuse)
                 meter.update((first + len(part)) * n_teachers)
 
@@ -133,34 +150,50 @@ class Parts:
             bad = ~np.isfinite(values).reshape(*values.shape[:2], -1).all(axis=2)
             if refuse and bad.any():
                 k, frame = np.argwhere(bad)[0]
-                raise TrainingError(f"The {name} of teacher {k} at frame {first + frame} are not finite; train that teacher again.")
+                raise TrainingError(
+                    f"The {name} of teacher {k} at frame {first + frame} are not finite; train that"
+                    " teacher again."
+                )
         mean, deviation = mean_and_spread(forces)
         spread = np.sqrt((deviation**2).mean(axis=-1))
         with replacing(self._path(first)) as fresh, open(fresh, "wb") as file:
-            arrays = {"forces": mean, "force_spread": spread, "single_forces": forces[0], "energies": energies}
+            arrays = {
+                "forces": mean,
+                "force_spread": spread,
+                "single_forces": forces[0],
+                "energies": energies,
+            }
             np.savez(file, **{name: values.astype("f4") for name, values in arrays.items()})
 
     def _path(self, first: int) -> Path:
         return self.folder / f"{first:09d}.npz"
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Index of the first configuration of a part, and its arrays; ``energies`` are (n_teachers, n, n_beads), not centred."""
+        """Index of the first configuration of a part, and its arrays; ``energies`` are
+        (n_teachers, n, n_beads), not centred.
+        """
         for path in sorted(self.folder.glob("*.npz")):
             with np.load(path, allow_pickle=False) as arrays:
                 yield int(path.stem), dict(arrays)
 
 
 def energy_offsets(parts: Parts, types: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """Mean energy of every bead type over the training frames, shape (n_teachers, n_types), kJ/mol, for every teacher."""
+    """Mean energy of every bead type over the training frames, shape (n_teachers, n_types),
+    kJ/mol, for every teacher.
+    """
     one_hot = np.eye(types.max() + 1)[types]  # (n_beads, n_types)
     total: np.ndarray | float = 0.0
     for first, part in parts:
-        chosen = training[(training >= first) & (training < first + part["energies"].shape[1])] - first
+        chosen = (
+            training[(training >= first) & (training < first + part["energies"].shape[1])] - first
+        )
         total = total + part["energies"][:, chosen].sum(axis=1, dtype=float) @ one_hot
     return total / (len(training) * one_hot.sum(axis=0).clip(min=1))
 
 
-def write_parts(file: h5py.File, parts: Parts, offsets: np.ndarray, frames: Frames, kept: np.ndarray) -> None:
+def write_parts(
+    file: h5py.File, parts: Parts, offsets: np.ndarray, frames: Frames, kept: np.ndarray
+) -> None:
     """Write labels of the kept configurations to an HDF5 file, part by part.
 
     Parameters
@@ -172,23 +205,36 @@ def write_parts(file: h5py.File, parts: Parts, offsets: np.ndarray, frames: Fram
     n, n_beads, types = int(kept.sum()), frames.beads.n_beads, frames.beads.types
     for name, unit in UNITS.items():
         shape = (n_beads, 3) if name.endswith("forces") else (n_beads,)
-        file.create_dataset(name, (n, *shape), "f4", chunks=(1, *shape), compression="gzip", shuffle=True)
+        file.create_dataset(
+            name, (n, *shape), "f4", chunks=(1, *shape), compression="gzip", shuffle=True
+        )
         file[name].attrs["unit"] = unit
     written = 0
     for first, part in parts:
         chosen = kept[first : first + len(part["forces"])]
         centred = part["energies"].astype(float) - offsets[:, None, types]
         energies, energy_spread = mean_and_spread(centred)
-        arrays = {**part, "energies": energies, "energy_spread": energy_spread, "single_energies": centred[0]}
+        arrays = {
+            **part,
+            "energies": energies,
+            "energy_spread": energy_spread,
+            "single_energies": centred[0],
+        }
         place = slice(written, written + int(chosen.sum()))
         for name in UNITS:
             file[name][place] = arrays[name][chosen]
         written = place.stop
-    file.attrs.update({"format": FORMAT, "version": VERSION, "type_names": list(frames.beads.type_names)})
+    file.attrs.update(
+        {"format": FORMAT, "version": VERSION, "type_names": list(frames.beads.type_names)}
+    )
     file.attrs.update({"energy_offsets": offsets, "prior included": "no"})
 
 
 def ensemble_forces(ensemble: Ensemble, graphs: FrameGraphs) -> np.ndarray:
-    """Forces of every teacher, shape (n_teachers, n_frames, n_beads, 3), kJ/mol/nm, of a few configurations."""
+    """Forces of every teacher, shape (n_teachers, n_frames, n_beads, 3), kJ/mol/nm, of a few
+    configurations.
+    """
     with torch.no_grad():
-        return np.stack([predict(network, graphs, range(len(graphs)))[0] for network in ensemble.networks])
+        return np.stack(
+            [predict(network, graphs, range(len(graphs)))[0] for network in ensemble.networks]
+        )

@@ -1,4 +1,6 @@
-"""Train one network with Lightning, in this process or shared by several; the result does not depend on interruptions."""
+"""Train one network with Lightning, in this process or shared by several; the result does not
+depend on interruptions.
+"""
 
 from __future__ import annotations
 
@@ -100,13 +102,17 @@ def fit(task: Task, report: Report) -> Path:
     Raises
     ------
     TrainingError
-        If there is nothing to train on or to validate with, memory runs out, loss or gradient are not finite, or a target does not vary.
+        If there is nothing to train on or to validate with, memory runs out, loss or gradient are
+        not finite, or a target does not vary.
     ConfigError
         If there are fewer GPUs than `devices`.
     """
     for name in ("training", "validation"):
         if len(getattr(task, name)) == 0:
-            raise TrainingError(f"The {name} part has no frames; give more frames, or change the shares and the gap in split.")
+            raise TrainingError(
+                f"The {name} part has no frames; give more frames, or change the shares and the gap"
+                " in split."
+            )
     last, best, world = task.folder / LAST, task.folder / BEST, task.settings.devices
     task.folder.mkdir(parents=True, exist_ok=True)
     state = _partial_work(last, task.fingerprint)
@@ -122,11 +128,19 @@ def fit(task: Task, report: Report) -> Path:
         _optimise(task, state is not None, report)
         return best
     if len(task.training) < task.settings.batch_size:
-        raise TrainingError(f"{len(task.training)} training frames do not fill one batch of {task.settings.batch_size}; lower batch_size.")
+        raise TrainingError(
+            f"{len(task.training)} training frames do not fill one batch of"
+            f" {task.settings.batch_size}; lower batch_size."
+        )
     if torch.cuda.is_available() and torch.cuda.device_count() < world:
-        raise ConfigError(f"training.devices is {world}, this machine has {torch.cuda.device_count()} GPUs; use at most as many.")
+        raise ConfigError(
+            f"training.devices is {world}, this machine has {torch.cuda.device_count()} GPUs; use"
+            " at most as many."
+        )
     port = free_port()
-    run_together([(_optimise_share, (task, state is not None, rank, port)) for rank in range(world)], report)
+    run_together(
+        [(_optimise_share, (task, state is not None, rank, port)) for rank in range(world)], report
+    )
     return best
 
 
@@ -143,8 +157,17 @@ def _partial_work(last: Path, fingerprint: str) -> dict[str, Any] | None:
 
 
 def _optimise_share(task: Task, resume: bool, rank: int, port: int, report: Report) -> None:
-    """One of several processes that share every batch; Lightning learns from the environment which one it is."""
-    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": str(rank)})
+    """One of several processes that share every batch; Lightning learns from the environment
+    which one it is.
+    """
+    os.environ.update(
+        {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "NODE_RANK": "0",
+            "LOCAL_RANK": str(rank),
+        }
+    )
     with log_to(task.folder / "train.log") if rank == 0 else contextlib.nullcontext():
         _optimise(task, resume, report if rank == 0 else _silent, rank)
 
@@ -159,10 +182,22 @@ def _optimise(task: Task, resume: bool, report: Report, rank: int = 0) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(task.seed)
         network = build_tensornet(task.model, len(frames.beads.type_names), scale)
-    arguments = (task.weights, task.variances, settings, frames.beads.type_names, task.fingerprint, task.mean_forces)
+    arguments = (
+        task.weights,
+        task.variances,
+        settings,
+        frames.beads.type_names,
+        task.fingerprint,
+        task.mean_forces,
+    )
     module = Distillation(network.to(_dtype(settings)), *arguments)
     # it counts before the keeper saves its count
-    stopping = EarlyStopping("validation_loss", patience=settings.patience, check_finite=False, check_on_train_epoch_end=False)
+    stopping = EarlyStopping(
+        "validation_loss",
+        patience=settings.patience,
+        check_finite=False,
+        check_on_train_epoch_end=False,
+    )
     with _quiet_lightning(), _precision(settings), _memory(task):
         trainer = lightning.Trainer(
             accelerator="cuda" if torch.cuda.is_available() else "cpu",
@@ -181,24 +216,36 @@ def _optimise(task: Task, resume: bool, report: Report, rank: int = 0) -> None:
             enable_model_summary=False,
         )
         try:
-            trainer.fit(module, *_loaders(task, rank), ckpt_path=task.folder / LAST if resume else None, weights_only=True)
+            trainer.fit(
+                module,
+                *_loaders(task, rank),
+                ckpt_path=task.folder / LAST if resume else None,
+                weights_only=True,
+            )
         except SystemExit as stop:
             if not isinstance(stop.__context__, KeyboardInterrupt):
                 raise
-            # Lightning answers Ctrl-C with an exit and leaves it ignored; callers shall see the interrupt itself
+            # Lightning answers Ctrl-C with an exit and leaves it ignored; callers shall see the
+            # interrupt itself
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from stop
 
 
 def _loaders(task: Task, rank: int) -> tuple[DataLoader, DataLoader]:
-    """Batches of training, of which every process has its share, and of validation, which each does in full."""
+    """Batches of training, of which every process has its share, and of validation, which each
+    does in full.
+    """
     settings = task.settings
     training = GraphDataset(task.graphs, task.targets, task.training, _dtype(settings))
     validation = GraphDataset(task.graphs, task.targets, task.validation, _dtype(settings))
     batches = JointBatches(len(training), settings.batch_size, task.seed, rank, settings.devices)
     return (
         DataLoader(training, batch_sampler=batches, collate_fn=training.collate),
-        DataLoader(validation, max(1, settings.batch_size // settings.devices), collate_fn=validation.collate),
+        DataLoader(
+            validation,
+            max(1, settings.batch_size // settings.devices),
+            collate_fn=validation.collate,
+        ),
     )
 
 
@@ -222,12 +269,23 @@ def _memory(task: Task) -> Iterator[None]:
     """Say what to do when memory runs out."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError on a GPU is a RuntimeError
-        if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)):
+    # torch.OutOfMemoryError on a GPU is a RuntimeError
+    except (RuntimeError, MemoryError) as error:
+        if not (
+            isinstance(error, torch.OutOfMemoryError | MemoryError)
+            or "can't allocate memory" in str(error)
+        ):
             raise
         size, n_beads = task.settings.batch_size, task.graphs.frames.beads.n_beads
-        cure = f"try batch_size {size // 2}" if size > 1 else "use fewer channels, fewer layers or a smaller cutoff"
-        raise TrainingError(f"Training ran out of memory with batch_size {size} and {n_beads} beads in a frame; {cure}.") from error
+        cure = (
+            f"try batch_size {size // 2}"
+            if size > 1
+            else "use fewer channels, fewer layers or a smaller cutoff"
+        )
+        raise TrainingError(
+            f"Training ran out of memory with batch_size {size} and {n_beads} beads in a frame;"
+            f" {cure}."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -1,4 +1,6 @@
-"""What an optimisation leaves on disk after every epoch: metrics, the best network, the state to resume from."""
+"""What an optimisation leaves on disk after every epoch: metrics, the best network, the state
+to resume from.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ BEST, LAST, METRICS, TENSORBOARD = "best.pt", "last.ckpt", "metrics.csv", "tenso
 
 
 class Keeper(Callback):
-    """Write files and report progress; of several processes only the first one does, the others take part.
+    """Write files and report progress; of several processes only the first one does, the others
+    take part.
 
     Parameters
     ----------
@@ -54,18 +57,23 @@ class Keeper(Callback):
         self._rows, self._best = state["rows"], state["best"]
 
     def on_train_start(self, trainer: lightning.Trainer, module: Distillation) -> None:
-        # Lightning swallows SIGTERM; the state of the last epoch is on disk, so ending at once is safe and is what was asked for
+        # Lightning swallows SIGTERM; the state of the last epoch is on disk, so ending at once is
+        # safe and is what was asked for
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_terminate)
         if self._task.tensorboard and trainer.is_global_zero:
             self._writer = _tensorboard(self._task.folder / TENSORBOARD, trainer.current_epoch + 1)
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, module: Distillation, outputs: Any, batch: Any, index: int) -> None:
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: Distillation, outputs: Any, batch: Any, index: int
+    ) -> None:
         self._report(trainer.current_epoch + (index + 1) / trainer.num_training_batches, self._note)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: Distillation) -> None:
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self._rows.append({"epoch": trainer.current_epoch + 1, "learning_rate": rate, **module.metrics})
+        self._rows.append(
+            {"epoch": trainer.current_epoch + 1, "learning_rate": rate, **module.metrics}
+        )
         better = module.metrics["validation_loss"] < self._best
         self._best = min(self._best, module.metrics["validation_loss"])
         last = self._task.folder / LAST
@@ -74,7 +82,12 @@ class Keeper(Callback):
             return
         self._write_metrics()
         self._note = f"force loss {1 - module.metrics['noisy_r2']:.3f} of label variance"
-        logger.info("%s: epoch %d, %s", self._task.folder.name, trainer.current_epoch + 1, _figures(module.metrics))
+        logger.info(
+            "%s: epoch %d, %s",
+            self._task.folder.name,
+            trainer.current_epoch + 1,
+            _figures(module.metrics),
+        )
         if better:
             self._save_best(module)
         with replacing(last) as fresh:
@@ -109,22 +122,37 @@ class Keeper(Callback):
             "best": self._rows[-1],
         }
         network = module.averaged.module
-        save_checkpoint(task.folder / BEST, network, task.model, self._scale, task.identity, frames.beads.type_names, facts)
+        save_checkpoint(
+            task.folder / BEST,
+            network,
+            task.model,
+            self._scale,
+            task.identity,
+            frames.beads.type_names,
+            facts,
+        )
 
 
 def _tensorboard(folder: Path, first_epoch: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise CompatibilityError("tensorboard: true needs TensorBoard; install it with: pip install 'tensorboard>=2.18'.") from error
-    return SummaryWriter(str(folder), purge_step=first_epoch)  # forgets epochs that an interrupted process wrote and this one repeats
+        raise CompatibilityError(
+            "tensorboard: true needs TensorBoard; install it with: pip install 'tensorboard>=2.18'."
+        ) from error
+    # forgets epochs that an interrupted process wrote and this one repeats
+    return SummaryWriter(str(folder), purge_step=first_epoch)
 
 
 def _figures(metrics: dict[str, float]) -> str:
     text = (
-        f"loss {metrics['training_loss']:.4g} (validation {metrics['validation_loss']:.4g}), force RMSE {metrics['label_rmse']:.1f} "
-        f"against labels and {metrics['noisy_rmse']:.1f} kJ/mol/nm against mapped forces, {1 - metrics['noisy_r2']:.4f} of their variance"
+        f"loss {metrics['training_loss']:.4g} (validation {metrics['validation_loss']:.4g}), force"
+        f" RMSE {metrics['label_rmse']:.1f} against labels and {metrics['noisy_rmse']:.1f}"
+        f" kJ/mol/nm against mapped forces, {1 - metrics['noisy_r2']:.4f} of their variance"
     )
     if "mean_force_rmse" in metrics:
-        text += f", {metrics['mean_force_rmse']:.1f} +- {metrics['mean_force_rmse_se']:.1f} against mean forces"
+        text += (
+            f", {metrics['mean_force_rmse']:.1f} +- {metrics['mean_force_rmse_se']:.1f} against"
+            " mean forces"
+        )
     return text

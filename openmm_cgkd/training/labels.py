@@ -62,7 +62,8 @@ class Labels:
 
 
 def load_labels(path: Path, frames: Frames) -> Labels:
-    """Read the labels of the given frames, or of configurations labelled by teachers of the given frames.
+    """Read the labels of the given frames, or of configurations labelled by teachers of the given
+    frames.
 
     Raises
     ------
@@ -71,7 +72,9 @@ def load_labels(path: Path, frames: Frames) -> Labels:
     """
     with open_labels(path, frames) as file:
         extra = {name: file[name][:] for name in ("positions", "box") if name in file}
-        return Labels(**{name: file[name][:] for name in UNITS}, attributes=dict(file.attrs), **extra)
+        return Labels(
+            **{name: file[name][:] for name in UNITS}, attributes=dict(file.attrs), **extra
+        )
 
 
 @contextmanager
@@ -83,23 +86,37 @@ def open_labels(path: Path, frames: Frames) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
-                raise FramesError(f"{path}: is not a file of labels that this version reads; make labels with 'cgkd label'.")
+                raise FramesError(
+                    f"{path}: is not a file of labels that this version reads; make labels with"
+                    " 'cgkd label'."
+                )
             if file.attrs["frames"] != frames.identity:
-                raise FramesError(f"{path}: labels other frames than the ones given; run 'cgkd label' again.")
+                raise FramesError(
+                    f"{path}: labels other frames than the ones given; run 'cgkd label' again."
+                )
             yield file
     except (OSError, KeyError) as error:
-        raise FramesError(f"{path}: is not an HDF5 file of labels, or is damaged; make labels with 'cgkd label'.") from error
+        raise FramesError(
+            f"{path}: is not an HDF5 file of labels, or is damaged; make labels with 'cgkd label'."
+        ) from error
 
 
 def refuse_stale(path: Path, attributes: dict[str, Any], folder: RunFolder) -> None:
-    """Refuse labels of teachers or of a prior that the run has replaced since; where teachers are gone, labels stand alone.
+    """Refuse labels of teachers or of a prior that the run has replaced since; where teachers are
+    gone, labels stand alone.
 
     Raises
     ------
     FramesError
     """
     checkpoints = [folder.teacher(k) / "best.pt" for k in range(folder.config.teachers.count)]
-    if all(checkpoint.exists() for checkpoint in checkpoints) and list(attributes["teachers"]) != [file_hash(c) for c in checkpoints]:
-        raise FramesError(f"{path}: made by other teachers than those of this run; run 'cgkd label' again.")
+    if all(checkpoint.exists() for checkpoint in checkpoints) and list(attributes["teachers"]) != [
+        file_hash(c) for c in checkpoints
+    ]:
+        raise FramesError(
+            f"{path}: made by other teachers than those of this run; run 'cgkd label' again."
+        )
     if folder.prior.exists() and attributes.get("prior") != file_hash(folder.prior):
-        raise FramesError(f"{path}: made with another pair prior than that of this run; run 'cgkd label' again.")
+        raise FramesError(
+            f"{path}: made with another pair prior than that of this run; run 'cgkd label' again."
+        )

@@ -18,7 +18,8 @@ class Errors:
 
     def __init__(self, name: str, type_names: tuple[str, ...]) -> None:
         self._name, self._type_names = name, type_names
-        # rows: number, squared and absolute errors, labels and their squares, each summed over components
+        # rows: number, squared and absolute errors, labels and their squares, each summed over
+        # components
         self._sums = torch.zeros(5, len(type_names), dtype=torch.float64)
 
     def add(self, predicted: Tensor, labels: Tensor, types: Tensor) -> None:
@@ -35,7 +36,9 @@ class Errors:
         self._sums.index_add_(1, types.cpu(), torch.stack([term.sum(dim=1) for term in terms]))
 
     def results(self) -> dict[str, float]:
-        """`<name>_rmse`, `_mae` and `_r2`, then the same with the type's name for every bead type."""
+        """`<name>_rmse`, `_mae` and `_r2`, then the same with the type's name for every bead
+        type.
+        """
         results = self._of(self._sums.sum(dim=1), "")
         for k, type_name in enumerate(self._type_names):
             results |= self._of(self._sums[:, k], f"_{type_name}")

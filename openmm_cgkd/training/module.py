@@ -1,4 +1,6 @@
-"""The optimisation of one network, teacher or student: loss, averaged weights, optimiser, metrics."""
+"""The optimisation of one network, teacher or student: loss, averaged weights, optimiser,
+metrics.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,19 @@ _PLATEAU_FACTOR = 0.5  # of the learning rate, after half the patience without i
 
 
 def distillation_loss(
-    energies: Tensor, forces: Tensor, batch: Batch, weights: LossWeights, variances: Variances, shared: bool = False
+    energies: Tensor,
+    forces: Tensor,
+    batch: Batch,
+    weights: LossWeights,
+    variances: Variances,
+    shared: bool = False,
 ) -> Tensor:
     """L = w_F MSE(F) / var(F) + w_E Var(E/n - E'/n) / var(E/n) + w_e MSE(e_i) / var(e_i).
 
-    Targets are centred per-bead energies and their sums. Total energies have no zero of their own: their errors count up to a
-    constant, which the network would else chase from step to step, because it dwarfs the fluctuation of a mean over many beads.
-    Per-bead energies are learnt with their zero. Where the batch has weights of beads, the force and the per-bead term are means with
+    Targets are centred per-bead energies and their sums. Total energies have no zero of their own:
+    their errors count up to a constant, which the network would else chase from step to step,
+    because it dwarfs the fluctuation of a mean over many beads. Per-bead energies are learnt with
+    their zero. Where the batch has weights of beads, the force and the per-bead term are means with
     these weights.
 
     Parameters
@@ -43,24 +51,34 @@ def distillation_loss(
     weights : LossWeights
     variances : Variances
     shared : bool
-        Whether the devices of a data-parallel training have one part each of the batch. The mean of their losses is then that of
-        the whole batch, with its gradient.
+        Whether the devices of a data-parallel training have one part each of the batch. The mean of
+        their losses is then that of the whole batch, with its gradient.
     """
     loss = forces.new_zeros(())
     if weights.force:
         squares = ((forces - batch.forces) ** 2).mean(dim=1)
         loss = loss + weights.force / variances.force * _mean(squares, batch.force_weights)
     if weights.bead_energy:
-        loss = loss + weights.bead_energy / variances.bead_energy * _mean((energies - batch.energies) ** 2, batch.energy_weights)
+        loss = loss + weights.bead_energy / variances.bead_energy * _mean(
+            (energies - batch.energies) ** 2, batch.energy_weights
+        )
     if weights.energy:
-        loss = loss + weights.energy / variances.energy * _variance(total_errors(energies, batch), shared)
+        loss = loss + weights.energy / variances.energy * _variance(
+            total_errors(energies, batch), shared
+        )
     return loss
 
 
 def total_errors(energies: Tensor, batch: Batch) -> Tensor:
-    """Errors of the energy per bead of every frame, shape (n_frames,), kJ/mol, but for a common constant."""
+    """Errors of the energy per bead of every frame, shape (n_frames,), kJ/mol, but for a common
+    constant.
+    """
     n_frames = len(batch.indices)
-    return energies.new_zeros(n_frames).index_add(0, batch.frame, energies - batch.energies) * n_frames / len(energies)
+    return (
+        energies.new_zeros(n_frames).index_add(0, batch.frame, energies - batch.energies)
+        * n_frames
+        / len(energies)
+    )
 
 
 def _variance(values: Tensor, shared: bool) -> Tensor:
@@ -81,8 +99,8 @@ def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
 def average(network: TensorNetEnergies, decay: float) -> AveragedModel:
     """Exponential moving average of a network's weights, not itself trained.
 
-    The decay grows with the number n of steps, min(decay, (1 + n) / (10 + n)), so that the average never reaches back
-    further than about the last ninth of the training so far.
+    The decay grows with the number n of steps, min(decay, (1 + n) / (10 + n)), so that the average
+    never reaches back further than about the last ninth of the training so far.
     """
 
     def update(averaged: list[Tensor], current: list[Tensor], n: Tensor) -> None:
@@ -112,13 +130,15 @@ class Distillation(lightning.LightningModule):
     averaged : AveragedModel
         Moving average of the network's weights: it is validated, and it is the result.
     metrics : dict of str to float
-        Of the last validated epoch: losses, errors against mapped forces (``noisy_*``), targets (``label_*``, ``energy_*``)
-        and mean forces, and the noise floor, overall and per bead type, in kJ/mol/nm and kJ/mol.
+        Of the last validated epoch: losses, errors against mapped forces (``noisy_*``), targets
+        (``label_*``, ``energy_*``) and mean forces, and the noise floor, overall and per bead type,
+        in kJ/mol/nm and kJ/mol.
 
     Raises
     ------
     TrainingError
-        If a weighted target is missing or does not vary, or, while training, if loss or gradient are not finite.
+        If a weighted target is missing or does not vary, or, while training, if loss or gradient
+        are not finite.
     """
 
     def __init__(
@@ -136,19 +156,27 @@ class Distillation(lightning.LightningModule):
             variance = getattr(variances, name)
             if getattr(weights, name) and not variance > 0:
                 raise TrainingError(
-                    f"The {name} targets have variance {variance:g} over training; set weights.{name} to 0 or give varied frames."
+                    f"The {name} targets have variance {variance:g} over training; set"
+                    f" weights.{name} to 0 or give varied frames."
                 )
         self.network, self.weights, self.variances = network, weights, variances
-        self.settings, self.type_names, self.fingerprint, self.mean_forces = settings, type_names, fingerprint, mean_forces
+        self.settings, self.type_names, self.fingerprint, self.mean_forces = (
+            settings,
+            type_names,
+            fingerprint,
+            mean_forces,
+        )
         self.averaged = average(network, settings.ema_decay)
         self.metrics: dict[str, float] = {}
         self._plateau = {"lowest": math.inf, "since": 0, "factor": 1.0}
 
-    # --- optimiser ----------------------------------------------------------------------------------------------------
+    # --- optimiser --------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> dict[str, Any]:
         settings = self.settings
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
         steps = int(self.trainer.estimated_stepping_batches)
         warm_up = max(1, round(settings.warm_up * steps))
 
@@ -157,13 +185,20 @@ class Distillation(lightning.LightningModule):
                 return (step + 1) / warm_up
             if settings.schedule == "plateau":
                 return self._plateau["factor"]
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm_up) / max(1, steps - warm_up))))
+            return 0.5 * (
+                1 + math.cos(math.pi * min(1.0, (step - warm_up) / max(1, steps - warm_up)))
+            )
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
     def _step_plateau(self, loss: float) -> None:
-        """Lower the learning rate after half the patience without improvement; the early stop comes after all of it."""
+        """Lower the learning rate after half the patience without improvement; the early stop
+        comes after all of it.
+        """
         state = self._plateau
         if loss < state["lowest"]:
             state.update(lowest=loss, since=0)
@@ -173,33 +208,46 @@ class Distillation(lightning.LightningModule):
             state.update(since=0, factor=state["factor"] * _PLATEAU_FACTOR)
 
     def backward(self, loss: Tensor, *arguments: Any, **options: Any) -> None:
-        with kernels.without("distances"):  # the loss has no use for its own derivatives with respect to positions
+        # the loss has no use for its own derivatives with respect to positions
+        with kernels.without("distances"):
             super().backward(loss, *arguments, **options)
 
-    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_clip)
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any
+    ) -> None:
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.network.parameters(), self.settings.gradient_clip
+        )
         if not torch.isfinite(norm):  # Adam would make every weight NaN
-            raise self._not_finite(f"gradient is {norm:g}", f"one of the frames {self._batch_frames}")
+            raise self._not_finite(
+                f"gradient is {norm:g}", f"one of the frames {self._batch_frames}"
+            )
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.averaged.update_parameters(self.network)
 
-    # --- loss ---------------------------------------------------------------------------------------------------------
+    # --- loss -------------------------------------------------------------------------------------
 
-    def _evaluate(self, network: torch.nn.Module, batch: Batch, weights: LossWeights) -> tuple[Tensor, Tensor, Tensor]:
+    def _evaluate(
+        self, network: torch.nn.Module, batch: Batch, weights: LossWeights
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, energies and forces of a batch."""
         energies, forces = energies_and_forces(network, *batch.graph, create_graph=self.training)
-        loss = distillation_loss(energies, forces, batch, weights, self.variances, shared=self.training)
+        loss = distillation_loss(
+            energies, forces, batch, weights, self.variances, shared=self.training
+        )
         if not torch.isfinite(loss):
             sizes = (forces.detach() ** 2).sum(dim=1) + energies.detach() ** 2
             worst = torch.where(torch.isfinite(sizes), sizes, math.inf).argmax()
-            raise self._not_finite(f"loss is {loss:g}", f"frame {int(batch.indices[batch.frame[worst]])}")
+            raise self._not_finite(
+                f"loss is {loss:g}", f"frame {int(batch.indices[batch.frame[worst]])}"
+            )
         return loss, energies, forces
 
     def _not_finite(self, what: str, where: str) -> TrainingError:
         return TrainingError(
-            f"The {what} at {where} in epoch {self.current_epoch + 1}; lower the learning_rate or remove the frame. "
-            "The checkpoint of the epoch before is kept."
+            f"The {what} at {where} in epoch {self.current_epoch + 1}; lower the learning_rate or"
+            " remove the frame. The checkpoint of the epoch before is kept."
         )
 
     def on_train_epoch_start(self) -> None:
@@ -211,16 +259,20 @@ class Distillation(lightning.LightningModule):
         self._training_sums += torch.tensor([loss.item(), 1.0]) * len(batch.indices)
         return loss
 
-    # --- validation, of the averaged weights --------------------------------------------------------------------------
+    # --- validation, of the averaged weights ------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
         self._validation_sums = torch.zeros(2, dtype=torch.float64)
         self._total_errors: list[Tensor] = []
-        self._errors = {name: Errors(name, self.type_names) for name in ("noisy", "label", "energy")}
+        self._errors = {
+            name: Errors(name, self.type_names) for name in ("noisy", "label", "energy")
+        }
 
     def validation_step(self, batch: Batch, _: int) -> None:
         # total energies are compared over all frames, so that the loss does not depend on batches
-        loss, energies, forces = self._evaluate(self.averaged.module, batch, self.weights.model_copy(update={"energy": 0.0}))
+        loss, energies, forces = self._evaluate(
+            self.averaged.module, batch, self.weights.model_copy(update={"energy": 0.0})
+        )
         self._validation_sums += torch.tensor([loss.item(), 1.0]) * len(batch.indices)
         if self.weights.energy:
             self._total_errors.append(total_errors(energies.detach(), batch))
@@ -236,25 +288,35 @@ class Distillation(lightning.LightningModule):
         training = strategy.reduce(self._training_sums.to(self.device), reduce_op="sum").tolist()
         validation = (self._validation_sums[0] / self._validation_sums[1]).item()
         if self.weights.energy:
-            validation += self.weights.energy / self.variances.energy * torch.cat(self._total_errors).var(correction=0).item()
+            validation += (
+                self.weights.energy
+                / self.variances.energy
+                * torch.cat(self._total_errors).var(correction=0).item()
+            )
         metrics = {"training_loss": training[0] / training[1], "validation_loss": validation}
         for errors in self._errors.values():
             metrics |= errors.results()
         if self.mean_forces is not None:
             test = self.mean_forces.graphs
-            metrics |= self.mean_forces.errors(predict(self.averaged.module, test, range(len(test)))[0])
+            metrics |= self.mean_forces.errors(
+                predict(self.averaged.module, test, range(len(test)))[0]
+            )
             metrics |= self.mean_forces.noise_floor
         # one process decides for all: rounding on a GPU may differ between them
         self.metrics = strategy.broadcast(metrics)
         self._step_plateau(self.metrics["validation_loss"])
-        self.log("validation_loss", torch.tensor(self.metrics["validation_loss"], dtype=torch.float64))
+        self.log(
+            "validation_loss", torch.tensor(self.metrics["validation_loss"], dtype=torch.float64)
+        )
 
-    # --- checkpoints --------------------------------------------------------------------------------------------------
+    # --- checkpoints ------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["fingerprint"] = self.fingerprint
         checkpoint["plateau"] = dict(self._plateau)
-        checkpoint["finished"] = bool(self.trainer.should_stop or self.current_epoch + 1 >= self.trainer.max_epochs)
+        checkpoint["finished"] = bool(
+            self.trainer.should_stop or self.current_epoch + 1 >= self.trainer.max_epochs
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._plateau.update(checkpoint["plateau"])

@@ -15,7 +15,10 @@ _BEADS = 1000  # evaluated at once: more gains nothing on a CPU
 
 
 def predict(
-    network: nn.Module, graphs: FrameGraphs, indices: Sequence[int], report: Callable[[int], None] = lambda done: None
+    network: nn.Module,
+    graphs: FrameGraphs,
+    indices: Sequence[int],
+    report: Callable[[int], None] = lambda done: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Evaluate a network, without the prior, on the device and in the precision of its weights.
 

@@ -1,6 +1,8 @@
-"""Processes that train one model together: each reports its progress, ends with its parent, and hands over its error.
+"""Processes that train one model together: each reports its progress, ends with its parent, and
+hands over its error.
 
-They are spawned, so a Python script that trains on several devices needs the ``if __name__ == "__main__":`` guard.
+They are spawned, so a Python script that trains on several devices needs the ``if __name__ ==
+"__main__":`` guard.
 """
 
 from __future__ import annotations
@@ -84,12 +86,18 @@ class Worker:
 
 def _cause(code: int | None) -> str:
     if code == -signal.SIGKILL:
-        return "its process was killed, as happens when memory runs out; use fewer workers or a smaller batch_size"
+        return (
+            "its process was killed, as happens when memory runs out; use fewer workers or a"
+            " smaller batch_size"
+        )
     return f"its process ended with exit code {code}"
 
 
-def _work(function: Callable[..., object], arguments: tuple, threads: int, connection: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
+def _work(
+    function: Callable[..., object], arguments: tuple, threads: int, connection: Connection
+) -> None:
+    # Ctrl-C reaches the parent, which ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
 
@@ -102,7 +110,8 @@ def _work(function: Callable[..., object], arguments: tuple, threads: int, conne
         connection.send(error)
     except Exception as error:
         logger.exception("training failed")
-        connection.send(TrainingError(f"{type(error).__name__}: {error}"))  # some library errors do not survive pickling
+        # some library errors do not survive pickling
+        connection.send(TrainingError(f"{type(error).__name__}: {error}"))
     else:
         connection.send(None)
 

@@ -11,10 +11,12 @@ from ..exceptions import TrainingError
 
 
 class JointBatches(Sampler[list[int]]):
-    """Batches in a random order that depends on the seed and the epoch only, so that resumed training sees what it would have seen.
+    """Batches in a random order that depends on the seed and the epoch only, so that resumed
+    training sees what it would have seen.
 
-    Several processes share every batch: each takes every `world`-th frame of it. A last incomplete batch is then left
-    out, because the mean over processes is the mean over frames only if all have equally many.
+    Several processes share every batch: each takes every `world`-th frame of it. A last incomplete
+    batch is then left out, because the mean over processes is the mean over frames only if all have
+    equally many.
 
     Parameters
     ----------
@@ -27,10 +29,19 @@ class JointBatches(Sampler[list[int]]):
         This process, and how many there are.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        self._length, self._size, self._seed, self._rank, self._world = length, batch_size, seed, rank, world
+    def __init__(
+        self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self._length, self._size, self._seed, self._rank, self._world = (
+            length,
+            batch_size,
+            seed,
+            rank,
+            world,
+        )
         self._epoch = 0
-        self.sampler = self  # where Lightning looks for `set_epoch`, which it calls before every epoch
+        # where Lightning looks for `set_epoch`, which it calls before every epoch
+        self.sampler = self
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
@@ -55,7 +66,10 @@ def resample_blocks(indices: np.ndarray, blocks: int, seed: int) -> np.ndarray:
         If there are fewer frames than blocks.
     """
     if len(indices) < blocks:
-        raise TrainingError(f"teachers.blocks is {blocks}, but training has only {len(indices)} frames; use fewer blocks or more frames.")
+        raise TrainingError(
+            f"teachers.blocks is {blocks}, but training has only {len(indices)} frames; use fewer"
+            " blocks or more frames."
+        )
     parts = np.array_split(indices, blocks)
     drawn = np.sort(np.random.default_rng(seed).integers(blocks, size=blocks))
     return np.concatenate([parts[k] for k in drawn])

@@ -1,7 +1,7 @@
 """Stage 2: the ensemble of force-matching teachers.
 
-Members differ by seed and by resampled training blocks, and train side by side; see `execution` for what that asks of
-a script.
+Members differ by seed and by resampled training blocks, and train side by side; see `execution` for
+what that asks of a script.
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ from ..frames import Frames
 from ..potential.neighbors import check_cutoff
 from ..progress import log_to, progress
 from ..run_folder import RunFolder, Stage
-from .data import FrameGraphs, load_frames, load_prior, mapped_targets, split_run, target_variances, write_prior
+from .data import (
+    FrameGraphs,
+    load_frames,
+    load_prior,
+    mapped_targets,
+    split_run,
+    target_variances,
+    write_prior,
+)
 from .fit import Task, fit
 from .keeper import BEST
 from .mean_force import load_mean_force_test
@@ -56,18 +64,29 @@ def train_teachers(run: RunConfig) -> list[Path]:
         frames = load_frames(run)
         check_cutoff(frames.box, run.model.cutoff)
         split = split_run(run, frames)
-        resample_blocks(split.training, run.teachers.blocks, run.seed)  # refuses too few frames before any work
+        # refuses too few frames before any work
+        resample_blocks(split.training, run.teachers.blocks, run.seed)
         best = [folder.teacher(k) / BEST for k in range(run.teachers.count)]
         inputs = _inputs(run, frames)
-        stage = Stage(folder, "teach", {**inputs, "count": run.teachers.count}, [*best, folder.prior])
+        stage = Stage(
+            folder, "teach", {**inputs, "count": run.teachers.count}, [*best, folder.prior]
+        )
         if stage.finished:
             return best
         logger.info(
             "teachers: %d members, %d training, %d validation and %d test frames of %d beads",
-            len(best), len(split.training), len(split.validation), len(split.test), frames.beads.n_beads,
+            len(best), len(split.training), len(split.validation), len(split.test),
+            frames.beads.n_beads,
         )  # fmt: skip
-        load_mean_force_test(run, frames, run.model.cutoff, write_prior(run, frames))  # logs the noise floor
-        _train_members(run, [Stage(folder, f"teacher-{k:02d}", {**inputs, "member": k}, [best[k]]) for k in range(len(best))])
+        # logs the noise floor
+        load_mean_force_test(run, frames, run.model.cutoff, write_prior(run, frames))
+        _train_members(
+            run,
+            [
+                Stage(folder, f"teacher-{k:02d}", {**inputs, "member": k}, [best[k]])
+                for k in range(len(best))
+            ],
+        )
         stage.finish()
     return best
 
@@ -107,7 +126,12 @@ def train_member(run: RunConfig, k: int, fingerprint: str, report: Report) -> Pa
         seed=seed,
         fingerprint=fingerprint,
         identity=frames.identity,
-        metadata={"role": "teacher", "member": k, "targets": "noisy", "blocks": run.teachers.blocks},
+        metadata={
+            "role": "teacher",
+            "member": k,
+            "targets": "noisy",
+            "blocks": run.teachers.blocks,
+        },
         mean_forces=load_mean_force_test(run, frames, run.model.cutoff, prior),
         tensorboard=run.tensorboard,
     )
@@ -130,7 +154,9 @@ def _at_once(run: RunConfig) -> int | None:
 
 
 def _threads(run: RunConfig) -> int:
-    """Threads of each member; independent of which members are finished, because rounding depends on threads."""
+    """Threads of each member; independent of which members are finished, because rounding
+    depends on threads.
+    """
     at_once = len(run.execution.accelerators) or _at_once(run) or cores()
     return max(1, cores() // min(at_once, run.teachers.count))
 
@@ -140,7 +166,9 @@ def _train_members(run: RunConfig, members: list[Stage]) -> None:
     count, epochs = len(members), float(run.teachers.training.epochs)
     names = [f"teacher-{k:02d}" for k in range(count)]
     done = {names[k]: epochs if members[k].finished else 0.0 for k in range(count)}
-    tasks = {names[k]: (run, k, members[k].fingerprint) for k in range(count) if done[names[k]] == 0}
+    tasks = {
+        names[k]: (run, k, members[k].fingerprint) for k in range(count) if done[names[k]] == 0
+    }
     with progress("teachers", count * epochs, sum(done.values())) as meter:
 
         def report(name: str, epochs: float, note: str) -> None:
@@ -151,4 +179,12 @@ def _train_members(run: RunConfig, members: list[Stage]) -> None:
             members[names.index(name)].finish()
             report(name, epochs, "")
 
-        map_tasks(_train_and_log, tasks, run.execution, RunFolder(run).tasks("teach"), _at_once(run), finished, report)
+        map_tasks(
+            _train_and_log,
+            tasks,
+            run.execution,
+            RunFolder(run).tasks("teach"),
+            _at_once(run),
+            finished,
+            report,
+        )

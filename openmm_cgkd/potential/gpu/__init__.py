@@ -1,1 +1,3 @@
-"""The operators of `fast` on a GPU, in Triton. Imported on their first call there, so that nothing else needs Triton."""
+"""The operators of `fast` on a GPU, in Triton. Imported on their first call there, so that
+nothing else needs Triton.
+"""

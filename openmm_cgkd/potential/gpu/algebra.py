@@ -1,7 +1,9 @@
-"""Algebra of one bead's features for the kernels of `network`: what `potential.algebra` is to those on a CPU.
+"""Algebra of one bead's features for the kernels of `network`: what `potential.algebra` is to those
+on a CPU.
 
-Nine blocks stand for the nine components of the channels' 3x3 tensors: l = 0, then three of l = 1, then five of l = 2. Blocks are as
-wide as the next power of two, `real` says which of their channels exist; the others hold zeros.
+Nine blocks stand for the nine components of the channels' 3x3 tensors: l = 0, then three of l = 1,
+then five of l = 2. Blocks are as wide as the next power of two, `real` says which of their channels
+exist; the others hold zeros.
 """
 
 from __future__ import annotations
@@ -12,7 +14,11 @@ import triton
 import triton.language as tl
 
 _EPS = tl.constexpr(1e-5)  # of torch.nn.LayerNorm
-_R2, _R3, _R6 = tl.constexpr(1 / math.sqrt(2.0)), tl.constexpr(1 / math.sqrt(3.0)), tl.constexpr(1 / math.sqrt(6.0))
+_R2, _R3, _R6 = (
+    tl.constexpr(1 / math.sqrt(2.0)),
+    tl.constexpr(1 / math.sqrt(3.0)),
+    tl.constexpr(1 / math.sqrt(6.0)),
+)
 
 
 @triton.jit
@@ -46,7 +52,17 @@ def store9(x, at, c, v, real):
 
 @triton.jit
 def dot(a, b):
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3] + a[4] * b[4] + a[5] * b[5] + a[6] * b[6] + a[7] * b[7] + a[8] * b[8]
+    return (
+        a[0] * b[0]
+        + a[1] * b[1]
+        + a[2] * b[2]
+        + a[3] * b[3]
+        + a[4] * b[4]
+        + a[5] * b[5]
+        + a[6] * b[6]
+        + a[7] * b[7]
+        + a[8] * b[8]
+    )
 
 
 @triton.jit
@@ -56,18 +72,44 @@ def scaled(a, s):
 
 @triton.jit
 def sum9(a, b):
-    return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3], a[4] + b[4], a[5] + b[5], a[6] + b[6], a[7] + b[7], a[8] + b[8]
+    return (
+        a[0] + b[0],
+        a[1] + b[1],
+        a[2] + b[2],
+        a[3] + b[3],
+        a[4] + b[4],
+        a[5] + b[5],
+        a[6] + b[6],
+        a[7] + b[7],
+        a[8] + b[8],
+    )
 
 
 @triton.jit
 def by_order(a, s0, s1, s2):
-    return a[0] * s0, a[1] * s1, a[2] * s1, a[3] * s1, a[4] * s2, a[5] * s2, a[6] * s2, a[7] * s2, a[8] * s2
+    return (
+        a[0] * s0,
+        a[1] * s1,
+        a[2] * s1,
+        a[3] * s1,
+        a[4] * s2,
+        a[5] * s2,
+        a[6] * s2,
+        a[7] * s2,
+        a[8] * s2,
+    )
 
 
 @triton.jit
 def over_edges(a):
     """Sums over the first axis of nine blocks (edges, channels)."""
-    b0, b1, b2, b3, b4 = tl.sum(a[0], 0), tl.sum(a[1], 0), tl.sum(a[2], 0), tl.sum(a[3], 0), tl.sum(a[4], 0)
+    b0, b1, b2, b3, b4 = (
+        tl.sum(a[0], 0),
+        tl.sum(a[1], 0),
+        tl.sum(a[2], 0),
+        tl.sum(a[3], 0),
+        tl.sum(a[4], 0),
+    )
     return b0, b1, b2, b3, b4, tl.sum(a[5], 0), tl.sum(a[6], 0), tl.sum(a[7], 0), tl.sum(a[8], 0)
 
 
@@ -83,7 +125,12 @@ def cubic(table, knot, f, c, here):
     """Coefficients of a filter's polynomials, blocks (edges, channels); they stand 3 c apart."""
     at = table + 12 * c * knot[:, None] + f[None, :]
     a0, a1 = tl.load(at, mask=here, other=0.0), tl.load(at + 3 * c, mask=here, other=0.0)
-    return a0, a1, tl.load(at + 6 * c, mask=here, other=0.0), tl.load(at + 9 * c, mask=here, other=0.0)
+    return (
+        a0,
+        a1,
+        tl.load(at + 6 * c, mask=here, other=0.0),
+        tl.load(at + 9 * c, mask=here, other=0.0),
+    )
 
 
 @triton.jit
@@ -112,13 +159,27 @@ def components(m):
     """Nine components of a 3x3 matrix; inverse and transpose of `matrix`."""
     x1, x2, x3 = (m[7] - m[5]) * _R2, (m[2] - m[6]) * _R2, (m[3] - m[1]) * _R2
     x4, x5, x6 = (m[1] + m[3]) * _R2, (m[2] + m[6]) * _R2, (m[5] + m[7]) * _R2
-    return (m[0] + m[4] + m[8]) * _R3, x1, x2, x3, x4, x5, x6, (m[0] - m[4]) * _R2, (2 * m[8] - m[0] - m[4]) * _R6
+    return (
+        (m[0] + m[4] + m[8]) * _R3,
+        x1,
+        x2,
+        x3,
+        x4,
+        x5,
+        x6,
+        (m[0] - m[4]) * _R2,
+        (2 * m[8] - m[0] - m[4]) * _R6,
+    )
 
 
 @triton.jit
 def anticommutator(a, b):
     """AB + BA."""
-    off_1, off_2, off_3 = a[1] * b[3] + b[1] * a[3], a[2] * b[6] + b[2] * a[6], a[5] * b[7] + b[5] * a[7]
+    off_1, off_2, off_3 = (
+        a[1] * b[3] + b[1] * a[3],
+        a[2] * b[6] + b[2] * a[6],
+        a[5] * b[7] + b[5] * a[7],
+    )
     return (
         2 * a[0] * b[0] + off_1 + off_2,
         a[0] * b[1] + a[1] * b[4] + a[2] * b[7] + b[0] * a[1] + b[1] * a[4] + b[2] * a[7],
@@ -170,7 +231,9 @@ def block(matrix, rows, columns, stride, ROWS: tl.constexpr, COLUMNS: tl.constex
 
 @triton.jit
 def times(x, m):
-    """x M for one bead. Not tl.dot, which would want sixteen beads; the products are a small part of the work."""
+    """x M for one bead. Not tl.dot, which would want sixteen beads; the products are a small
+    part of the work.
+    """
     return tl.sum(x[:, None] * m, 0)
 
 
@@ -182,7 +245,17 @@ def linear9(matrices, x, c, C: tl.constexpr):
     m = block(matrices + c * c, c, c, c, C, C)
     y1, y2, y3 = times(x[1], m), times(x[2], m), times(x[3], m)
     m = block(matrices + 2 * c * c, c, c, c, C, C)
-    return y0, y1, y2, y3, times(x[4], m), times(x[5], m), times(x[6], m), times(x[7], m), times(x[8], m)
+    return (
+        y0,
+        y1,
+        y2,
+        y3,
+        times(x[4], m),
+        times(x[5], m),
+        times(x[6], m),
+        times(x[7], m),
+        times(x[8], m),
+    )
 
 
 @triton.jit

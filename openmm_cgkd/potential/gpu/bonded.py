@@ -10,7 +10,9 @@ from .neighbors import image, point, read_box
 
 @triton.jit
 def mark_bonded(members, rows, n_found, bonded, ROW: tl.constexpr):
-    """Set `bonded` where a neighbour list joins the ends of one bond or angle; it is zero before."""
+    """Set `bonded` where a neighbour list joins the ends of one bond or angle; it is zero
+    before.
+    """
     m, k = tl.program_id(0).to(tl.int64), tl.arange(0, ROW)
     third = tl.load(members + 3 * m + 2)
     i, j = tl.load(members + 3 * m), tl.where(third < 0, tl.load(members + 3 * m + 1), third)
@@ -36,18 +38,35 @@ def _pull(gradient, i, here, x, y, z):
 
 
 @triton.jit
-def add_bonded(positions, box, members, terms, n_terms, energies, gradient, PERIODIC: tl.constexpr, BLOCK: tl.constexpr):
+def add_bonded(
+    positions,
+    box,
+    members,
+    terms,
+    n_terms,
+    energies,
+    gradient,
+    PERIODIC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Add the energy of every term to that of one of its beads, and its gradient; double precision.
 
-    Several terms add to a bead, in any order: their sum may differ from run to run in the last of sixteen digits.
+    Several terms add to a bead, in any order: their sum may differ from run to run in the last of
+    sixteen digits.
     """
     m = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here, cell = m < n_terms, read_box(box, PERIODIC)
-    i, j = tl.load(members + 3 * m, mask=here, other=0), tl.load(members + 3 * m + 1, mask=here, other=0)
+    i, j = (
+        tl.load(members + 3 * m, mask=here, other=0),
+        tl.load(members + 3 * m + 1, mask=here, other=0),
+    )
     k = tl.load(members + 3 * m + 2, mask=here, other=-1)
     angle = k >= 0
     k = tl.where(angle, k, i)  # a bond is its own second arm
-    constant, centre = tl.load(terms + 2 * m, mask=here, other=0.0), tl.load(terms + 2 * m + 1, mask=here, other=0.0)
+    constant, centre = (
+        tl.load(terms + 2 * m, mask=here, other=0.0),
+        tl.load(terms + 2 * m + 1, mask=here, other=0.0),
+    )
     ux, uy, uz = _arm(positions, j, i, here, cell, PERIODIC)
     vx, vy, vz = _arm(positions, j, k, here, cell, PERIODIC)
     uu = tl.where(here, ux * ux + uy * uy + uz * uz, 1.0)
@@ -57,8 +76,12 @@ def add_bonded(positions, box, members, terms, n_terms, energies, gradient, PERI
     away = tl.where(angle, cosine, tl.sqrt(uu)) - centre
     tl.atomic_add(energies + j, 0.5 * constant * away * away, mask=here)
     slope = constant * away
-    # to the first bead: v / |u||v| - cos u / |u|^2 for an angle, u / |u| for a bond; to the third likewise
-    own, other = tl.where(angle, -cosine / uu, 1 / tl.sqrt(uu)) * slope, tl.where(angle, slope / product, 0.0)
+    # to the first bead: v / |u||v| - cos u / |u|^2 for an angle, u / |u| for a bond; to the third
+    # likewise
+    own, other = (
+        tl.where(angle, -cosine / uu, 1 / tl.sqrt(uu)) * slope,
+        tl.where(angle, slope / product, 0.0),
+    )
     third = tl.where(angle, -cosine / vv * slope, 0.0)
     ix, iy, iz = own * ux + other * vx, own * uy + other * vy, own * uz + other * vz
     kx, ky, kz = third * vx + other * ux, third * vy + other * uy, third * vz + other * uz

@@ -14,8 +14,9 @@ from ..scripted import PotentialWithForces
 class GraphedPotential:
     """Energy and forces with a single launch for all kernels, and one transfer each way.
 
-    The graph is captured at the first call. What a captured kernel finds wrong makes its results NaN; the same kernels are then run
-    outside of the graph, which either raises what is wrong or finds the room that the graph's neighbour list lacked.
+    The graph is captured at the first call. What a captured kernel finds wrong makes its results
+    NaN; the same kernels are then run outside of the graph, which either raises what is wrong or
+    finds the room that the graph's neighbour list lacked.
 
     Parameters
     ----------
@@ -25,7 +26,9 @@ class GraphedPotential:
     device : torch.device or str
     """
 
-    def __init__(self, module: torch.jit.ScriptModule, periodic: bool, device: torch.device | str = "cuda") -> None:
+    def __init__(
+        self, module: torch.jit.ScriptModule, periodic: bool, device: torch.device | str = "cuda"
+    ) -> None:
         self.module = torch.jit.script(PotentialWithForces(module).eval()).to(device)
         n = len(module.types)
         self._at = torch.empty(n, 3, dtype=torch.float64, device=device)
@@ -60,7 +63,9 @@ class GraphedPotential:
         return float(found[0]), found[1:].reshape(-1, 3)
 
     def launch(self) -> None:
-        """Queue the kernels once more, for the positions of the last call, and wait for nothing; to see how long they take."""
+        """Queue the kernels once more, for the positions of the last call, and wait for
+        nothing; to see how long they take.
+        """
         self._graph.replay()
 
     def _found(self) -> np.ndarray:
@@ -68,12 +73,16 @@ class GraphedPotential:
         return self._out.cpu().numpy()
 
     def _capture(self) -> None:
-        """Run outside of a graph first: it compiles the kernels, finds the sizes of the list and raises what is wrong."""
+        """Run outside of a graph first: it compiles the kernels, finds the sizes of the list
+        and raises what is wrong.
+        """
         self._graph = None
         try:
             self.module(self._at, self._box)
         except torch.jit.Error as error:
-            raise RuntimeError(str(error).strip().splitlines()[-1].removeprefix("builtins.RuntimeError: ")) from error
+            raise RuntimeError(
+                str(error).strip().splitlines()[-1].removeprefix("builtins.RuntimeError: ")
+            ) from error
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             energy, forces = self.module(self._at, self._box)

@@ -1,12 +1,15 @@
-"""Neighbour search for a GPU, in Triton: linked cells, lists with a skin, and the edges and the repulsion of every step.
+"""Neighbour search for a GPU, in Triton: linked cells, lists with a skin, and the edges and the
+repulsion of every step.
 
-All sizes are fixed, so that a CUDA graph can hold the kernels: every cell has room for CELL beads and every bead for ROW neighbours.
-Nothing is decided on the host. `check_list` says in `counters` whether the list still holds, and the kernels that would make it anew
-return at once if it does. Beads without room are counted, never written; `find_edges` then makes all results NaN.
+All sizes are fixed, so that a CUDA graph can hold the kernels: every cell has room for CELL beads
+and every bead for ROW neighbours. Nothing is decided on the host. `check_list` says in `counters`
+whether the list still holds, and the kernels that would make it anew return at once if it does.
+Beads without room are counted, never written; `find_edges` then makes all results NaN.
 
-`counters` holds: whether the list is made anew, beads in the fullest cell, neighbours of the busiest bead, what is wrong (1: positions
-that are not finite, 2: a box that is too small or not in OpenMM's reduced form), and from 4 on the beads in every cell.
-Geometry and repulsion are in double precision, whatever the positions come in.
+`counters` holds: whether the list is made anew, beads in the fullest cell, neighbours of the
+busiest bead, what is wrong (1: positions that are not finite, 2: a box that is too small or not in
+OpenMM's reduced form), and from 4 on the beads in every cell. Geometry and repulsion are in double
+precision, whatever the positions come in.
 """
 
 from __future__ import annotations
@@ -20,10 +23,20 @@ _LAST = tl.constexpr(2**31 - 1)  # sorted behind every bead
 
 @triton.jit
 def read_box(box, PERIODIC: tl.constexpr):
-    """Numbers cx, cy, cz, bx, by, ax of a box; ones for open boundaries, where nobody reads them."""
+    """Numbers cx, cy, cz, bx, by, ax of a box; ones for open boundaries, where nobody reads
+    them.
+    """
     if PERIODIC:
-        cx, cy, cz = tl.load(box + 6).to(tl.float64), tl.load(box + 7).to(tl.float64), tl.load(box + 8).to(tl.float64)
-        bx, by, ax = tl.load(box + 3).to(tl.float64), tl.load(box + 4).to(tl.float64), tl.load(box).to(tl.float64)
+        cx, cy, cz = (
+            tl.load(box + 6).to(tl.float64),
+            tl.load(box + 7).to(tl.float64),
+            tl.load(box + 8).to(tl.float64),
+        )
+        bx, by, ax = (
+            tl.load(box + 3).to(tl.float64),
+            tl.load(box + 4).to(tl.float64),
+            tl.load(box).to(tl.float64),
+        )
     else:
         one = tl.full((), 1.0, tl.float64)
         cx, cy, cz, bx, by, ax = one, one, one, one, one, one
@@ -32,7 +45,9 @@ def read_box(box, PERIODIC: tl.constexpr):
 
 @triton.jit
 def image(x, y, z, cell, PERIODIC: tl.constexpr):
-    """Nearest image of a difference vector; right for all distances up to half the smallest box height."""
+    """Nearest image of a difference vector; right for all distances up to half the smallest box
+    height.
+    """
     if PERIODIC:
         n = tl.floor(z / cell[2] + 0.5)
         x, y, z = x - n * cell[0], y - n * cell[1], z - n * cell[2]
@@ -45,8 +60,15 @@ def image(x, y, z, cell, PERIODIC: tl.constexpr):
 @triton.jit
 def point(positions, i, here):
     """Coordinates of beads, double precision."""
-    x, y = tl.load(positions + 3 * i, mask=here, other=0.0), tl.load(positions + 3 * i + 1, mask=here, other=0.0)
-    return x.to(tl.float64), y.to(tl.float64), tl.load(positions + 3 * i + 2, mask=here, other=0.0).to(tl.float64)
+    x, y = (
+        tl.load(positions + 3 * i, mask=here, other=0.0),
+        tl.load(positions + 3 * i + 1, mask=here, other=0.0),
+    )
+    return (
+        x.to(tl.float64),
+        y.to(tl.float64),
+        tl.load(positions + 3 * i + 2, mask=here, other=0.0).to(tl.float64),
+    )
 
 
 @triton.jit
@@ -59,7 +81,9 @@ def _heights(cell):
 
 @triton.jit
 def _skin(cell, CUTOFF: tl.constexpr, SKIN: tl.constexpr, PERIODIC: tl.constexpr):
-    """The skin, cut to what the box allows: nearest images are unique only up to half its smallest height."""
+    """The skin, cut to what the box allows: nearest images are unique only up to half its
+    smallest height.
+    """
     skin = tl.full((), SKIN, tl.float64)
     if PERIODIC:
         a, b, c = _heights(cell)
@@ -68,8 +92,12 @@ def _skin(cell, CUTOFF: tl.constexpr, SKIN: tl.constexpr, PERIODIC: tl.constexpr
 
 
 @triton.jit
-def _cells_along(cell, radius, GX: tl.constexpr, GY: tl.constexpr, GZ: tl.constexpr, PERIODIC: tl.constexpr):
-    """Numbers of cells along the axes: none narrower than the radius, and no more than there is room for."""
+def _cells_along(
+    cell, radius, GX: tl.constexpr, GY: tl.constexpr, GZ: tl.constexpr, PERIODIC: tl.constexpr
+):
+    """Numbers of cells along the axes: none narrower than the radius, and no more than there is
+    room for.
+    """
     nx, ny, nz = tl.full((), GX, tl.int32), tl.full((), GY, tl.int32), tl.full((), GZ, tl.int32)
     if PERIODIC:
         a, b, c = _heights(cell)
@@ -81,7 +109,9 @@ def _cells_along(cell, radius, GX: tl.constexpr, GY: tl.constexpr, GZ: tl.conste
 
 @triton.jit
 def _along(s, n):
-    """Cell of a coordinate that runs from 0 to 1, repeated beyond; whatever it is if that is not a number, but a cell."""
+    """Cell of a coordinate that runs from 0 to 1, repeated beyond; whatever it is if that is
+    not a number, but a cell.
+    """
     return tl.minimum(tl.maximum(((s - tl.floor(s)) * n).to(tl.int32), 0), n - 1)
 
 
@@ -90,11 +120,14 @@ def check_list(
     positions, box, n, listed_at, listed_box, counters, always,
     CUTOFF: tl.constexpr, SKIN: tl.constexpr, PERIODIC: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Whether a list must be made anew, and what is wrong with positions and box; counters are zero before."""
+    """Whether a list must be made anew, and what is wrong with positions and box; counters are
+    zero before.
+    """
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here, cell = i < n, read_box(box, PERIODIC)
     x, y, z = point(positions, i, here)
-    wrong = tl.max((~(tl.abs(x) + tl.abs(y) + tl.abs(z) < 1e15)).to(tl.int32), 0)  # NaN is not below anything
+    # NaN is not below anything
+    wrong = tl.max((~(tl.abs(x) + tl.abs(y) + tl.abs(z) < 1e15)).to(tl.int32), 0)
     skin = _skin(cell, CUTOFF, SKIN, PERIODIC)
     x0, y0, z0 = point(listed_at, i, here)
     dx, dy, dz = x - x0, y - y0, z - z0
@@ -117,10 +150,13 @@ def check_list(
 @triton.jit
 def fill_cells(
     positions, box, n, listed_at, listed_box, counters, cells, cell_of,
-    CUTOFF: tl.constexpr, SKIN: tl.constexpr, GX: tl.constexpr, GY: tl.constexpr, GZ: tl.constexpr, CELL: tl.constexpr,
+    CUTOFF: tl.constexpr, SKIN: tl.constexpr, GX: tl.constexpr, GY: tl.constexpr, GZ: tl.constexpr,
+    CELL: tl.constexpr,
     PERIODIC: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Put every bead into its cell, and keep the positions and the box that the list is made for."""
+    """Put every bead into its cell, and keep the positions and the box that the list is made
+    for.
+    """
     if tl.load(counters) == 0:
         return
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -137,7 +173,8 @@ def fill_cells(
         z = z / cell[2]
         y = (y - z * cell[1]) / cell[4]
         x = (x - y * cell[3] - z * cell[0]) / cell[5]
-    else:  # the grid repeats itself: cells that coincide hold more candidates, all of which are looked at
+    # the grid repeats itself: cells that coincide hold more candidates, all of which are looked at
+    else:
         x, y, z = x / (radius * nx), y / (radius * ny), z / (radius * nz)
     at = (_along(x, nx) * ny + _along(y, ny)) * nz + _along(z, nz)
     slot = tl.atomic_add(counters + 4 + at, 1, mask=here)
@@ -148,7 +185,9 @@ def fill_cells(
 
 @triton.jit
 def _near(k, c, n, N: tl.constexpr):
-    """The k-th cell along one axis that may hold neighbours of the c-th of n, and whether there is one."""
+    """The k-th cell along one axis that may hold neighbours of the c-th of n, and whether there
+    is one.
+    """
     if N == 3:
         return tl.where(n < 3, tl.minimum(k, n - 1), (c + k + n - 1) % n), k < n
     return tl.minimum(k, n - 1), k < n
@@ -158,10 +197,13 @@ def _near(k, c, n, N: tl.constexpr):
 def search(
     positions, box, counters, cells, cell_of, found, n_found,
     CUTOFF: tl.constexpr, SKIN: tl.constexpr, GX: tl.constexpr, GY: tl.constexpr, GZ: tl.constexpr,
-    NX: tl.constexpr, NY: tl.constexpr, NZ: tl.constexpr, CELL: tl.constexpr, ROW: tl.constexpr, LANES: tl.constexpr,
+    NX: tl.constexpr, NY: tl.constexpr, NZ: tl.constexpr, CELL: tl.constexpr, ROW: tl.constexpr,
+    LANES: tl.constexpr,
     PERIODIC: tl.constexpr,
 ):  # fmt: skip
-    """Neighbours of one bead, unsorted, among all beads in NX NY NZ cells, a cell's worth of candidates beside the other."""
+    """Neighbours of one bead, unsorted, among all beads in NX NY NZ cells, a cell's worth of
+    candidates beside the other.
+    """
     if tl.load(counters) == 0:
         return
     i = tl.program_id(0).to(tl.int64)
@@ -190,24 +232,32 @@ def search(
 
 @triton.jit
 def sort_rows(counters, found, n_found, rows, ROW: tl.constexpr):
-    """Neighbours in ascending order: that in which atomics fill the cells differs from run to run, and sums would with it."""
+    """Neighbours in ascending order: that in which atomics fill the cells differs from run to
+    run, and sums would with it.
+    """
     if tl.load(counters) == 0:
         return
     i, k = tl.program_id(0).to(tl.int64), tl.arange(0, ROW)
     here = k < tl.load(n_found + i)
-    tl.store(rows + i * ROW + k, tl.sort(tl.load(found + i * ROW + k, mask=here, other=_LAST)), mask=here)
+    tl.store(
+        rows + i * ROW + k, tl.sort(tl.load(found + i * ROW + k, mask=here, other=_LAST)), mask=here
+    )
 
 
 @triton.jit
 def find_edges(
-    positions, box, counters, rows, n_found, bonded, types, n_types, contact, count, column, knot, place, unit, per_length, n_slots,
-    energies, gradient, CUTOFF: tl.constexpr, HEIGHT: tl.constexpr, STEEPNESS: tl.constexpr, INTERVALS: tl.constexpr,
+    positions, box, counters, rows, n_found, bonded, types, n_types, contact, count, column, knot,
+    place, unit, per_length, n_slots,
+    energies, gradient, CUTOFF: tl.constexpr, HEIGHT: tl.constexpr, STEEPNESS: tl.constexpr,
+    INTERVALS: tl.constexpr,
     CELL: tl.constexpr, ROW: tl.constexpr, PERIODIC: tl.constexpr, BONDED: tl.constexpr,
 ):  # fmt: skip
-    """Edges of one bead shorter than the cutoff, and its energy and its gradient from the repulsion alone.
+    """Edges of one bead shorter than the cutoff, and its energy and its gradient from the repulsion
+    alone.
 
-    Edges: neighbour (`column`), interval of the radial tables (`knot`) and place in it, unit vector (three planes of n_slots), inverse
-    length. The energy is half of U(r) = HEIGHT exp(STEEPNESS (contact - r)), which does not act where `bonded` is set.
+    Edges: neighbour (`column`), interval of the radial tables (`knot`) and place in it, unit vector
+    (three planes of n_slots), inverse length. The energy is half of U(r) = HEIGHT exp(STEEPNESS
+    (contact - r)), which does not act where `bonded` is set.
     """
     i, k = tl.program_id(0).to(tl.int64), tl.arange(0, ROW)
     cell, slot = read_box(box, PERIODIC), i * ROW + k
@@ -241,7 +291,11 @@ def find_edges(
     if BONDED:
         repels &= tl.load(bonded + slot, mask=near, other=0) == 0
     u = tl.where(repels, tl.exp(tl.where(repels, exponent, 0.0)) * HEIGHT, 0.0)
-    failed = (tl.load(counters + 1) > CELL) | (tl.load(counters + 2) > ROW) | (tl.load(counters + 3) != 0)
+    failed = (
+        (tl.load(counters + 1) > CELL)
+        | (tl.load(counters + 2) > ROW)
+        | (tl.load(counters + 3) != 0)
+    )
     start = tl.where(failed, float("nan"), 0.0)  # later kernels add to it
     tl.store(energies + i, start + 0.5 * tl.sum(u, 0))
     tl.store(gradient + 3 * i, start + tl.sum(u * x, 0) * STEEPNESS)
