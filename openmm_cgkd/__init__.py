@@ -20,11 +20,11 @@ __all__ = ["CGPotential", "MappedReporter", "__version__"]
 
 def __getattr__(name: str) -> Any:
     if name == "CGPotential":  # on first use, so that importing the package stays light
-        from .runtime.cgpotential import CGPotential
+        from .simulation.cgpotential import CGPotential
 
         return CGPotential
     if name == "MappedReporter":
-        from .reference.reporter import MappedReporter
+        from .allatom.reporter import MappedReporter
 
         return MappedReporter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -38,7 +38,7 @@ class CompatibilityError(CGKDError, ImportError):
 
 
 class ConformanceError(CGKDError, AssertionError):
-    """A potential fails checks of `openmm_cgkd.testing`, or they cannot be made."""
+    """A potential fails checks of `openmm_cgkd.testing.validate`, or they cannot be made."""
 
 
 class SimulationError(CGKDError, RuntimeError):

@@ -8,8 +8,8 @@ reads systems that `CGPotential` made.
 from contextlib import suppress
 
 from .exceptions import CompatibilityError
-from .potential import fast  # noqa: F401  registered on import
-from .runtime.compatibility import import_torch_force
+from .potential import torch_ops as fast  # noqa: F401  registered on import
+from .simulation.engines import import_torch_force
 
 with suppress(CompatibilityError):  # the operators serve without it: torch alone, or PythonForce
     import_torch_force()

@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from .config import RunConfig, dump
-from .files import write_text
+from .config.run import RunConfig, dump
+from .utils.files import write_text
 
 logger = logging.getLogger(__name__)
 

@@ -17,14 +17,15 @@ import pytest
 import yaml
 from openmm import app, unit
 
-from openmm_cgkd.mapping import BeadTopology, Mapping
-from openmm_cgkd.reference.reporter import MappedReporter
+from openmm_cgkd.allatom.reporter import MappedReporter
+from openmm_cgkd.mapping.mapping import BeadTopology, Mapping
+from tests.cases.paths import ETHALINE
 
 
 @pytest.fixture(scope="session")
 def ethaline() -> Path:
     """system.yaml of ethaline."""
-    return Path(__file__).parents[1] / "systems" / "ethaline" / "system.yaml"
+    return ETHALINE / "system.yaml"
 
 
 @pytest.fixture(scope="session")
@@ -122,11 +123,10 @@ def finished_run(
 @pytest.fixture(scope="session")
 def labelled_run(tmp_path_factory: pytest.TempPathFactory):
     """A small run with two trained teachers and their labels, and its frames; not to be changed."""
-    from training_cases import ignore, make_frames, make_run
-
-    from openmm_cgkd.training.data import write_prior
-    from openmm_cgkd.training.label import label_frames
-    from openmm_cgkd.training.teach import train_member
+    from openmm_cgkd.stages.label import label_frames
+    from openmm_cgkd.stages.teach import train_member
+    from openmm_cgkd.training.graphs import write_prior
+    from tests.cases.training import ignore, make_frames, make_run
 
     frames = make_frames(20, 12, noise=1.0)[0]
     run = make_run(tmp_path_factory.mktemp("labelled"), frames)

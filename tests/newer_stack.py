@@ -11,7 +11,12 @@ import numpy as np
 import openmm
 import pytest
 from openmmml import MLPotential
-from small_potential import (
+
+from openmm_cgkd import CGPotential
+from openmm_cgkd.exceptions import CompatibilityError
+from openmm_cgkd.simulation.cgpotential import bead_topology_to_openmm
+from openmm_cgkd.testing.validate import validate_potential
+from tests.cases.potential import (
     CUBIC,
     MASSES,
     TRICLINIC,
@@ -21,11 +26,6 @@ from small_potential import (
     torchmd_network,
     write_potential,
 )
-
-from openmm_cgkd import CGPotential
-from openmm_cgkd.exceptions import CompatibilityError
-from openmm_cgkd.runtime.cgpotential import bead_topology_to_openmm
-from openmm_cgkd.testing import validate_potential
 
 
 @pytest.fixture(scope="module", params=["portable", "fast"])

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from openmm_cgkd.config import RunConfig, SystemConfig, dump, load_run, load_system, parse
+from openmm_cgkd.config.run import RunConfig, SystemConfig, dump, load_run, load_system, parse
+from tests.cases.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 
 
 def blocks(path: str, language: str) -> list[str]:

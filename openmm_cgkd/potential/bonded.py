@@ -17,9 +17,9 @@ import torch
 from openmm import unit
 from torch import Tensor, nn
 
-from ..exceptions import FramesError, ModelFileError
-from ..frames import Frames
-from ..mapping import BeadTopology
+from openmm_cgkd.exceptions import FramesError, ModelFileError
+from openmm_cgkd.frames.frames import Frames
+from openmm_cgkd.mapping.mapping import BeadTopology
 
 _GAS_CONSTANT = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
 

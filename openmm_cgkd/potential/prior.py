@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..config import PriorConfig
-from ..exceptions import FramesError
-from ..frames import Frames
+from openmm_cgkd.config.run import PriorConfig
+from openmm_cgkd.exceptions import FramesError
+from openmm_cgkd.frames.frames import Frames
+
 from .bonded import BondedParameters, BondedPrior, bonded_prior, fit_bonded, nearest_vectors
-from .model import energies_and_forces
-from .neighbors import Pairs, find_pairs
+from .forces import energies_and_forces
+from .pairs import Pairs, find_pairs
 
 
 class PairRepulsion(nn.Module):

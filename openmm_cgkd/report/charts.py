@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..analysis.figures import Axis, Line, MapRow, Panel
-from ..exceptions import AnalysisError
-from .contents import Contents, Run
+from openmm_cgkd.analysis.plotting import Axis, Line, MapRow, Panel
+from openmm_cgkd.exceptions import AnalysisError
+
+from .run_record import Contents, Run
 
 REFERENCE_LABEL = "all-atom"
 _DASH = "\u2013"  # as chemists write pairs

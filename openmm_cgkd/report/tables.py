@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis.rdf import first_peak
+from openmm_cgkd.analysis.observables.rdf import first_peak
+
 from .charts import REFERENCE_LABEL
-from .contents import Contents, Run
+from .run_record import Contents, Run
 
 _OBSERVABLES = {
     "rdf": "RDF",

@@ -9,7 +9,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from .contents import Contents, Run
+from .run_record import Contents, Run
 
 # a model is as good as can be told within twice the floor; an RDF error of 0.02 is hard to see, one
 # of 0.1 is hard to miss

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ..analysis.figures import draw_curves, draw_maps, save
-from ..analysis.tables import write_csv
-from ..exceptions import CompatibilityError
-from ..files import replacing, write_text
+from openmm_cgkd.analysis.comparison.tables import write_csv
+from openmm_cgkd.analysis.plotting import draw_curves, draw_maps, save
+from openmm_cgkd.exceptions import CompatibilityError
+from openmm_cgkd.utils.files import replacing, write_text
+
 from . import tables
 from .charts import Chart, Maps, charts, maps
-from .contents import Contents, read_contents
+from .run_record import Contents, read_contents
 from .tables import Table
 
 PAGE = "report.html"
@@ -52,7 +53,7 @@ def write_report(run: Path | str, output: Path | None = None) -> Path:
         If Bokeh or Jinja2 is not installed.
     """
     try:
-        from .page import render
+        from .html import render
     except ImportError as error:
         raise CompatibilityError(
             "The report needs Bokeh and Jinja2; install them with: pip install 'bokeh>=3.8'"

@@ -1,1 +1,1 @@
-"""Stage 6: potentials inside OpenMM."""
+"""Old import paths; `openmm_cgkd.simulation` is the package."""

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from ..config import ModelConfig
-from ..exceptions import ModelFileError
-from ..files import replacing
-from ..potential.tensornet import TensorNetEnergies, build_tensornet
+from openmm_cgkd.config.run import ModelConfig
+from openmm_cgkd.exceptions import ModelFileError
+from openmm_cgkd.potential.network import TensorNetEnergies, build_tensornet
+from openmm_cgkd.utils.files import replacing
 
 _KEYS = {"model", "n_types", "scale", "state", "type_names", "frames", "training"}
 

@@ -19,17 +19,18 @@ import h5py
 import numpy as np
 import torch
 
-from ..config import RunConfig
-from ..exceptions import FramesError, TrainingError
-from ..files import file_hash, replacing, write_text
-from ..frames import Frames
-from ..potential.prior import PriorParameters
-from ..potential.tensornet import TensorNetEnergies
-from ..progress import progress
-from ..run_folder import RunFolder
+from openmm_cgkd.config.run import RunConfig
+from openmm_cgkd.exceptions import FramesError, TrainingError
+from openmm_cgkd.frames.frames import Frames
+from openmm_cgkd.potential.network import TensorNetEnergies
+from openmm_cgkd.potential.prior import PriorParameters
+from openmm_cgkd.run_folder import RunFolder
+from openmm_cgkd.utils.files import file_hash, replacing, write_text
+from openmm_cgkd.utils.progress import progress
+
+from .callbacks import BEST
 from .checkpoint import load_checkpoint
-from .data import FrameGraphs, load_prior
-from .keeper import BEST
+from .graphs import FrameGraphs, load_prior
 from .labels import FORMAT, UNITS, VERSION
 from .predict import device, predict
 

@@ -23,16 +23,17 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
-from ..config import LossWeights, ModelConfig, TrainingConfig
-from ..exceptions import ConfigError, TrainingError
-from ..potential.tensornet import build_tensornet
-from ..progress import log_to
-from .data import FrameGraphs, GraphDataset, Targets, Variances, thermal_energy
-from .keeper import BEST, LAST, METRICS, TENSORBOARD, Keeper
-from .mean_force import MeanForceTest
-from .module import Distillation
-from .processes import Report, free_port, run_together
-from .sampling import JointBatches
+from openmm_cgkd.config.run import LossWeights, ModelConfig, TrainingConfig
+from openmm_cgkd.exceptions import ConfigError, TrainingError
+from openmm_cgkd.execution.processes import Report, free_port, run_together
+from openmm_cgkd.potential.network import build_tensornet
+from openmm_cgkd.utils.progress import log_to
+
+from .batches import JointBatches
+from .callbacks import BEST, LAST, METRICS, TENSORBOARD, Keeper
+from .graphs import FrameGraphs, GraphDataset, Targets, Variances, thermal_energy
+from .lightning_module import Distillation
+from .mean_force_test import MeanForceTest
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..exceptions import FramesError
-from ..files import file_hash
-from ..frames import Frames
-from ..run_folder import RunFolder
+from openmm_cgkd.exceptions import FramesError
+from openmm_cgkd.frames.frames import Frames
+from openmm_cgkd.run_folder import RunFolder
+from openmm_cgkd.utils.files import file_hash
 
 FORMAT = "openmm_cgkd labels"
 VERSION = 1

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..potential.model import energies_and_forces
-from .data import FrameGraphs
+from openmm_cgkd.potential.forces import energies_and_forces
+
+from .graphs import FrameGraphs
 
 _BEADS = 1000  # evaluated at once: more gains nothing on a CPU
 

@@ -1,0 +1,143 @@
+"""OpenMM reporter that maps positions and forces onto beads while the all-atom simulation runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mdtraj
+import numpy as np
+from openmm import app, unit
+
+from openmm_cgkd.config.run import load_system
+from openmm_cgkd.exceptions import BoxError, ConfigError
+from openmm_cgkd.frames.frames import FrameWriter
+from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
+
+from .build import atomic_charges
+
+
+class MappedReporter:
+    """Append mapped frames to an HDF5 file at a regular interval.
+
+    Every frame is safe on disk before the simulation goes on; a killed simulation leaves a file
+    that reads and continues.
+
+    Parameters
+    ----------
+    file : path
+        HDF5 file of mapped frames; continued if it exists.
+    reportInterval : int
+        Time steps between frames.
+    mapping : Mapping or path
+        Atoms to beads: a map, whose masses are the true ones, so that heavy hydrogens do not move
+        beads; or a ``system.yaml`` that describes the topology of the simulation.
+    attributes : dict, optional
+        Provenance for the file. It must hold ``temperature`` in kelvin if `mapping` is not a
+        ``system.yaml``.
+    after_step : int, optional
+        When resuming: frames beyond this step are dropped, because the simulation will produce them
+        again.
+
+    Raises
+    ------
+    ConfigError
+        If there is no temperature, or the integrator has another one.
+    MappingError
+        If the topology does not fit `mapping`, or a constraint reaches over two beads.
+    BoxError
+        If the system is not periodic.
+    FramesError
+        If the file holds other beads, or frames after the step of the simulation.
+
+    Notes
+    -----
+    The file is opened when the simulation begins to step, after these checks. Positions are taken
+    without wrapping, so that molecules are whole. Constraint forces are not in ``State.getForces``;
+    within a bead they cancel.
+
+    Examples
+    --------
+    >>> simulation.reporters.append(MappedReporter("frames.h5", 250, "system.yaml"))  # doctest:
+    +SKIP
+    """
+
+    def __init__(
+        self,
+        file: Path | str,
+        reportInterval: int,
+        mapping: Mapping | Path | str,
+        attributes: dict[str, Any] | None = None,
+        after_step: int | None = None,
+    ) -> None:
+        self._file, self._interval, self._after_step = Path(file), reportInterval, after_step
+        self._attributes = attributes or {}
+        self._mapping = mapping if isinstance(mapping, Mapping) else None
+        self._system = None if isinstance(mapping, Mapping) else load_system(mapping)
+        self._writer: FrameWriter | None = None
+
+    def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
+        """OpenMM's reporter protocol: steps to the next report, and what it needs."""
+        self._open(simulation)
+        steps = self._interval - simulation.currentStep % self._interval
+        return {"steps": steps, "periodic": False, "include": ["positions", "forces"]}
+
+    def report(self, simulation: app.Simulation, state: Any) -> None:
+        """Map one state and append it."""
+        self._open(simulation)
+        positions = state.getPositions(asNumpy=True)._value
+        forces = state.getForces(asNumpy=True)._value
+        box = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
+        self._writer.append(
+            self._mapping.map_positions(positions),
+            self._mapping.map_forces(forces),
+            np.asarray(box),
+            state.getTime().value_in_unit(unit.picosecond),
+            simulation.currentStep,
+        )
+
+    def _open(self, simulation: app.Simulation) -> None:
+        """Check that the simulation can be mapped, then open the file."""
+        if self._writer is not None:
+            return
+        if self._system is not None:
+            topology = mdtraj.Topology.from_openmm(simulation.topology)
+            self._mapping = mapping_from_config(
+                self._system, topology, atomic_charges(simulation.system)
+            )
+            self._attributes = {
+                "system": self._system.name,
+                "temperature": self._system.temperature,
+                **self._attributes,
+            }
+        self._mapping.check_constraints(simulation.system)
+        if not simulation.system.usesPeriodicBoundaryConditions():
+            raise BoxError(
+                f"{self._file}: the system is not periodic; only periodic fluids can be mapped."
+            )
+        self._check_temperature(simulation)
+        self._writer = FrameWriter(
+            self._file, self._mapping.topology, self._attributes, self._after_step
+        )
+
+    def _check_temperature(self, simulation: app.Simulation) -> None:
+        temperature = self._attributes.get("temperature")
+        if temperature is None:
+            raise ConfigError(
+                f"{self._file}: the temperature of the run is missing; give"
+                " attributes={'temperature': kelvin}."
+            )
+        get = getattr(simulation.integrator, "getTemperature", None)  # only thermostats have it
+        if (
+            get is not None
+            and abs(get().value_in_unit(unit.kelvin) - temperature) > 1e-3 * temperature
+        ):
+            raise ConfigError(
+                f"{self._file}: the integrator runs at {get()}, the frames are to be of"
+                f" {temperature:g} K; correct one of them."
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,304 @@
+"""Models against all-atom: all observables of any number of runs, computed and written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from openmm_cgkd.analysis.observables.aggregation import AggregationLimits
+from openmm_cgkd.analysis.observables.diffusion import Diffusion
+from openmm_cgkd.analysis.observables.neighbors import largest_r_max
+from openmm_cgkd.config.run import ComparisonConfig
+from openmm_cgkd.exceptions import AnalysisError
+
+from .curves import MEASURES, Curve, CurveComparison
+from .dynamics import (
+    aggregation_numbers,
+    all_diffusion,
+    diffusion_numbers,
+    order_curves,
+    structure_factor,
+    structure_factor_rmse,
+)
+from .sources import Source
+from .structure import (
+    Cutoffs,
+    Key,
+    Structure,
+    check_comparable,
+    compare_structures,
+    pair_structure,
+    scores,
+    shell_structure,
+)
+
+DEFINITIONS = {
+    "mean_absolute": "mean over all bins of |model - all-atom|",
+    "integrated_absolute": (
+        "integral of |model - all-atom| over the axis: nm for RDFs, 1 for distributions"
+    ),
+    "rmse": "square root of the mean over all bins of (model - all-atom)^2",
+    "jensen_shannon": (
+        "Jensen-Shannon divergence in bits: 0 for equal, 1 for disjoint distributions; for RDFs"
+        " that of pair distances"
+    ),
+    "overlap": "1 - integral |model - all-atom| / integral (model + all-atom)",
+    "score": (
+        "mean overlap of the curves of each observable (rdf, adf, cdf, coordination); combined:"
+        " mean of the observables"
+    ),
+    "_se": "standard error from contiguous time blocks of both trajectories (jackknife)",
+    "_halves": (
+        "the same between the first and the second half of the all-atom frames; smaller errors mean"
+        " nothing"
+    ),
+    "cutoffs": (
+        "first minimum of the all-atom RDF of each pair, nm; longest arm of angles and radius of"
+        " coordination numbers"
+    ),
+    "aggregation": (
+        "frames with beads closer than 0.9 of the smallest all-atom distance of their types, or a"
+        " cluster of beads in contact more than twice as large as any all-atom one; first_frame:"
+        " the first of five such frames in a row"
+    ),
+    "dynamics": (
+        "coefficient: nm^2/ps, one of diffusion only where diffusive is true (exponent of the MSD"
+        " within 0.1 of 1); window: lag times of the fit, ps; speed_up: coefficient of the model"
+        " over that of all-atom; time_factor: ratio of the times to the same MSD"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything computed from one trajectory; order and structure factor only if they were
+    asked for.
+    """
+
+    source: Source
+    structure: Structure
+    diffusion: dict[str, Diffusion] | str
+    order: dict[str, Curve]
+    structure_factor: Curve | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model run beside all-atom."""
+
+    label: str
+    analysis: Analysis
+    comparisons: dict[Key, CurveComparison]
+    aggregation: dict[str, Any]
+
+    @cached_property
+    def scores(self) -> dict[str, float | None]:
+        return scores(self.comparisons)
+
+    def of_kind(self, kind: str) -> dict[tuple[str, ...], CurveComparison]:
+        """Comparisons of one observable by bead types."""
+        return {
+            types: comparison
+            for (found, types), comparison in self.comparisons.items()
+            if found == kind
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All runs beside all-atom.
+
+    Attributes
+    ----------
+    settings : ComparisonConfig
+    r_max : float, nm
+    cutoffs : Cutoffs
+    limits : AggregationLimits
+    all_atom : Analysis
+    results : list of Result
+    """
+
+    settings: ComparisonConfig
+    r_max: float
+    cutoffs: Cutoffs
+    limits: AggregationLimits
+    all_atom: Analysis
+    results: list[Result]
+
+    def groups(self) -> dict[str, list[Result]]:
+        """Runs by label; runs of one label are independent trainings."""
+        labels = dict.fromkeys(result.analysis.source.label for result in self.results)
+        return {
+            label: [result for result in self.results if result.analysis.source.label == label]
+            for label in labels
+        }
+
+
+def compare_models(
+    all_atom: Source, models: Sequence[Source], settings: ComparisonConfig, everything: bool = True
+) -> Comparison:
+    """Compare trajectories of beads with an all-atom one.
+
+    Parameters
+    ----------
+    all_atom : Source
+    models : sequence of Source
+    settings : ComparisonConfig
+    everything : bool
+        With order parameters and structure factors, too.
+
+    Raises
+    ------
+    AnalysisError
+        If a trajectory has other beads or another box volume, is too short for the blocks, if a
+        pair of bead types is empty, or r_max is above half the box.
+    """
+    for model in models:
+        check_comparable(all_atom, model, settings)
+    largest = min(largest_r_max(source.boxes) for source in (all_atom, *models))
+    r_max = settings.r_max or largest
+    if r_max > largest:
+        raise AnalysisError(
+            f"comparison.r_max of {r_max:g} nm is above half the smallest box height; use at most"
+            f" {largest:g} nm."
+        )
+    pairs = pair_structure(all_atom, settings, r_max)
+    for types, curve in pairs.of_kind("rdf").items():
+        if not curve.values.any():
+            raise AnalysisError(
+                f"Beads {'-'.join(types)} never come within {r_max:g} nm in the all-atom frames;"
+                " raise comparison.r_max."
+            )
+    cutoffs = Cutoffs.of(pairs.of_kind("rdf"))
+    limits = AggregationLimits.of(all_atom.positions, all_atom.boxes, all_atom.beads, r_max)
+    reference = _analyse(all_atom, pairs, settings, cutoffs, everything)
+    results = []
+    for label, model in zip(_distinct(models), models, strict=True):
+        model = replace(model, type_names=all_atom.type_names)
+        analysis = _analyse(
+            model, pair_structure(model, settings, r_max), settings, cutoffs, everything
+        )
+        comparisons = compare_structures(reference.structure, analysis.structure)
+        results.append(Result(label, analysis, comparisons, aggregation_numbers(model, limits)))
+    return Comparison(settings, r_max, cutoffs, limits, reference, results)
+
+
+def _analyse(
+    source: Source, pairs: Structure, settings: ComparisonConfig, cutoffs: Cutoffs, everything: bool
+) -> Analysis:
+    structure = Structure(pairs.curves | shell_structure(source, settings, cutoffs).curves)
+    dynamics, blocks = all_diffusion(source, settings.blocks), settings.blocks
+    if not everything:
+        return Analysis(source, structure, dynamics, {}, None)
+    return Analysis(
+        source, structure, dynamics, order_curves(source, blocks), structure_factor(source, blocks)
+    )
+
+
+def _distinct(models: Sequence[Source]) -> list[str]:
+    """Labels, with a number where several models share one."""
+    labels = [model.label for model in models]
+    return [
+        f"{label} {labels[: k + 1].count(label)}" if labels.count(label) > 1 else label
+        for k, label in enumerate(labels)
+    ]
+
+
+# --- plain data ---
+
+
+def report(comparison: Comparison) -> dict[str, Any]:
+    """Everything but the curves, ready for JSON."""
+    source = comparison.all_atom.source
+    return {
+        "all_atom": {
+            "path": str(source.path.absolute()),
+            "sha256": source.identity,
+            "frames": len(source),
+            "dynamics": diffusion_numbers(comparison.all_atom.diffusion, "itself"),
+            **_order(comparison.all_atom),
+            "aggregation_limits": comparison.limits.numbers(),
+        },
+        "cutoffs": {
+            "-".join(pair): distance for pair, distance in comparison.cutoffs.distances.items()
+        },
+        "pairs_without_first_minimum": ["-".join(pair) for pair in comparison.cutoffs.missing],
+        "definitions": DEFINITIONS,
+        "models": [_result(result, comparison) for result in comparison.results],
+        "trainings": {
+            label: _spread(group) for label, group in comparison.groups().items() if len(group) > 1
+        },
+    }
+
+
+def _result(result: Result, comparison: Comparison) -> dict[str, Any]:
+    analysis, reference = result.analysis, comparison.all_atom
+    factors = analysis.structure_factor, reference.structure_factor
+    return {
+        "label": result.label,
+        "model": analysis.source.label,
+        "path": str(analysis.source.path.absolute()),
+        "sha256": analysis.source.identity,
+        "frames": len(analysis.source),
+        "scores": result.scores,
+        "dynamics": diffusion_numbers(analysis.diffusion, reference.diffusion),
+        "aggregation": result.aggregation,
+        **_order(analysis),
+        **({} if None in factors else {"structure_factor_rmse": structure_factor_rmse(*factors)}),
+        "curves": list(error_rows([result])),
+    }
+
+
+def _order(analysis: Analysis) -> dict[str, Any]:
+    return (
+        {"order_q6": {name: curve.whole.mean for name, curve in analysis.order.items()}}
+        if analysis.order
+        else {}
+    )
+
+
+def error_rows(results: Iterable[Result]) -> Iterator[dict[str, Any]]:
+    """One row per run and curve: errors, their standard errors, and those of the all-atom
+    halves.
+    """
+    for result in results:
+        for (kind, types), comparison in result.comparisons.items():
+            yield {
+                "label": result.label,
+                "observable": kind,
+                "types": "-".join(types),
+                **comparison.numbers(),
+            }
+
+
+def _spread(group: list[Result]) -> dict[str, Any]:
+    """Mean and standard deviation over independent trainings, of the scores and of every error."""
+    names = [name for name in group[0].scores if not name.endswith(("_se", "_halves"))]
+    curves = []
+    for kind, types in group[0].comparisons:
+        rows = np.array(
+            [
+                [getattr(result.comparisons[kind, types].error, name) for name in MEASURES]
+                for result in group
+            ]
+        )
+        values = zip(
+            MEASURES, rows.mean(axis=0).tolist(), rows.std(axis=0, ddof=1).tolist(), strict=True
+        )
+        curves.append(
+            {"observable": kind, "types": "-".join(types)}
+            | {name: {"mean": mean, "std": std} for name, mean, std in values}
+        )
+    scores_of = {name: [result.scores[name] for result in group] for name in names}
+    return {
+        "runs": [result.label for result in group],
+        "scores": {
+            name: {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
+            for name, values in scores_of.items()
+        },
+        "curves": curves,
+    }

@@ -1,0 +1,216 @@
+r"""Mean-squared displacement, diffusion, and how much faster coarse-grained dynamics is.
+
+.. math:: \mathrm{MSD}(t) = \left\langle |\mathbf{r}(t_0 + t) - \mathbf{r}(t_0)|^2 \right\rangle,
+\qquad
+          D = \frac{1}{6} \frac{d}{dt} \mathrm{MSD}(t)
+
+averaged over beads and over all time origins; D is the slope of a straight line through a window of
+lag times (Einstein). It is a diffusion coefficient only where the MSD grows linearly, so the
+exponent d ln MSD / d ln t over the window stands beside it. The finite size of the box lowers D
+(Yeh and Hummer, J. Phys. Chem. B 2004, 108, 15873); between runs in the same box most of that
+cancels in the ratio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import freud
+import numpy as np
+
+from openmm_cgkd.exceptions import AnalysisError
+from openmm_cgkd.utils.statistics import standard_error
+
+# of the length of a block: beyond ballistic motion, short enough for many origins
+_WINDOW = (0.1, 0.5)
+_DIFFUSIVE = 0.1  # largest distance of the exponent from 1
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """Diffusion of the beads of one type.
+
+    Attributes
+    ----------
+    lag_times : ndarray, shape (n,), ps
+    msd : ndarray, shape (n,), nm^2
+        Mean over the blocks.
+    msd_se : ndarray, shape (n,), nm^2
+        Standard error over the blocks.
+    coefficient, coefficient_se : float, nm^2/ps
+    exponent : float
+        d ln MSD / d ln t over the window of the fit; 1 for diffusion, less while beads are still in
+        their cages.
+    window : pair of float, ps
+    """
+
+    lag_times: np.ndarray
+    msd: np.ndarray
+    msd_se: np.ndarray
+    coefficient: float
+    coefficient_se: float
+    exponent: float
+    window: tuple[float, float]
+
+    @property
+    def diffusive(self) -> bool:
+        """Whether the MSD grows linearly over the window, so that the coefficient is one of
+        diffusion.
+        """
+        return abs(self.exponent - 1) < _DIFFUSIVE
+
+
+def unwrapped(positions: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Positions that follow every bead across the periodic boundary.
+
+    Right for wrapped and for unwrapped input when no bead moves further than half a box height
+    between frames.
+
+    Parameters
+    ----------
+    positions : ndarray, shape (n_frames, n_beads, 3), nm
+    boxes : ndarray, shape (n_frames, 3, 3), nm
+    """
+    steps = np.diff(np.asarray(positions, dtype=float), axis=0)
+    steps -= np.round(steps @ np.linalg.inv(boxes[1:])) @ boxes[1:]
+    return np.concatenate([positions[:1], positions[0] + np.cumsum(steps, axis=0)])
+
+
+def mean_squared_displacement(positions: np.ndarray) -> np.ndarray:
+    """MSD over beads and all time origins, by Fourier transform (freud).
+
+    Parameters
+    ----------
+    positions : ndarray, shape (n_frames, n_beads, 3), nm
+        Unwrapped.
+
+    Returns
+    -------
+    ndarray, shape (n_frames,), nm^2
+        For lags of 0, 1, ... frames.
+    """
+    # the transform loses digits far from the origin
+    return freud.msd.MSD(mode="window").compute(positions - positions.mean(axis=0)).msd
+
+
+def diffusion(
+    stretches: Sequence[np.ndarray],
+    interval: float,
+    blocks: int = 5,
+    window: tuple[float, float] | None = None,
+) -> Diffusion:
+    """Diffusion coefficient of some beads with a standard error over blocks of time.
+
+    Parameters
+    ----------
+    stretches : sequence of ndarray, shape (n_frames, n_beads, 3), nm
+        Unwrapped positions; stretches of a trajectory between which time is lost, or the one of a
+        whole trajectory.
+    interval : float, ps
+        Time between frames.
+    blocks : int
+        Equally long, as long as can be; none extends over the end of a stretch.
+    window : pair of float, ps, optional
+        Lag times of the fit; from 10 % to 50 % of a block if absent.
+
+    Raises
+    ------
+    AnalysisError
+        If there is no bead, or a block is too short for the window.
+    """
+    total, length = (
+        sum(len(stretch) for stretch in stretches),
+        _block_length([len(stretch) for stretch in stretches], blocks),
+    )
+    pieces = [
+        stretch[k * length : (k + 1) * length]
+        for stretch in stretches
+        for k in range(len(stretch) // length)
+    ]
+    largest = (length - 1) * interval
+    window = window or (_WINDOW[0] * largest, _WINDOW[1] * largest)
+    lags = np.arange(length) * interval
+    inside = (lags > 0) & (lags >= window[0] - 1e-9) & (lags <= window[1] + 1e-9)
+    n_beads = stretches[0].shape[1] if stretches else 0
+    if n_beads == 0 or inside.sum() < 3 or window[1] > largest + 1e-9 or len(pieces) < blocks:
+        raise AnalysisError(
+            f"{total} frames {interval:g} ps apart of {n_beads} beads make {blocks} unbroken blocks"
+            f" with {inside.sum()} lag times between {window[0]:g} and {window[1]:g} ps; a"
+            " diffusion coefficient needs at least 3: simulate longer or use fewer blocks."
+        )
+    msds = np.array([mean_squared_displacement(piece) for piece in pieces])
+    slopes = np.array([np.polyfit(lags[inside], msd[inside], 1)[0] for msd in msds])
+    msd = msds.mean(axis=0)
+    moving = (msd[inside] > 0).all()
+    exponent = np.polyfit(np.log(lags[inside]), np.log(msd[inside]), 1)[0] if moving else np.nan
+    return Diffusion(
+        lags,
+        msd,
+        standard_error(msds),
+        float(slopes.mean()) / 6,
+        float(standard_error(slopes)) / 6,
+        float(exponent),
+        window,
+    )
+
+
+def _block_length(lengths: Sequence[int], blocks: int) -> int:
+    """Most frames that each of so many blocks can have when none extends over the end of a
+    stretch; 1 if it cannot be.
+    """
+    candidates = {length // k for length in lengths for k in range(1, blocks + 1)} - {0}
+    return max(
+        (size for size in candidates if sum(length // size for length in lengths) >= blocks),
+        default=1,
+    )
+
+
+def speed_up(fast: Diffusion, slow: Diffusion) -> tuple[float, float]:
+    """Ratio of two diffusion coefficients, such as coarse-grained over all-atom, and its standard
+    error.
+
+    Raises
+    ------
+    AnalysisError
+        If the slow one does not diffuse.
+    """
+    if not slow.coefficient > 0:
+        raise AnalysisError(
+            f"The reference has a diffusion coefficient of {slow.coefficient:g} nm^2/ps; no"
+            " speed-up can be told."
+        )
+    ratio = fast.coefficient / slow.coefficient
+    relative = (
+        np.hypot(fast.coefficient_se / fast.coefficient, slow.coefficient_se / slow.coefficient)
+        if fast.coefficient
+        else np.inf
+    )
+    return float(ratio), float(abs(ratio) * relative)
+
+
+def time_factor(fast: Diffusion, slow: Diffusion) -> float | None:
+    """How many times longer the slow beads take to move as far as the fast ones.
+
+    Needs no diffusive regime: the ratio of the lag times at which both mean-squared displacements
+    reach half of what the less mobile one reaches within half a block. None if one of them has it
+    from its first lag on.
+    """
+    reached = [curve.msd[: (len(curve.msd) + 1) // 2].max() for curve in (fast, slow)]
+    level = 0.5 * min(reached)
+    times = []
+    for curve in (fast, slow):
+        later = np.flatnonzero(curve.msd >= level)
+        k = later[0] if len(later) else 0
+        if k < 2 or not curve.msd[k - 1] > 0:
+            return None
+        times.append(
+            np.exp(
+                np.interp(
+                    np.log(level),
+                    np.log(curve.msd[k - 1 : k + 1]),
+                    np.log(curve.lag_times[k - 1 : k + 1]),
+                )
+            )
+        )
+    return float(times[1] / times[0])

@@ -1,0 +1,218 @@
+"""What the commands of `cgkd` have in common: their help, their log on the terminal, and what
+becomes of an error.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import typer
+from pydantic import BaseModel, BeforeValidator, PlainSerializer
+from pydantic.fields import FieldInfo
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.table import Table
+from typer.core import TyperCommand, TyperGroup
+
+from openmm_cgkd import __version__
+from openmm_cgkd.config.run import RunConfig, SystemConfig
+from openmm_cgkd.exceptions import CGKDError
+from openmm_cgkd.utils.files import write_text
+from openmm_cgkd.utils.progress import console, logger
+
+# what each command reads of its YAML file, shown by --help
+_READS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
+    "reference": (
+        SystemConfig,
+        ("name", "force_field", "temperature", "molecules", "beads", "reference"),
+    ),
+    "meanforce": (
+        SystemConfig,
+        ("name", "force_field", "temperature", "molecules", "beads", "mean_force"),
+    ),
+    "map": (SystemConfig, ("name", "temperature", "molecules", "beads", "force_map")),
+    "teach": (
+        RunConfig,
+        (
+            "folder",
+            "frames",
+            "max_frames",
+            "mean_forces",
+            "tensorboard",
+            "seed",
+            "workers",
+            "execution",
+            "split",
+            "model",
+            "prior",
+            "teachers",
+        ),
+    ),
+    "label": (
+        RunConfig,
+        ("folder", "frames", "max_frames", "mean_forces", "seed", "split", "teachers", "student"),
+    ),
+    "distill": (
+        RunConfig,
+        (
+            "folder",
+            "frames",
+            "max_frames",
+            "mean_forces",
+            "tensorboard",
+            "seed",
+            "split",
+            "model",
+            "student",
+            "simulation",
+        ),
+    ),
+    "export": (RunConfig, ("folder", "frames")),
+    "simulate": (RunConfig, ("folder", "frames", "potential", "seed", "simulation")),
+    "compare": (RunConfig, ("folder", "frames", "comparison")),
+    "stability": (RunConfig, ("folder", "frames", "potential", "seed", "simulation", "stability")),
+    "run": (RunConfig, tuple(RunConfig.model_fields)),
+}
+
+
+class Group(TyperGroup):
+    """All commands; options of the group are welcome after a command, too."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        if "--debug" in args:
+            args = ["--debug", *(arg for arg in args if arg != "--debug")]
+        return super().parse_args(ctx, args)
+
+
+class Plain(TyperCommand):
+    """A command whose errors become one message and an exit code."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        ctx.obj = {"folder": None}
+        debug = ctx.find_root().params["debug"]
+        with _log_to_terminal():
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt:
+                _fail("interrupted; run the same command to resume", 130, debug)
+            except CGKDError as error:
+                _fail(str(error), 2, debug)
+            except Exception as error:
+                _fail(_unexpected(error, ctx.obj["folder"]), 1, debug)
+
+
+class Stage(Plain):
+    """A stage: its help lists the fields it reads."""
+
+    def format_help(self, ctx: typer.Context, formatter: Any) -> None:
+        super().format_help(ctx, formatter)
+        model, names = _READS[self.name]
+        file = "RUN.yaml" if model is RunConfig else "SYSTEM.yaml"
+        table = Table(
+            title=f"What it reads of {file}", title_justify="left", box=None, padding=(0, 2, 0, 0)
+        )
+        table.add_column("field", no_wrap=True)
+        table.add_column("default")
+        table.add_column("meaning")
+        for row in _field_rows(model, names):
+            table.add_row(*map(escape, row))
+        Console().print(table)
+
+
+def _fail(message: str, code: int, debug: bool) -> None:
+    if debug:
+        console.file.write(traceback.format_exc())
+    console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    raise typer.Exit(code)
+
+
+def _unexpected(error: Exception, folder: Path | None) -> str:
+    message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if folder is None:
+        return f"{message}; repeat with --debug for the traceback."
+    try:
+        write_text(folder / "error.log", f"openmm_cgkd {__version__}\n{traceback.format_exc()}")
+    except OSError:  # for example a full disk
+        return f"{message}; repeat with --debug for the traceback."
+    return f"{message}; the traceback is in {folder / 'error.log'}."
+
+
+@contextmanager
+def _log_to_terminal() -> Iterator[None]:
+    plain = {
+        "show_path": False,
+        "show_level": False,
+        "omit_repeated_times": False,
+        "log_time_format": "%H:%M:%S",
+    }
+    handler = (
+        RichHandler(console=console, **plain)
+        if console.is_terminal
+        else logging.StreamHandler(console.file)
+    )
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def _field_rows(
+    model: type[BaseModel], names: tuple[str, ...], indent: str = ""
+) -> Iterator[tuple[str, str, str]]:
+    """Rows (field, default, meaning) of a configuration section, nested sections indented as in
+    YAML.
+    """
+    for name in names:
+        field = model.model_fields[name]
+        section = _section(field)
+        if section is not None:
+            yield f"{indent}{name}:", "", "list of" if get_origin(field.annotation) is list else ""
+            yield from _field_rows(section, tuple(section.model_fields), indent + "  ")
+            continue
+        unit = _unit(field)
+        default = (
+            "required"
+            if field.is_required()
+            else "absent"
+            if field.default is None
+            else str(field.default)
+        )
+        # a default that is written out carries its unit
+        if unit and not isinstance(field.default, str):
+            default = f"{default} ({unit})"
+        yield (
+            f"{indent}{name}",
+            default,
+            "" if field.description in (None, unit) else field.description,
+        )
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    """The section a field holds one or a list of."""
+    kind = (
+        get_args(field.annotation)[0] if get_origin(field.annotation) is list else field.annotation
+    )
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _unit(field: FieldInfo) -> str:
+    """Unit of a dimensional field, as its serializer writes it; only dimensional types parse
+    their input.
+    """
+    parts = [
+        *field.metadata,
+        *(part for kind in get_args(field.annotation) for part in get_args(kind)[1:]),
+    ]
+    if not any(isinstance(part, BeforeValidator) for part in parts):
+        return ""
+    write = next(part.func for part in parts if isinstance(part, PlainSerializer))
+    return write(1.0).removeprefix("1 ")

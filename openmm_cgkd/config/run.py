@@ -1,0 +1,547 @@
+"""system.yaml and run.yaml: what a fluid is, and what to do with it.
+
+Paths inside a file are relative to the file. Every physical quantity carries a unit; unknown fields
+are errors.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    SerializationInfo,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from openmm_cgkd.exceptions import ConfigError
+from openmm_cgkd.execution.tasks import ExecutionConfig
+from openmm_cgkd.utils.units import (
+    Density,
+    Duration,
+    ForceConstant,
+    Length,
+    Mass,
+    Pressure,
+    Rate,
+    Temperature,
+    Time,
+)
+
+
+def _write_path(path: Path, info: SerializationInfo) -> str:
+    """Keep a path pointing to the same file when its configuration is written into another
+    folder.
+    """
+    if not info.context or path.is_absolute():
+        return str(path)
+    return os.path.relpath(info.context["from"] / path, info.context["to"])
+
+
+_File = Annotated[Path, PlainSerializer(_write_path)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class MoleculeConfig(_Section):
+    """A molecule or ion of the fluid."""
+
+    name: str = Field(min_length=1, description="residue name in the force field")
+    structure: _File = Field(description="PDB file with one molecule and its CONECT records")
+    count: int = Field(gt=0)
+
+
+class BeadConfig(_Section):
+    """A bead: the centre of mass of some atoms of one molecule."""
+
+    type: str = Field(min_length=1, description="bead type name")
+    molecule: str
+    selection: str = Field(
+        "all", description="MDTraj selection of the bead's atoms within the molecule"
+    )
+
+
+class ReferenceConfig(_Section):
+    """Protocol of the all-atom run: pack, minimise, anneal, NPT, NVT at the mean density."""
+
+    initial_density: Density = "0.85 gram/centimeter**3"
+    pressure: Pressure = "1 bar"
+    nonbonded_cutoff: Length = "1.0 nanometer"
+    hydrogen_mass: Mass = "3 dalton"
+    timestep: Time = "4 femtosecond"
+    friction: Rate = "1 / picosecond"
+    annealing_temperature: Temperature = "450 kelvin"
+    annealing: Duration = "60 picosecond"
+    npt: Duration = "200 picosecond"
+    nvt: Duration = "20 picosecond"
+    production: Time = "1000 picosecond"
+    frame_interval: Time = "1 picosecond"
+    snapshot_interval: Time = Field(
+        "10 picosecond", description="between configurations of all atoms in production.xtc"
+    )
+    seed: int = Field(1, ge=1, lt=2**31)
+    platform: str | None = Field(None, description="OpenMM platform; the fastest one if absent")
+    threads: int | None = Field(
+        None, gt=0, description="threads of the CPU platform; all cores if absent"
+    )
+
+
+class MeanForceConfig(_Section):
+    """Protocol of the restrained all-atom runs: the beads are held, all else is averaged over."""
+
+    restraint_constant: ForceConstant = "1e6 kilojoule/mole/nanometer**2"
+    check_constant: ForceConstant = "2.5e5 kilojoule/mole/nanometer**2"
+    check_frames: int = Field(
+        4,
+        ge=0,
+        description="configurations sampled again for the checks: other constant, stronger heating",
+    )
+    starts: int = Field(
+        16,
+        ge=2,
+        description=(
+            "runs per configuration, each with conformations of its own; more continue fewer"
+        ),
+    )
+    annealing_temperature: Temperature = Field(
+        "2000 kelvin", description="at which conformations are renewed"
+    )
+    annealing: Duration = "3 picosecond"
+    cooling: Duration = "24 picosecond"
+    equilibration: Duration = "0.3 picosecond"
+    sampling: Time = "1 picosecond"
+    sample_interval: Time = "0.04 picosecond"
+    execution: ExecutionConfig = ExecutionConfig()
+
+
+class SystemConfig(_Section):
+    """A fluid: molecules, force field, state point and mapping (system.yaml)."""
+
+    name: str = Field(min_length=1)
+    force_field: _File = Field(description="OpenMM force-field XML")
+    temperature: Temperature
+    molecules: list[MoleculeConfig] = Field(min_length=1)
+    beads: list[BeadConfig] = Field(min_length=1)
+    force_map: Literal["basic", "optimal"] = Field(
+        "basic", description="sum over the atoms of a bead, or the least noisy map; see physics.md"
+    )
+    reference: ReferenceConfig = ReferenceConfig()
+    mean_force: MeanForceConfig = MeanForceConfig()
+    _folder: Path = PrivateAttr(default=Path())
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        names = [molecule.name for molecule in self.molecules]
+        if len(set(names)) < len(names):
+            raise ValueError(f"molecule names repeat: {names}; name each molecule once")
+        for bead in self.beads:
+            if bead.molecule not in names:
+                raise ValueError(
+                    f"bead {bead.type} belongs to molecule {bead.molecule}, which is not among"
+                    f" {names}"
+                )
+        return self
+
+    def path(self, relative: Path) -> Path:
+        """Absolute path of a file named in this configuration."""
+        return (self._folder / relative).resolve()
+
+
+class SplitConfig(_Section):
+    """Split of the frames into contiguous time blocks, with a gap between training and held-out
+    blocks.
+    """
+
+    validation: float = Field(
+        0.1, gt=0, lt=1, description="share of frames that chooses the checkpoint"
+    )
+    test: float = Field(0.1, gt=0, lt=1, description="share of frames held out from everything")
+    gap: Duration = Field(
+        "5 picosecond", description="frames dropped on each side of a held-out block"
+    )
+
+
+class ModelConfig(_Section):
+    """TensorNet of torchmd-net with per-bead energies."""
+
+    channels: int = Field(64, gt=0)
+    layers: int = Field(1, ge=0)
+    cutoff: Length = "1.0 nanometer"
+    radial_functions: int = Field(32, gt=1)
+
+
+class PriorConfig(_Section):
+    """Exponential pair repulsion that switches on where the all-atom RDF vanishes."""
+
+    threshold: float = Field(0.001, gt=0, description="t is the first r with g(r) above this")
+    p: float = Field(
+        0.05, gt=0, lt=1, description="force at t as a share of the mean force component"
+    )
+    distance: Length = Field(
+        "0.015 nanometer", description="inside t by this much the force is the mean component"
+    )
+
+
+class TrainingConfig(_Section):
+    """One optimisation."""
+
+    epochs: int = Field(30, gt=0)
+    batch_size: int = Field(4, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    warm_up: float = Field(
+        0.05, ge=0, lt=1, description="share of all steps over which the learning rate rises"
+    )
+    schedule: Literal["cosine", "plateau"] = Field(
+        "cosine", description="fall to 0, or halve after patience/2 epochs without improvement"
+    )
+    patience: int = Field(8, gt=0, description="epochs without improvement before training stops")
+    gradient_clip: float = Field(1.0, gt=0)
+    ema_decay: float = Field(
+        0.999,
+        ge=0,
+        lt=1,
+        description="of the average of the weights, which is the result; 0: last weights",
+    )
+    precision: Literal["float32", "float64", "tf32"] = Field(
+        "float32", description="of the training; tf32 acts on GPUs alone"
+    )
+    devices: int = Field(
+        1, gt=0, description="GPUs, or processes without a GPU, that share every batch"
+    )
+
+    @model_validator(mode="after")
+    def _batches_are_shared_equally(self) -> Self:
+        if self.batch_size % self.devices:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of devices {self.devices}; every"
+                " device takes an equal share"
+            )
+        return self
+
+
+class TeachersConfig(_Section):
+    """Ensemble of force-matching teachers; members differ by seed and by resampled training
+    blocks.
+    """
+
+    count: int = Field(8, gt=0)
+    blocks: int = Field(
+        20, gt=1, description="time blocks that each member resamples with replacement"
+    )
+    training: TrainingConfig = TrainingConfig()
+
+
+class LossWeights(_Section):
+    """Weights of the distillation loss; each term is scaled by the variance of its target."""
+
+    force: float = Field(1.0, ge=0)
+    energy: float = Field(0.0, ge=0, description="total energy per bead, up to a constant")
+    bead_energy: float = Field(0.1, ge=0, description="per-bead energies")
+
+    @model_validator(mode="after")
+    def _not_all_zero(self) -> Self:
+        if self.force == self.energy == self.bead_energy == 0:
+            raise ValueError(
+                "all loss weights are 0; set at least one of force, energy, bead_energy above 0"
+            )
+        return self
+
+
+class ExtraConfig(_Section):
+    """Configurations beyond the all-atom frames, which the teachers label for the student as
+    well.
+    """
+
+    trajectories: list[_File] = Field(
+        [], description="student or teacher MD, DCD or XTC, beads in the order of the frames"
+    )
+    snapshots: int = Field(100, gt=0, description="evenly spaced ones of every trajectory, at most")
+    perturbed: int = Field(
+        0, ge=0, description="training frames whose beads are displaced at random"
+    )
+    displacement: Length = "0.01 nanometer"
+
+
+class OnPolicyConfig(_Section):
+    """Rounds of: simulate with the student, let the teachers label what it visits, train the
+    student again.
+    """
+
+    rounds: int = Field(0, ge=0)
+    production: Time = Field(
+        "20 picosecond", description="of every round; the other settings are those of simulation"
+    )
+    snapshots: int = Field(100, gt=0, description="per round")
+
+
+class StudentConfig(_Section):
+    """The distilled model, or direct force matching for comparison."""
+
+    targets: Literal["ensemble", "single", "noisy"] = Field(
+        "ensemble",
+        description=(
+            "labels: teacher mean, the first teacher alone, or the mapped forces themselves"
+        ),
+    )
+    weights: LossWeights = LossWeights()
+    model: ModelConfig | None = Field(None, description="as the teachers' if absent")
+    training: TrainingConfig = TrainingConfig()
+    spread_weights: bool = Field(
+        False, description="beads on which the teachers disagree count less in the loss"
+    )
+    max_spread: float = Field(
+        2.0,
+        gt=0,
+        description=(
+            "bound on the teachers' disagreement in configurations beyond the frames, see"
+            " physics.md"
+        ),
+    )
+    extra: ExtraConfig = ExtraConfig()
+    on_policy: OnPolicyConfig = OnPolicyConfig()
+
+    @model_validator(mode="after")
+    def _noisy_has_no_energy(self) -> Self:
+        if self.targets == "noisy" and (self.weights.energy or self.weights.bead_energy):
+            raise ValueError(
+                "mapped all-atom frames carry no CG energy; with targets: noisy set energy and"
+                " bead_energy to 0"
+            )
+        if self.targets == "noisy" and (self.beyond_frames or self.spread_weights):
+            raise ValueError(
+                "extra, on_policy and spread_weights need labels of teachers; with targets: noisy"
+                " leave them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _totals_have_something_to_compare_with(self) -> Self:
+        if self.weights.energy and self.training.batch_size < 2:
+            raise ValueError(
+                "weights.energy compares the frames of a batch, and batch_size is 1; set batch_size"
+                " to 2 or more"
+            )
+        return self
+
+    @property
+    def beyond_frames(self) -> bool:
+        """Whether the student learns configurations beyond the all-atom frames."""
+        return bool(self.extra.trajectories or self.extra.perturbed or self.on_policy.rounds)
+
+
+class CommitteeConfig(_Section):
+    """Watch how far the teachers disagree on the forces along the student's trajectory."""
+
+    interval: Time = "1 picosecond"
+    max_ratio: float = Field(
+        1.5, gt=0, description="alarm above this multiple of the largest disagreement in the labels"
+    )
+    action: Literal["warn", "stop"] = "warn"
+
+
+class SimulationConfig(_Section):
+    """Coarse-grained molecular dynamics."""
+
+    timestep: Time | None = Field(
+        None, description="what 'cgkd timestep' recommends, if absent or 'auto'"
+    )
+    friction: Rate = "1 / picosecond"
+    pressure: Pressure | None = Field(
+        None, description="of a Monte Carlo barostat; constant volume if absent"
+    )
+    equilibration: Duration = "5 picosecond"
+    production: Time = "100 picosecond"
+    frame_interval: Time = "0.2 picosecond"
+    platform: str | None = Field(None, description="OpenMM platform; the fastest one if absent")
+    trajectory: Literal["dcd", "xtc"] = "dcd"
+    max_temperature_ratio: float = Field(
+        3.0, gt=1, description="the run stops above this multiple of the set temperature"
+    )
+    committee: CommitteeConfig | None = Field(
+        None, description="watch the teachers' disagreement; not watched if absent"
+    )
+
+    @field_validator("timestep", mode="before")
+    @classmethod
+    def _auto(cls, value: Any) -> Any:
+        return None if value == "auto" else value
+
+
+class ComparisonConfig(_Section):
+    """Structure and dynamics, CG against all-atom."""
+
+    bins: int = Field(150, gt=1)
+    r_max: Length | None = Field(None, description="half the smallest box height if absent")
+    blocks: int = Field(5, gt=1, description="time blocks for standard errors")
+    angle_bins: int = Field(60, gt=1)
+    shell_frames: int = Field(
+        100, gt=1, description="frames at most, evenly spaced, for angles and coordination numbers"
+    )
+
+    @model_validator(mode="after")
+    def _frames_fill_blocks(self) -> Self:
+        if self.shell_frames < 2 * self.blocks:
+            raise ValueError(
+                f"shell_frames of {self.shell_frames} cannot fill {self.blocks} blocks; use at"
+                f" least {2 * self.blocks}"
+            )
+        return self
+
+
+class StabilityConfig(_Section):
+    """Independent coarse-grained runs from different all-atom frames, with the protocol of the
+    simulation section.
+    """
+
+    replicas: int = Field(8, gt=0)
+    duration: Time = "100 picosecond"
+    window: Time = Field("5 picosecond", description="the temperature is averaged over this time")
+    temperature_tolerance: float = Field(
+        0.1, gt=0, description="largest relative excess of that average over the set temperature"
+    )
+
+
+class RunConfig(_Section):
+    """The whole pipeline on one fluid (run.yaml)."""
+
+    system: _File = Field(description="system.yaml of the fluid")
+    folder: _File = Field(description="results, logs and checkpoints")
+    frames: _File | None = Field(
+        None, description="mapped all-atom frames; absent: run the all-atom stage"
+    )
+    potential: _File | None = Field(
+        None, description="exported potential to simulate with; absent: the one that this run makes"
+    )
+    max_frames: int | None = Field(
+        None, gt=0, description="use evenly spaced frames, at most this many, for training"
+    )
+    mean_forces: _File | None = Field(
+        None, description="mean-force frames, to report errors that are free of noise"
+    )
+    tensorboard: bool = Field(False, description="write metrics for TensorBoard, too")
+    seed: int = Field(1, ge=1, lt=2**31)
+    workers: int | None = Field(
+        None, gt=0, description="teachers trained side by side; one per core if absent"
+    )
+    execution: ExecutionConfig = ExecutionConfig()
+    split: SplitConfig = SplitConfig()
+    model: ModelConfig = ModelConfig()
+    prior: PriorConfig = PriorConfig()
+    teachers: TeachersConfig = TeachersConfig()
+    student: StudentConfig = StudentConfig()
+    simulation: SimulationConfig = SimulationConfig()
+    comparison: ComparisonConfig = ComparisonConfig()
+    stability: StabilityConfig = StabilityConfig()
+    _folder: Path = PrivateAttr(default=Path())
+
+    @model_validator(mode="after")
+    def _potential_needs_frames(self) -> Self:
+        if self.potential is not None and self.frames is None:
+            raise ValueError(
+                "potential needs frames beside it, which give beads, box and starting positions;"
+                " set frames"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _spread_needs_teachers(self) -> Self:
+        if self.teachers.count < 2 and (self.student.beyond_frames or self.student.spread_weights):
+            raise ValueError(
+                "one teacher has no spread, which extra, on_policy and spread_weights need; set"
+                " teachers.count to 2 or more"
+            )
+        return self
+
+    def path(self, relative: Path) -> Path:
+        """Absolute path of a file or folder named in this configuration."""
+        return (self._folder / relative).resolve()
+
+    @property
+    def run_folder(self) -> Path:
+        return self.path(self.folder)
+
+
+_Config = TypeVar("_Config", SystemConfig, RunConfig)
+
+
+def describe_mistake(source: Path | str, error: ValidationError) -> str:
+    """One sentence for the first thing wrong in a configuration."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "the file"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "unknown field; check the spelling or remove it"
+    elif first["type"] != "value_error":
+        message = f"got {first['input']!r}: {message[0].lower()}{message[1:]}"
+        if first["type"] == "missing":
+            message = "required field is missing; add it"
+    return f"{source}: {field}: {message}."
+
+
+def parse(kind: type[_Config], data: Any, source: Path | str, folder: Path) -> _Config:
+    """Validate plain data as a configuration; relative paths refer to `folder`.
+
+    Raises
+    ------
+    ConfigError
+        Naming the file, the field, the value and the cure.
+    """
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{source}: expected a mapping of fields to values, got {type(data).__name__}."
+        )
+    try:
+        config = kind.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(describe_mistake(source, error)) from error
+    config._folder = folder.resolve()
+    return config
+
+
+def _load(kind: type[_Config], path: Path | str) -> _Config:
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path}: no such file; give the path of a YAML configuration."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read as YAML ({' '.join(str(error).split())})."
+        ) from error
+    return parse(kind, data, path, path.parent)
+
+
+def load_system(path: Path | str) -> SystemConfig:
+    """Read a system.yaml."""
+    return _load(SystemConfig, path)
+
+
+def load_run(path: Path | str) -> RunConfig:
+    """Read a run.yaml."""
+    return _load(RunConfig, path)
+
+
+def dump(config: SystemConfig | RunConfig, folder: Path | None = None) -> str:
+    """The fully expanded configuration as YAML, every default spelled out.
+
+    Parameters
+    ----------
+    folder : path, optional
+        Where the YAML will be written; its relative paths then refer to that folder.
+    """
+    context = {"from": config._folder.resolve(), "to": folder.resolve()} if folder else None
+    return yaml.safe_dump(config.model_dump(mode="json", context=context), sort_keys=False)

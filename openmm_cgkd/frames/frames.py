@@ -1,0 +1,384 @@
+"""Mapped frames: in memory, and their HDF5 file, which is written, appended after a crash, streamed
+and read.
+
+The file (``docs/formats.md``) is written in HDF5's single-writer mode, so a killed writer leaves a
+readable file; a frame counts only when its checksum, which is written last, is right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import h5py
+import numpy as np
+
+from openmm_cgkd.exceptions import FramesError
+from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.utils.files import replacing
+
+from .hdf5 import (
+    QUANTITIES,
+    Header,
+    append_rows,
+    checksums,
+    create,
+    frame_shapes,
+    opened,
+    read_header,
+    read_rows,
+)
+from .recovery import hold
+
+_STREAM = 2**22  # bytes of frames in memory while a file is streamed
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Mapped frames in memory.
+
+    Attributes
+    ----------
+    positions : ndarray, shape (n_frames, n_beads, 3), nm
+        Not wrapped into the box.
+    forces : ndarray, shape (n_frames, n_beads, 3), kJ/mol/nm
+    box : ndarray, shape (n_frames, 3, 3), nm
+        Box vectors as rows.
+    time : ndarray, shape (n_frames,), ps
+    step : ndarray, shape (n_frames,)
+    beads : BeadTopology
+    attributes : dict
+        Provenance: system, temperature (kelvin), seed, commands, versions.
+    """
+
+    positions: np.ndarray
+    forces: np.ndarray
+    box: np.ndarray
+    time: np.ndarray
+    step: np.ndarray
+    beads: BeadTopology
+    attributes: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: slice | np.ndarray) -> Frames:
+        return Frames(
+            self.positions[index],
+            self.forces[index],
+            self.box[index],
+            self.time[index],
+            self.step[index],
+            self.beads,
+            self.attributes,
+        )
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Quantities of the frames by name, in the order of the file's checksum."""
+        return {name: getattr(self, name) for name in QUANTITIES}
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of the all-atom run, kelvin."""
+        return float(self.attributes["temperature"])
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 over everything that training depends on."""
+        digest = hashlib.sha256()
+        for array in (
+            self.positions,
+            self.forces,
+            self.box,
+            self.time,
+            self.beads.types,
+            self.beads.masses,
+            self.beads.bonds,
+        ):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(json.dumps(self.beads.type_names).encode())
+        return digest.hexdigest()
+
+    @property
+    def smallest_height(self) -> float:
+        """Smallest distance between opposite box faces over all frames, nm; cutoffs must stay
+        below half of it.
+        """
+        return float(smallest_height(self.box))
+
+
+def smallest_height(box: np.ndarray) -> float:
+    """Smallest distance between opposite faces of boxes of shape (..., 3, 3)."""
+    return (1.0 / np.linalg.norm(np.linalg.inv(box), axis=-2)).min()
+
+
+class FrameWriter:
+    """Append mapped frames to an HDF5 file, one at a time, safe against a crash between any two
+    instructions.
+
+    Parameters
+    ----------
+    path : path
+        Created if absent; an existing file of the same beads is continued.
+    beads : BeadTopology
+    attributes : dict
+        Provenance written once, when the file is created.
+    after_step : int, optional
+        Drop frames beyond this step: the step from which the interrupted simulation resumes.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        beads: BeadTopology,
+        attributes: dict[str, Any],
+        after_step: int | None = None,
+    ) -> None:
+        self.path = Path(path)
+        continued = self.path.exists()
+        if continued:
+            found = frames_header(self.path)
+            same = all(
+                np.array_equal(getattr(found.beads, name), getattr(beads, name))
+                for name in ("types", "bonds")
+            )
+            if found.beads.type_names != beads.type_names or not same:
+                raise FramesError(
+                    f"{self.path}: holds other beads than this simulation; write to another file."
+                )
+            attributes = found.attributes
+        # a killed HDF5 writer leaves the file marked as open, so continue in a fresh file that then
+        # takes its place
+        fresh = self.path.with_name(self.path.name + ".tmp")
+        self._file = create(fresh, beads, attributes)
+        try:
+            for frames in iterate_frames(self.path) if continued else ():
+                append_rows(
+                    self._file,
+                    (frames if after_step is None else frames[frames.step <= after_step]).arrays,
+                )
+        except FramesError:
+            self._file.close()
+            fresh.unlink()
+            raise
+        # before the file takes its name, so that a reader never meets a locked one
+        self._file.swmr_mode = True
+        self._hold = hold(fresh)
+        os.replace(fresh, self.path)
+
+    def append(
+        self, positions: np.ndarray, forces: np.ndarray, box: np.ndarray, time: float, step: int
+    ) -> None:
+        """Append one frame; units as in `Frames`.
+
+        Raises
+        ------
+        FramesError
+            If the step does not grow, a shape does not fit the beads, or a value is not finite.
+        """
+        n = len(self._file["checksum"])
+        if n and step <= self._file["step"][n - 1]:
+            raise FramesError(
+                f"{self.path}: step {step} is not after the last frame; resume with after_step or"
+                " write to another file."
+            )
+        frame = {"positions": positions, "forces": forces, "box": box, "time": time, "step": step}
+        for name, values in frame.items():
+            expected = self._file[name].shape[1:]
+            if np.shape(values) != expected:
+                raise FramesError(
+                    f"{self.path}: expected {name} of shape {expected}, got {np.shape(values)};"
+                    " give every bead of the file."
+                )
+            if not np.all(np.isfinite(values)):
+                raise FramesError(
+                    f"{self.path}: {name} at step {step} are not finite; the simulation has failed,"
+                    " use a smaller time step."
+                )
+        self._put(frame)
+        self._file.flush()
+
+    def _put(self, frame: dict[str, Any]) -> None:
+        n = len(self._file["checksum"])
+        for name in QUANTITIES:
+            self._file[name].resize(n + 1, axis=0)
+            self._file[name][n] = frame[name]
+            self._file[name].flush()
+        self._file["checksum"].resize(n + 1, axis=0)  # last, because it makes the frame count
+        self._file["checksum"][n] = checksums(
+            {name: np.asarray(values)[None] for name, values in frame.items()}
+        )[0]
+
+    def close(self) -> None:
+        self._file.close()
+        self._hold.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def frames_header(path: Path | str) -> Header:
+    """Beads, provenance and number of frames of a file, without its frames.
+
+    Raises
+    ------
+    FramesError
+        If the file is missing, foreign or damaged.
+    """
+    with opened(Path(path)) as file:
+        return read_header(file, Path(path))
+
+
+def iterate_frames(path: Path | str) -> Iterator[Frames]:
+    """Stream every whole frame of a file in pieces of a few megabytes; memory does not grow with
+    the file.
+
+    Raises
+    ------
+    FramesError
+        If the file is missing or foreign, or holds a damaged frame before its last whole one, or a
+        value that is not finite. What comes after the last whole frame is left out.
+    """
+    with opened(Path(path)) as file:
+        header = read_header(file, Path(path))
+        yield from _whole_frames(
+            file, header, Path(path), max(1, _STREAM // (24 * header.beads.n_beads))
+        )
+
+
+def _whole_frames(file: h5py.File, header: Header, path: Path, size: int) -> Iterator[Frames]:
+    """Frames up to the first torn one, `size` at a time."""
+    torn = None  # index of the first torn frame, once it is met
+    for first in range(0, header.rows, size):
+        arrays, good = read_rows(file, slice(first, min(first + size, header.rows)))
+        n = 0 if torn is not None else len(good) if good.all() else int(np.argmin(good))
+        if n < len(good):
+            torn = first + n if torn is None else torn
+            if good[n:].any():
+                raise FramesError(
+                    f"{path}: frame {torn} is damaged (checksum differs) but later ones are not;"
+                    " restore it from a copy."
+                )
+        if n:
+            frames = Frames(**arrays, beads=header.beads, attributes=header.attributes)[:n]
+            _check_finite(frames, first, path)
+            yield frames
+
+
+def _check_finite(frames: Frames, first: int, path: Path) -> None:
+    for name in ("positions", "forces", "box"):
+        bad = ~np.isfinite(getattr(frames, name)).all(axis=(1, 2))
+        if bad.any():
+            raise FramesError(
+                f"{path}: {name} of frame {first + np.argmax(bad)} are not finite; remove that"
+                " frame or make the file again."
+            )
+
+
+def read_frames(path: Path | str, allow_empty: bool = False) -> Frames:
+    """Read every whole frame of a file, whether its writer closed it, still writes it, or was
+    killed.
+
+    Raises
+    ------
+    FramesError
+        If the file is missing, foreign, empty, or holds a damaged frame before its last whole one.
+    """
+    path = Path(path)
+    with opened(path) as file:
+        header = read_header(file, path)
+        for frames in _whole_frames(file, header, path, max(1, header.rows)):
+            return frames
+    if not allow_empty:
+        raise FramesError(
+            f"{path}: holds no whole frame; make mapped frames with 'cgkd reference' or 'cgkd map'."
+        )
+    empty = {
+        name: np.zeros((0, *shape)) for name, shape in frame_shapes(header.beads.n_beads).items()
+    }
+    return Frames(**empty, beads=header.beads, attributes=header.attributes)
+
+
+def write_stream(
+    path: Path, beads: BeadTopology, attributes: dict[str, Any], parts: Iterable[Frames]
+) -> int:
+    """Write frames as they come, complete or not at all; memory does not grow with their number.
+
+    Returns
+    -------
+    int
+        Number of frames.
+    """
+    with replacing(path) as fresh, create(fresh, beads, attributes, at_once=True) as file:
+        for part in parts:
+            append_rows(file, part.arrays)
+        return len(file["checksum"])
+
+
+def write_frames(frames: Frames, path: Path | str) -> None:
+    """Write frames as a compressed file, complete or not at all; for shipping and for parts of
+    a file.
+    """
+    with replacing(Path(path)) as fresh, create(fresh, frames.beads, frames.attributes) as file:
+        for name, values in frames.arrays.items():
+            del file[name]
+            file.create_dataset(name, data=values, chunks=True, compression="gzip", shuffle=True)
+        del file["checksum"]
+        file["checksum"] = checksums(frames.arrays)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Frame indices of each part; every part is a contiguous stretch of time."""
+
+    training: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def split_frames(time: np.ndarray, validation: float, test: float, gap: float) -> Split:
+    """Split into contiguous time blocks: training, gap, validation, gap, test.
+
+    Parameters
+    ----------
+    time : ndarray, shape (n_frames,), ps
+    validation, test : float
+        Shares of all frames.
+    gap : float
+        Time in ps between parts; longer than the force correlation time, so that held-out frames
+        are independent.
+
+    Raises
+    ------
+    FramesError
+        If a part would be empty.
+    """
+    n = len(time)
+    n_test, n_validation = round(n * test), round(n * validation)
+    first_test, first_validation = n - n_test, n - n_test - n_validation
+    index = np.arange(n)
+    if min(n_test, n_validation, first_validation) > 0:
+        in_training = time < time[first_validation] - gap
+        in_validation = (index >= first_validation) & (time < time[first_test] - gap)
+        split = Split(
+            index[:first_validation][in_training[:first_validation]],
+            index[in_validation],
+            index[first_test:],
+        )
+        if min(len(split.training), len(split.validation)) > 0:
+            return split
+    span = time[-1] - time[0] if n else 0.0
+    raise FramesError(
+        f"{n} frames over {span:g} ps cannot be split into training, validation ({validation:g})"
+        f" and test ({test:g}) with gaps of {gap:g} ps; use more frames, larger shares or a smaller"
+        " gap."
+    )

@@ -1,0 +1,236 @@
+"""HDF5 layout of the file of mapped frames: datasets, attributes, checksums (``docs/formats.md``).
+
+One extendable dataset per quantity with the frame as first axis, a CRC-32 per frame, bead data
+under ``/beads``, provenance as attributes of the root. What the frames mean, and how they are read
+and written, is in ``frames.py``.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from openmm_cgkd.exceptions import CGKDError, FramesError
+from openmm_cgkd.mapping.mapping import BeadTopology
+
+from .recovery import MendedFile, is_held, is_open
+
+FORMAT = "openmm_cgkd frames"
+VERSION = 1
+_SHAPES = {"positions": (-1, 3), "forces": (-1, 3), "box": (3, 3), "time": (), "step": ()}
+_TYPES = {"positions": "f4", "forces": "f4", "box": "f8", "time": "f8", "step": "i8"}
+QUANTITIES = tuple(_SHAPES)
+_BEAD_DATA = ("types", "masses", "molecules", "charges")
+# what h5py raises on damaged files
+READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError)
+_BLOCK = 256  # frames whose checksums are computed at once
+_CHUNK = 2**16  # bytes of an HDF5 chunk of a file that is written at once
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself.
+
+    Attributes
+    ----------
+    beads : BeadTopology
+    attributes : dict
+        Provenance.
+    rows : int
+        Frames that have all quantities; the last ones may be torn.
+    begun : int
+        Frames that have any quantity.
+    """
+
+    beads: BeadTopology
+    attributes: dict[str, Any]
+    rows: int
+    begun: int
+
+
+def checksums(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """CRC-32 of each frame over all quantities in the order of `QUANTITIES`, shape (n_frames,)."""
+    n = len(arrays["step"])
+    sums = np.zeros(n, dtype="u4")
+    for first in range(0, n, _BLOCK):
+        parts = []
+        for name in QUANTITIES:
+            values = np.ascontiguousarray(arrays[name][first : first + _BLOCK], dtype=_TYPES[name])
+            parts.append(values.reshape(len(values), math.prod(values.shape[1:])).view(np.uint8))
+        sums[first : first + _BLOCK] = [zlib.crc32(row) for row in np.concatenate(parts, axis=1)]
+    return sums
+
+
+def frame_shapes(n_beads: int) -> dict[str, tuple[int, ...]]:
+    """Shape of each quantity in one frame."""
+    return {
+        name: tuple(n_beads if s == -1 else s for s in shape) for name, shape in _SHAPES.items()
+    }
+
+
+def create(
+    path: Path, beads: BeadTopology, attributes: dict[str, Any], at_once: bool = False
+) -> h5py.File:
+    """New file without frames.
+
+    Parameters
+    ----------
+    at_once : bool
+        The file is written in large pieces and not shared while it grows. Otherwise every frame of
+        beads is a chunk of its own, so that appending never rewrites an earlier frame.
+    """
+    file = h5py.File(path, "w", libver="latest")
+    file.attrs.update({"format": FORMAT, "version": VERSION, **attributes})
+    write_beads(file, beads)
+    for name, shape in frame_shapes(beads.n_beads).items():
+        rows = 256
+        if name in ("positions", "forces"):
+            rows = max(1, _CHUNK // (12 * beads.n_beads)) if at_once else 1
+        file.create_dataset(
+            name,
+            shape=(0, *shape),
+            maxshape=(None, *shape),
+            chunks=(rows, *shape),
+            dtype=_TYPES[name],
+        )
+    file.create_dataset("checksum", shape=(0,), maxshape=(None,), chunks=(256,), dtype="u4")
+    return file
+
+
+def write_beads(file: h5py.File, beads: BeadTopology) -> None:
+    """Group ``beads``; bonds are left out where there are none."""
+    group = file.create_group("beads")
+    group.attrs["type_names"] = list(beads.type_names)
+    for name in _BEAD_DATA:
+        group[name] = getattr(beads, name)
+    if len(beads.bonds):
+        group["bonds"] = beads.bonds
+
+
+def read_beads(file: h5py.File) -> BeadTopology:
+    """What `write_beads` has written."""
+    group = file["beads"]
+    bonds = group["bonds"][:] if "bonds" in group else None
+    return BeadTopology(
+        tuple(str(name) for name in group.attrs["type_names"]),
+        *(group[name][:] for name in _BEAD_DATA),
+        bonds,
+    )
+
+
+def append_rows(file: h5py.File, arrays: dict[str, np.ndarray]) -> None:
+    """Append frames; the checksums come last, because they make a frame count."""
+    first, last = len(file["checksum"]), len(file["checksum"]) + len(arrays["step"])
+    for name, values in {**arrays, "checksum": checksums(arrays)}.items():
+        file[name].resize(last, axis=0)
+        file[name][first:last] = values
+
+
+def read_rows(file: h5py.File, rows: slice) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Quantities of some frames, and whether the checksum of each is right."""
+    arrays = {name: file[name][rows] for name in QUANTITIES}
+    return arrays, checksums(arrays) == file["checksum"][rows]
+
+
+@contextmanager
+def opened(path: Path, mend: bool = False) -> Iterator[h5py.File]:
+    """Open for reading, whether the writer closed the file, still writes it, or was killed.
+
+    Parameters
+    ----------
+    mend : bool
+        Read zeros where the file's tail is lost.
+
+    Raises
+    ------
+    FramesError
+        If the file is missing or is not readable HDF5.
+    """
+    if not path.exists():
+        raise FramesError(
+            f"{path}: no such file; make mapped frames with 'cgkd reference' or 'cgkd map'."
+        )
+    try:
+        with _open(path, mend) as file:
+            yield file
+    except CGKDError:
+        raise
+    except READ_ERRORS as error:
+        raise FramesError(
+            f"{path}: is not an HDF5 file of mapped frames, or is damaged; try 'cgkd verify {path}"
+            " --repair', or make it again."
+        ) from error
+
+
+@contextmanager
+def _open(path: Path, mend: bool) -> Iterator[h5py.File]:
+    if mend or (is_open(path) and not is_held(path)):
+        with MendedFile(path) as mended, h5py.File(mended, "r") as file:
+            yield file
+        return
+    # single-writer mode only if needed: in that mode HDF5 retries for minutes what it cannot read
+    # in a damaged file
+    with (
+        h5py.File(path, "r", libver="latest", swmr=True) if is_open(path) else h5py.File(path, "r")
+    ) as file:
+        yield file
+
+
+def read_header(file: h5py.File, path: Path) -> Header:
+    """Check what every file of mapped frames must have.
+
+    Raises
+    ------
+    FramesError
+        If the file is of another kind or a newer version, or a quantity is missing or has another
+        shape.
+    """
+    if file.attrs.get("format") != FORMAT:
+        raise FramesError(
+            f"{path}: is not a file of mapped frames; make one with 'cgkd reference' or 'cgkd map'."
+        )
+    if file.attrs["version"] > VERSION:
+        raise FramesError(
+            f"{path}: has format version {file.attrs['version']}, this package reads up to"
+            f" {VERSION}; upgrade openmm_cgkd."
+        )
+    missing = [name for name in (*QUANTITIES, "checksum") if name not in file]
+    if missing:
+        raise FramesError(
+            f"{path}: has no {' and no '.join(missing)}; force matching needs positions and forces"
+            " of every frame."
+        )
+    beads = read_beads(file)
+    lengths = {name: len(getattr(beads, name)) for name in _BEAD_DATA}
+    if len(set(lengths.values())) > 1:
+        raise FramesError(
+            f"{path}: bead data have different lengths {lengths}; make the file again."
+        )
+    if len(beads.bonds) and not 0 <= beads.bonds.min() <= beads.bonds.max() < beads.n_beads:
+        raise FramesError(
+            f"{path}: has bonds of beads {beads.bonds.min()} to {beads.bonds.max()} of"
+            f" {beads.n_beads}; make the file again."
+        )
+    for name, expected in frame_shapes(beads.n_beads).items():
+        if file[name].shape[1:] != expected:
+            raise FramesError(
+                f"{path}: {name} have shape {file[name].shape[1:]} per frame, expected {expected}"
+                f" for {beads.n_beads} beads."
+            )
+    attributes = {
+        key: _plain(value) for key, value in file.attrs.items() if key not in ("format", "version")
+    }
+    lengths = [len(file[name]) for name in (*QUANTITIES, "checksum")]
+    return Header(beads, attributes, min(lengths), max(lengths))
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

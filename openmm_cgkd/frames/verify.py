@@ -1,0 +1,256 @@
+"""Check a file of mapped frames from end to end, and save its whole frames if its tail is torn."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from openmm_cgkd.exceptions import AnalysisError, FramesError
+from openmm_cgkd.utils.files import replacing
+
+from .correlation import ForceAutocorrelation
+from .frames import Frames, frames_header, iterate_frames, write_stream
+from .hdf5 import READ_ERRORS, Header, opened, read_header, read_rows
+from .recovery import is_held, is_open
+
+logger = logging.getLogger(__name__)
+
+_AVOGADRO_NM3 = 602.214076  # (dalton / nm^3) per (g / cm^3)
+
+
+@dataclass(frozen=True)
+class FramesReport:
+    """What `verify_frames` found.
+
+    Attributes
+    ----------
+    header : Header
+        Beads and provenance.
+    frames : int
+        Whole frames.
+    first, last : float
+        Time of the first and the last frame, ps.
+    box : ndarray, shape (3, 3), nm
+        Mean box vectors.
+    volume_spread : float
+        Standard deviation of the volume as a share of its mean; zero at constant volume.
+    density : float
+        Mean, g/cm^3.
+    force_rms : float
+        Root mean square force component, kJ/mol/nm.
+    correlation : ForceAutocorrelation
+    being_written : bool
+        Whether a process has the file open for writing.
+    """
+
+    header: Header
+    frames: int
+    first: float
+    last: float
+    box: np.ndarray
+    volume_spread: float
+    density: float
+    force_rms: float
+    correlation: ForceAutocorrelation
+    being_written: bool
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Label and value of every line of the printed table."""
+        beads = Counter(self.header.beads.names)
+        edges, spread = np.linalg.norm(self.box, axis=1), self.volume_spread
+        ensemble = (
+            f"volume fluctuates by {100 * spread:.2g} %" if spread > 1e-6 else "constant volume"
+        )
+        return [
+            ("frames", str(self.frames)),
+            (
+                "beads",
+                (
+                    f"{self.header.beads.n_beads}"
+                    f" ({', '.join(f'{n} {name}' for name, n in beads.items())})"
+                ),
+            ),
+            ("time", f"{self.first:g} to {self.last:g} ps"),
+            ("box", f"{' x '.join(f'{edge:.4f}' for edge in edges)} nm, {ensemble}"),
+            ("density", f"{self.density:.4f} g/cm^3"),
+            ("temperature", f"{float(self.header.attributes['temperature']):g} K"),
+            ("force, RMS component", f"{self.force_rms:.1f} kJ/mol/nm"),
+            ("force correlation", describe(self.correlation)),
+            (
+                "checks",
+                "schema, checksums, finite values, growing steps and times, boxes: all right",
+            ),
+            *([("writer", "a process is still writing this file")] if self.being_written else []),
+        ]
+
+
+def describe(correlation: ForceAutocorrelation) -> str:
+    """Integrated time and the distance of independent frames, for people."""
+    try:
+        stride, interval = correlation.independent_stride, correlation.interval
+        if stride == 1:
+            return f"shorter than the {interval:g} ps between frames; every frame is independent"
+        bound = "" if correlation.is_complete else "more than "
+        return (
+            f"integrated time {bound}{correlation.integrated_time:.3g} ps; one frame in {stride} is"
+            " independent"
+        )
+    except AnalysisError as error:
+        return str(error)
+
+
+def verify_frames(path: Path | str, repair: bool = False) -> FramesReport:
+    """Read a whole file of mapped frames and check its schema, checksums, values, steps, times and
+    boxes.
+
+    Memory does not grow with the number of frames.
+
+    Parameters
+    ----------
+    path : path
+    repair : bool
+        Save the whole frames of a file whose tail is torn, because its writer was killed or the end
+        of the file is lost. The file is replaced only when the new one is complete and has passed
+        the same checks.
+
+    Raises
+    ------
+    FramesError
+        If the file is missing, foreign, damaged or torn, or a check fails. The file is then as
+        before.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FramesError(f"{path}: is a folder; give a file of mapped frames.")
+    being_written = path.exists() and is_open(path) and is_held(path)
+    if repair and being_written:
+        raise FramesError(
+            f"{path}: is being written by another process; repair it when that has ended."
+        )
+    try:
+        report = _scan(path, being_written)
+    except FramesError as error:
+        if not repair or not path.exists():
+            raise
+        return _repair(path, error)
+    torn = 0 if being_written else report.header.begun - report.frames
+    problem = FramesError(
+        f"{path}: ends in {torn} torn after {report.frames} whole frames; save these with 'cgkd"
+        f" verify {path} --repair'."
+    )
+    if repair and (torn or is_open(path)):
+        return _repair(path, problem)
+    if torn:
+        raise problem
+    return report
+
+
+def _scan(path: Path, being_written: bool) -> FramesReport:
+    """Stream all frames once."""
+    header, n = frames_header(path), 0
+    _check_header(header, path)
+    first = time = step = -np.inf
+    box, volumes, densities, squares = np.zeros((3, 3)), np.zeros(2), 0.0, 0.0
+    correlation = ForceAutocorrelation()
+    for frames in iterate_frames(path):
+        _check_growth(frames, time, step, n, path)
+        volume = np.linalg.det(frames.box)  # nm^3
+        if not (volume > 0).all():
+            raise FramesError(
+                f"{path}: the box of frame {n + np.argmin(volume > 0)} has no volume; remove that"
+                " frame or make the file again."
+            )
+        first = frames.time[0] if n == 0 else first
+        time, step, n = frames.time[-1], frames.step[-1], n + len(frames)
+        box += frames.box.sum(axis=0)
+        volumes += volume.sum(), (volume**2).sum()
+        densities += (header.beads.masses.sum() / volume / _AVOGADRO_NM3).sum()
+        squares += np.vdot(frames.forces, frames.forces)
+        correlation.compute(frames)
+    if n == 0:
+        raise FramesError(
+            f"{path}: holds no whole frame; make mapped frames with 'cgkd reference' or 'cgkd map'."
+        )
+    mean, square = volumes / n
+    spread = np.sqrt(max(square - mean**2, 0.0)) / mean
+    rms = np.sqrt(squares / (3 * n * header.beads.n_beads))
+    return FramesReport(
+        header, n, first, time, box / n, spread, densities / n, rms, correlation, being_written
+    )
+
+
+def _check_header(header: Header, path: Path) -> None:
+    beads = header.beads
+    if len(beads.types) and not 0 <= beads.types.min() <= beads.types.max() < len(beads.type_names):
+        raise FramesError(
+            f"{path}: bead types are not indices into the {len(beads.type_names)} names"
+            f" {beads.type_names}; make it again."
+        )
+    if not (beads.masses > 0).all():
+        raise FramesError(
+            f"{path}: bead {np.argmin(beads.masses > 0)} has no mass; make the file again with true"
+            " masses."
+        )
+    if not isinstance(header.attributes.get("temperature"), int | float):
+        raise FramesError(
+            f"{path}: has no attribute 'temperature' in kelvin; add it, training and simulation"
+            " need it."
+        )
+
+
+def _check_growth(frames: Frames, time: float, step: float, n: int, path: Path) -> None:
+    """Steps and times grow from frame to frame; `time` and `step` are those of frame n - 1."""
+    for name, last in (("time", time), ("step", step)):
+        values = getattr(frames, name)
+        growing = np.diff(values, prepend=last) > 0
+        if not growing.all():
+            k = int(np.argmin(growing))
+            before = values[k - 1] if k else last
+            raise FramesError(
+                f"{path}: {name} of frame {n + k} is {values[k]:g}, not after {before:g}; remove"
+                " repeated frames."
+            )
+
+
+def _repair(path: Path, problem: FramesError) -> FramesReport:
+    """Write the whole frames to a new file, check it, and let it take the place of the old one."""
+    try:
+        with opened(path, mend=True) as file:
+            header = read_header(file, path)
+    except FramesError:
+        raise problem from None
+    with replacing(path) as fresh:
+        n = write_stream(fresh, header.beads, header.attributes, _rescued(path, header))
+        if n == 0:
+            raise problem
+        try:
+            report = _scan(fresh, being_written=False)
+        except FramesError:  # what is wrong is not its tail
+            raise problem from None
+    logger.info("%s: kept %d whole frames, dropped %d torn", path, n, header.begun - n)
+    return report
+
+
+def _rescued(path: Path, header: Header) -> Iterator[Frames]:
+    """Whole frames one by one, up to the first that is torn or cannot be read."""
+    torn = None
+    with opened(path, mend=True) as file:
+        for k in range(header.rows):
+            try:
+                arrays, good = read_rows(file, slice(k, k + 1))
+            except READ_ERRORS:
+                good = [False]
+            if good[0] and torn is not None:
+                raise FramesError(
+                    f"{path}: frame {torn} is damaged but frame {k} is not, so it is not the tail;"
+                    " restore it from a copy."
+                )
+            if good[0]:
+                yield Frames(**arrays, beads=header.beads, attributes=header.attributes)
+            elif torn is None:
+                torn = k

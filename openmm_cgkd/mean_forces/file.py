@@ -1,0 +1,176 @@
+"""The HDF5 file of mean-force frames: conditional mean forces on beads, with their standard
+errors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from openmm_cgkd.exceptions import FramesError
+from openmm_cgkd.frames.hdf5 import read_beads, write_beads
+from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.utils.files import replacing
+
+FORMAT = "openmm_cgkd mean forces"
+VERSION = 1
+_ARRAYS = {"positions": "f4", "forces": "f4", "standard_error": "f4", "box": "f8", "time": "f8"}
+_ESTIMATES = ("first", "second", "first_error", "second_error")
+
+
+@dataclass(frozen=True)
+class MeanForces:
+    """Mean forces at fixed bead configurations.
+
+    Attributes
+    ----------
+    positions : ndarray, shape (n_frames, n_beads, 3), nm
+        Mean bead positions of the restrained runs, to which the forces belong.
+    forces : ndarray, shape (n_frames, n_beads, 3), kJ/mol/nm
+        Mean mapped force of the atoms, without the restraint.
+    standard_error : ndarray, shape (n_frames, n_beads, 3), kJ/mol/nm
+        From the scatter of starts and from what they remember of each other.
+    box : ndarray, shape (n_frames, 3, 3), nm
+    time : ndarray, shape (n_frames,), ps
+        Of the configuration in the all-atom trajectory it was taken from.
+    beads : BeadTopology
+    attributes : dict
+        Provenance: trajectory, restraint constant, protocol, versions.
+    """
+
+    positions: np.ndarray
+    forces: np.ndarray
+    standard_error: np.ndarray
+    box: np.ndarray
+    time: np.ndarray
+    beads: BeadTopology
+    attributes: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def variance(self, beads: np.ndarray | slice = slice(None)) -> float:
+        """Variance of the mean force per component over the chosen beads, (kJ/mol/nm)^2, freed of
+        its own error.
+
+        The estimate's square is on average the true square plus the squared standard error, which
+        is subtracted.
+        """
+        return float(
+            (self.forces[:, beads] ** 2).mean() - (self.standard_error[:, beads] ** 2).mean()
+        )
+
+
+@dataclass(frozen=True)
+class Check:
+    """Two estimates of what should be the same mean forces, each of shape (n_frames, n_beads, 3),
+    kJ/mol/nm.
+
+    Attributes
+    ----------
+    first, second : ndarray
+    first_error, second_error : ndarray
+        Standard errors from what differs between the two; what they share does not count.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    first_error: np.ndarray
+    second_error: np.ndarray
+
+    def agreement(self) -> dict[str, float]:
+        """How well they agree.
+
+        Returns
+        -------
+        dict
+            ``slope``, with ``slope_error``: <F1 F2> / <F1^2>, noise subtracted; 1 if they estimate
+            the same force. ``difference``: root mean square of F1 - F2 per component; ``expected``:
+            what the standard errors make of it; kJ/mol/nm.
+        """
+        first, second = self.first.astype(float), self.second.astype(float)
+        noise, other = (
+            float((error.astype(float) ** 2).mean())
+            for error in (self.first_error, self.second_error)
+        )
+        signal = (first**2).mean() - noise
+        error = np.sqrt((noise + other) * signal + 2 * noise * other) / signal / np.sqrt(first.size)
+        return {
+            "slope": float((first * second).mean() / signal),
+            "slope_error": float(error),
+            "difference": float(np.sqrt(((first - second) ** 2).mean())),
+            "expected": float(np.sqrt(noise + other)),
+        }
+
+
+def write_mean_forces(
+    path: Path | str, mean_forces: MeanForces, checks: dict[str, Check] | None = None
+) -> None:
+    """Write a file of mean-force frames, complete or not at all.
+
+    Parameters
+    ----------
+    checks : dict, optional
+        By name; each becomes a group of the file.
+    """
+    with replacing(Path(path)) as fresh, h5py.File(fresh, "w") as file:
+        file.attrs.update({"format": FORMAT, "version": VERSION, **mean_forces.attributes})
+        write_beads(file, mean_forces.beads)
+        for name, kind in _ARRAYS.items():
+            _put(file, name, getattr(mean_forces, name), kind)
+        for name, check in (checks or {}).items():
+            group = file.create_group(f"checks/{name}")
+            group.attrs.update(check.agreement())
+            for part in _ESTIMATES:
+                _put(group, part, getattr(check, part), "f4")
+
+
+def _put(group: h5py.Group, name: str, values: np.ndarray, kind: str) -> None:
+    group.create_dataset(
+        name, data=np.asarray(values, dtype=kind), compression="gzip", shuffle=True
+    )
+
+
+def read_mean_forces(path: Path | str) -> MeanForces:
+    """Read the mean-force frames of a file.
+
+    Raises
+    ------
+    FramesError
+        If the file is missing, foreign or damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FramesError(f"{path}: no such file; make mean-force frames with 'cgkd meanforce'.")
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format") != FORMAT:
+                raise FramesError(
+                    f"{path}: is not a file of mean-force frames; make one with 'cgkd meanforce'."
+                )
+            if file.attrs["version"] > VERSION:
+                raise FramesError(
+                    f"{path}: has format version {file.attrs['version']}, this package reads up to"
+                    f" {VERSION}; upgrade openmm_cgkd."
+                )
+            beads = read_beads(file)
+            values = {name: file[name][:] for name in _ARRAYS}
+            attributes = {
+                key: value.item() if isinstance(value, np.generic) else value
+                for key, value in file.attrs.items()
+            }
+    except (OSError, KeyError, RuntimeError) as error:  # h5py raises all of these on damaged files
+        raise FramesError(
+            f"{path}: is not an HDF5 file of mean-force frames, or is damaged; make it again with"
+            " 'cgkd meanforce'."
+        ) from error
+    for name in ("positions", "forces", "standard_error"):
+        if not np.isfinite(values[name]).all():
+            raise FramesError(
+                f"{path}: {name} are not finite; make the file again with 'cgkd meanforce'."
+            )
+    return MeanForces(**values, beads=beads, attributes=attributes)

@@ -1,0 +1,76 @@
+"""Bonds and angles for simulation: the terms of `bonded.BondedPrior` with analytic forces.
+
+``members`` (n_terms, 3) holds the beads of bonds, the third of them -1, and of angles, the middle
+one in the middle; ``terms`` (n_terms, 2) their k (kJ/mol/nm^2, kJ/mol) and r0 (nm) or c0.
+"""
+
+from __future__ import annotations
+
+import math
+
+from .jit import compiled
+from .neighbors import image
+
+_FAR = 1e3  # nm
+
+_serial = compiled()
+
+
+@_serial
+def without(start, count, column, distance, members):
+    """Distances of edges, so large between the ends of bonds and angles that no repulsion acts
+    there.
+    """
+    if len(members) == 0:
+        return distance
+    apart = distance.copy()
+    for m in range(len(members)):
+        i, j = members[m, 0], members[m, 1] if members[m, 2] < 0 else members[m, 2]
+        for a, b in ((i, j), (j, i)):
+            for e in range(start[a], start[a] + count[a]):
+                if column[e] == b:
+                    apart[e] = _FAR
+    return apart
+
+
+@_serial
+def _vector(points, box, i, j):
+    return image(
+        points[j, 0] - points[i, 0], points[j, 1] - points[i, 1], points[j, 2] - points[i, 2], box
+    )
+
+
+@_serial
+def bonded(points, box, members, terms, gradient):
+    """Energy, kJ/mol; its gradient is added to ``gradient`` (n_beads, 3). ``box`` is that of
+    `cells.box_numbers`.
+    """
+    energy = 0.0
+    for m in range(len(members)):
+        i, j, k = members[m]
+        constant, centre = terms[m]
+        if k < 0:
+            x, y, z = _vector(points, box, i, j)
+            r = math.sqrt(x * x + y * y + z * z)
+            energy += 0.5 * constant * (r - centre) ** 2
+            slope = constant * (r - centre) / r
+            for axis, d in enumerate((x, y, z)):
+                gradient[j, axis] += slope * d
+                gradient[i, axis] -= slope * d
+        else:
+            u, v = _vector(points, box, j, i), _vector(points, box, j, k)
+            uu, vv = (
+                u[0] * u[0] + u[1] * u[1] + u[2] * u[2],
+                v[0] * v[0] + v[1] * v[1] + v[2] * v[2],
+            )
+            product = math.sqrt(uu * vv)
+            cosine = (u[0] * v[0] + u[1] * v[1] + u[2] * v[2]) / product
+            energy += 0.5 * constant * (cosine - centre) ** 2
+            slope = constant * (cosine - centre)
+            for axis in range(3):
+                to_i = slope * (v[axis] / product - cosine * u[axis] / uu)
+                to_k = slope * (u[axis] / product - cosine * v[axis] / vv)
+                gradient[i, axis] += to_i
+                gradient[k, axis] += to_k
+                gradient[j, axis] -= to_i + to_k
+    return energy

@@ -1,0 +1,218 @@
+"""One evaluation of a potential at given positions, compiled as a whole."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+from . import network as fused
+from .bonded import bonded, without
+from .edges import edge_space, find_edges, position_gradient
+from .jit import compiled
+from .simd import padded
+
+N_INTERVALS = 512  # of the distance, in radial tables
+
+_serial = compiled()
+
+
+class _Buffers(threading.local):
+    """Memory that each thread keeps from one evaluation to the next: fresh pages cost large
+    systems as much as the arithmetic.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[int, np.ndarray] = {}
+        self.key: tuple = ()
+        self.space: tuple = ()
+
+
+_buffers = _Buffers()
+
+
+def workspace(n_beads: int, n_listed: int, channels: int, n_layers: int, dtype: np.dtype) -> tuple:
+    """Arrays in which `evaluate` works, with arbitrary contents: for edges, their gradient,
+    beads by layer, and beads without layers.
+    """
+    key = (n_beads, n_listed, channels, n_layers, dtype)
+    if _buffers.key == key:
+        return _buffers.space
+    taken = 0
+
+    def empty(shape: int | tuple[int, ...], kind: np.dtype | type = np.float64) -> np.ndarray:
+        nonlocal taken
+        size, kind = int(np.prod(shape)) * np.dtype(kind).itemsize, np.dtype(kind)
+        if taken not in _buffers.known or _buffers.known[taken].size < size:
+            # lists differ a little in length
+            _buffers.known[taken] = np.empty(size + size // 8, np.uint8)
+        array = _buffers.known[taken][:size].view(kind).reshape(shape)
+        taken += 1
+        return array
+
+    c = padded(channels)
+    for_edges, edge_gradient = edge_space(n_listed, dtype, empty), empty((n_listed, 3))
+    by_layer, by_bead = (
+        empty((4 * n_layers + 1, 9 * c * n_beads), dtype),
+        empty(23 * c * n_beads, dtype),
+    )
+    _buffers.key, _buffers.space = key, (for_edges, edge_gradient, by_layer, by_bead)
+    return _buffers.space
+
+
+@_serial
+def evaluate(
+    points,
+    box,
+    row,
+    listed,
+    reverse,
+    types,
+    w,
+    o,
+    contact,
+    channels,
+    n_layers,
+    hidden,
+    cutoff,
+    height,
+    steepness,
+    members,
+    terms,
+    space,
+):
+    """Energy, kJ/mol, and its gradient with respect to the positions (n_beads, 3), kJ/mol/nm.
+
+    Parameters
+    ----------
+    points : ndarray, shape (n_beads, 3), nm
+    box : tuple of float
+        As `cells.box_numbers`.
+    row, listed, reverse : ndarray
+        Neighbour list that holds for the points: `NeighbourList.row`, ``column`` and ``reverse``.
+    types : ndarray, shape (n_beads,)
+    w, o : ndarray
+        Weights and offsets, see `fused`; their type is that of the network's arithmetic, all else
+        is double precision.
+    contact : ndarray, shape (n_types, n_types), nm
+    channels, n_layers, hidden : int
+    cutoff, height, steepness : float
+        The last two are the prior's.
+    members, terms : ndarray
+        Bonds and angles, see `fused_bonded`.
+    space : tuple
+        Of `workspace`.
+    """
+    n, n_types, c = len(points), len(contact), padded(channels)
+    for_edges, edge_gradient, by_layer, by_bead = space
+    found = find_edges(points, box, cutoff, N_INTERVALS, row, listed, reverse, for_edges)
+    start, count, column, knot, place, unit, distance = found[:7]
+    energies = np.zeros(n)
+    apart = without(start, count, column, distance, members)
+    fused.repulsion(
+        start,
+        count,
+        column,
+        unit,
+        apart,
+        types,
+        contact,
+        height,
+        steepness,
+        energies,
+        edge_gradient,
+    )
+
+    size, spacing = 9 * c * n, cutoff / N_INTERVALS
+    features, ours = by_layer[: n_layers + 1], by_layer[n_layers + 1 : 2 * n_layers + 1]
+    message, update = by_layer[2 * n_layers + 1 : 3 * n_layers + 1], by_layer[3 * n_layers + 1 :]
+    kept = (
+        by_bead[:size],
+        by_bead[size : 2 * size],
+        by_bead[2 * size : 2 * size + 2 * c * n],
+        by_bead[2 * size + 2 * c * n :],
+    )
+    fused.embed(
+        start,
+        count,
+        column,
+        knot,
+        place,
+        unit,
+        types,
+        n_types,
+        w,
+        o,
+        channels,
+        c,
+        features[0],
+        kept,
+    )
+    for k in range(n_layers):
+        fused.prepare(w, o, k, c, features[k], ours[k])
+        fused.interact(
+            start,
+            count,
+            column,
+            knot,
+            place,
+            w,
+            o,
+            k,
+            c,
+            features[k],
+            ours[k],
+            message[k],
+            update[k],
+            features[k + 1],
+        )
+    # from here on gradients take the place of what is not needed any more: kernels read a bead's
+    # values before they write
+    gradient = features[n_layers]
+    fused.output(w, o, channels, c, hidden, features[n_layers], energies, gradient)
+    for k in range(n_layers - 1, -1, -1):
+        d_ours, d_message = update[k], message[k]
+        fused.update_gradient(
+            w, o, k, c, ours[k], message[k], update[k], gradient, d_ours, d_message
+        )
+        fused.interact_gradient(
+            start,
+            count,
+            column,
+            knot,
+            place,
+            unit,
+            w,
+            o,
+            spacing,
+            k,
+            c,
+            features[k],
+            ours[k],
+            d_ours,
+            d_message,
+            gradient,
+            edge_gradient,
+        )
+    fused.embed_gradient(
+        start,
+        count,
+        column,
+        knot,
+        place,
+        unit,
+        distance,
+        types,
+        n_types,
+        w,
+        o,
+        spacing,
+        channels,
+        c,
+        kept,
+        gradient,
+        edge_gradient,
+    )
+    out = np.empty((n, 3))
+    position_gradient(start, count, found.opposite, edge_gradient, out)
+    return energies.sum() + bonded(points, box, members, terms, out), out

@@ -1,0 +1,339 @@
+"""Neighbour search for simulation: linked cells, linear in the number of beads, and lists that are
+kept while they hold.
+
+A box is passed to compiled code as nine numbers, see `box_numbers`.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from openmm_cgkd.frames.frames import smallest_height
+
+from .jit import compiled
+
+SKIN = 0.15  # nm; wider lists are remade less often, and are longer
+_KEPT = 8  # lists, for as many contexts in one process
+# edges in all kept lists but two (what a barostat goes to and fro between): 80 MB
+_KEPT_EDGES = 5_000_000
+
+# no fastmath: it would cancel the rounding in `image`
+_serial, _parallel = compiled(), compiled(parallel=True)
+# added and subtracted again, it rounds to an integer, without a branch or a call
+_ROUND = 1.5 * 2.0**52
+# nm; from 2^51 boxes on `_ROUND` would round i - j otherwise than j - i, and loops that count on
+# edges in pairs write beyond their arrays
+_FARTHEST = 1e12
+
+
+def box_numbers(box: np.ndarray) -> tuple[float, ...]:
+    """Numbers cx, cy, cz, bx, by, ax of a box and 1 / cz, 1 / by, 1 / ax; all zero for open
+    boundaries.
+
+    Parameters
+    ----------
+    box : ndarray, shape (3, 3) or (0, 3), nm
+        Reduced box vectors as rows; empty for open boundaries.
+    """
+    if len(box) == 0:
+        return (0.0,) * 9
+    (ax, _, _), (bx, by, _), (cx, cy, cz) = box.tolist()
+    return cx, cy, cz, bx, by, ax, 1 / cz, 1 / by, 1 / ax
+
+
+@_serial
+def image(x, y, z, box):
+    """Nearest image of a difference vector; right for all distances up to half the smallest box
+    height.
+    """
+    cx, cy, cz, bx, by, ax, per_c, per_b, per_a = box
+    n = (z * per_c + _ROUND) - _ROUND
+    x, y, z = x - n * cx, y - n * cy, z - n * cz
+    n = (y * per_b + _ROUND) - _ROUND
+    x, y = x - n * bx, y - n * by
+    n = (x * per_a + _ROUND) - _ROUND
+    return x - n * ax, y, z
+
+
+# --- linked cells ---------------------------------------------------------------------------------
+
+
+@_serial
+def _sorted_by_cell(positions, box, radius):
+    """Sort beads by cells no narrower than the radius.
+
+    Returns the numbers of cells along the axes, where each cell begins among the sorted beads,
+    these beads, and their points (3, n).
+    """
+    n, periodic = positions.shape[0], box[2] > 0
+    cx, cy, cz, bx, by, ax, per_c, per_b, per_a = box
+    counts, low, per_width = np.ones(3, np.int64), np.zeros(3), np.ones(3)
+    at = np.empty((n, 3))  # fractional coordinates if periodic
+    if periodic:
+        for i in range(n):
+            c = positions[i, 2] * per_c
+            b = (positions[i, 1] - c * cy) * per_b
+            a = (positions[i, 0] - b * bx - c * cx) * per_a
+            at[i, 0], at[i, 1], at[i, 2] = a - np.floor(a), b - np.floor(b), c - np.floor(c)
+        volume = ax * by * cz
+        height_a = volume / math.sqrt((by * cz) ** 2 + (bx * cz) ** 2 + (bx * cy - by * cx) ** 2)
+        height_b = volume / math.sqrt((ax * cz) ** 2 + (ax * cy) ** 2)
+        for k, height in enumerate((height_a, height_b, cz)):
+            counts[k] = max(1, int(height / radius))
+            per_width[k] = counts[k]
+    else:
+        at[:] = positions
+        for k in range(3):
+            low[k] = at[:, k].min()
+            span = at[:, k].max() - low[k]
+            counts[k] = min(max(1, int(span / radius)), 1 + int(n ** (1 / 3)))
+            per_width[k] = counts[k] / (span + 1e-12)
+    cell = np.empty(n, np.int64)
+    start = np.zeros(counts[0] * counts[1] * counts[2] + 1, np.int64)
+    for i in range(n):
+        index = 0
+        for k in range(3):
+            index = index * counts[k] + min(
+                max(int((at[i, k] - low[k]) * per_width[k]), 0), counts[k] - 1
+            )
+        cell[i] = index
+        start[index + 1] += 1
+    for c in range(1, len(start)):
+        start[c] += start[c - 1]
+    fill, order, points = start[:-1].copy(), np.empty(n, np.int32), np.empty((3, n))
+    for i in range(n):
+        m = fill[cell[i]]
+        fill[cell[i]] += 1
+        order[m] = i
+        points[0, m], points[1, m], points[2, m] = positions[i, 0], positions[i, 1], positions[i, 2]
+    return counts, start, order, points
+
+
+@_serial
+def _around(c, count, periodic):
+    """Range of neighbour cells along one axis; periodic ranges may reach one beyond either end."""
+    if periodic:
+        return (0, count) if count < 3 else (c - 1, c + 2)
+    return max(c - 1, 0), min(c + 2, count)
+
+
+@_serial
+def _ranges_around(cell, counts, periodic, start, out):
+    """Ranges of sorted beads in a cell and in those around it, each once; returns how many (at
+    most 18).
+    """
+    n = 0
+    first_x, last_x = _around(cell // (counts[1] * counts[2]), counts[0], periodic)
+    first_y, last_y = _around((cell // counts[2]) % counts[1], counts[1], periodic)
+    first, last = _around(cell % counts[2], counts[2], periodic)
+    low, high = max(first, 0), min(last, counts[2])
+    for a in range(first_x, last_x):
+        for b in range(first_y, last_y):
+            column = ((a % counts[0]) * counts[1] + b % counts[1]) * counts[2]
+            out[n, 0], out[n, 1] = start[column + low], start[column + high]
+            n += 1
+            if first < low:
+                out[n, 0], out[n, 1] = start[column + counts[2] - 1], start[column + counts[2]]
+                n += 1
+            if last > high:
+                out[n, 0], out[n, 1] = start[column], start[column + 1]
+                n += 1
+    return n
+
+
+@_serial
+def _square(px, py, pz, m, k, box):
+    dx, dy, dz = image(px[k] - px[m], py[k] - py[m], pz[k] - pz[m], box)
+    return dx * dx + dy * dy + dz * dz
+
+
+@_parallel
+def _count_neighbours(counts, start, order, points, box, limit, degree):
+    for c in numba.prange(len(start) - 1):
+        px, py, pz = points[0], points[1], points[2]
+        ranges = np.empty((18, 2), np.int64)
+        n = _ranges_around(c, counts, box[2] > 0, start, ranges)
+        for m in range(start[c], start[c + 1]):
+            found = -1  # not itself
+            for s in range(n):
+                for k in range(ranges[s, 0], ranges[s, 1]):
+                    found += _square(px, py, pz, m, k, box) < limit
+            degree[order[m]] = found
+
+
+@_parallel
+def _fill_neighbours(counts, start, order, points, box, limit, row, column):
+    for c in numba.prange(len(start) - 1):
+        px, py, pz = points[0], points[1], points[2]
+        ranges = np.empty((18, 2), np.int64)
+        n = _ranges_around(c, counts, box[2] > 0, start, ranges)
+        longest = 0
+        for s in range(n):
+            longest = max(longest, ranges[s, 1] - ranges[s, 0])
+        squares, near = np.empty(longest), np.empty(longest + 1, np.int32)
+        for m in range(start[c], start[c + 1]):
+            i = order[m]
+            e = row[i]
+            for s in range(n):
+                first, size = ranges[s, 0], ranges[s, 1] - ranges[s, 0]
+                for k in range(size):
+                    squares[k] = _square(px, py, pz, m, first + k, box)
+                found = 0
+                for k in range(size):  # no branch, since none could be predicted
+                    near[found] = order[first + k]
+                    found += squares[k] < limit
+                for k in range(found):
+                    if near[k] != i:
+                        column[e] = near[k]
+                        e += 1
+
+
+@_serial
+def _transposed(row, column, out):
+    """Transpose a symmetric relation, which is the same relation with the neighbours of every
+    bead in ascending order.
+    """
+    fill = row[:-1].copy()
+    for i in range(len(fill)):
+        for e in range(row[i], row[i + 1]):
+            j = column[e]
+            out[fill[j]] = i
+            fill[j] += 1
+
+
+@_serial
+def _opposite_edges(row, column, out):
+    """Place of the edge back: the beads that have j as a neighbour come in the order in which
+    they stand in the row of j.
+    """
+    fill = row[:-1].copy()
+    for i in range(len(fill)):
+        for e in range(row[i], row[i + 1]):
+            j = column[e]
+            out[e] = fill[j]
+            fill[j] += 1
+
+
+@_serial
+def _find_neighbours(positions, box, radius):
+    counts, start, order, points = _sorted_by_cell(positions, box, radius)
+    row = np.zeros(len(positions) + 1, np.int64)
+    _count_neighbours(counts, start, order, points, box, radius * radius, row[1:])
+    for i in range(len(positions)):
+        row[i + 1] += row[i]
+    unsorted, column, reverse = (
+        np.empty(row[-1], np.int32),
+        np.empty(row[-1], np.int32),
+        np.empty(row[-1], np.int64),
+    )
+    _fill_neighbours(counts, start, order, points, box, radius * radius, row, unsorted)
+    # sorted, so that sums over neighbours do not depend on when the list was made
+    _transposed(row, unsorted, column)
+    _opposite_edges(row, column, reverse)
+    return row, column, reverse
+
+
+# --- lists ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NeighbourList:
+    """Directed edges between beads closer than a cutoff and a skin, good until a bead has moved
+    half the skin.
+
+    Attributes
+    ----------
+    row : ndarray, shape (n_beads + 1,)
+        Edges of bead i are ``row[i]:row[i + 1]``.
+    column, reverse : ndarray, shape (n_edges,)
+        Neighbour of each edge, ascending for every bead, and the place of the edge back.
+    positions : ndarray, shape (n_beads, 3), nm
+    box : bytes
+        Those it was made for; bytes compare in no time.
+    cutoff, skin : float, nm
+    """
+
+    row: np.ndarray
+    column: np.ndarray
+    reverse: np.ndarray
+    positions: np.ndarray
+    box: bytes
+    cutoff: float
+    skin: float
+
+    def holds(self, positions: np.ndarray, box: np.ndarray, cutoff: float) -> bool:
+        """Whether no pair closer than the cutoff can be missing."""
+        same = (
+            positions.shape == self.positions.shape
+            and cutoff == self.cutoff
+            and box.tobytes() == self.box
+        )
+        return same and _largest_move(positions, self.positions) < (0.5 * self.skin) ** 2
+
+
+@_serial
+def _largest_move(positions, reference):
+    largest = 0.0
+    for i in range(positions.shape[0]):
+        d = 0.0
+        for a in range(3):
+            d += (positions[i, a] - reference[i, a]) ** 2
+        largest = max(largest, d)
+    return largest
+
+
+def neighbour_list(
+    positions: np.ndarray, box: np.ndarray, cutoff: float, skin: float = 0.0
+) -> NeighbourList:
+    """Make a list.
+
+    Parameters
+    ----------
+    positions : ndarray, shape (n_beads, 3), float64, nm
+    box : ndarray, shape (3, 3) or (0, 3), float64, nm
+        Reduced box vectors as rows; empty for open boundaries.
+    cutoff, skin : float, nm
+        The skin is cut to what the box allows: nearest images are unique only up to half its
+        smallest height.
+
+    Raises
+    ------
+    RuntimeError
+        If a position is not finite or absurdly far away, as when a simulation explodes.
+    """
+    if not (np.abs(positions) < _FARTHEST).all():  # NaN is not below anything
+        raise RuntimeError(
+            f"Bead positions are not finite or beyond {_FARTHEST:g} nm; use a smaller time step."
+        )
+    if len(box) > 0:
+        skin = max(0.0, min(skin, 0.5 * smallest_height(box) - cutoff))
+    found = _find_neighbours(positions, box_numbers(box), cutoff + skin)
+    return NeighbourList(*found, positions.copy(), box.tobytes(), cutoff, skin)
+
+
+_recent: list[NeighbourList] = []
+_lock = threading.Lock()
+
+
+def recent_list(positions: np.ndarray, box: np.ndarray, cutoff: float) -> NeighbourList:
+    """A list that holds for these positions: one of the last few, or a new one.
+
+    Lists are never changed and are checked against the positions, so it does not matter which
+    context or thread made one.
+    """
+    with _lock:
+        known = list(_recent)
+    for each in known:
+        if each.holds(positions, box, cutoff):
+            return each
+    fresh = neighbour_list(positions, box, cutoff, SKIN)
+    with _lock:
+        _recent.insert(0, fresh)
+        sizes = np.cumsum([len(each.column) for each in _recent])
+        del _recent[min(_KEPT, max(2, int(np.searchsorted(sizes, _KEPT_EDGES)))) :]
+    return fresh

@@ -1,0 +1,279 @@
+"""Stage 5: self-contained TorchScript files with their metadata.
+
+The portable file holds network, prior and neighbour search in plain PyTorch operations:
+``torch.jit.load`` runs it where neither this package nor torchmd-net is installed. The fast file
+calls this package's operators, which ``import openmm_cgkd.operators`` registers.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import logging
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from openmm_cgkd.config.run import RunConfig
+from openmm_cgkd.exceptions import ConfigError, MappingError, ModelFileError
+from openmm_cgkd.frames.frames import read_frames
+from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.run_folder import RunFolder, Stage
+from openmm_cgkd.training.checkpoint import load_checkpoint
+from openmm_cgkd.utils.files import file_hash, replacing
+from openmm_cgkd.utils.progress import log_to, progress
+
+from .forces import energies_and_forces
+from .metadata import FILE_NAME, VERSION, PotentialMetadata, content_hash
+from .modules import ExportedPotential, FusedPotential
+from .network import TensorNetEnergies
+from .pairs import find_pairs
+from .prior import Prior, PriorParameters
+
+logger = logging.getLogger(__name__)
+
+# allowed relative difference between the file and the model it was made from; the fast file
+# computes in single precision
+_TOLERANCE = {"portable": 1e-5, "fast": 1e-4}
+
+
+def type_masses(beads: BeadTopology) -> list[float]:
+    """Mass of a bead of each type, dalton.
+
+    Raises
+    ------
+    MappingError
+        If beads of one type differ in mass, or a type has no bead.
+    """
+    masses = []
+    for k, name in enumerate(beads.type_names):
+        found = beads.masses[beads.types == k]
+        if len(found) == 0:
+            raise MappingError(
+                f"Bead type {name} has no beads in the frames, so its mass is unknown; remove the"
+                " type."
+            )
+        if np.ptp(found) > 1e-3:
+            raise MappingError(
+                f"Beads of type {name} weigh {found.min():g} to {found.max():g} dalton; give them"
+                " different types."
+            )
+        masses.append(float(found[0]))
+    return masses
+
+
+def export_potential(
+    path: Path | str,
+    network: TensorNetEnergies,
+    prior: PriorParameters,
+    metadata: PotentialMetadata,
+    types: np.ndarray,
+    positions: np.ndarray,
+    box: np.ndarray | None = None,
+    bonds: np.ndarray | None = None,
+) -> Path:
+    """Write a potential file, after checking that what was written computes what the network
+    computes.
+
+    Parameters
+    ----------
+    path : path
+        Complete or absent afterwards.
+    network : TensorNetEnergies
+    prior : PriorParameters
+    metadata : PotentialMetadata
+        Its `kind` says which file is written.
+    types : ndarray, shape (n_beads,)
+    positions : ndarray, shape (n_beads, 3), nm
+    box : ndarray, shape (3, 3), nm, optional
+    bonds : ndarray, shape (n_bonds, 2), optional
+        With `types`, `positions` and `box` the configuration of the check. Needed if the prior has
+        bonds.
+
+    Raises
+    ------
+    ModelFileError
+        If metadata and network disagree, or the file fails the check.
+    """
+    path = Path(path)
+    if tuple(metadata.type_names) != tuple(prior.type_names) or not np.isclose(
+        metadata.cutoff, network.cutoff
+    ):
+        raise ModelFileError(
+            f"{path}: metadata (types {metadata.type_names}, cutoff {metadata.cutoff:g} nm) do not"
+            f" fit the potential (types {list(prior.type_names)}, cutoff {network.cutoff:g} nm);"
+            " make the metadata from the same run."
+        )
+    terms = (prior.build(network.cutoff), copy.deepcopy(network), prior.build_bonded())
+    model = ExportedPotential(*terms).cpu().eval().requires_grad_(False)
+    scripted = torch.jit.script(model)
+    if metadata.kind == "fast":
+        scripted = torch.jit.script(
+            FusedPotential(model.prior, model.network, prior.build_bonded(), scripted).eval()
+        )
+    bonds = np.zeros((0, 2), dtype=np.int64) if bonds is None else np.asarray(bonds)
+    fixed = Prior(prior, network.cutoff, np.asarray(types), bonds)
+    with replacing(path) as fresh:
+        _save(scripted, fresh, metadata)
+        _check(
+            fresh,
+            model.network,
+            fixed,
+            np.asarray(types),
+            np.asarray(positions, dtype=np.float64),
+            box,
+            bonds,
+            metadata.kind,
+        )
+    return path
+
+
+def fast_path(path: Path) -> Path:
+    """Where the fast file of a potential is written: beside the portable one."""
+    return path.with_name(f"{path.stem}-fast{path.suffix}")
+
+
+def _save(scripted: torch.jit.ScriptModule, path: Path, metadata: PotentialMetadata) -> None:
+    """Save without debug records: they hold this package's source and where it was installed."""
+    whole = io.BytesIO()
+    torch.jit.save(scripted, whole)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
+        entries = [
+            entry for entry in source.infolist() if not entry.filename.endswith(".debug_pkl")
+        ]
+        root = entries[0].filename.partition("/")[0]
+        records = {entry.filename.removeprefix(f"{root}/"): source.read(entry) for entry in entries}
+        hashed = metadata.model_copy(
+            update={"content_sha256": content_hash(records, metadata.model_dump())}
+        )
+        for entry, content in zip(entries, records.values(), strict=True):
+            target.writestr(entry, content)
+        target.writestr(f"{root}/extra/{FILE_NAME}", json.dumps(hashed.model_dump(), indent=1))
+
+
+def _check(
+    path: Path,
+    network: TensorNetEnergies,
+    prior: Prior,
+    types: np.ndarray,
+    positions: np.ndarray,
+    box: np.ndarray | None,
+    bonds: np.ndarray,
+    kind: str,
+) -> None:
+    """Compare the file with the eager model, training kernels and another neighbour search
+    included, which run in double precision.
+    """
+    loaded, tolerance = torch.jit.load(str(path)), _TOLERANCE[kind]
+    if kind == "portable":
+        loaded = loaded.double()
+    kinds, at = (
+        torch.as_tensor(types, dtype=torch.int64),
+        torch.tensor(positions, requires_grad=True),
+    )
+    loaded.set_types(kinds)
+    loaded.set_bonds(torch.from_numpy(bonds))
+    energy = (
+        loaded(at)
+        if box is None
+        else loaded(at, torch.as_tensor(np.asarray(box, dtype=np.float64)))
+    )
+    (gradient,) = torch.autograd.grad(energy, at)
+
+    pairs = find_pairs(positions, box, loaded.cutoff)
+    first, second, shifts = (
+        torch.from_numpy(array) for array in (pairs.first, pairs.second, pairs.shifts)
+    )
+    energies, forces = energies_and_forces(
+        copy.deepcopy(network).double(), kinds, at, first, second, shifts
+    )
+    prior_energy, prior_forces = prior.energy_and_forces(positions, box, pairs)
+    expected, forces = (
+        energies.detach().sum() + prior_energy,
+        forces + torch.from_numpy(prior_forces),
+    )
+    scale = energies.detach().abs().sum() + abs(prior_energy)
+    wrong_energy = float((energy.detach() - expected).abs() / scale.clamp(min=1e-30))
+    wrong_force = float((gradient + forces).abs().max() / forces.abs().max().clamp(min=1e-30))
+    if not (wrong_energy < tolerance and wrong_force < tolerance):
+        raise ModelFileError(
+            f"The exported potential differs from its model by {wrong_energy:.1e} in energy and"
+            f" {wrong_force:.1e} in forces (relative, allowed {tolerance:g}), so it was not"
+            " written; please report this."
+        )
+    logger.info(
+        "exported file against model, relative: energy %.1e, forces %.1e", wrong_energy, wrong_force
+    )
+
+
+def export_student(run: RunConfig) -> Path:
+    """Write the student of a run as `RunFolder.model`, and beside it the fast file.
+
+    Returns
+    -------
+    path
+        The portable file.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration names a potential that is exported already.
+    ModelFileError
+        If the student has not been trained, or the written file fails its check.
+    """
+    if run.potential is not None:
+        raise ConfigError(
+            f"potential: the run simulates with {run.potential}, exported before; remove the field"
+            " to export another."
+        )
+    folder = RunFolder(run)
+    checkpoint = folder.student / "best.pt"
+    with log_to(folder.log("export")):
+        for path, stage in ((checkpoint, "distill"), (folder.prior, "teach")):
+            if not path.exists():
+                raise ModelFileError(f"{path}: no such file; run 'cgkd {stage}' first.")
+        inputs = {
+            "checkpoint": file_hash(checkpoint),
+            "prior": file_hash(folder.prior),
+            "format": VERSION,
+        }
+        files = {"portable": folder.model, "fast": fast_path(folder.model)}
+        stage = Stage(folder, "export", inputs, list(files.values()))
+        if stage.finished:
+            return folder.model
+        network, stored = load_checkpoint(checkpoint)
+        frames = read_frames(folder.frames)
+        prior = PriorParameters(**json.loads(folder.prior.read_text()))
+        metadata = PotentialMetadata(
+            type_names=list(stored["type_names"]),
+            masses=type_masses(frames.beads),
+            cutoff=network.cutoff,
+            prior=prior.as_dict(),
+            network={**stored["model"], "scale": stored["scale"]},
+            system=str(frames.attributes.get("system", "")),
+            temperature=frames.temperature,
+            training=stored["training"],
+            frames_sha256=stored["frames"],
+            checkpoint_sha256=inputs["checkpoint"],
+        )
+        with progress("export", len(files)) as meter:
+            for done, (kind, path) in enumerate(files.items(), start=1):
+                described = metadata.model_copy(update={"kind": kind})
+                beads = frames.beads
+                export_potential(
+                    path,
+                    network,
+                    prior,
+                    described,
+                    beads.types,
+                    frames.positions[-1],
+                    frames.box[-1],
+                    beads.bonds,
+                )
+                logger.info("%s potential written to %s", kind, path)
+                meter.update(done)
+        stage.finish()
+    return folder.model

@@ -1,0 +1,67 @@
+"""A look at the kernels' results on the GPU at hand, when a potential is made ready for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from openmm_cgkd.exceptions import CompatibilityError
+
+from . import evaluate as evaluation
+
+if TYPE_CHECKING:
+    from openmm_cgkd.potential.torch_ops import FastPotential
+
+_BEADS = 24
+_TOLERANCE = 1e-3  # of the largest force; single precision has 1e-4 of it
+_CURE = "take engine='portable' and report it"
+
+
+def check_kernels(fast: FastPotential, device: torch.device | str = "cuda") -> None:
+    """Compare forces of a few scattered beads with those of the processor.
+
+    Parameters
+    ----------
+    fast : FastPotential
+        With the weights to run; also as the part of a scripted potential.
+    device : torch.device or str
+
+    Raises
+    ------
+    CompatibilityError
+        If the kernels cannot be compiled or run there, or their forces are others.
+    """
+    edge, n_types = 2.2 * fast.numbers[0], len(fast.contact)
+    sites = torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(4)).to(
+        torch.float64
+    )
+    shaken = sites + 0.3 * torch.rand(
+        sites.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
+    positions, box = (
+        shaken * edge / torch.tensor([2.0, 3.0, 4.0], dtype=torch.float64),
+        edge * torch.eye(3, dtype=torch.float64),
+    )
+    tensors = (
+        positions,
+        box,
+        torch.arange(_BEADS) % n_types,
+        fast.weights,
+        fast.offsets,
+        fast.contact,
+    )
+    numbers = list(fast.sizes), list(fast.numbers)
+    _, expected = torch.ops.openmm_cgkd.evaluate(*tensors, *numbers)
+    try:
+        _, found = evaluation.evaluate(*(tensor.to(device) for tensor in tensors), *numbers)
+        difference = float((found.cpu() - expected).abs().max() / expected.abs().max())
+    except Exception as error:  # compilers and drivers raise all kinds
+        raise CompatibilityError(
+            f"The GPU kernels do not run on {device} ({error}); {_CURE}."
+        ) from error
+    if not difference < _TOLERANCE:
+        raise CompatibilityError(
+            f"The GPU kernels give other forces on {device} than the processor does, by"
+            f" {difference:.1g} of the largest; {_CURE}."
+        )

@@ -1,0 +1,305 @@
+"""What a report is made of: the files that compare, simulate, stability and export have left."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openmm_cgkd.config.run import RunConfig, load_run
+from openmm_cgkd.exceptions import AnalysisError
+from openmm_cgkd.potential.metadata import PotentialMetadata, read_metadata
+from openmm_cgkd.run_folder import RunFolder
+from openmm_cgkd.utils.files import file_hash
+
+_WORDS = {"CG": "coarse-grained"}  # the label of a run in its own comparison, written out
+
+
+@dataclass(frozen=True)
+class Run:
+    """One coarse-grained trajectory that was compared, and what its run folder tells of it.
+
+    Attributes
+    ----------
+    record : dict
+        Its entry of ``comparison.json``.
+    folder : Path or None
+        Run folder, if it is there and still holds this trajectory.
+    config : RunConfig or None
+    simulation, stability : dict or None
+        ``simulation.json`` and ``stability.json``.
+    survival : dict or None
+        Columns of ``survival.csv``.
+    metadata : PotentialMetadata or None
+    """
+
+    record: dict[str, Any]
+    folder: Path | None = None
+    config: RunConfig | None = None
+    simulation: dict[str, Any] | None = None
+    stability: dict[str, Any] | None = None
+    survival: dict[str, np.ndarray] | None = None
+    metadata: PotentialMetadata | None = None
+
+    @property
+    def label(self) -> str:
+        """Name in the tables of the comparison."""
+        return self.record["label"]
+
+    @property
+    def name(self) -> str:
+        """Name in words."""
+        return _WORDS.get(self.label, self.label)
+
+    @property
+    def model(self) -> str:
+        """Name of the model; runs of one model are independent trainings."""
+        return _WORDS.get(self.record["model"], self.record["model"])
+
+    def curves(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Errors of one observable by bead types, such as "CHO-CL"."""
+        return {
+            curve["types"]: curve for curve in self.record["curves"] if curve["observable"] == kind
+        }
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A comparison and its runs.
+
+    Attributes
+    ----------
+    root : Path
+        The run folder, or that of the comparison.
+    folder : Path
+        Of ``comparison.json`` and its tables.
+    data : dict
+        ``comparison.json``, of a single run its "structure".
+    system : str
+    temperature : float or None, kelvin
+    r_max : float, nm
+    blocks, shell_frames : int or None
+        Time blocks; most frames for angles and coordination numbers.
+    runs : list of Run
+    all_atom_speed : float or None, ns/day
+    """
+
+    root: Path
+    folder: Path
+    data: dict[str, Any]
+    system: str
+    temperature: float | None
+    r_max: float
+    blocks: int
+    shell_frames: int | None
+    runs: list[Run]
+    all_atom_speed: float | None
+
+    @property
+    def models(self) -> dict[str, list[Run]]:
+        """Runs by model."""
+        return {
+            name: [run for run in self.runs if run.model == name]
+            for name in dict.fromkeys(run.model for run in self.runs)
+        }
+
+    @property
+    def title(self) -> str:
+        return (
+            self.system if self.temperature is None else f"{self.system} at {self.temperature:g} K"
+        )
+
+    def table(self, name: str) -> dict[str, list[str]] | None:
+        """Columns of a CSV file of the comparison, or None if it was not written."""
+        path = self.folder / f"{name}.csv"
+        return read_columns(path) if path.exists() else None
+
+
+def read_columns(path: Path) -> dict[str, list[str]]:
+    """Columns of a CSV file by their titles."""
+    with open(path, newline="") as file:
+        header, *rows = csv.reader(file)
+    return {title: [row[k] for row in rows] for k, title in enumerate(header)}
+
+
+def read_contents(run: Path | str) -> Contents:
+    """Read what there is to report.
+
+    Parameters
+    ----------
+    run : path
+        A run folder, its run.yaml, or the folder of ``cgkd compare --against``.
+
+    Raises
+    ------
+    AnalysisError
+        If it is none of these, has not been compared, or the comparison is damaged or of another
+        trajectory.
+    ConfigError, ModelFileError
+        If its run.yaml or student.pt is not valid.
+    """
+    folder = Path(run)
+    if folder.suffix in (".yaml", ".yml"):
+        folder = RunFolder(load_run(folder)).root
+    if not folder.is_dir():
+        raise AnalysisError(
+            f"{folder}: no such folder; name a run folder, or the folder of 'cgkd compare"
+            " --against'."
+        )
+    if (folder / "comparison.json").exists():
+        return _of_many(folder)
+    if (folder / "comparison" / "comparison.json").exists():
+        return _of_one(folder)
+    if (folder / "run.yaml").exists():
+        raise AnalysisError(
+            f"{folder}: this run has not been compared with all-atom yet; run 'cgkd compare"
+            f" {folder / 'run.yaml'}' first."
+        )
+    raise AnalysisError(
+        f"{folder}: is not a run folder (it holds neither run.yaml nor comparison.json); name one"
+        " that 'cgkd run' or 'cgkd compare' made."
+    )
+
+
+def _of_one(root: Path) -> Contents:
+    """A run folder with its own comparison."""
+    folder = root / "comparison"
+    whole = _read_json(folder / "comparison.json", "structure", "blocks", "r_max")
+    config = _config(root)
+    record = whole["structure"]["models"][0]
+    trajectory = next(iter(sorted((root / "simulation").glob("trajectory.*"))), None)
+    if trajectory is not None and file_hash(trajectory) != record["sha256"]:
+        raise AnalysisError(
+            f"{folder}: compares another trajectory than {trajectory}; run 'cgkd compare"
+            f" {root / 'run.yaml'}' again."
+        )
+    run = _of_folder(record, root, config)
+    frames = config.comparison.shell_frames if config else None
+    return Contents(
+        root,
+        folder,
+        whole["structure"],
+        *_state(whole),
+        whole["r_max"],
+        whole["blocks"],
+        frames,
+        [run],
+        _all_atom_speed([run]),
+    )
+
+
+def _of_many(folder: Path) -> Contents:
+    """The folder of ``cgkd compare --against``; run folders count as long as they hold the
+    trajectories that were compared.
+    """
+    data = _read_json(folder / "comparison.json", "models", "settings", "r_max")
+    runs = []
+    for record in data["models"]:
+        path = Path(record["path"])
+        root = path.parent.parent if path.parent.name == "simulation" else path.parent
+        if (
+            path.suffix in (".dcd", ".xtc")
+            and path.exists()
+            and file_hash(path) == record["sha256"]
+        ):
+            runs.append(_of_folder(record, root, _config(root)))
+        else:
+            runs.append(Run(record))
+    settings = data["settings"]
+    speed = _all_atom_speed(runs, Path(data["all_atom"]["path"]))
+    return Contents(
+        folder,
+        folder,
+        data,
+        *_state(data),
+        data["r_max"],
+        settings["blocks"],
+        settings["shell_frames"],
+        runs,
+        speed,
+    )
+
+
+def _state(data: dict[str, Any]) -> tuple[str, float | None]:
+    return data["system"], data["temperature"]
+
+
+def _of_folder(record: dict[str, Any], root: Path, config: RunConfig | None) -> Run:
+    simulation, stability = (
+        root / "simulation" / "simulation.json",
+        root / "stability" / "stability.json",
+    )
+    survival = None
+    if stability.exists():
+        _check_student(root)
+        survival = {
+            name: np.array(values, dtype=float)
+            for name, values in read_columns(stability.with_name("survival.csv")).items()
+        }
+    model = RunFolder(config).model if config else root / "student.pt"
+    return Run(
+        record,
+        root,
+        config,
+        _read_json(simulation, "ns_per_day") if simulation.exists() else None,
+        _read_json(stability, "runs", "causes") if stability.exists() else None,
+        survival,
+        read_metadata(model) if model.exists() else None,
+    )
+
+
+def _check_student(root: Path) -> None:
+    """Refuse a stability protocol of another student than the one whose trajectory was compared."""
+    stamps = [root / "stages" / f"{stage}.json" for stage in ("simulate", "stability")]
+    if all(stamp.exists() for stamp in stamps):
+        simulated, tested = (_read_json(stamp, "model")["model"] for stamp in stamps)
+        if simulated != tested:
+            raise AnalysisError(
+                f"{root}: simulation and stability are of different students; run 'cgkd stability"
+                f" {root / 'run.yaml'}' again."
+            )
+
+
+def _config(root: Path) -> RunConfig | None:
+    path = root / "run.yaml"
+    return load_run(path) if path.exists() else None
+
+
+def _all_atom_speed(runs: list[Run], frames: Path | None = None) -> float | None:
+    """Median speed of the all-atom run, if its log lies beside the frames."""
+    places = [frames] if frames else [RunFolder(run.config).frames for run in runs if run.config]
+    for path in places:
+        log = path.with_name("production.csv")
+        if log.exists():
+            speeds = [_speed(text) for text in read_columns(log).get("Speed (ns/day)", [])]
+            known = [speed for speed in speeds if speed > 0]
+            return float(np.median(known)) if known else None
+    return None
+
+
+def _speed(text: str) -> float:
+    """OpenMM logs dashes where it does not know the speed yet."""
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+def _read_json(path: Path, *required: str) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+    except ValueError as error:
+        raise AnalysisError(
+            f"{path}: is not valid JSON ({error}); run the command that writes it again."
+        ) from error
+    missing = [name for name in required if not isinstance(data, dict) or name not in data]
+    if missing:
+        raise AnalysisError(
+            f"{path}: has no field {missing[0]!r}, so another version wrote it; run the command"
+            " that writes it again."
+        )
+    return data

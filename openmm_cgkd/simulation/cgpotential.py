@@ -1,0 +1,304 @@
+"""From a potential file to an `openmm.System`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import mdtraj
+import numpy as np
+import openmm
+from openmm import app, unit
+from openmm.app.internal.unitcell import reducePeriodicBoxVectors
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from openmm_cgkd.exceptions import BoxError, ConfigError, ModelFileError
+from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.potential.metadata import PotentialMetadata, read_metadata
+
+from .engines import check_python_force, check_stack, choose_engine, import_torch_force
+
+if TYPE_CHECKING:
+    import torch
+
+
+class CGPotential:
+    """A coarse-grained potential, ready to make systems for OpenMM.
+
+    ``CGPotential("student.pt").createSystem(topology)`` returns an `openmm.System`; integrator,
+    platform and reporters are the user's.
+
+    Parameters
+    ----------
+    file : path
+        Potential written by ``cgkd export``, portable or fast.
+    engine : {"fused", "portable", "python"}, optional
+        "fused": `TorchForce`; a CPU evaluates the potential by this package's fused loops, an
+        NVIDIA GPU by its Triton kernels. "portable": `TorchForce` with plain PyTorch operations
+        everywhere, on a CPU several times slower and equal to single precision. "python": OpenMM's
+        `PythonForce`, with the fused loops on a CPU and the Triton kernels, as a CUDA graph, on an
+        NVIDIA GPU; needs no openmmtorch and runs with newer torch. Absent: "fused" where
+        `TorchForce` can run, otherwise "python".
+
+    Attributes
+    ----------
+    metadata : PotentialMetadata
+    cutoff : float, nm
+        Distance beyond which beads do not act on each other.
+
+    Raises
+    ------
+    CompatibilityError
+        If the installed torch, OpenMM and openmmtorch cannot run the engine.
+    ModelFileError
+        If the file is missing, not a potential of this package, or was changed after the export.
+    """
+
+    def __init__(
+        self, file: Path | str, engine: Literal["fused", "portable", "python"] | None = None
+    ) -> None:
+        if engine not in (None, "fused", "portable", "python"):
+            raise ConfigError(f"engine: got '{engine}'; choose 'fused', 'portable' or 'python'.")
+        if engine is None:
+            engine = choose_engine()
+        elif engine == "python":
+            check_python_force()
+        else:
+            check_stack()
+        self.engine = engine
+        self.file = Path(file)
+        self.metadata: PotentialMetadata = read_metadata(self.file)
+        self.cutoff = self.metadata.cutoff
+
+    def createSystem(
+        self,
+        topology: app.Topology | mdtraj.Topology | BeadTopology,
+        removeCMMotion: bool = True,
+        boxVectors: Any = None,
+    ) -> openmm.System:
+        """Make a system of beads.
+
+        Parameters
+        ----------
+        topology : openmm.app.Topology, mdtraj.Topology or BeadTopology
+            One atom per bead; the atom's name is the bead type. Masses come from the potential, and
+            so do bonds and angles of molecules with several beads: each is one residue, or joined
+            by bonds, with its beads in the order of the mapping.
+        removeCMMotion : bool
+            Add a `CMMotionRemover`.
+        boxVectors : Quantity or array of shape (3, 3) in nm, optional
+            Periodic box; needed for topologies that carry none of their own. An
+            `openmm.app.Topology` with box vectors makes a periodic system by itself.
+
+        Raises
+        ------
+        ModelFileError
+            If the topology holds a bead or a molecule that the potential does not know, or beads of
+            other masses than the potential's.
+        BoxError
+            If a box height is below twice the cutoff, or the box is not in OpenMM's form.
+        """
+        box = _box(boxVectors if boxVectors is not None else _own_box(topology))
+        system = openmm.System()
+        for mass in self.bead_masses(topology):
+            system.addParticle(mass)
+        if box is not None:
+            system.setDefaultPeriodicBoxVectors(*(openmm.Vec3(*row) for row in box))
+        system.addForce(self.createForce(topology, box))
+        if removeCMMotion:
+            system.addForce(openmm.CMMotionRemover())
+        return system
+
+    def bead_masses(self, topology: app.Topology | mdtraj.Topology | BeadTopology) -> np.ndarray:
+        """Masses of the beads of a topology, shape (n_beads,), dalton; arguments and errors as
+        `createSystem`.
+        """
+        masses = np.array(self.metadata.masses)[self._types(bead_names(topology))]
+        if isinstance(topology, BeadTopology) and not np.allclose(
+            topology.masses, masses, rtol=0, atol=1e-2
+        ):
+            k = int(np.argmax(np.abs(topology.masses - masses)))
+            raise ModelFileError(
+                f"Bead {k} ({topology.names[k]}) weighs {topology.masses[k]:g} dalton, in"
+                f" {self.file.name} {masses[k]:g} dalton; use a potential of this fluid and this"
+                " mapping."
+            )
+        return masses
+
+    def createForce(
+        self, topology: app.Topology | mdtraj.Topology | BeadTopology, boxVectors: Any = None
+    ) -> openmm.Force:
+        """The potential as one `openmm.Force`, for a system with the same beads; arguments and
+        errors as `createSystem`.
+
+        Parameters
+        ----------
+        topology : openmm.app.Topology, mdtraj.Topology or BeadTopology
+        boxVectors : Quantity or array of shape (3, 3) in nm, optional
+            The force is periodic if they are given; a box of the topology itself is not looked at.
+
+        Raises
+        ------
+        CompatibilityError
+            If there is a GPU on which the kernels of the engine "fused" fail or give other forces
+            than on the processor.
+        """
+        import torch
+
+        from openmm_cgkd.potential.pairs import check_cutoff
+        from openmm_cgkd.potential.prior import PriorParameters
+
+        box = _box(boxVectors)
+        if box is not None:
+            check_cutoff(box, self.cutoff)
+        module = self.load()
+        names = bead_names(topology)
+        module.set_types(torch.from_numpy(self._types(names)))
+        bonded = PriorParameters(**self.metadata.prior).bonded
+        if bonded is not None:
+            module.set_bonds(torch.from_numpy(bonded.bonds_of(names, bead_molecules(topology))))
+        if self.engine == "python":
+            from .python_force import make_python_force
+
+            return make_python_force(module, periodic=box is not None)
+        if self.engine == "fused":
+            from openmm_cgkd.potential.modules import PotentialWithForces
+
+            if torch.cuda.is_available() and torch.ops.openmm_cgkd.has_gpu_kernels(
+                torch.empty(0, device="cuda")
+            ):
+                from openmm_cgkd.potential.gpu.self_test import check_kernels
+
+                check_kernels(module.fast)
+            module = torch.jit.script(PotentialWithForces(module).eval())
+        force = import_torch_force()(module)
+        force.setOutputsForces(self.engine == "fused")
+        # a graph cannot raise: what is wrong would show as NaN, in the energy alone
+        force.setProperty("useCUDAGraphs", "false")
+        force.setUsesPeriodicBoundaryConditions(box is not None)
+        return force
+
+    def load(self) -> torch.jit.ScriptModule:
+        """The TorchScript module of the engine; ``set_types`` it, then call it with positions and,
+        if periodic, box vectors.
+
+        Raises
+        ------
+        ModelFileError
+            If torch cannot load the file.
+        """
+        import torch
+
+        from openmm_cgkd import operators  # noqa: F401  a fast file needs them
+
+        from .fused import fuse
+
+        try:
+            module = torch.jit.load(str(self.file), map_location="cpu").eval()
+        except RuntimeError as error:
+            if "Unknown builtin op" in str(error):
+                cure = (
+                    "it was written by another version of openmm_cgkd, whose operators this one"
+                    " lacks; export it again with 'cgkd export'"
+                )
+            else:
+                cure = "the file is damaged, export it again with 'cgkd export'"
+            raise ModelFileError(f"{self.file}: torch cannot load it; {cure}.") from error
+        fast = self.metadata.kind == "fast"
+        if self.engine == "portable":
+            return module.portable if fast else module
+        return module if fast else fuse(module, self.metadata)
+
+    def _types(self, names: list[str]) -> np.ndarray:
+        known = {name: k for k, name in enumerate(self.metadata.type_names)}
+        for index, name in enumerate(names):
+            if name not in known:
+                raise ModelFileError(
+                    f"Bead {index} is named {name}, {self.file.name} knows {', '.join(known)}; name"
+                    " beads by their type."
+                )
+        if not names:
+            raise ModelFileError(
+                "The topology has no beads; give one atom per bead, named by its type."
+            )
+        return np.array([known[name] for name in names], dtype=np.int64)
+
+
+def bead_names(topology: app.Topology | mdtraj.Topology | BeadTopology) -> list[str]:
+    """Type name of every bead of a topology."""
+    if isinstance(topology, BeadTopology):
+        return topology.names
+    if isinstance(topology, app.Topology):
+        return [atom.name for atom in topology.atoms()]
+    return [atom.name for atom in topology.atoms]
+
+
+def bead_molecules(topology: app.Topology | mdtraj.Topology | BeadTopology) -> list[int]:
+    """Molecule of every bead of a topology: beads of one residue, and beads joined by bonds,
+    are of one molecule.
+    """
+    if isinstance(topology, BeadTopology):
+        return topology.molecules.tolist()
+    atoms, bonds = topology.atoms, topology.bonds
+    residues = [atom.residue.index for atom in (atoms() if callable(atoms) else atoms)]
+    pairs = [(a.index, b.index) for a, b in (bonds() if callable(bonds) else bonds)]
+    pairs += [(k - 1, k) for k in range(1, len(residues)) if residues[k] == residues[k - 1]]
+    joined = np.array(pairs, dtype=int).reshape(-1, 2)
+    graph = coo_matrix((np.ones(len(joined)), joined.T), shape=2 * (len(residues),))
+    return connected_components(graph, directed=False)[1].tolist()
+
+
+def bead_topology_to_openmm(beads: BeadTopology, box: np.ndarray | None = None) -> app.Topology:
+    """OpenMM topology of beads: one residue per molecule, one element-less atom per bead, named by
+    its type.
+
+    Parameters
+    ----------
+    beads : BeadTopology
+    box : ndarray, shape (3, 3), nm, optional
+        Box vectors as rows; absent for open boundaries.
+    """
+    topology = app.Topology()
+    chain = topology.addChain()
+    residue, last = None, None
+    for name, molecule in zip(beads.names, beads.molecules, strict=True):
+        if residue is None or molecule != last:
+            residue, last = topology.addResidue(name, chain), molecule
+        topology.addAtom(name, None, residue)
+    atoms = list(topology.atoms())
+    for first, second in beads.bonds:
+        topology.addBond(atoms[first], atoms[second])
+    if box is not None:
+        topology.setPeriodicBoxVectors(_box(box) * unit.nanometer)
+    return topology
+
+
+def _own_box(topology: app.Topology | mdtraj.Topology | BeadTopology) -> Any:
+    return topology.getPeriodicBoxVectors() if isinstance(topology, app.Topology) else None
+
+
+def _box(vectors: Any) -> np.ndarray | None:
+    """Box vectors as an array (3, 3) in nm, off-diagonals reduced to the same lattice's
+    smallest.
+    """
+    if vectors is None:
+        return None
+    if unit.is_quantity(vectors):
+        vectors = vectors.value_in_unit(unit.nanometer)
+    box = np.array(
+        [
+            [
+                float(x.value_in_unit(unit.nanometer)) if unit.is_quantity(x) else float(x)
+                for x in row
+            ]
+            for row in vectors
+        ]
+    )
+    if box.shape != (3, 3) or np.triu(box, 1).any() or not (np.diag(box) > 0).all():
+        raise BoxError(
+            f"Box vectors {box.tolist()} nm are not in OpenMM's form; put a along x and b in the xy"
+            " plane, as MDTraj does."
+        )
+    reduced = reducePeriodicBoxVectors([openmm.Vec3(*row) for row in box] * unit.nanometer)
+    return np.array(reduced.value_in_unit(unit.nanometer))

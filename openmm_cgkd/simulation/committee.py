@@ -1,0 +1,384 @@
+"""The teachers at run time: as one potential, their mean, or as a committee that watches the
+student's trajectory.
+
+Where the teachers disagree more than on their labels, the student is outside what it has learnt,
+and nobody knows the forces.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import mdtraj
+import numpy as np
+import openmm
+from openmm import app, unit
+
+from openmm_cgkd.config.run import RunConfig
+from openmm_cgkd.exceptions import ConfigError, ModelFileError, SimulationError
+from openmm_cgkd.frames.frames import Frames
+from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.platforms import choose_platform
+from openmm_cgkd.potential.export import export_potential, type_masses
+from openmm_cgkd.potential.metadata import PotentialMetadata
+from openmm_cgkd.run_folder import RunFolder, Stage
+from openmm_cgkd.training.checkpoint import load_checkpoint
+from openmm_cgkd.training.graphs import load_frames, load_prior
+from openmm_cgkd.training.labels import load_labels
+from openmm_cgkd.utils.files import file_hash
+
+from .cgpotential import CGPotential, bead_names
+from .explosion import cause_of, stopped
+
+logger = logging.getLogger(__name__)
+
+_MOST = 32  # OpenMM's number of force groups, of which `CustomCVForce` gives one to each member
+
+
+def export_members(run: RunConfig, frames: Frames) -> list[Path]:
+    """Write every teacher of a run as a potential file, ``potential.pt`` beside its checkpoint.
+
+    Raises
+    ------
+    ModelFileError
+        If a teacher has not been trained.
+    """
+    folder, found = RunFolder(run), []
+    for k in range(run.teachers.count):
+        checkpoint = folder.teacher(k) / "best.pt"
+        path = folder.teacher(k) / "potential.pt"
+        found.append(path)
+        network, stored = load_checkpoint(checkpoint)
+        inputs = {"checkpoint": file_hash(checkpoint), "prior": file_hash(folder.prior)}
+        stage = Stage(folder, f"export-teacher-{k:02d}", inputs, [path])
+        if stage.finished:
+            continue
+        prior = load_prior(folder.prior)
+        metadata = PotentialMetadata(
+            type_names=list(stored["type_names"]),
+            masses=type_masses(frames.beads),
+            cutoff=network.cutoff,
+            prior=prior.as_dict(),
+            network={**stored["model"], "scale": stored["scale"]},
+            temperature=frames.temperature,
+            training=stored["training"],
+            frames_sha256=stored["frames"],
+            checkpoint_sha256=inputs["checkpoint"],
+        )
+        export_potential(
+            path,
+            network,
+            prior,
+            metadata,
+            frames.beads.types,
+            frames.positions[-1],
+            frames.box[-1],
+            frames.beads.bonds,
+        )
+        stage.finish()
+    return found
+
+
+class EnsemblePotential:
+    """The mean of several potentials, as one for OpenMM: what the student is distilled from.
+
+    Parameters
+    ----------
+    files : sequence of path
+        Potential files of the members, at most 32.
+    engine : {"fused", "portable", "python"}, optional
+        As in `CGPotential`.
+
+    Attributes
+    ----------
+    members : list of CGPotential
+
+    Raises
+    ------
+    ModelFileError
+        If there are no files, too many, or members of different beads.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path | str],
+        engine: Literal["fused", "portable", "python"] | None = None,
+    ) -> None:
+        if not 1 <= len(files) <= _MOST:
+            raise ModelFileError(
+                f"An ensemble has 1 to {_MOST} members, got {len(files)} files; name the teachers'"
+                " potentials."
+            )
+        self.members = [CGPotential(file, engine) for file in files]
+        first = self.members[0]
+        for member in self.members[1:]:
+            if (
+                member.metadata.type_names != first.metadata.type_names
+                or member.metadata.masses != first.metadata.masses
+            ):
+                raise ModelFileError(
+                    f"{member.file}: has other bead types or masses than {first.file}; name members"
+                    " of one ensemble."
+                )
+
+    def createSystem(
+        self,
+        topology: app.Topology | mdtraj.Topology | BeadTopology,
+        removeCMMotion: bool = True,
+        boxVectors: Any = None,
+    ) -> openmm.System:
+        """Make a system of beads; arguments and errors as `CGPotential.createSystem`."""
+        system = self.members[0].createSystem(topology, removeCMMotion, boxVectors)
+        box = (
+            system.getDefaultPeriodicBoxVectors()
+            if system.usesPeriodicBoundaryConditions()
+            else None
+        )
+        system.removeForce(0)  # the first member alone
+        names = [f"member{k}" for k in range(len(self.members))]
+        mean = openmm.CustomCVForce(f"({' + '.join(names)}) / {len(names)}")
+        for name, member in zip(names, self.members, strict=True):
+            mean.addCollectiveVariable(name, member.createForce(topology, box))
+        system.addForce(mean)
+        return system
+
+
+class Committee:
+    """Forces of several potentials on the same beads, apart from the dynamics.
+
+    Parameters
+    ----------
+    files : sequence of path
+        Potential files of the members, at least two.
+    topology, boxVectors
+        As in `CGPotential.createSystem`.
+    platform : str, optional
+        OpenMM platform; the fastest one if absent.
+
+    Attributes
+    ----------
+    names : list of str
+        Type name of every bead.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer than two members.
+    SimulationError
+        If the platform is not available.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path | str],
+        topology: app.Topology | mdtraj.Topology | BeadTopology,
+        boxVectors: Any = None,
+        platform: str | None = None,
+    ) -> None:
+        if len(files) < 2:
+            raise ConfigError(
+                f"A committee needs at least two members, got {len(files)}; train more teachers."
+            )
+        self.names = bead_names(topology)
+        systems = [
+            CGPotential(file).createSystem(topology, removeCMMotion=False, boxVectors=boxVectors)
+            for file in files
+        ]
+        try:
+            wanted = choose_platform(systems[0], platform)
+            self._contexts = [
+                openmm.Context(system, openmm.VerletIntegrator(0.001), wanted) for system in systems
+            ]
+        except openmm.OpenMMException as error:
+            raise SimulationError(
+                f"Platform {platform or '(none named)'} cannot run the committee"
+                f" ({cause_of(error)})."
+            ) from error
+
+    def forces(self, positions: Any, boxVectors: Any = None) -> np.ndarray:
+        """Forces of every member, shape (members, n_beads, 3), kJ/mol/nm.
+
+        Parameters
+        ----------
+        positions : Quantity or ndarray, shape (n_beads, 3), nm
+        boxVectors : three vectors, optional
+            Needed if the beads are periodic and the box is no longer that of the topology.
+        """
+        found = []
+        for context in self._contexts:
+            if boxVectors is not None:
+                context.setPeriodicBoxVectors(*boxVectors)
+            context.setPositions(positions)
+            found.append(context.getState(forces=True).getForces(asNumpy=True)._value)
+        return np.array(found)
+
+    def spread(self, positions: Any, boxVectors: Any = None) -> np.ndarray:
+        """Disagreement on the force on every bead, shape (n_beads,), kJ/mol/nm: as `force_spread`
+        of the labels.
+
+        Standard deviation over the members (n - 1 in the denominator), RMS over x, y, z.
+        """
+        return np.sqrt(self.forces(positions, boxVectors).var(axis=0, ddof=1).mean(axis=-1))
+
+
+@dataclass(frozen=True)
+class SpreadRange:
+    """Disagreement on the labels: what counts as known territory.
+
+    Attributes
+    ----------
+    mean, largest : dict of str to float, kJ/mol/nm
+        By bead type: the largest mean over the beads of a configuration, and the largest of a
+        single bead.
+    """
+
+    mean: dict[str, float]
+    largest: dict[str, float]
+
+    @classmethod
+    def of(cls, spread: np.ndarray, names: Sequence[str]) -> SpreadRange:
+        """From spreads (n_frames, n_beads), kJ/mol/nm, of beads with the given type names."""
+        kinds = np.array(names)
+        columns = {str(name): spread[:, kinds == name] for name in dict.fromkeys(names)}
+        return cls(
+            {name: float(values.mean(axis=1).max()) for name, values in columns.items()},
+            {name: float(values.max()) for name, values in columns.items()},
+        )
+
+
+def labelled_range(run: RunConfig, frames: Frames) -> SpreadRange:
+    """Range of the disagreement in the labels of a run.
+
+    Raises
+    ------
+    FramesError
+        If there are no labels, or labels of other frames.
+    """
+    labels = load_labels(RunFolder(run).labels, load_frames(run))
+    return SpreadRange.of(labels.force_spread, frames.beads.names)
+
+
+class CommitteeReporter:
+    """OpenMM reporter: writes the committee's disagreement along a trajectory, and warns or stops
+    when it leaves the known range.
+
+    The CSV has a row per evaluation: step, time (ps), then for every bead type the mean over its
+    beads and the largest disagreement (kJ/mol/nm), as `Committee.spread`.
+
+    Parameters
+    ----------
+    file : path
+    reportInterval : int
+        Time steps between evaluations.
+    committee : Committee
+    known : SpreadRange, optional
+        Without it nothing is checked.
+    maxRatio : float
+        How far beyond the known range is too far.
+    action : {"warn", "stop"}
+        A warning is given once per bead type; the alternative is to raise.
+    append : bool
+        Go on with an existing file.
+    """
+
+    def __init__(
+        self,
+        file: Path | str,
+        reportInterval: int,
+        committee: Committee,
+        known: SpreadRange | None = None,
+        maxRatio: float = 1.5,
+        action: Literal["warn", "stop"] = "warn",
+        append: bool = False,
+    ) -> None:
+        self._interval, self._committee, self._known, self._ratio, self._action = (
+            reportInterval,
+            committee,
+            known,
+            maxRatio,
+            action,
+        )
+        self._kinds = {
+            str(name): np.array(committee.names) == name for name in dict.fromkeys(committee.names)
+        }
+        self._warned: set[str] = set()
+        self._out = open(file, "a" if append else "w", newline="", buffering=1)  # noqa: SIM115  open as long as the run
+        self._rows = csv.writer(self._out)
+        if not append:
+            columns = [
+                f"{name} {which} (kJ/mol/nm)"
+                for name in self._kinds
+                for which in ("mean", "largest")
+            ]
+            self._rows.writerow(["step", "time (ps)", *columns])
+
+    def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
+        """OpenMM's reporter protocol: steps to the next evaluation, and what it needs."""
+        steps = self._interval - simulation.currentStep % self._interval
+        return {"steps": steps, "periodic": False, "include": ["positions"]}
+
+    def report(self, simulation: app.Simulation, state: openmm.State) -> None:
+        """Evaluate the committee on one state.
+
+        Raises
+        ------
+        SimulationError
+            If the disagreement is beyond the known range and the action is to stop, or a member
+            refuses the state.
+        """
+        box = (
+            state.getPeriodicBoxVectors()
+            if simulation.system.usesPeriodicBoundaryConditions()
+            else None
+        )
+        try:
+            spread = self._committee.spread(state.getPositions(asNumpy=True), box)
+        except openmm.OpenMMException as error:
+            raise stopped(simulation, cause_of(error)) from error
+        figures = {
+            name: (float(spread[of].mean()), float(spread[of].max()))
+            for name, of in self._kinds.items()
+        }
+        time = state.getTime().value_in_unit(unit.picosecond)
+        row = [
+            simulation.currentStep,
+            f"{time:.6g}",
+            *(f"{value:.5g}" for pair in figures.values() for value in pair),
+        ]
+        self._rows.writerow(row)
+        self._judge(simulation, figures)
+
+    def _judge(self, simulation: app.Simulation, figures: dict[str, tuple[float, float]]) -> None:
+        if self._known is None:
+            return
+        for name, values in figures.items():
+            for which, value, known in zip(
+                ("on average", "on one bead"),
+                values,
+                (self._known.mean, self._known.largest),
+                strict=True,
+            ):
+                limit = self._ratio * known[name]
+                if value <= limit or name in self._warned:
+                    continue
+                amounts = (
+                    f"{value:.3g} kJ/mol/nm, above {self._ratio:g} times the {known[name]:.3g} of"
+                    " the labels"
+                )
+                cause = f"the committee's disagreement {which} of type {name} is {amounts}"
+                if self._action == "stop":
+                    raise stopped(simulation, f"{cause}; use frames from there for training")
+                logger.warning(
+                    "step %d: %s; what follows is outside of what the student has learnt",
+                    simulation.currentStep,
+                    cause,
+                )
+                self._warned.add(name)
+
+    def close(self) -> None:
+        self._out.close()

@@ -1,0 +1,126 @@
+"""Stop a simulation that has exploded, before its frames reach the trajectory."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+import openmm
+from openmm import app, unit
+
+from openmm_cgkd.exceptions import ExplosionError, SimulationError
+
+
+class ExplosionGuard:
+    """OpenMM reporter that raises when coordinates or energy are not finite, or the temperature is
+    out of bounds.
+
+    Put it first among the reporters, so that it looks at a state before others write it.
+
+    Parameters
+    ----------
+    reportInterval : int
+        Time steps between checks.
+    temperature : float, kelvin
+        Set temperature.
+    maxRatio : float
+        The run stops above this multiple of it. For few beads, whose temperature fluctuates, the
+        bound is at least ten standard deviations of the canonical kinetic temperature above the
+        mean.
+    """
+
+    def __init__(self, reportInterval: int, temperature: float, maxRatio: float) -> None:
+        self._interval, self._temperature, self._ratio = reportInterval, temperature, maxRatio
+
+    def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
+        """OpenMM's reporter protocol: steps to the next check, and what it needs."""
+        steps = self._interval - simulation.currentStep % self._interval
+        return {"steps": steps, "periodic": False, "include": ["positions", "energy"]}
+
+    def report(self, simulation: app.Simulation, state: openmm.State) -> None:
+        """Check one state.
+
+        Raises
+        ------
+        SimulationError
+            Naming step, time and cause.
+        """
+        cause = self.cause(simulation.system, state)
+        if cause is not None:
+            raise stopped(simulation, cause)
+
+    def accepts(self, simulation: app.Simulation) -> bool:
+        """Is the state that the simulation is in now a good one?"""
+        try:
+            return (
+                self.cause(
+                    simulation.system, simulation.context.getState(positions=True, energy=True)
+                )
+                is None
+            )
+        except openmm.OpenMMException:  # the potential refuses the coordinates or the box
+            return False
+
+    def cause(self, system: openmm.System, state: openmm.State) -> str | None:
+        """What is wrong with a state that has positions and energies; None for a good one."""
+        energy = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
+        freedom = max(degrees_of_freedom(system), 1)
+        temperature = (
+            2 * state.getKineticEnergy() / (freedom * unit.MOLAR_GAS_CONSTANT_R) / unit.kelvin
+        )
+        highest = self._temperature * max(self._ratio, 1 + 10 * math.sqrt(2 / freedom))
+        if not np.isfinite(state.getPositions(asNumpy=True)._value).all():
+            return "coordinates are not finite"
+        if not math.isfinite(energy):
+            return f"the potential energy is {energy}"
+        if not temperature <= highest:
+            return (
+                f"the temperature is {temperature:.0f} K, set is {self._temperature:g} K, allowed"
+                f" {highest:.0f} K"
+            )
+        return None
+
+
+def degrees_of_freedom(system: openmm.System) -> int:
+    """Degrees of freedom that carry kinetic energy; beads have no constraints among them unless
+    the user adds some.
+    """
+    moving = sum(system.getParticleMass(k)._value > 0 for k in range(system.getNumParticles()))
+    removed = any(isinstance(force, openmm.CMMotionRemover) for force in system.getForces())
+    return 3 * moving - system.getNumConstraints() - (3 if removed else 0)
+
+
+def stopped(simulation: app.Simulation, cause: str) -> SimulationError:
+    """The error of a run that cannot go on: an `ExplosionError` where the state is to blame."""
+    step = simulation.currentStep
+    time = simulation.context.getTime().value_in_unit(unit.picosecond)
+    # a potential's errors bring their own
+    cure = "" if "; use " in cause else "; use a smaller time step or a better trained potential"
+    message = f"The simulation stopped at step {step} ({time:g} ps): {cause}{cure}."
+    if re.search(r"\bnan\b|\binf\b|finite", cause, re.IGNORECASE):
+        return ExplosionError(message, "non-finite", time)
+    return (
+        ExplosionError(message, "exploded", time)
+        if cause.startswith("the temperature")
+        else SimulationError(message)
+    )
+
+
+def cause_of(error: Exception) -> str:
+    """The telling line of an exception from OpenMM, which for a TorchScript failure comes after
+    a long listing.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return repr(error)
+    line = (
+        lines[-1]
+        .removeprefix("builtins.")
+        .removeprefix("RuntimeError: ")
+        .split("  For more")[0]
+        .rstrip(".;")
+    )
+    # TorchScript writes 17 digits
+    return re.sub(r"\d+\.\d{7,}", lambda number: f"{float(number[0]):.6g}", line)

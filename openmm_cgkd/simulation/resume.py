@@ -1,0 +1,157 @@
+"""Trajectory and state log of a run: start, or cut back to a saved step and continue."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+import mdtraj
+import numpy as np
+from openmm import Vec3, app, unit
+
+from openmm_cgkd.exceptions import SimulationError
+from openmm_cgkd.utils.files import replacing, write_text
+
+_CHUNK = 100  # frames held in memory while a trajectory is cut
+
+
+def write_topology(
+    path: Path, topology: app.Topology, positions: np.ndarray, box: np.ndarray | None
+) -> mdtraj.Topology:
+    """Write beads as a PDB that MDTraj reads back as element-less atoms, and return it as MDTraj
+    reads it.
+
+    Raises
+    ------
+    SimulationError
+        If a bead name does not survive the PDB format.
+    """
+    beads = mdtraj.Topology()
+    chain = beads.add_chain()
+    for residue in topology.residues():
+        names = [atom.name for atom in residue.atoms()]
+        # OpenMM drops atoms of a PDB file that repeat a name in a residue
+        alone = len(set(names)) < len(names)
+        for k, name in enumerate(names):
+            if k == 0 or alone:
+                molecule = beads.add_residue(name if alone else residue.name, chain)
+            beads.add_atom(name, mdtraj.element.virtual, molecule)
+    for first, second in topology.bonds():
+        beads.add_bond(beads.atom(first.index), beads.atom(second.index))
+    frame = mdtraj.Trajectory(positions[None], beads)
+    if box is not None:
+        frame.unitcell_vectors = box[None]
+    fresh = path.with_name("tmp." + path.name)  # MDTraj goes by the suffix
+    frame.save_pdb(str(fresh))
+    found = mdtraj.load_topology(str(fresh))
+    for ours, theirs in zip(beads.atoms, found.atoms, strict=True):
+        if ours.name != theirs.name:
+            fresh.unlink()
+            raise SimulationError(
+                f"Bead type {ours.name} becomes {theirs.name} in a PDB file; use names of at most 4"
+                " characters."
+            )
+    os.replace(fresh, path)
+    return found
+
+
+def open_trajectory(path: Path, interval: int, append: bool) -> Any:
+    """OpenMM reporter for a trajectory; coordinates are not wrapped into the box, so that
+    diffusion can be read off.
+    """
+    kind = app.XTCReporter if path.suffix == ".xtc" else app.DCDReporter
+    return kind(str(path), interval, append=append, enforcePeriodicBox=False)
+
+
+def cut_trajectory(
+    path: Path,
+    topology: app.Topology,
+    beads: mdtraj.Topology,
+    keep: int,
+    timestep: float,
+    interval: int,
+) -> None:
+    """Keep the first frames of a trajectory and drop the rest, torn ones included.
+
+    Parameters
+    ----------
+    path : path
+    topology, beads
+        The same beads for OpenMM, which writes, and for MDTraj, which reads.
+    keep : int
+        Number of frames, at least one.
+    timestep : float, ps
+    interval : int
+        Time steps between frames.
+
+    Raises
+    ------
+    SimulationError
+        If the trajectory has fewer frames.
+    """
+    lost = (
+        f"{path}: has fewer than the {keep} frames of the saved state; remove the folder"
+        f" {path.parent} to simulate again."
+    )
+    if not path.exists():
+        raise SimulationError(lost)
+    arguments = (topology, timestep * unit.picosecond, interval, interval)
+    with replacing(path) as fresh:
+        fresh.unlink(missing_ok=True)
+        with mdtraj.open(str(path)) as source, open(fresh, "wb") as file:
+            writer = (
+                app.XTCFile(str(fresh), *arguments)
+                if path.suffix == ".xtc"
+                else app.DCDFile(file, *arguments)
+            )
+            left = keep
+            while left > 0:
+                part = source.read_as_traj(beads, n_frames=min(left, _CHUNK))
+                if len(part) == 0:
+                    raise SimulationError(lost)
+                for k in range(len(part)):
+                    writer.writeModel(
+                        part.xyz[k], periodicBoxVectors=_vectors(part.unitcell_vectors, k)
+                    )
+                left -= len(part)
+
+
+def _vectors(boxes: np.ndarray | None, k: int) -> Any:
+    return None if boxes is None else [Vec3(*map(float, row)) for row in boxes[k]] * unit.nanometer
+
+
+def open_log(
+    path: Path, interval: int, append: bool, density: bool = False
+) -> app.StateDataReporter:
+    """CSV with step, time (ps), energies (kJ/mol), temperature (K), density (g/mL) if wanted,
+    and speed (ns/day).
+    """
+    columns = {
+        "step": True,
+        "time": True,
+        "potentialEnergy": True,
+        "kineticEnergy": True,
+        "temperature": True,
+        "speed": True,
+    }
+    return app.StateDataReporter(str(path), interval, append=append, density=density, **columns)
+
+
+def cut_log(path: Path, last_step: int) -> None:
+    """Keep the rows up to a step."""
+    lines = path.read_text().splitlines(keepends=True)
+    whole = [
+        line for line in lines[1:] if line.endswith("\n") and int(line.split(",")[0]) <= last_step
+    ]
+    write_text(path, "".join(lines[:1] + whole))
+
+
+def log_column(path: Path, name: str) -> np.ndarray:
+    """One column of the state log, by the start of its title."""
+    with open(path, newline="") as file:
+        rows = csv.reader(file)
+        title = next(rows)
+        column = next(k for k, text in enumerate(title) if text.lstrip('#"').startswith(name))
+        return np.array([float(row[column]) for row in rows])

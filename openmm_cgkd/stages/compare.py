@@ -1,0 +1,278 @@
+"""Stage 7: does the coarse-grained simulation have the structure of the all-atom one?"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from openmm_cgkd.analysis.comparison.curves import CurveComparison
+from openmm_cgkd.analysis.comparison.figures import write_pictures
+from openmm_cgkd.analysis.comparison.models import Comparison, Result, compare_models, report
+from openmm_cgkd.analysis.comparison.sources import Source, read_source, source_of_frames
+from openmm_cgkd.analysis.comparison.tables import write_tables
+from openmm_cgkd.config.run import ComparisonConfig, RunConfig, describe_mistake
+from openmm_cgkd.exceptions import AnalysisError, ConfigError
+from openmm_cgkd.frames.frames import Frames, read_frames
+from openmm_cgkd.run_folder import RunFolder, Stage
+from openmm_cgkd.utils.files import file_hash, write_text
+from openmm_cgkd.utils.progress import log_to
+
+logger = logging.getLogger(__name__)
+
+_DEFINITIONS = {
+    "mean_absolute_error": "mean over all bins from 0 to r_max of |g_CG - g_AA|",
+    "integrated_absolute_error": "integral of |g_CG - g_AA| from 0 to r_max, nm",
+    "rmse": "square root of the mean over all bins of (g_CG - g_AA)^2",
+    "all_atom_halves": (
+        "mean absolute difference between the first and the second half of the all-atom frames;"
+        " smaller errors mean nothing"
+    ),
+    "normalisation": (
+        "1 for an ideal gas at any system size: N_a N_b pairs, N_a (N_a - 1) / 2 for like types"
+    ),
+    "standard_error": (
+        "of curves: over contiguous time blocks; of errors and peaks: jackknife over the same"
+        " blocks"
+    ),
+}
+
+
+def compare(run: RunConfig) -> Path:
+    """Compare the coarse-grained trajectory of a run with its all-atom frames.
+
+    Reads ``simulation/trajectory.dcd`` (or ``.xtc``), ``simulation/topology.pdb`` and, if present,
+    ``simulation/simulation.json``; writes ``comparison.json``, CSV files of curves and errors, and
+    pictures into the comparison folder.
+
+    Returns
+    -------
+    Path
+        ``comparison.json``.
+
+    Raises
+    ------
+    AnalysisError
+        If the trajectory has other beads or another box volume than the all-atom frames, is too
+        short for the blocks, if a pair of bead types is empty, or r_max is above half the box.
+    FramesError
+        If the all-atom frames cannot be read.
+    """
+    folder = RunFolder(run)
+    path = folder.simulation / f"trajectory.{run.simulation.trajectory}"
+    outputs = [
+        folder.comparison / name for name in ("comparison.json", "rdf.csv", "errors.csv", "rdf.png")
+    ]
+    with log_to(folder.log("compare")):
+        frames = read_frames(folder.frames)
+        if not path.exists():
+            raise AnalysisError(f"{path}: no such file; run 'cgkd simulate' first.")
+        speed = _simulation_numbers(folder.simulation / "simulation.json")
+        inputs = {
+            "comparison": run.comparison,
+            "frames": frames.identity,
+            "trajectory": file_hash(path),
+            "simulation": speed,
+        }
+        stage = Stage(folder, "compare", inputs, outputs)
+        if stage.finished:
+            return outputs[0]
+        all_atom, model = source_of_frames(frames, folder.frames), read_source(path, "CG")
+        comparison = compare_models(all_atom, [model], run.comparison, everything=False)
+        numbers = _report(frames, comparison, speed)
+        write_text(outputs[0], json.dumps(numbers, indent=1, allow_nan=False))
+        write_tables(comparison, folder.comparison)
+        write_pictures(comparison, folder.comparison, _title(frames.attributes), ("png",))
+        _log_table(comparison.results[0], numbers["mean"])
+        stage.finish()
+    return outputs[0]
+
+
+def compare_runs(
+    models: Sequence[str], against: Path | str, folder: Path, settings: ComparisonConfig
+) -> Path:
+    """Compare any number of runs or trajectories with all-atom.
+
+    Parameters
+    ----------
+    models : sequence of str
+        Paths as `read_source` takes them, each with or without ``label=`` in front. Paths of one
+        label are independent trainings of one model.
+    against : path
+        All-atom: a file of mapped frames, or anything else that `read_source` takes.
+    folder : path
+        Gets ``comparison.json``, CSV files and pictures.
+    settings : ComparisonConfig
+
+    Returns
+    -------
+    Path
+        ``comparison.json``.
+
+    Raises
+    ------
+    AnalysisError
+        As `compare_models` and `read_source`.
+    """
+    folder = Path(folder)
+    all_atom = read_source(against)
+    sources = [_labelled(model) for model in models]
+    comparison = compare_models(all_atom, sources, settings)
+    path = folder / "comparison.json"
+    numbers = (
+        _state(all_atom.attributes)
+        | {"settings": settings.model_dump(mode="json"), "r_max": comparison.r_max}
+        | report(comparison)
+    )
+    write_text(path, json.dumps(numbers, indent=1, allow_nan=False))
+    write_tables(comparison, folder)
+    write_pictures(comparison, folder, _title(all_atom.attributes))
+    _log_scores(comparison)
+    return path
+
+
+def comparison_settings(**values: Any) -> ComparisonConfig:
+    """Settings from values that may be absent (None); quantities carry a unit.
+
+    Raises
+    ------
+    ConfigError
+        Naming the field, the value and the cure.
+    """
+    try:
+        return ComparisonConfig(
+            **{name: value for name, value in values.items() if value is not None}
+        )
+    except ValidationError as error:
+        raise ConfigError(describe_mistake("comparison", error)) from error
+
+
+def _labelled(model: str) -> Source:
+    """A source from ``path`` or ``label=path``; a path may itself hold an equals sign."""
+    label, sign, path = str(model).partition("=")
+    if sign and path and not Path(model).exists():
+        return read_source(path, label)
+    return read_source(model)
+
+
+def _state(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "system": attributes.get("system", "unnamed system"),
+        "temperature": attributes.get("temperature"),
+    }
+
+
+def _title(attributes: dict[str, Any]) -> str:
+    state = _state(attributes)
+    return (
+        state["system"]
+        if state["temperature"] is None
+        else f"{state['system']} at {state['temperature']:g} K"
+    )
+
+
+def _simulation_numbers(path: Path) -> dict[str, Any] | None:
+    """What the simulation stage left about its speed and temperature, or None."""
+    if not path.exists():
+        logger.info("%s is absent: the comparison states no speed and no temperature", path.name)
+        return None
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise AnalysisError(
+            f"{path}: is not valid JSON ({error}); run 'cgkd simulate' again."
+        ) from error
+
+
+def _report(frames: Frames, comparison: Comparison, speed: dict[str, Any] | None) -> dict[str, Any]:
+    """The report of a run: its RDFs on top, all observables under "structure"."""
+    result = comparison.results[0]
+    pairs = [_pair_numbers(types, pair) for types, pair in result.of_kind("rdf").items()]
+    settings = comparison.settings
+    return {
+        **_state(frames.attributes),
+        "frames": {
+            "all_atom": len(frames),
+            "coarse_grained": len(result.analysis.source),
+            "coarse_grained_trajectories": 1,
+        },
+        "frames_sha256": frames.identity,
+        "bins": settings.bins,
+        "r_max": comparison.r_max,
+        "blocks": settings.blocks,
+        "definitions": _DEFINITIONS,
+        "mean": {
+            key: float(np.mean([pair[key] for pair in pairs]))
+            for key in ("mean_absolute_error", "rmse", "all_atom_halves")
+        },
+        "pairs": pairs,
+        "simulation": speed,
+        "structure": report(comparison),
+    }
+
+
+def _pair_numbers(types: tuple[str, ...], pair: CurveComparison) -> dict[str, Any]:
+    return {
+        "types": list(types),
+        "mean_absolute_error": pair.error.mean_absolute,
+        "mean_absolute_error_se": pair.error_se.mean_absolute,
+        "integrated_absolute_error": pair.error.integrated_absolute,
+        "rmse": pair.error.rmse,
+        "all_atom_halves": pair.floor.mean_absolute,
+        "first_peak": {
+            "all_atom": pair.all_atom.peak(),
+            "coarse_grained": pair.coarse_grained.peak(),
+        },
+    }
+
+
+def _log_table(result: Result, mean: dict[str, float]) -> None:
+    pairs = result.of_kind("rdf")
+    for types, pair in pairs.items():
+        error, se, floor = pair.error, pair.error_se, pair.floor
+        numbers = (
+            "-".join(types),
+            error.mean_absolute,
+            se.mean_absolute,
+            error.rmse,
+            floor.mean_absolute,
+        )
+        logger.info("%-12s RDF error %.3f +- %.3f, rmse %.3f, all-atom halves %.3f", *numbers)
+    logger.info(
+        "mean of %d pairs: RDF error %.3f, all-atom halves %.3f",
+        len(pairs),
+        mean["mean_absolute_error"],
+        mean["all_atom_halves"],
+    )
+    _warn_of_aggregation(result)
+
+
+def _log_scores(comparison: Comparison) -> None:
+    for result in comparison.results:
+        values = result.scores
+        shown = ", ".join(
+            f"{name} {values[name]:.3f}" for name in values if not name.endswith(("_se", "_halves"))
+        )
+        logger.info(
+            "%-12s overlap with all-atom: %s (all-atom halves %.3f)",
+            result.label,
+            shown,
+            values["combined_halves"],
+        )
+        _warn_of_aggregation(result)
+
+
+def _warn_of_aggregation(result: Result) -> None:
+    first, share = result.aggregation["first_frame"], result.aggregation["share_of_frames"]
+    if first is not None:
+        logger.warning(
+            "%s aggregates from frame %d on: %.0f %% of its frames show what all-atom never does",
+            result.label,
+            first,
+            100 * share,
+        )

@@ -1,0 +1,271 @@
+#!/usr/bin/env python
+"""Speed of coarse-grained dynamics on OpenMM's CPU platform, against torchmd-net's own script,
+all-atom and an ensemble.
+
+Every comparison alternates both sides in one process and takes medians. Threads are set for child
+processes, so each number of cores is a process of its own. Waiting threads of libgomp spin for
+about a millisecond (its own default), unless OMP_WAIT_POLICY or GOMP_SPINCOUNT is set: benchmarks
+have the machine to themselves. Prints tables and, as its last line, one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .measures import exponent, measure, overhead, peak, rss_growth
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDENTS = [
+    ROOT / "systems" / "ethaline" / "student.pt",
+    ROOT / "runs" / "quickstart" / "student.pt",
+]
+COPIES = {"240": (1, 1, 1), "1000": (2, 2, 1)}  # of the shipped box of 240 molecules
+Result = dict[str, Any]
+
+
+_ENVIRONMENT = dict(os.environ)  # before the package is imported, which sets OMP_WAIT_POLICY
+_SPINS = "300000"  # what libgomp takes where nothing is set; the package would set OMP_WAIT_POLICY
+
+
+class Effort(NamedTuple):
+    """How long to measure: rounds of so many seconds per side, numbers of beads, steps for the
+    growth of memory.
+    """
+
+    rounds: int
+    seconds: float
+    beads: list[int]
+    memory_beads: list[int]
+    steps: int
+
+
+FULL = Effort(7, 1.5, [1000, 4000, 16000, 64000], [1000, 16000, 64000], 100_000)
+QUICK = Effort(3, 0.2, [1000, 4000], [], 2000)
+
+
+# --- in child processes ---------------------------------------------------------------------------
+
+
+def _network(arguments: argparse.Namespace, effort: Effort, folder: Path) -> Result:
+    from .contexts import network_sides
+
+    return measure(network_sides(folder), effort.rounds, effort.seconds)
+
+
+def _fluid(arguments: argparse.Namespace, effort: Effort, folder: Path) -> Result:
+    """Everything about the student: against all-atom, against the ensemble, overhead, growth of
+    memory; and a small network by size.
+    """
+    from .contexts import (
+        CGPotential,
+        ensemble_sides,
+        fluid_sides,
+        size_sides,
+        student_side,
+        untrained_student,
+    )
+
+    student = untrained_student(folder) if arguments.untrained else arguments.student
+    timestep = arguments.timestep * 1e-3
+    found: Result = {}
+    for name, copies in COPIES.items():
+        sides = fluid_sides(student, timestep, copies)
+        ms = measure(sides, effort.rounds, effort.seconds)
+        beads = sides["student"][0].getSystem().getNumParticles()
+        atoms = sides["all-atom"][0].getSystem().getNumParticles()
+        found[name] = {
+            "ms": ms,
+            "fs": {side: step * 1e3 for side, (_, step) in sides.items()},
+            "beads": beads,
+            "atoms": atoms,
+        }
+    found["ensemble"] = measure(ensemble_sides(student, timestep), effort.rounds, effort.seconds)
+    context, _ = student_side(CGPotential(student), timestep, COPIES["240"])
+    found |= overhead(context, effort.rounds, effort.seconds) | rss_growth(context, effort.steps)
+    return found | {
+        "sizes": measure(size_sides(folder, effort.beads), effort.rounds, effort.seconds)
+    }
+
+
+def _memory(arguments: argparse.Namespace, effort: Effort, folder: Path) -> Result:
+    from .contexts import size_sides
+
+    ((context, _),) = size_sides(folder, [arguments.beads]).values()
+    context.getIntegrator().step(5)
+    return {"peak": peak()}
+
+
+CHILDREN: dict[str, Callable[[argparse.Namespace, Effort, Path], Result]] = {
+    "network": _network,
+    "fluid": _fluid,
+    "memory": _memory,
+}
+
+
+def run_child(kind: str, cores: int, options: list[str]) -> Result:
+    """What one set of measurements found with so many threads."""
+    names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENMM_CPU_THREADS", "MKL_NUM_THREADS")
+    environment = {**_ENVIRONMENT, **dict.fromkeys(names, str(cores))}
+    if "OMP_WAIT_POLICY" not in environment:
+        environment.setdefault("GOMP_SPINCOUNT", _SPINS)
+    command = [sys.executable, __file__, "--child", kind, *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"error: the {kind} benchmark failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def network_table(one: Result, every: Result, cores: int) -> Result:
+    """torchmd-net's script against ours."""
+    print(
+        "\n300 beads, 64 channels, 1 layer, cutoff 1 nm, ms per"
+        f" step\n{'':<14}{'1 core':>10}{f'{cores} cores':>10}"
+    )
+    for name in one:
+        print(f"{name:<14}{one[name]:10.2f}{every[name]:10.2f}")
+    return {
+        "fast_vs_torchmdnet_1core": one["torchmd-net"] / one["fused"],
+        "two_core_scaling": one["fused"] / every["fused"],
+        "fused_vs_portable": every["portable"] / every["fused"],
+    }
+
+
+def fluid_table(fluid: Result, cores: int) -> Result:
+    """The student against all-atom and against the ensemble."""
+    found: Result = {}
+    print(
+        f"\nethaline, {cores} cores{'':<10}{'particles':>10}{'ms/step':>10}{'fs':>6}{'ns/day':>10}"
+    )
+    for name in COPIES:
+        part, speed = fluid[name], {}
+        for side, particles in (("all-atom", part["atoms"]), ("student", part["beads"])):
+            ms, fs = part["ms"][side], part["fs"][side]
+            speed[side] = fs / ms * 86.4
+            print(f"{side:<28}{particles:10d}{ms:10.3f}{fs:6.1f}{speed[side]:10.1f}")
+        found[f"cg_vs_aa_{name}"] = speed["student"] / speed["all-atom"]
+    pair = fluid["ensemble"]
+    for side in ("ensemble", "student"):
+        print(f"{side + ', alternating':<28}{fluid['240']['beads']:10d}{pair[side]:10.3f}")
+    rest = fluid["overhead_ms"] - fluid["openmm_ms"] - fluid["list_ms"]
+    print(
+        f"a step of {fluid['step_ms']:.3f} ms spends {fluid['overhead_ms']:.3f} ms outside the"
+        f" evaluation of network and prior:\n  OpenMM without forces {fluid['openmm_ms']:.3f},"
+        f" neighbour list {fluid['list_ms']:.3f}, TorchForce and Python {rest:.3f}"
+    )
+    return found | {
+        "student_vs_ensemble": pair["ensemble"] / pair["student"],
+        "overhead_ms": fluid["overhead_ms"],
+        "rss_growth": fluid["rss_growth"],
+    }
+
+
+def sizes_table(times: Result, peaks: dict[int, int], cores: int) -> Result:
+    """Time and memory against the number of beads."""
+    print(
+        f"\n16 channels, cutoff 1 nm, 6 beads per nm3, {cores}"
+        f" cores\n{'beads':>8}{'ms/step':>10}{'us/bead':>10}{'peak MB':>10}"
+    )
+    for n in times:
+        memory = f"{peaks[int(n)] / 1e6:10.0f}" if int(n) in peaks else ""
+        print(f"{n:>8}{times[n]:10.2f}{times[n] / int(n) * 1e3:10.2f}{memory}")
+    found = {"beads_exponent": exponent([int(n) for n in times], list(times.values()))}
+    if len(peaks) > 1:
+        (first, low), *_, (last, high) = sorted(peaks.items())
+        found["bytes_per_bead"] = (high - low) / (last - first)
+        print(f"{found['bytes_per_bead']:.0f} bytes per bead")
+    return found
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="rough figures within a minute or so")
+    parser.add_argument(
+        "--student",
+        type=Path,
+        help="potential of the ethaline box; the shipped one, or the quickstart's, if absent",
+    )
+    parser.add_argument(
+        "--untrained",
+        action="store_true",
+        help="take a network of 24 channels with random weights instead",
+    )
+    parser.add_argument(
+        "--timestep",
+        type=float,
+        help="of the student, fs; that of timestep.json beside it if absent",
+    )
+    parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
+    parser.add_argument("--beads", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if not arguments.untrained and not arguments.child:
+        arguments.student = arguments.student or next(
+            (path for path in STUDENTS if path.exists()), STUDENTS[0]
+        )
+        if not arguments.student.exists():
+            parser.error(
+                f"--student: {arguments.student} is not there; train one with 'cgkd run', or say"
+                " --untrained."
+            )
+        if arguments.timestep is None:
+            from openmm_cgkd.simulation.timestep.search import read_recommendation
+
+            found = read_recommendation(arguments.student)
+            if found is None:
+                parser.error(
+                    f"--timestep: none is recommended for {arguments.student}; run 'cgkd timestep'"
+                    " on it, or name one in fs."
+                )
+            arguments.timestep = found * 1e3
+    arguments.timestep = arguments.timestep or 5.0
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
+    effort = QUICK if arguments.quick else FULL
+    if arguments.child:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(CHILDREN[arguments.child](arguments, effort, Path(folder))))
+        return
+    cores, before = os.cpu_count() or 1, os.getloadavg()[0]
+    options = ["--quick"] * arguments.quick + ["--timestep", str(arguments.timestep)]
+    options += ["--untrained"] if arguments.untrained else ["--student", str(arguments.student)]
+    student = "untrained" if arguments.untrained else str(arguments.student)
+    waiting = (
+        _ENVIRONMENT.get("OMP_WAIT_POLICY")
+        or f"spinning for {_ENVIRONMENT.get('GOMP_SPINCOUNT', _SPINS)}"
+    )
+    print(
+        f"student {student}, medians of {effort.rounds}, waiting threads {waiting}, load average"
+        f" before {before:.1f}"
+    )
+    result = network_table(
+        run_child("network", 1, options), run_child("network", cores, options), cores
+    )
+    fluid = run_child("fluid", cores, options)
+    result |= fluid_table(fluid, cores)
+    peaks = {
+        n: run_child("memory", cores, [*options, "--beads", str(n)])["peak"]
+        for n in effort.memory_beads
+    }
+    result |= sizes_table(fluid["sizes"], peaks, cores)
+    result |= {"cores": cores, "load": round(before, 1)}
+    print(json.dumps({name: round(value, 4) for name, value in result.items()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""What `validate_fluid.py` measures in a finished all-atom run, and what the literature says."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import yaml
+from openmm import unit
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from scipy.stats import linregress
+
+from openmm_cgkd.allatom.build import build_topology
+from openmm_cgkd.allatom.run import run_reference
+from openmm_cgkd.analysis.observables.neighbors import largest_r_max
+from openmm_cgkd.analysis.observables.rdf import RDF, block_rdfs, first_peak
+from openmm_cgkd.config.run import SystemConfig
+from openmm_cgkd.exceptions import AnalysisError, ConfigError
+from openmm_cgkd.frames.frames import read_frames
+from openmm_cgkd.utils.progress import Report, progress_to
+from openmm_cgkd.utils.statistics import jackknife_error, standard_error
+from openmm_cgkd.utils.units import Density, Length, Temperature, to_float
+
+GAS_CONSTANT = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
+PRESSURE_WORK = 0.0602214076  # kJ/mol per bar nm^3
+BLOCKS = 5  # for standard errors, over what follows the discarded first third
+# blocks to see how the run settles: a straight line through fewer has too uncertain an error
+SERIES = 10
+BIN = 0.01  # nm
+
+
+class Entry(BaseModel):
+    """Where a number comes from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    label: str = "literature"
+    source: str
+    note: str = ""
+
+    @property
+    def cited(self) -> str:
+        return f"{self.label}: {self.source}" + (f"; {self.note}" if self.note else "")
+
+
+class LiteratureDensity(Entry):
+    temperature: Temperature
+    value: Density
+    slope: Annotated[
+        float, BeforeValidator(lambda value: to_float(value, "gram/centimeter**3/kelvin"))
+    ]
+
+    def at(self, temperature: float) -> float:
+        """g/cm^3 at a temperature in kelvin, by the straight line."""
+        return self.value + self.slope * (temperature - self.temperature)
+
+
+class LiteratureHeatCapacity(Entry):
+    value: Annotated[float, BeforeValidator(lambda value: to_float(value, "joule/gram/kelvin"))]
+
+
+class LiteraturePeak(Entry):
+    pair: tuple[str, str]
+    position: Length
+
+
+class Literature(BaseModel):
+    """literature.yaml of a fluid's folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    density: list[LiteratureDensity] = Field(min_length=1)
+    heat_capacity: list[LiteratureHeatCapacity] = []
+    peaks: list[LiteraturePeak] = []
+
+
+def load_literature(path: Path) -> Literature:
+    """Read the literature values of a fluid.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or a field is not valid.
+    """
+    try:
+        return Literature.model_validate(yaml.safe_load(path.read_text()))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read; write the literature values of the fluid there"
+            " (docs/formats.md)."
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"{path}: is not YAML ({' '.join(str(error).split())}); see docs/formats.md."
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ConfigError(
+            f"{path}: {field}: {first['msg'].removeprefix('Value error, ')}; see docs/formats.md."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Value:
+    """A mean and its standard error."""
+
+    mean: float
+    error: float
+
+    def __str__(self) -> str:
+        """Like 1.0829(3): the error in units of the last digit, two digits of it where it
+        begins with 1.
+        """
+        if not (math.isfinite(self.error) and self.error > 0):
+            return f"{self.mean:.4g}"
+        digits = -math.floor(math.log10(self.error) + 1e-9)
+        digits += self.error * 10**digits < 1.95
+        if digits <= 0:
+            return f"{self.mean:.0f}({self.error:.0f})"
+        return f"{self.mean:.{digits}f}({self.error * 10**digits:.0f})"
+
+
+def block_means(series: np.ndarray, blocks: int) -> np.ndarray:
+    """Means of contiguous blocks, shape (blocks,)."""
+    return np.array([block.mean() for block in np.array_split(series, blocks)])
+
+
+def block_value(series: np.ndarray) -> Value:
+    """Mean of a time series and its standard error from contiguous blocks."""
+    return Value(float(series.mean()), float(standard_error(block_means(series, BLOCKS))))
+
+
+def run_state(config: SystemConfig, folder: Path, report: Report) -> None:
+    """`run_reference` as a task of `map_tasks`."""
+    with progress_to(report):
+        run_reference(config, folder)
+
+
+class State:
+    """Results of one temperature and box size.
+
+    Parameters
+    ----------
+    config : SystemConfig
+    folder : Path
+        A finished run of `run_reference`.
+    pairs : int
+        Formula units, each one ion pair and its hydrogen-bond donors.
+    """
+
+    def __init__(self, config: SystemConfig, folder: Path, pairs: int) -> None:
+        self.temperature, self.pairs, self.length = config.temperature, pairs, config.reference.npt
+        topology = build_topology(config)
+        self.mass = sum(atom.element.mass.value_in_unit(unit.dalton) for atom in topology.atoms())
+        rigid = sum(
+            "H" in (bond.atom1.element.symbol, bond.atom2.element.symbol)
+            for bond in topology.bonds()
+        )
+        # bonds to hydrogen are constrained, the centre of mass stands still
+        freedom = 3 * topology.getNumAtoms() - rigid - 3
+        time, potential, volume = _read_npt(folder / "npt.csv")
+        # the kinetic energy is known exactly: equipartition at the temperature of the thermostat
+        kinetic = freedom / 2 * GAS_CONSTANT * self.temperature
+        self.time = time
+        self.density_series = self.mass / volume / unit.AVOGADRO_CONSTANT_NA._value * 1e21  # g/cm^3
+        # kJ/mol
+        self.enthalpy_series = (
+            potential + kinetic + PRESSURE_WORK * config.reference.pressure * volume
+        ) / pairs
+        used = slice(len(time) // 3, None)  # as run_reference does for the mean volume
+        self.density, self.enthalpy = (
+            block_value(self.density_series[used]),
+            block_value(self.enthalpy_series[used]),
+        )
+        self.density_drift = _drift(time[used], self.density_series[used])
+        self.enthalpy_drift = _drift(time[used], self.enthalpy_series[used])
+        self.peaks = _peaks(folder / "frames.h5")
+
+    @property
+    def name(self) -> str:
+        return f"{self.temperature:g} K, {self.pairs} ion pairs"
+
+
+def _read_npt(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Time (ps), potential energy (kJ/mol) and volume (nm^3) of the NPT phase."""
+    columns = "Time (ps)", "Potential Energy (kJ/mole)", "Box Volume (nm^3)"
+    with open(path) as file:
+        rows = [[float(row[name]) for name in columns] for row in csv.DictReader(file)]
+    if len(rows) < 2 * SERIES:
+        raise AnalysisError(
+            f"{path}: holds {len(rows)} rows, at least {2 * SERIES} are needed; use a longer --npt"
+            " in another folder."
+        )
+    time, potential, volume = np.array(rows).T
+    return time, potential, volume
+
+
+def _drift(time: np.ndarray, series: np.ndarray) -> Value:
+    """Slope per 100 ps of the straight line through the block means, and its standard error."""
+    fit = linregress(block_means(time, SERIES), block_means(series, SERIES))
+    return Value(100 * fit.slope, 100 * fit.stderr)
+
+
+def _peaks(path: Path) -> dict[tuple[str, str], Value]:
+    """Position of the first peak of g(r) of every pair of bead types, nm; nan where there is
+    none.
+    """
+    frames = read_frames(path)
+    r_max = largest_r_max(frames.box)
+
+    def position(values: np.ndarray) -> float:
+        peak = first_peak(r, values)
+        return peak.position if peak else math.nan
+
+    found = {}
+    for pair, parts in block_rdfs(
+        frames.positions, frames.box, frames.beads, round(r_max / BIN), r_max, BLOCKS
+    ).items():
+        whole, r = RDF.merged(parts), parts[0].bin_centers
+        found[tuple(sorted(pair))] = Value(
+            position(whole.values),
+            jackknife_error(np.array([part.values for part in parts]), position),
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Response:
+    """Thermal expansion (1/K) and heat capacity (J/g/K) between two temperatures of one box
+    size.
+    """
+
+    cold: State
+    hot: State
+
+    @property
+    def expansion(self) -> Value:
+        step = self.hot.temperature - self.cold.temperature
+        relative = math.hypot(
+            *(state.density.error / state.density.mean for state in (self.cold, self.hot))
+        )
+        return Value(
+            math.log(self.cold.density.mean / self.hot.density.mean) / step, relative / step
+        )
+
+    @property
+    def heat_capacity(self) -> Value:
+        step = self.hot.temperature - self.cold.temperature
+        scale = 1000 * self.hot.pairs / self.hot.mass / step
+        error = math.hypot(self.cold.enthalpy.error, self.hot.enthalpy.error)
+        return Value(scale * (self.hot.enthalpy.mean - self.cold.enthalpy.mean), scale * error)
+
+    def literature_expansion(self, density: LiteratureDensity) -> float:
+        cold, hot = self.cold.temperature, self.hot.temperature
+        return math.log(density.at(cold) / density.at(hot)) / (hot - cold)

@@ -1,0 +1,319 @@
+"""The work of a study: teachers and labels of a seed, and from them one variant after the other.
+
+Every piece leaves its results in its own run folder and is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openmm
+from openmm import unit
+
+from openmm_cgkd.config.run import RunConfig
+from openmm_cgkd.exceptions import AnalysisError, ExplosionError
+from openmm_cgkd.frames.frames import Frames, read_frames, split_frames
+from openmm_cgkd.mean_forces.file import read_mean_forces
+from openmm_cgkd.platforms import choose_platform
+from openmm_cgkd.potential.export import export_student
+from openmm_cgkd.run_folder import RunFolder, Stage
+from openmm_cgkd.simulation.cgpotential import CGPotential, bead_topology_to_openmm
+from openmm_cgkd.simulation.committee import EnsemblePotential, export_members
+from openmm_cgkd.simulation.dynamics import run_dynamics, simulate
+from openmm_cgkd.simulation.explosion import cause_of
+from openmm_cgkd.stages.compare import compare
+from openmm_cgkd.stages.label import label_frames, mapped_error
+from openmm_cgkd.stages.stability import check_stability
+from openmm_cgkd.stages.teach import train_teachers
+from openmm_cgkd.stages.workflow import distill
+from openmm_cgkd.training.checkpoint import load_checkpoint
+from openmm_cgkd.training.graphs import FrameGraphs, load_prior
+from openmm_cgkd.training.mean_force_test import load_mean_force_test
+from openmm_cgkd.training.predict import predict
+from openmm_cgkd.utils.files import file_hash, replacing, write_text
+from openmm_cgkd.utils.progress import console, log_to
+from scripts.benchmarks.measures import measure
+
+from .plan import Piece, Study
+
+logger = logging.getLogger("openmm_cgkd")
+
+# what a piece leaves beside the files of a run
+ERRORS, FAILURE, WALL, SPEED = "errors.json", "failure.json", "wall.json", "speed.json"
+_NOT_IN_RESULTS = {
+    "system",
+    "folder",
+    "frames",
+    "mean_forces",
+    "tensorboard",
+    "workers",
+    "execution",
+}
+
+Report = Callable[[float, str], None]
+
+
+def stamp(piece: Piece, frames: Frames) -> Stage:
+    """Whether a piece is finished: with this configuration, these frames and these mean forces."""
+    inputs: dict[str, Any] = {
+        "run": piece.run.model_dump(mode="json", exclude=_NOT_IN_RESULTS),
+        "frames": frames.identity,
+    }
+    if piece.run.mean_forces is not None:
+        inputs["mean_forces"] = file_hash(piece.run.path(piece.run.mean_forces))
+    return Stage(
+        RunFolder(piece.run), f"piece {piece.name}", inputs, [RunFolder(piece.run).root / ERRORS]
+    )
+
+
+def teach(run: RunConfig) -> None:
+    """Train the teachers and label the frames."""
+    with _timed(run, "teachers"):
+        train_teachers(run)
+    with _timed(run, "labels"):
+        label_frames(run)
+
+
+def work(piece: Piece, costs: dict[str, float], deadline: float, report: Report) -> bool:
+    """Do a piece, in a process of its own.
+
+    Parameters
+    ----------
+    piece : Piece
+        Whose teachers have labelled the frames.
+    costs : dict
+        Seconds of every stage, roughly, by `Costs.piece`.
+    deadline : float
+        Time, as of `time.time`, after which no stage begins.
+    report : callable
+        Gets the seconds done and the stage.
+
+    Returns
+    -------
+    bool
+        Whether the piece is finished.
+    """
+    # several bars on one terminal destroy each other
+    if multiprocessing.parent_process() is not None:
+        console.file = open(os.devnull, "w")  # noqa: SIM115  open as long as the process
+    done = 0.0
+    for name, seconds in costs.items():
+        if time.time() > deadline:
+            return False
+        report(done, name)
+        with _timed(piece.run, name):
+            _STAGES[name](piece)
+        done += seconds
+    frames = read_frames(RunFolder(piece.run).frames)
+    stamp(piece, frames).finish()
+    return True
+
+
+def _train(piece: Piece) -> None:
+    folder = RunFolder(piece.run)
+    if piece.teachers is not None:
+        source = RunFolder(piece.teachers)
+        needed = [(source.labels, folder.labels), (source.prior, folder.prior)]
+        if piece.run.student.on_policy.rounds:  # teachers label what the student visits
+            needed += [
+                (source.teacher(k) / "best.pt", folder.teacher(k) / "best.pt")
+                for k in range(piece.run.teachers.count)
+            ]
+        for theirs, ours in needed:
+            ours.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(ours) as fresh:
+                shutil.copyfile(theirs, fresh)
+    distill(piece.run)
+    export_student(piece.run)
+
+
+def _simulate(piece: Piece) -> None:
+    """Simulate; a run that explodes is a result, too."""
+    failure = RunFolder(piece.run).root / FAILURE
+    try:
+        if piece.variant.committee:
+            _simulate_committee(piece)
+        else:
+            simulate(piece.run)
+    except ExplosionError as error:
+        write_text(failure, json.dumps({"time": error.time, "detail": str(error)}))
+    else:
+        failure.unlink(missing_ok=True)
+
+
+def _simulate_committee(piece: Piece) -> None:
+    """The teachers' mean force from the frame, and by the protocol, of the students."""
+    run, folder = piece.run, RunFolder(piece.run)
+    with log_to(folder.log("simulate")):
+        frames = read_frames(folder.frames)
+        start = _start(run, frames)
+        members = export_members(piece.teachers, frames)
+        topology = bead_topology_to_openmm(frames.beads, frames.box[start])
+        system = EnsemblePotential(members).createSystem(topology)
+        identity = json.dumps(
+            {"members": [file_hash(member) for member in members], "start": start}
+        )
+        inputs = {"identity": identity, "simulation": run.simulation, "seed": run.seed}
+        stage = Stage(folder, "simulate", inputs, [folder.simulation / "simulation.json"])
+        if not stage.finished:
+            positions = frames.positions[start]
+            run_dynamics(
+                system,
+                topology,
+                positions,
+                folder.simulation,
+                run.simulation,
+                frames.temperature,
+                run.seed,
+                identity,
+            )
+            stage.finish()
+
+
+def _start(run: RunConfig, frames: Frames) -> int:
+    """The last training frame, where `simulate` begins, too."""
+    return int(
+        split_frames(frames.time, run.split.validation, run.split.test, run.split.gap).training[-1]
+    )
+
+
+def _compare(piece: Piece) -> None:
+    """Compare; of a run that exploded what there is, if it is enough."""
+    folder = RunFolder(piece.run)
+    try:
+        compare(piece.run)
+    except AnalysisError:
+        if not (folder.root / FAILURE).exists():
+            raise
+        (folder.comparison / "comparison.json").unlink(missing_ok=True)  # of another simulation
+
+
+def _errors(piece: Piece) -> None:
+    """Errors of the forces: against the mapped forces of the test part of all frames, and
+    against mean forces if there are some.
+    """
+    run, folder = piece.run, RunFolder(piece.run)
+    source = RunFolder(piece.teachers) if piece.variant.committee else folder
+    count = run.teachers.count
+    checkpoints = (
+        [source.teacher(k) / "best.pt" for k in range(count)]
+        if piece.variant.committee
+        else [folder.student / "best.pt"]
+    )
+    networks = [load_checkpoint(path)[0] for path in checkpoints]
+    cutoff, prior, frames = networks[0].cutoff, load_prior(source.prior), read_frames(folder.frames)
+
+    def forces(graphs: FrameGraphs) -> np.ndarray:
+        return np.mean(
+            [predict(network, graphs, range(len(graphs)))[0] for network in networks], axis=0
+        )
+
+    test = split_frames(frames.time, run.split.validation, run.split.test, run.split.gap).test
+    graphs = FrameGraphs(frames[test], cutoff, prior)
+    rmse, share = mapped_error(forces(graphs), graphs, np.arange(len(test)))
+    errors = {"mapped_rmse": rmse, "mapped_share": share, "test_frames": len(test)}
+    against = load_mean_force_test(run, frames, cutoff, prior)
+    if against is not None:
+        errors |= against.errors(forces(against.graphs))
+        variance = read_mean_forces(run.path(run.mean_forces)).variance()
+        errors["mean_force_share"] = errors["mean_force_rmse"] ** 2 / variance
+    write_text(folder.root / ERRORS, json.dumps(errors, indent=1))
+
+
+def _stability(piece: Piece) -> None:
+    check_stability(piece.run)
+
+
+_STAGES: dict[str, Callable[[Piece], None]] = {
+    "train": _train,
+    "simulate": _simulate,
+    "compare": _compare,
+    "stability": _stability,
+    "errors": _errors,
+}
+
+
+def measure_speeds(study: Study, pieces: list[Piece], rounds: int, seconds: float) -> None:
+    """Time the steps of finished pieces of one seed, one after the other, on all cores and with
+    nothing of the study beside them.
+    """
+    pieces = [piece for piece in pieces if not (RunFolder(piece.run).root / FAILURE).exists()]
+    files = {piece.variant.name: _potentials(piece) for piece in pieces}
+    potentials = {name: [file_hash(file) for file in found] for name, found in files.items()}
+    record = study.folder / f"seed-{pieces[0].seed}" / SPEED if pieces else None
+    if record is None or (
+        record.exists() and json.loads(record.read_text())["potentials"] == potentials
+    ):
+        return
+    frames, steps = read_frames(RunFolder(pieces[0].run).frames), {}
+    for piece in pieces:
+        name, timestep = piece.variant.name, piece.run.simulation.timestep
+        try:
+            ms = measure({name: (_context(piece, files[name], frames), timestep)}, rounds, seconds)[
+                name
+            ]
+        except openmm.OpenMMException as error:  # it may explode here, too
+            logger.warning("%s: its speed could not be measured (%s)", piece.name, cause_of(error))
+            continue
+        steps[name] = {"step_time_ms": ms, "ns_per_day": timestep * 86400 / ms}
+    write_text(
+        record,
+        json.dumps(
+            {"potentials": potentials, "steps": steps, "load_average": os.getloadavg()[0]}, indent=1
+        ),
+    )
+
+
+def speed_of(piece: Piece) -> dict[str, float]:
+    """What `measure_speeds` found, if the potentials are still the same."""
+    root, name = RunFolder(piece.run).root, piece.variant.name
+    if not (root.parent / SPEED).exists() or (root / FAILURE).exists():
+        return {}
+    record = json.loads((root.parent / SPEED).read_text())
+    same = record["potentials"].get(name) == [file_hash(file) for file in _potentials(piece)]
+    return record["steps"].get(name, {}) if same else {}
+
+
+def _context(piece: Piece, files: list[Path], frames: Frames) -> openmm.Context:
+    start, protocol = _start(piece.run, frames), piece.run.simulation
+    potential = EnsemblePotential(files) if piece.variant.committee else CGPotential(files[0])
+    system = potential.createSystem(bead_topology_to_openmm(frames.beads, frames.box[start]))
+    temperature = frames.temperature * unit.kelvin
+    integrator = openmm.LangevinMiddleIntegrator(
+        temperature, protocol.friction / unit.picosecond, protocol.timestep * unit.picosecond
+    )
+    context = openmm.Context(system, integrator, choose_platform(system, protocol.platform))
+    context.setPositions(frames.positions[start])
+    context.setVelocitiesToTemperature(temperature, piece.run.seed)
+    return context
+
+
+def _potentials(piece: Piece) -> list[Path]:
+    if not piece.variant.committee:
+        return [RunFolder(piece.run).model]
+    return [
+        RunFolder(piece.teachers).teacher(k) / "potential.pt"
+        for k in range(piece.run.teachers.count)
+    ]
+
+
+@contextmanager
+def _timed(run: RunConfig, name: str) -> Iterator[None]:
+    """Add up the wall time of a stage over interruptions, in seconds."""
+    path, begin = RunFolder(run).root / WALL, time.perf_counter()
+    try:
+        yield
+    finally:
+        known = json.loads(path.read_text()) if path.exists() else {}
+        known[name] = known.get(name, 0.0) + time.perf_counter() - begin
+        write_text(path, json.dumps(known, indent=1))

@@ -1,0 +1,486 @@
+"""Mapping an existing trajectory: the same frames as the reporter makes, whatever the format
+and whatever was wrapped.
+"""
+
+import builtins
+import hashlib
+from pathlib import Path
+
+import h5py
+import MDAnalysis
+import mdtraj
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from openmm_cgkd.allatom.build import build_topology
+from openmm_cgkd.allatom.import_trajectory import _WholeMolecules, map_trajectory
+from openmm_cgkd.cli.commands import app
+from openmm_cgkd.config.run import SystemConfig, parse
+from openmm_cgkd.exceptions import (
+    BoxError,
+    CompatibilityError,
+    ConfigError,
+    FramesError,
+    MappingError,
+)
+from openmm_cgkd.frames.frames import read_frames
+from openmm_cgkd.mapping import mapping as mapping_module
+from tests.cases.all_atom import STEPS, Case, wrapped
+from tests.cases.ethaline import COUNTS, ETHALINE, small_config
+
+FORMATS = ["trr", "nc", "h5md", "real", "metal"]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["cubic", "triclinic"])
+def any_box(request, tmp_path_factory) -> Case:
+    return Case(tmp_path_factory.mktemp("aa"), request.param)
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory) -> Case:
+    return Case(tmp_path_factory.mktemp("aa"), skew=False)
+
+
+def write(case: Case, folder: Path, kind: str) -> tuple[Path, dict]:
+    """The raw frames in one format, and the options that this format needs."""
+    if kind in ("real", "metal"):
+        columns = {"real": "id type x y z fx fy fz", "metal": "fx fy fz id xs ys zs"}[kind]
+        return case.write_lammps(folder / "a.lammpstrj", kind, columns=columns), {"units": kind}
+    if kind == "h5md":
+        return case.write_h5md(folder / "a.h5md"), {}
+    return case.write(folder / f"a.{kind}"), {}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_same_frames_as_the_reporter(any_box, tmp_path, kind):
+    trajectory, options = write(any_box, tmp_path, kind)
+    output = map_trajectory(
+        any_box.config, trajectory, any_box.topology, tmp_path / "mapped.h5", **options
+    )
+    mapped, reported = read_frames(output), read_frames(any_box.folder / "reported.h5")
+    assert mapped.step.tolist() == ([0, 1, 2, 3] if kind == "nc" else STEPS)  # NetCDF has no steps
+    assert mapped.time == pytest.approx(reported.time, rel=1e-5)
+    assert np.allclose(mapped.box, reported.box, rtol=1e-5, atol=1e-5)
+    assert np.allclose(mapped.forces, reported.forces, rtol=1e-5, atol=2e-3)
+    images = (mapped.positions - reported.positions) @ np.linalg.inv(reported.box)
+    if kind in ("real", "metal"):
+        images -= images[0, 0]  # the dump has another origin
+    # equal up to box vectors, which wrapping has lost
+    assert np.allclose(images, np.round(images), atol=2e-5)
+    assert mapped.beads.names == reported.beads.names
+    assert np.array_equal(mapped.beads.masses, reported.beads.masses)
+    assert mapped.temperature == pytest.approx(363.15)
+    assert mapped.attributes["trajectory"] == trajectory.name
+    assert not list(tmp_path.glob("*.tmp*"))
+
+
+def test_molecules_in_the_file_are_broken(case, tmp_path):
+    with MDAnalysis.coordinates.TRR.TRRReader(str(case.write(tmp_path / "a.trr"))) as reader:
+        bonds = [(a.index, b.index) for a, b in build_topology(case.config).bonds()]
+        x = reader[0].positions / 10
+    assert max(np.linalg.norm(x[i] - x[j]) for i, j in bonds) > 0.5
+
+
+def test_whole_molecules_by_generations(any_box):
+    """As bond by bond."""
+    frame, topology = any_box.raw[0], mdtraj.Topology.from_openmm(build_topology(any_box.config))
+    bonds = mapping_module.bond_order(topology)
+    x = wrapped(frame)
+    whole, length = _WholeMolecules(bonds, len(x))(x, frame["box"])
+    assert np.allclose(whole, mapping_module.make_whole(x, frame["box"], bonds), atol=1e-12)
+    assert length == pytest.approx(np.mean([np.linalg.norm(whole[i] - whole[j]) for i, j in bonds]))
+    assert 0.1 < length < 0.15
+
+
+def test_existing_output(case, tmp_path):
+    output, trajectory = tmp_path / "mapped.h5", case.write(tmp_path / "a.trr")
+    output.write_bytes(b"somebody's file")
+    with pytest.raises(FramesError, match="exists and is not a file of mapped frames"):
+        map_trajectory(case.config, trajectory, case.topology, output)
+    assert output.read_bytes() == b"somebody's file"
+    output.unlink()
+    map_trajectory(case.config, trajectory, case.topology, output)
+    assert read_frames(output).step.tolist() == STEPS
+    made = output.stat().st_mtime_ns
+    map_trajectory(case.config, trajectory, case.topology, output)  # finished before
+    assert output.stat().st_mtime_ns == made
+    with pytest.raises(FramesError, match="another trajectory or system"):
+        map_trajectory(
+            case.config.model_copy(update={"temperature": 300.0}), trajectory, case.topology, output
+        )
+    assert "mapped" in (tmp_path / "mapped.log").read_text()
+
+
+def hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+
+
+def refuse(
+    case: Case,
+    trajectory: Path,
+    error: type,
+    message: str,
+    topology: Path | None = None,
+    config=None,
+    **options,
+) -> None:
+    output = trajectory.with_name("mapped.h5")
+    before = hash_of(trajectory)
+    with pytest.raises(error, match=message) as caught:
+        map_trajectory(
+            config or case.config, trajectory, topology or case.topology, output, **options
+        )
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith(".")
+    assert hash_of(trajectory) == before
+    assert not list(output.parent.glob("mapped.h5*"))  # nothing half-written
+
+
+def test_frames_without_forces(case, tmp_path):
+    trajectory = case.write(tmp_path / "a.trr", forces=False)
+    refuse(
+        case,
+        trajectory,
+        FramesError,
+        r"a\.trr: frame 0 has no forces; write both positions and forces \(GROMACS: nstfout ="
+        r" nstxout\)",
+    )
+
+
+def test_frames_without_box(case, tmp_path):
+    refuse(case, case.write(tmp_path / "a.trr", box=False), BoxError, "frame 0 has no periodic box")
+
+
+@pytest.mark.parametrize("name", ["positions", "forces"])
+def test_values_that_are_not_finite(case, tmp_path, name):
+    frames = [dict(frame) for frame in case.raw]
+    frames[2][name] = frames[2][name].copy()
+    frames[2][name][5, 1] = np.nan
+    refuse(
+        case,
+        case.write(tmp_path / "a.trr", frames),
+        FramesError,
+        f"{name} of frame 2 are not finite",
+    )
+
+
+def test_repeated_frame(case, tmp_path):
+    trajectory = case.write(tmp_path / "a.trr", [*case.raw[:3], case.raw[2], case.raw[3]])
+    refuse(
+        case, trajectory, FramesError, "frame 3 is at step 30, not after 30; remove repeated frames"
+    )
+
+
+def test_other_number_of_atoms(case, tmp_path):
+    frames = [
+        {**frame, "positions": frame["positions"][:-10], "forces": frame["forces"][:-10]}
+        for frame in case.raw
+    ]
+    n_atoms = len(case.raw[0]["positions"])
+    refuse(
+        case,
+        case.write(tmp_path / "a.trr", frames),
+        MappingError,
+        rf"a\.trr: has not the {n_atoms} atoms of .*topology\.pdb",
+    )
+
+
+def test_other_molecules_than_the_configuration(case, tmp_path):
+    trajectory = case.write(tmp_path / "a.trr")
+    config = small_config({**COUNTS, "EGL": 5})
+    refuse(
+        case,
+        trajectory,
+        MappingError,
+        "holds 6 molecules of EGL, the configuration says 5",
+        config=config,
+    )
+    config = small_config({"CHO": 3, "CL": 3})
+    refuse(case, trajectory, MappingError, r"does not name: \['EGL'\]", config=config)
+
+
+def test_other_atom_names(case, tmp_path):
+    trajectory, topology = case.write(tmp_path / "a.trr"), tmp_path / "other.pdb"
+    lines = case.topology.read_text().splitlines(keepends=True)
+    glycol = [
+        k for k, line in enumerate(lines) if " EGL " in line and line.startswith(("ATOM", "HETATM"))
+    ]
+    for k, other in ((glycol[10], " C2 "), (glycol[11], " C1 ")):
+        lines[k] = lines[k][:12] + other + lines[k][16:]
+    topology.write_text("".join(lines))
+    refuse(
+        case,
+        trajectory,
+        MappingError,
+        r"molecule 7 \(EGL\) has atoms C2 C1 .*, its molecule file has C1 C2 ",
+        topology=topology,
+    )
+
+
+def test_molecule_without_bonds(case, tmp_path):
+    bare = tmp_path / "EGL.pdb"
+    glycol = case.config.molecules[2]
+    bare.write_text(case.config.path(glycol.structure).read_text().split("\nCONECT")[0] + "\nEND\n")
+    molecules = [*case.config.molecules[:2], glycol.model_copy(update={"structure": bare})]
+    config = case.config.model_copy(update={"molecules": molecules})
+    refuse(
+        case,
+        case.write(tmp_path / "a.trr"),
+        MappingError,
+        "not bonded to the rest of it; add CONECT records",
+        config=config,
+    )
+
+
+def test_files_that_cannot_be_read(case, tmp_path):
+    trajectory = case.write(tmp_path / "a.trr")
+    refuse(case, tmp_path / "absent.trr", FramesError, r"absent\.trr: no such file")
+    refuse(
+        case,
+        trajectory,
+        FramesError,
+        r"absent\.pdb: no such file",
+        topology=tmp_path / "absent.pdb",
+    )
+    strange = tmp_path / "a.strange"
+    strange.write_text("?")
+    refuse(case, strange, FramesError, r"a\.strange: cannot be read as a trajectory")
+    refuse(
+        case, trajectory, FramesError, r"a\.strange: cannot be read as a topology", topology=strange
+    )
+    broken = tmp_path / "broken.trr"
+    data = trajectory.read_bytes()
+    broken.write_bytes(data[: len(data) - 400])
+    refuse(case, broken, FramesError, r"broken\.trr: .*cannot be read")
+
+
+def test_without_mdanalysis(case, tmp_path, monkeypatch):
+    trajectory, original = case.write(tmp_path / "a.trr"), builtins.__import__
+
+    def absent(name, *args, **kwargs):
+        if name.split(".")[0] == "MDAnalysis":
+            raise ImportError(name)
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    refuse(
+        case,
+        trajectory,
+        CompatibilityError,
+        r"needs MDAnalysis; install it with: pip install 'MDAnalysis>=2\.8'",
+    )
+
+
+def test_lammps_units(case, tmp_path):
+    dump = case.write_lammps(tmp_path / "a.dump")
+    refuse(
+        case,
+        dump,
+        ConfigError,
+        r"a\.dump: LAMMPS dumps carry no units; give --units with the style of the run: real,"
+        r" metal",
+    )
+    refuse(case, dump, ConfigError, "unit style 'lj' cannot be mapped", units="lj")
+    refuse(
+        case,
+        dump,
+        ConfigError,
+        "carries times of its own; leave out --timestep",
+        units="real",
+        timestep=0.001,
+    )
+    refuse(
+        case,
+        dump,
+        FramesError,
+        r"bonds are 1\.\d+e\+09 nm long on average at step 10; the positions are in other units",
+        units="si",
+    )
+    stated = case.write_lammps(tmp_path / "b.dump", header="ITEM: UNITS\nreal\n")
+    refuse(
+        case,
+        stated,
+        ConfigError,
+        "is in unit style real, not metal; give --units real",
+        units="metal",
+    )
+    refuse(
+        case,
+        case.write(tmp_path / "a.trr"),
+        ConfigError,
+        "--units is for LAMMPS dumps .* leave it out",
+        units="real",
+    )
+
+
+def test_h5md_units(case, tmp_path):
+    refuse(
+        case,
+        case.write_h5md(tmp_path / "a.h5md", length="Angstrom"),
+        FramesError,
+        r"bonds are 0\.01\d+ nm long on average at step 10",
+    )
+    refuse(
+        case,
+        case.write_h5md(tmp_path / "b.h5md", length="furlong"),
+        FramesError,
+        "cannot be read as a trajectory .*furlong",
+    )
+    bare = case.write_h5md(tmp_path / "c.h5md")
+    with h5py.File(bare, "r+") as file:
+        del file["particles/trajectory/force/value"].attrs["unit"]
+    refuse(
+        case,
+        bare,
+        FramesError,
+        "force do not state the units of their values and times; write the unit attributes",
+    )
+    refuse(
+        case,
+        case.write_h5md(tmp_path / "d.h5md", shift=5),
+        FramesError,
+        "positions and forces were written at different steps",
+    )
+
+
+def test_netcdf_units(case, tmp_path):
+    trajectory = case.write(tmp_path / "a.nc")
+    data = trajectory.read_bytes()
+    assert data.count(b"kilocalorie/mole/angstrom") == 1
+    trajectory.write_bytes(data.replace(b"kilocalorie/mole/angstrom", b"kilojoules/mole/angstroms"))
+    refuse(
+        case, trajectory, FramesError, "cannot be read as a trajectory .*kilojoules/mole/angstroms"
+    )
+
+
+def test_other_formats_without_forces(case, tmp_path):
+    refuse(case, case.write(tmp_path / "a.nc", forces=False), FramesError, "frame 0 has no forces")
+    h5md = case.write_h5md(tmp_path / "a.h5md")
+    with h5py.File(h5md, "r+") as file:
+        del file["particles/trajectory/force"]
+    refuse(case, h5md, FramesError, "frame 0 has no forces")
+    dump = case.write_lammps(tmp_path / "a.dump", columns="id type x y z")
+    refuse(
+        case,
+        dump,
+        FramesError,
+        "frame 0 has no forces; dump the columns id x y z fx fy fz",
+        units="real",
+    )
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_files_that_are_cut_off(case, tmp_path, kind):
+    trajectory, options = write(case, tmp_path, kind)
+    data = trajectory.read_bytes()
+    trajectory.write_bytes(data[: len(data) - 500])
+    refuse(case, trajectory, FramesError, "cannot be read", **options)
+
+
+def test_bond_to_hydrogen_between_beads(case, tmp_path):
+    data = yaml.safe_load((ETHALINE / "system.yaml").read_text())
+    data["molecules"] = [dict(m, count=COUNTS[m["name"]]) for m in data["molecules"]]
+    data["beads"][2:] = [
+        {"type": "O", "molecule": "EGL", "selection": "element O"},
+        {"type": "R", "molecule": "EGL", "selection": "not element O"},
+    ]
+    config = parse(SystemConfig, data, "split", ETHALINE)
+    trajectory = case.write(tmp_path / "a.trr")
+    refuse(
+        case,
+        trajectory,
+        MappingError,
+        r"bond to hydrogen between atoms \d+ and \d+ crosses beads 6 and 7",
+        config=config,
+    )
+
+
+def test_openmscg_mapping(case, tmp_path):
+    """The same beads from a mapping file of OpenMSCG."""
+    text = "site-types:\n"
+    groups, anchor = "system:\n", 0
+    for residue in (
+        next(r for r in build_topology(case.config).residues() if r.name == name) for name in COUNTS
+    ):
+        masses = [atom.element.mass._value for atom in residue.atoms()]
+        n = len(masses)
+        text += (
+            f"  {residue.name}:\n    index: {list(range(n))}\n    x-weight:"
+            f" {[round(m) for m in masses]}\n    f-weight: {[1.0] * n}\n"
+        )
+        groups += (
+            f"  - {{anchor: {anchor}, repeat: {COUNTS[residue.name]}, offset: {n}, sites:"
+            f" [[{residue.name}, 0]]}}\n"
+        )
+        anchor += n * COUNTS[residue.name]
+    file, trajectory = tmp_path / "map.yaml", case.write(tmp_path / "a.trr")
+    file.write_text(text + groups)
+    plain = read_frames(map_trajectory(case.config, trajectory, case.topology, tmp_path / "a.h5"))
+    other = read_frames(
+        map_trajectory(case.config, trajectory, case.topology, tmp_path / "b.h5", mapping=file)
+    )
+    assert np.array_equal(plain.positions, other.positions)
+    assert np.array_equal(plain.forces, other.forces)
+    assert plain.beads.names == other.beads.names
+    with pytest.raises(FramesError, match="or made with other options"):
+        map_trajectory(case.config, trajectory, case.topology, tmp_path / "a.h5", mapping=file)
+    refuse(
+        case,
+        trajectory,
+        MappingError,
+        "no such file; give a mapping file of OpenMSCG",
+        mapping=tmp_path / "absent.yaml",
+    )
+
+
+def test_thinning(case, tmp_path):
+    """Forces that stay the same for five frames each: one frame in five is kept, and the first."""
+    frames = []
+    rng = np.random.default_rng(5)
+    for k in range(200):
+        frame = {**case.raw[0], "step": 10 * k, "time": 0.01 * k}
+        frames.append(
+            frame
+            | {
+                "forces": (
+                    rng.normal(scale=500, size=frame["forces"].shape)
+                    if k % 5 == 0
+                    else frames[-1]["forces"]
+                )
+            }
+        )
+    trajectory = case.write(tmp_path / "a.trr", frames)
+    mapped = read_frames(
+        map_trajectory(case.config, trajectory, case.topology, tmp_path / "mapped.h5", thin=True)
+    )
+    # triangular autocorrelation 1 - k/5: tau = (1/2 + 0.8 + 0.6 + 0.4 + 0.2) intervals
+    assert mapped.attributes["force_correlation_time"] == pytest.approx(0.025, rel=0.05)
+    assert mapped.attributes["thinned"] == 5
+    assert mapped.step.tolist() == list(range(0, 2000, 50))
+
+
+def test_command(case, tmp_path):
+    system, dump = tmp_path / "system.yaml", case.write_lammps(tmp_path / "a.dump")
+    data = yaml.safe_load((ETHALINE / "system.yaml").read_text())
+    data["molecules"] = [
+        {"name": m["name"], "structure": str(ETHALINE / m["structure"]), "count": COUNTS[m["name"]]}
+        for m in data["molecules"]
+    ]
+    system.write_text(yaml.safe_dump(data))
+    common = ["map", dump, case.topology, "--system", system, "--output", tmp_path / "frames.h5"]
+    for options, message in (
+        ([], "give --units with the style of the run"),
+        (
+            ["--units", "real", "--timestep", "2"],
+            "--timestep: got '2' without a unit; write for example '2 picosecond'.",
+        ),
+    ):
+        result = CliRunner().invoke(app, [str(x) for x in (*common, *options)], terminal_width=200)
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert not (tmp_path / "frames.h5").exists()
+    result = CliRunner().invoke(app, [str(x) for x in (*common, "--units", "real")])
+    assert result.exit_code == 0, result.output
+    assert read_frames(tmp_path / "frames.h5").step.tolist() == STEPS

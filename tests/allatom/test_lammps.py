@@ -1,0 +1,136 @@
+"""Reading LAMMPS dumps: numbers by hand, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from openmm_cgkd.allatom.lammps import LammpsDump
+from openmm_cgkd.exceptions import BoxError, ConfigError, FramesError, MappingError
+
+DUMP = """ITEM: TIMESTEP
+100
+ITEM: NUMBER OF ATOMS
+2
+ITEM: BOX BOUNDS pp pp pp
+-1.0 9.0
+0.0 20.0
+5.0 35.0
+ITEM: ATOMS id element x y z fx fy fz
+2 H 1.0 2.0 6.0 -1.0 0.5 0.0
+1 O 3.0 4.0 7.0 1.0 -0.5 2.0
+"""
+# 1 kcal/mol/angstrom, 1 eV/angstrom, 1 hartree/bohr, 1 newton in kJ/mol/nm; angstrom, bohr, metre
+# in nm; fs and seconds in ps
+FACTORS = {
+    "real": (0.1, 41.84, 1e-3),
+    "metal": (0.1, 964.8533, 1.0),
+    "electron": (0.0529177, 49614.75, 1e-3),
+    "si": (1e9, 6.02214e11, 1e12),
+}
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("units", FACTORS)
+def test_units(tmp_path, units):
+    length, force, time = FACTORS[units]
+    dump = LammpsDump(
+        write(
+            tmp_path / "a.dump", DUMP.replace("ITEM: TIMESTEP", "ITEM: TIME\n50.0\nITEM: TIMESTEP")
+        ),
+        2,
+        units,
+        None,
+    )
+    (frame,) = dump
+    assert len(dump) == 1
+    assert frame.positions == pytest.approx(
+        np.array([[3.0, 4.0, 7.0], [1.0, 2.0, 6.0]]) * length, rel=1e-5
+    )
+    assert frame.forces == pytest.approx(
+        np.array([[1.0, -0.5, 2.0], [-1.0, 0.5, 0.0]]) * force, rel=1e-5
+    )
+    assert frame.box == pytest.approx(np.diag([10.0, 20.0, 30.0]) * length, rel=1e-5)
+    assert frame.time == pytest.approx(50 * time)
+    assert frame.step == 100
+
+
+def test_time_from_the_time_step(tmp_path):
+    path = write(tmp_path / "a.dump", DUMP + DUMP.replace("100", "300"))
+    assert [frame.time for frame in LammpsDump(path, 2, "real", 0.002)] == pytest.approx([0.2, 0.6])
+    with pytest.raises(ConfigError, match="carries steps but no times; give --timestep"):
+        next(iter(LammpsDump(path, 2, "real", None)))
+
+
+def test_scaled_coordinates_in_a_triclinic_box(tmp_path):
+    """Bounds of the manual: xlo_bound = xlo + min(0, xy, xz, xy + xz) and so on."""
+    text = (
+        DUMP.replace("BOX BOUNDS pp", "BOX BOUNDS xy xz yz pp")
+        .replace("x y z", "xsu ysu zsu")
+        .replace("2 H 1.0 2.0 6.0", "2 H 0.5 -0.25 1.5")
+    )
+    # box from (-1, 0, 5), lengths 10, 20, 30, tilts xy = 3, xz = -4, yz = 5
+    text = text.replace(
+        "-1.0 9.0\n0.0 20.0\n5.0 35.0", "-5.0 12.0 3.0\n0.0 25.0 -4.0\n5.0 35.0 5.0"
+    )
+    (frame,) = LammpsDump(write(tmp_path / "a.dump", text), 2, "metal", 0.001)
+    box = np.array([[10, 0, 0], [3, 20, 0], [-4, 5, 30]])
+    assert frame.box == pytest.approx(box / 10)
+    assert frame.positions[1] == pytest.approx(
+        (np.array([-1, 0, 5]) + 0.5 * box[0] - 0.25 * box[1] + 1.5 * box[2]) / 10
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "message"),
+    [
+        (
+            "fx fy fz",
+            "vx vy vz",
+            FramesError,
+            "frame 0 has no forces; dump the columns id x y z fx fy fz",
+        ),
+        ("x y z", "a b c", FramesError, "frame 0 has no positions"),
+        ("id element", "type element", FramesError, "frame 0 has no atom ids"),
+        ("1 O", "3 O", MappingError, "the atom ids of frame 0 are not 1 to 2; dump all atoms"),
+        (
+            "pp pp pp",
+            "pp pp ff",
+            BoxError,
+            "has boundaries pp pp ff; only boxes periodic in all directions",
+        ),
+        ("BOX BOUNDS pp", "BOX BOUNDS abc origin pp", BoxError, "box of general vectors"),
+        (
+            "1 O 3.0 4.0 7.0 1.0 -0.5 2.0\n",
+            "",
+            FramesError,
+            "frame 0 cannot be read as a LAMMPS dump; the file is cut off or damaged",
+        ),
+        ("1.0 -0.5 2.0\n", "1.0\n", FramesError, "frame 0 cannot be read"),
+        ("3.0 4.0", "3.0 four", FramesError, "frame 0 cannot be read"),
+        ("ITEM: TIMESTEP\n100\n", "", FramesError, "frame 0 cannot be read"),
+        ("ITEM: TIMESTEP", "Step", FramesError, "frame 0 cannot be read"),
+        ("-1.0 9.0", "-1.0", FramesError, "frame 0 cannot be read"),
+    ],
+)
+def test_what_is_refused(tmp_path, old, new, error, message):
+    assert DUMP.count(old) >= 1
+    with pytest.raises(error, match=message):
+        list(LammpsDump(write(tmp_path / "a.dump", DUMP.replace(old, new, 1)), 2, "real", 0.001))
+
+
+def test_other_topology_and_late_damage(tmp_path):
+    with pytest.raises(MappingError, match="frame 0 has 2 atoms, the topology 3"):
+        list(LammpsDump(write(tmp_path / "a.dump", DUMP), 3, "real", 0.001))
+    frames = iter(
+        LammpsDump(
+            write(tmp_path / "b.dump", DUMP + DUMP.replace("100", "200")[:100]), 2, "real", 0.001
+        )
+    )
+    assert next(frames).step == 100
+    with pytest.raises(FramesError, match="frame 1 cannot be read"):
+        next(frames)

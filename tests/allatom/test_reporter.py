@@ -1,0 +1,267 @@
+"""MappedReporter in a real all-atom simulation, against mapping its states independently."""
+
+import mdtraj
+import numpy as np
+import openmm
+import pytest
+import yaml
+from openmm import app, unit
+
+import openmm_cgkd
+from openmm_cgkd.allatom.build import atomic_charges, create_system, pack
+from openmm_cgkd.allatom.reporter import MappedReporter
+from openmm_cgkd.exceptions import BoxError, ConfigError, MappingError
+from openmm_cgkd.frames.frames import read_frames
+from openmm_cgkd.mapping.mapping import BeadTopology, Mapping, mapping_from_config
+from tests.cases.ethaline import COUNTS, ETHALINE, simulation_of, small_config
+
+MASS = {"C": 12.011, "O": 15.999, "H": 1.008, "N": 14.007, "Cl": 35.45}
+
+
+class Independent:
+    """Centres of mass and force sums by loops over residues, from states asked for at the same
+    steps.
+    """
+
+    def __init__(self, interval: int) -> None:
+        self.interval, self.positions, self.forces, self.total, self.times = (
+            interval,
+            [],
+            [],
+            [],
+            [],
+        )
+
+    def describeNextReport(self, simulation):
+        return {
+            "steps": self.interval - simulation.currentStep % self.interval,
+            "periodic": False,
+            "include": [],
+        }
+
+    def report(self, simulation, _state):
+        state = simulation.context.getState(getPositions=True, getForces=True)
+        x = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        f = state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.nanometer)
+        positions, forces = [], []
+        for residue in simulation.topology.residues():
+            atoms = [atom.index for atom in residue.atoms()]
+            masses = np.array([MASS[atom.element.symbol] for atom in residue.atoms()])
+            positions.append(masses @ x[atoms] / masses.sum())
+            forces.append(f[atoms].sum(axis=0))
+        self.positions.append(positions)
+        self.forces.append(forces)
+        self.total.append(f.sum(axis=0))
+        self.times.append(state.getTime().value_in_unit(unit.picosecond))
+
+
+@pytest.fixture(scope="module")
+def liquid():
+    """A dozen molecules of ethaline with heavy hydrogens: simulation and mapping."""
+    config = small_config(hydrogen_mass="3 dalton")
+    topology, positions = pack(config)
+    system = create_system(config, topology)
+    mapping = mapping_from_config(
+        config, mdtraj.Topology.from_openmm(topology), atomic_charges(system)
+    )
+    return simulation_of(config, system, topology, positions), mapping
+
+
+def test_frames_equal_independent_mapping(liquid, tmp_path):
+    simulation, mapping = liquid
+    reporter = MappedReporter(tmp_path / "frames.h5", 10, mapping, {"temperature": 363.15})
+    independent = Independent(10)
+    simulation.reporters = [reporter, independent]
+    simulation.step(60)
+    reporter.close()
+    simulation.reporters = []
+    frames = read_frames(tmp_path / "frames.h5")
+    assert frames.step.tolist() == list(range(10, 61, 10))
+    assert frames.time == pytest.approx(independent.times)
+    # element masses of two tables
+    assert np.allclose(frames.positions, independent.positions, rtol=1e-5, atol=1e-5)
+    assert np.allclose(frames.forces, independent.forces, rtol=1e-5, atol=1e-2)
+    assert np.allclose(frames.forces.sum(axis=1), independent.total, atol=2e-2)
+    box = [
+        vector.value_in_unit(unit.nanometer)
+        for vector in simulation.system.getDefaultPeriodicBoxVectors()
+    ]
+    assert np.allclose(frames.box, box)
+    assert frames.beads.masses == pytest.approx([104.17] * 3 + [35.45] * 3 + [62.07] * 6, abs=0.01)
+
+
+def test_molecules_stay_whole_when_they_leave_the_box(liquid, tmp_path):
+    """Beads follow a molecule that is moved by box vectors; nothing is wrapped or broken."""
+    simulation, mapping = liquid
+    state = simulation.context.getState(getPositions=True)
+    x = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+    box = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
+    shift = np.zeros_like(x)
+    shift[mapping.bead_of_atom == 2] = 2 * box[0] - box[1]
+    for k, moved in enumerate((x, x + shift)):
+        reporter = MappedReporter(tmp_path / f"{k}.h5", 1, mapping, {"temperature": 363.15})
+        simulation.context.setPositions(moved)
+        reporter.report(simulation, simulation.context.getState(getPositions=True, getForces=True))
+        reporter.close()
+    simulation.context.setPositions(x)
+    before, after = read_frames(tmp_path / "0.h5"), read_frames(tmp_path / "1.h5")
+    expected = np.zeros((12, 3))
+    expected[2] = 2 * box[0] - box[1]
+    assert np.allclose(after.positions[0] - before.positions[0], expected, atol=1e-5)
+    # PME on the CPU platform works in single precision
+    assert np.allclose(after.forces, before.forces, atol=0.5)
+
+
+def test_resumes_from_an_earlier_state(liquid, tmp_path):
+    """The saved state is older than the last frame: frames beyond it are made again, none is
+    missing or doubled.
+    """
+    simulation, mapping = liquid
+    path = tmp_path / "frames.h5"
+    simulation.currentStep = 0
+    reporter = MappedReporter(path, 5, mapping, {"temperature": 363.15})
+    simulation.reporters = [reporter]
+    simulation.step(10)
+    simulation.saveState(str(tmp_path / "state.xml"))
+    simulation.step(15)
+    reporter.close()
+    first = read_frames(path)
+    simulation.reporters = []
+    simulation.loadState(str(tmp_path / "state.xml"))
+    reporter = MappedReporter(
+        path, 5, mapping, {"temperature": 363.15}, after_step=simulation.currentStep
+    )
+    simulation.reporters = [reporter]
+    simulation.step(20)
+    reporter.close()
+    simulation.reporters = []
+    again = read_frames(path)
+    assert first.step.tolist() == [5, 10, 15, 20, 25]
+    assert again.step.tolist() == [5, 10, 15, 20, 25, 30]
+    assert np.array_equal(again.positions[:2], first.positions[:2])
+    # other random numbers: really made again
+    assert not np.array_equal(again.positions[2:5], first.positions[2:5])
+
+
+def test_constraint_across_beads_stops_the_simulation(tmp_path):
+    system, topology = openmm.System(), app.Topology()
+    residue = topology.addResidue("A", topology.addChain())
+    for _ in range(2):
+        system.addParticle(1.0)
+        topology.addAtom("A", app.element.hydrogen, residue)
+    system.addConstraint(0, 1, 0.1)
+    simulation = app.Simulation(
+        topology,
+        system,
+        openmm.VerletIntegrator(0.001),
+        openmm.Platform.getPlatformByName("Reference"),
+    )
+    simulation.context.setPositions([[0, 0, 0], [0.1, 0, 0]])
+    beads = BeadTopology(("A",), np.array([0, 0]), np.ones(2), np.array([0, 0]))
+    mapping = Mapping([np.array([0]), np.array([1])], np.ones(2), beads)
+    reporter = MappedReporter(tmp_path / "frames.h5", 1, mapping, {"temperature": 300.0})
+    simulation.reporters.append(reporter)
+    with pytest.raises(MappingError, match="constraint between atoms 0 and 1 crosses beads"):
+        simulation.step(1)
+    reporter.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_from_system_yaml(liquid, tmp_path):
+    """The public class with nothing but a system.yaml; heavy hydrogens do not move beads."""
+    simulation, mapping = liquid
+    data = yaml.safe_load((ETHALINE / "system.yaml").read_text())
+    data["molecules"] = [
+        {"name": m["name"], "structure": str(ETHALINE / m["structure"]), "count": COUNTS[m["name"]]}
+        for m in data["molecules"]
+    ]
+    path = tmp_path / "system.yaml"
+    path.write_text(yaml.safe_dump(data))
+    reporters = [
+        openmm_cgkd.MappedReporter(tmp_path / "a.h5", 5, path),
+        MappedReporter(tmp_path / "b.h5", 5, mapping, {"temperature": 363.15}),
+    ]
+    simulation.reporters = list(reporters)
+    simulation.step(10)
+    simulation.reporters = []
+    for reporter in reporters:
+        reporter.close()
+    frames, expected = read_frames(tmp_path / "a.h5"), read_frames(tmp_path / "b.h5")
+    assert len(frames) == 2
+    assert np.array_equal(frames.positions, expected.positions)
+    assert np.array_equal(frames.forces, expected.forces)
+    assert frames.attributes == {"system": "ethaline", "temperature": 363.15}
+    assert frames.beads.charges == pytest.approx([0.8] * 3 + [-0.8] * 3 + [0.0] * 6, abs=1e-4)
+
+
+def test_constant_pressure(liquid, tmp_path):
+    """The box of each frame is that of its state."""
+    config = small_config(hydrogen_mass="3 dalton")
+    topology, positions = pack(config)
+    system = create_system(config, topology)
+    system.addForce(openmm.MonteCarloBarostat(1 * unit.bar, config.temperature * unit.kelvin, 1))
+    simulation = simulation_of(config, system, topology, positions)
+    reporter = MappedReporter(tmp_path / "frames.h5", 10, liquid[1], {"temperature": 363.15})
+    simulation.reporters = [reporter]
+    boxes = []
+    for _ in range(4):
+        simulation.step(10)
+        boxes.append(
+            simulation.context.getState()
+            .getPeriodicBoxVectors(asNumpy=True)
+            .value_in_unit(unit.nanometer)
+        )
+    reporter.close()
+    frames = read_frames(tmp_path / "frames.h5")
+    assert np.allclose(frames.box, boxes)
+    assert np.ptp(np.linalg.det(frames.box)) > 1e-4
+
+
+def test_what_cannot_be_mapped(liquid, tmp_path):
+    """Refused before the first step, without a file."""
+    simulation, mapping = liquid
+    cases = [
+        (
+            MappedReporter(tmp_path / "a.h5", 5, mapping),
+            ConfigError,
+            "the temperature of the run is missing",
+        ),
+        (
+            MappedReporter(tmp_path / "a.h5", 5, mapping, {"temperature": 300.0}),
+            ConfigError,
+            "integrator runs at 363.15 K, .* 300 K; correct",
+        ),
+        (
+            MappedReporter(tmp_path / "a.h5", 5, ETHALINE / "system.yaml"),
+            MappingError,
+            "holds 3 molecules of CHO, the configuration says 60",
+        ),
+    ]
+    for reporter, error, message in cases:
+        simulation.reporters = [reporter]
+        with pytest.raises(error, match=message):
+            simulation.step(5)
+        reporter.close()
+    simulation.reporters = []
+    assert not list(tmp_path.iterdir())
+
+
+def test_open_boundaries(tmp_path):
+    system, topology = openmm.System(), app.Topology()
+    system.addParticle(1.0)
+    topology.addAtom("A", app.element.hydrogen, topology.addResidue("A", topology.addChain()))
+    simulation = app.Simulation(
+        topology,
+        system,
+        openmm.VerletIntegrator(0.001),
+        openmm.Platform.getPlatformByName("Reference"),
+    )
+    simulation.context.setPositions([[0, 0, 0]])
+    mapping = Mapping(
+        [np.array([0])], np.ones(1), BeadTopology(("A",), np.array([0]), np.ones(1), np.array([0]))
+    )
+    simulation.reporters.append(
+        MappedReporter(tmp_path / "frames.h5", 1, mapping, {"temperature": 300.0})
+    )
+    with pytest.raises(BoxError, match="is not periodic; only periodic fluids can be mapped"):
+        simulation.step(1)

@@ -1,0 +1,317 @@
+"""The all-atom stage from packing to frames, killed and resumed."""
+
+import csv
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import openmm
+import pytest
+import yaml
+from openmm import unit
+
+from openmm_cgkd.allatom import run as run_module
+from openmm_cgkd.allatom.build import build_topology, load_molecule, pack
+from openmm_cgkd.allatom.reporter import MappedReporter
+from openmm_cgkd.allatom.run import run_reference
+from openmm_cgkd.config.run import SystemConfig, load_system
+from openmm_cgkd.exceptions import BoxError, ConfigError, ForceFieldError, SimulationError
+from openmm_cgkd.frames.frames import read_frames
+from tests.cases.ethaline import small_config
+
+COUNTS = {"CHO": 2, "CL": 2, "EGL": 2}
+PRODUCTION = list(range(5, 101, 5))  # 0.4 ps at 4 fs, a frame every 20 fs
+
+
+def tiny(**changes) -> SystemConfig:
+    protocol = {
+        "annealing": "0.4 ps",
+        "npt": "1.6 ps",
+        "nvt": "0.2 ps",
+        "production": "0.4 ps",
+        "frame_interval": "20 fs",
+        "nonbonded_cutoff": "0.45 nm",
+        "initial_density": "0.3 g/cm^3",
+    }
+    return small_config(COUNTS, **{**protocol, **changes})
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    """Save every 0.1 ps instead of every 10 ps."""
+    monkeypatch.setattr(run_module, "_SAVE_INTERVAL", 0.1)
+    monkeypatch.setattr(run_module, "_SAVE_EVERY", 0.0)
+    monkeypatch.setattr(run_module, "_WARM_UP", 0.2)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """Folder of one uninterrupted run."""
+    folder = tmp_path_factory.mktemp("reference") / "aa"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "_SAVE_INTERVAL", 0.1)
+        patch.setattr(run_module, "_SAVE_EVERY", 0.0)
+        patch.setattr(run_module, "_WARM_UP", 0.2)
+        assert run_reference(tiny(), folder) == folder / "frames.h5"
+    return folder
+
+
+@pytest.fixture
+def equilibrated(finished, tmp_path) -> Path:
+    """A folder whose production has not begun."""
+    folder = tmp_path / "aa"
+    shutil.copytree(finished, folder)
+    for path in (*folder.glob("production*"), folder / "frames.h5"):
+        path.unlink()
+    return folder
+
+
+def test_whole_run(finished):
+    frames = read_frames(finished / "frames.h5")
+    assert frames.step.tolist() == PRODUCTION
+    assert frames.time == pytest.approx(0.004 * frames.step)
+    assert frames.beads.names == ["CHO"] * 2 + ["CL"] * 2 + ["EGL"] * 2
+    assert frames.beads.charges == pytest.approx([0.8] * 2 + [-0.8] * 2 + [0] * 2)
+    assert len(np.unique(frames.box.reshape(len(frames), 9), axis=0)) == 1  # NVT
+    assert frames.temperature == pytest.approx(363.15)
+    mass, volume = frames.beads.masses.sum(), np.linalg.det(frames.box[0])
+    assert frames.attributes["density"] == pytest.approx(mass / volume / 602.214, rel=1e-3)
+    assert frames.attributes["n_atoms"] == 2 * 21 + 2 + 2 * 10
+    assert frames.attributes["seed"] == 20261123
+    assert (
+        yaml.safe_load(frames.attributes["configuration"])["reference"]["timestep"]
+        == "0.004 picosecond"
+    )
+    assert {"openmm_cgkd", "openmm", "python"} <= set(
+        frames.attributes["versions"].replace(",", "").split()
+    )
+    assert not list(finished.glob("*.tmp"))
+    assert not list(finished.glob("*.partial.xml"))
+    assert "packed 64 atoms" in (finished / "reference.log").read_text()
+    again = load_system(finished / "system.yaml")  # usable from where it stands
+    assert again.path(again.force_field).exists()
+
+
+def test_nvt_runs_at_the_mean_volume_of_npt(finished):
+    with open(finished / "npt.csv") as file:
+        volume = [float(row["Box Volume (nm^3)"]) for row in csv.DictReader(file)]
+    assert len(volume) == 8
+    assert len(set(volume)) > 1
+    expected = np.mean(volume[8 // 3 :])
+    assert np.linalg.det(read_frames(finished / "frames.h5").box[0]) == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
+def test_scaling_to_the_mean_volume_keeps_molecules(finished):
+    """Molecules are moved as rigid bodies: bonds before and after are the same."""
+    config = tiny()
+    npt = openmm.XmlSerializer.deserialize((finished / "npt.xml").read_text())
+    topology = build_topology(config)
+    scaled = run_module._Reference(config, finished)._at_mean_volume(npt, topology)
+    before = npt.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+    after = scaled.getPositions().value_in_unit(unit.nanometer)
+    for a, b in topology.bonds():
+        lengths = [np.linalg.norm(x[a.index] - x[b.index]) for x in (before, after)]
+        assert lengths[0] == pytest.approx(lengths[1], abs=1e-9)
+    assert not np.allclose(before, after)
+
+
+def test_finished_work_is_skipped(finished, monkeypatch):
+    monkeypatch.setattr(
+        run_module, "create_system", lambda *_: pytest.fail("built the system again")
+    )
+    stamp = (finished / "frames.h5").stat().st_mtime_ns
+    assert run_reference(tiny(), finished) == finished / "frames.h5"
+    assert (finished / "frames.h5").stat().st_mtime_ns == stamp
+
+
+def test_interrupted_in_production(equilibrated, monkeypatch):
+    """Stopped between a frame and the next saved state, twice; the frames are as of an
+    uninterrupted run.
+    """
+    original = MappedReporter.report
+    for stop in (65, 90):
+
+        def report(self, simulation, state, stop=stop):
+            original(self, simulation, state)
+            if simulation.currentStep == stop:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MappedReporter, "report", report)
+            with pytest.raises(KeyboardInterrupt):
+                run_reference(tiny(), equilibrated)
+        assert read_frames(equilibrated / "frames.h5").step[-1] == stop
+        assert not (equilibrated / "production.xml").exists()
+    frames = read_frames(run_reference(tiny(), equilibrated))
+    assert frames.step.tolist() == PRODUCTION
+    assert frames.time == pytest.approx(0.004 * frames.step)
+    assert "production: resuming at 0.3 ps" in (equilibrated / "reference.log").read_text()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.allatom.test_run import run_module, tiny
+run_module._SAVE_INTERVAL, run_module._SAVE_EVERY = 0.1, 0.0
+run_module.run_reference(tiny(production="400 ps"), Path(sys.argv[1]))
+"""
+
+
+def test_killed_in_production(equilibrated):
+    """SIGKILL of the process at an arbitrary instruction of a long production, then a shorter
+    one to its end.
+    """
+    path = equilibrated / "frames.h5"
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(equilibrated)]
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not path.exists() or len(read_frames(path, allow_empty=True)) < 12:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    before = read_frames(path)
+    assert before.step.tolist() == list(range(5, 5 * len(before) + 1, 5))
+    n = len(before) + 10
+    frames = read_frames(run_reference(tiny(production=f"{n * 20} fs"), equilibrated))
+    assert frames.step.tolist() == list(range(5, 5 * n + 1, 5))
+    # states are saved every 25 steps; the last one may not have been reached
+    saved = 25 * (before.step[-1] // 25 - 1)
+    kept = before.step <= saved
+    assert np.array_equal(frames.positions[: kept.sum()], before.positions[kept])
+
+
+def test_interrupted_before_production(tmp_path, monkeypatch):
+    """Stopped during NPT: the thermodynamics file has no row twice."""
+    folder, original = tmp_path / "aa", openmm.app.Simulation.saveState
+
+    def save(self, path):
+        original(self, path)
+        if "npt.partial" in path and self.currentStep == 100:
+            self.step(60)  # writes a row beyond the saved state
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(openmm.app.Simulation, "saveState", save)
+        with pytest.raises(KeyboardInterrupt):
+            run_reference(tiny(), folder)
+    assert (folder / "npt.csv").read_text().count("\n") == 1 + 3
+    run_reference(tiny(), folder)
+    with open(folder / "npt.csv") as file:
+        assert [int(row['#"Step"']) for row in csv.DictReader(file)] == list(range(50, 401, 50))
+
+
+def test_every_phase_and_resumed_piece_has_its_own_noise():
+    seeds = [
+        run_module.phase_seed(seed, phase, step)
+        for seed in (1, 2)
+        for phase in ("npt", "nvt")
+        for step in (0, 2500)
+    ]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 < seed < 2**31 for seed in seeds)
+    assert run_module.phase_seed(1, "npt", 0) == run_module.phase_seed(1, "npt", 0)
+
+
+def test_other_settings_in_the_same_folder(finished):
+    with pytest.raises(
+        ConfigError,
+        match=r"friction 1 picosecond\S+, got 2 picosecond\S+; put it back or use another folder",
+    ):
+        run_reference(tiny(friction="2 / ps"), finished)
+    with pytest.raises(ConfigError, match=r"holds a run with production 0\.4 picosecond, got 0\.8"):
+        run_reference(tiny(production="0.8 ps"), finished)
+    with pytest.raises(ConfigError, match="holds a run with counts"):
+        run_reference(
+            small_config(
+                {**COUNTS, "EGL": 3},
+                **yaml.safe_load((finished / "system.yaml").read_text())["reference"],
+            ),
+            finished,
+        )
+    assert (
+        yaml.safe_load((finished / "system.yaml").read_text())["reference"]["friction"]
+        == "1 picosecond**-1"
+    )
+
+
+def test_box_below_twice_the_cutoff(tmp_path):
+    with pytest.raises(
+        BoxError,
+        match=(
+            r"nonbonded_cutoff 1 nm is above half the box .* use more molecules or a shorter cutoff"
+        ),
+    ):
+        run_reference(tiny(nonbonded_cutoff="1 nm"), tmp_path)
+
+
+def test_unknown_platform(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"reference\.platform: got Abacus, but this OpenMM has Reference"
+    ):
+        run_reference(tiny(platform="Abacus"), tmp_path)
+
+
+def test_time_step_that_explodes(tmp_path):
+    with pytest.raises(
+        SimulationError,
+        match=r"failed in phase annealing: .*; lower the time step or initial_density",
+    ):
+        run_reference(tiny(timestep="200 fs", annealing="200 ps"), tmp_path)
+    assert not (tmp_path / "frames.h5").exists()
+
+
+def test_packing(monkeypatch):
+    config = tiny(initial_density="0.5 g/cm^3")
+    topology, positions = pack(config)
+    edge = topology.getPeriodicBoxVectors()[0][0].value_in_unit(unit.nanometer)
+    mass = sum(atom.element.mass.value_in_unit(unit.dalton) for atom in topology.atoms())
+    assert mass / edge**3 / 602.214 == pytest.approx(0.5, rel=1e-4)
+    assert positions.shape == (topology.getNumAtoms(), 3)
+    assert positions.min() > 0
+    assert positions.max() < edge
+    molecule = np.array([atom.residue.index for atom in topology.atoms()])
+    delta = positions[:, None] - positions[None]
+    delta -= edge * np.round(delta / edge)
+    between = np.linalg.norm(delta, axis=-1)[molecule[:, None] != molecule[None]]
+    assert between.min() > 0.19  # Packmol's 2 angstrom, across the box edge too
+    for a, b in topology.bonds():
+        assert np.linalg.norm(positions[a.index] - positions[b.index]) < 0.17
+    assert np.array_equal(pack(config)[1], positions)  # the seed decides
+
+
+def test_packing_that_cannot_succeed():
+    with pytest.raises(
+        ForceFieldError,
+        match=r"Packmol could not pack the box at 9(\.0)? g/cm\^3; lower initial_density",
+    ):
+        pack(tiny(initial_density="9 g/cm^3"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (" EGL ", " GOL ", r"expected one residue named EGL, got \['GOL'\]"),
+        ("HETATM", "REMARK", "cannot be read as a PDB file; molecule EGL needs its atoms"),
+        ("  C1  EGL", "  XX  EGL", r"atoms \['XX'\] have no element; write it in columns 77-78"),
+    ],
+)
+def test_molecule_file_that_does_not_fit(tmp_path, old, new, message):
+    config = small_config({"EGL": 1})
+    text = config.path(config.molecules[0].structure).read_text().replace(old, new)
+    tmp_path.joinpath("EGL.pdb").write_text(
+        "\n".join(line[:60] if "XX" in line else line for line in text.splitlines())
+    )
+    molecule = config.molecules[0].model_copy(update={"structure": tmp_path / "EGL.pdb"})
+    with pytest.raises(ForceFieldError, match=message):
+        load_molecule(config.model_copy(update={"molecules": [molecule]}), "EGL")

@@ -1,0 +1,430 @@
+"""Any number of runs against all-atom: sources, curves, scores, tables and pictures."""
+
+import csv
+import json
+
+import h5py
+import mdtraj
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from typer.testing import CliRunner
+
+from openmm_cgkd.analysis.comparison.dynamics import all_diffusion
+from openmm_cgkd.analysis.comparison.models import compare_models, report
+from openmm_cgkd.analysis.comparison.sources import read_source
+from openmm_cgkd.analysis.observables.angles import ADF, CDF
+from openmm_cgkd.analysis.observables.coordination import CoordinationNumbers
+from openmm_cgkd.analysis.observables.neighbors import Frame
+from openmm_cgkd.cli.commands import app
+from openmm_cgkd.exceptions import AnalysisError, ConfigError, FramesError
+from openmm_cgkd.frames.frames import FrameWriter
+from openmm_cgkd.stages import compare as compare_module
+from openmm_cgkd.stages.compare import compare, compare_runs, comparison_settings
+from openmm_cgkd.utils.statistics import curve_error
+from tests.analysis.observables.test_rdf import beads_of, liquid, make_run
+
+NAMES = ("CHO", "CL")
+BEADS = beads_of(12, 18, names=NAMES)
+SETTINGS = comparison_settings(bins=60, blocks=2, r_max="0.99 nm")
+BOX = 2 * np.eye(3)
+
+
+def write_run(
+    folder,
+    positions: np.ndarray,
+    interval: float = 0.5,
+    names=NAMES,
+    counts=(12, 18),
+    length: float = 2.0,
+):
+    """Trajectory, topology and log as the simulation stage leaves them."""
+    simulation = folder / "simulation"
+    simulation.mkdir(parents=True)
+    n = len(positions)
+    trajectory = mdtraj.Trajectory(
+        positions,
+        beads_of(*counts, names=names).to_mdtraj(),
+        unitcell_lengths=np.full((n, 3), length),
+        unitcell_angles=np.full((n, 3), 90.0),
+    )
+    trajectory[0].save_pdb(simulation / "topology.pdb")
+    trajectory.save_dcd(simulation / "trajectory.dcd")
+    (simulation / "state.csv").write_text(
+        '#"Step","Time (ps)"\n' + "".join(f"{k},{interval * (k + 1)}\n" for k in range(n))
+    )
+    return folder
+
+
+def write_frames(path, positions: np.ndarray, times: np.ndarray | None = None):
+    with FrameWriter(path, BEADS, {"system": "toy", "temperature": 300.0}) as writer:
+        for k, frame in enumerate(positions):
+            writer.append(
+                frame, np.zeros_like(frame), BOX, float(k if times is None else times[k]), k
+            )
+    return path
+
+
+def walk(positions: np.ndarray, step: float, seed: int) -> np.ndarray:
+    """The same liquid, frame by frame, carried along a random walk in common: other structure
+    per frame is not needed for MSDs.
+    """
+    rng = np.random.default_rng(seed)
+    return positions[0] + np.cumsum(rng.normal(0, step, positions.shape), axis=0)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Two trainings of one model and one other model against all-atom; folder and report."""
+    folder = tmp_path_factory.mktemp("compared")
+    write_frames(folder / "aa.h5", liquid(30, seed=1))
+    for name, seed, diameter in (("a", 2, 0.34), ("b", 3, 0.33), ("c", 4, 0.25)):
+        write_run(folder / name, liquid(16, seed=seed, diameter=diameter))
+    models = [f"good={folder / 'a'}", f"good={folder / 'b'}", str(folder / "c")]
+    path = compare_runs(models, folder / "aa.h5", folder / "out", SETTINGS)
+    return folder, json.loads(path.read_text())
+
+
+def test_report_holds_what_independent_observables_give(compared):
+    folder, data = compared
+    assert (data["system"], data["temperature"], data["r_max"]) == ("toy", 300.0, 0.99)
+    assert [model["label"] for model in data["models"]] == ["good 1", "good 2", "c"]
+    assert [model["model"] for model in data["models"]] == ["good", "good", "c"]
+    cutoffs = data["cutoffs"]
+    assert cutoffs["CHO-CL"] == cutoffs["CL-CHO"]
+    aa, cg = read_source(folder / "aa.h5"), read_source(folder / "c")
+    curves = {(curve["observable"], curve["types"]): curve for curve in data["models"][2]["curves"]}
+    assert {kind for kind, _ in curves} == {"rdf", "adf", "cdf", "coordination"}
+
+    def accumulated(source, observable):
+        for frame in source.frames(np.arange(len(source))):
+            observable.compute(frame, reset=False)
+        return observable
+
+    arms = (cutoffs["CHO-CL"], cutoffs["CHO-CL"])
+    cases = {
+        ("adf", "CL-CHO-CL"): (lambda: ADF(("CL", "CHO", "CL"), arms, bins=60), 3.0),
+        ("cdf", "CL-CHO-CL"): (
+            lambda: CDF(("CL", "CHO", "CL"), arms, bins=(40, 45)),
+            arms[0] / 40 * 4,
+        ),
+        ("coordination", "CL-CHO"): (lambda: CoordinationNumbers(("CL", "CHO"), arms[0]), 1.0),
+    }
+    for key, (make, cell) in cases.items():
+        all_atom, model = accumulated(aa, make()).density, accumulated(cg, make()).density
+        expected = curve_error(model, all_atom, cell)
+        for name in ("mean_absolute", "integrated_absolute", "rmse", "jensen_shannon", "overlap"):
+            assert curves[key][name] == pytest.approx(getattr(expected, name), rel=1e-6), (
+                key,
+                name,
+            )
+        assert curves[key]["overlap_se"] > 0
+
+
+def test_scores_are_means_of_overlaps_and_tell_the_models_apart(compared):
+    _, data = compared
+    for model in data["models"]:
+        scores = model["scores"]
+        for kind in ("rdf", "adf", "cdf", "coordination"):
+            assert scores[kind] == pytest.approx(
+                np.mean([c["overlap"] for c in model["curves"] if c["observable"] == kind])
+            )
+            assert scores[f"{kind}_halves"] == pytest.approx(
+                np.mean([c["overlap_halves"] for c in model["curves"] if c["observable"] == kind])
+            )
+        assert scores["combined"] == pytest.approx(
+            np.mean([scores[kind] for kind in ("rdf", "adf", "cdf", "coordination")])
+        )
+        assert 0 < scores["combined_se"] < 0.1
+    good, other = data["models"][0]["scores"], data["models"][2]["scores"]
+    assert good["combined"] > other["combined"] + 2 * other["combined_se"]
+
+
+def test_spread_over_independent_trainings(compared):
+    _, data = compared
+    assert list(data["trainings"]) == ["good"]
+    spread = data["trainings"]["good"]
+    values = [model["scores"]["rdf"] for model in data["models"][:2]]
+    assert spread["scores"]["rdf"] == pytest.approx(
+        {"mean": np.mean(values), "std": np.std(values, ddof=1)}
+    )
+    first = next(c for c in spread["curves"] if (c["observable"], c["types"]) == ("rdf", "CHO-CL"))
+    errors = [
+        c["rmse"]
+        for model in data["models"][:2]
+        for c in model["curves"]
+        if (c["observable"], c["types"]) == ("rdf", "CHO-CL")
+    ]
+    assert first["rmse"] == pytest.approx({"mean": np.mean(errors), "std": np.std(errors, ddof=1)})
+
+
+def test_tables_and_pictures(compared):
+    folder, data = compared
+    out = folder / "out"
+    with open(out / "errors.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == sum(len(model["curves"]) for model in data["models"])
+    assert float(rows[0]["rmse"]) == pytest.approx(data["models"][0]["curves"][0]["rmse"], rel=1e-5)
+    with open(out / "adf.csv") as file:
+        columns = {row[0]: row[1:] for row in zip(*csv.reader(file), strict=True)}
+    assert np.sum(
+        np.array(columns["CL-CHO-CL good 1 p / degree^-1"], dtype=float)
+    ) * 3 == pytest.approx(1, rel=1e-4)
+    with open(out / "cdf.csv") as file:
+        header, *cells = csv.reader(file)
+    assert header == ["types", "r / nm", "angle / degree", "AA h", "good 1 h", "good 2 h", "c h"]
+    assert len(cells) == 8 * 40 * 45
+    with open(out / "structure_factor.csv") as file:
+        found = [
+            row for row in csv.DictReader(file) if row["run"] == "AA" and row["types"] == "CL-CL"
+        ]
+    assert float(found[-1]["S"]) == pytest.approx(1, abs=0.2)  # far out
+    for name in ("rdf", "adf", "cdf", "coordination", "scores", "msd", "order", "structure_factor"):
+        assert imread(out / f"{name}.png").std() > 0.05
+        assert (out / f"{name}.svg").read_text().startswith("<?xml")
+    rdf = imread(out / "rdf.png")[..., :3]
+    for color in ([0, 0, 0], [0xD5, 0x5E, 0x00], [0x00, 0x72, 0xB2]):  # all-atom and two models
+        assert (np.abs(rdf - np.array(color) / 255).max(axis=-1) < 0.02).sum() > 1000
+
+
+def test_dynamics_of_a_known_walk(tmp_path):
+    start = liquid(1, seed=5)
+    slow, fast = (
+        walk(np.repeat(start, 200, axis=0), step, seed) for step, seed in ((0.02, 6), (0.04, 7))
+    )
+    slow[120:] += 7.0  # time is lost there
+    write_frames(
+        tmp_path / "aa.h5", slow, np.concatenate([np.arange(120.0), np.arange(500.0, 580.0)])
+    )
+    write_run(tmp_path / "cg", fast, interval=0.5)
+    found = report(
+        compare_models(
+            read_source(tmp_path / "aa.h5"),
+            [read_source(tmp_path / "cg")],
+            SETTINGS,
+            everything=False,
+        )
+    )
+    # D = step^2 / 2 interval: 2e-4 and 1.6e-3 nm^2/ps
+    for name in NAMES:
+        assert found["all_atom"]["dynamics"][name]["coefficient"] == pytest.approx(2e-4, rel=0.3)
+        model = found["models"][0]["dynamics"][name]
+        assert model["coefficient"] == pytest.approx(1.6e-3, rel=0.3)
+        assert model["speed_up"] == pytest.approx(8, rel=0.4)
+        assert model["time_factor"] == pytest.approx(8, rel=0.4)
+    (tmp_path / "cg" / "simulation" / "state.csv").unlink()
+    assert "time between frames is not known" in all_diffusion(read_source(tmp_path / "cg"), 2)
+
+
+def test_clumped_model_is_called_aggregated(tmp_path):
+    write_frames(tmp_path / "aa.h5", liquid(40, seed=8))
+    clumped = liquid(20, seed=9)
+    clumped[8:, 0] = clumped[8:, 1] + [0.1, 0, 0]
+    write_run(tmp_path / "bad", clumped)
+    comparison = compare_models(
+        read_source(tmp_path / "aa.h5"), [read_source(tmp_path / "bad")], SETTINGS, everything=False
+    )
+    found = report(comparison)["models"][0]["aggregation"]
+    assert found["first_frame"] == 8
+    assert found["share_of_frames"] == pytest.approx(0.6)
+    assert found["smallest_distances"]["CHO-CHO"] == pytest.approx(0.1, abs=1e-4)
+
+
+def test_stage_and_command_agree(tmp_path, monkeypatch):
+    # another test looks at them
+    monkeypatch.setattr(compare_module, "write_pictures", lambda *arguments: None)
+    run = make_run(
+        tmp_path,
+        liquid(12, seed=10),
+        liquid(12, seed=11),
+        bins=60,
+        blocks=2,
+        r_max="0.99 nanometer",
+    )
+    stage = json.loads(compare(run).read_text())
+    command = json.loads(
+        compare_runs(
+            [f"CG={tmp_path / 'run'}"], tmp_path / "frames.h5", tmp_path / "out", SETTINGS
+        ).read_text()
+    )
+    first, second = stage["structure"]["models"][0], command["models"][0]
+    assert first["curves"] == second["curves"]
+    assert first["scores"] == second["scores"]
+    assert [pair["rmse"] for pair in stage["pairs"]] == [
+        c["rmse"] for c in second["curves"] if c["observable"] == "rdf"
+    ]
+    assert {path.name for path in (tmp_path / "run" / "comparison").iterdir()} >= {
+        "rdf.csv",
+        "adf.csv",
+        "cdf.csv",
+        "msd.csv",
+    }
+
+
+# --- sources ---
+
+
+def test_every_kind_of_source_is_the_same_trajectory(tmp_path):
+    positions = liquid(5, seed=12).astype("f4")
+    folder = write_run(tmp_path / "run", positions)
+    write_frames(tmp_path / "frames.h5", positions, 0.5 * np.arange(1, 6))
+    trajectory = mdtraj.load(
+        str(folder / "simulation" / "trajectory.dcd"),
+        top=str(folder / "simulation" / "topology.pdb"),
+    )
+    trajectory.time = 0.5 * np.arange(1, 6)
+    trajectory.save_xtc(tmp_path / "alone.xtc")
+    trajectory[0].save_pdb(tmp_path / "alone.pdb")
+    (tmp_path / "run.yaml").write_text("system: system.yaml\nfolder: run\n")
+    paths = [
+        folder,
+        folder / "simulation",
+        folder / "simulation" / "trajectory.dcd",
+        tmp_path / "frames.h5",
+        tmp_path / "alone.xtc",
+    ]
+    sources = [read_source(path) for path in (*paths, tmp_path / "run.yaml")]
+    assert [source.label for source in sources] == [
+        "run",
+        "simulation",
+        "trajectory",
+        "frames",
+        "alone",
+        "run",
+    ]
+    for source in sources:
+        np.testing.assert_allclose(source.positions, positions, atol=1e-3)
+        np.testing.assert_allclose(source.boxes[0], BOX, atol=1e-4)
+        assert source.names == BEADS.names
+        interval, stretches = source.stretches()
+        assert interval == pytest.approx(0.5)
+        assert stretches == [slice(0, 5)]
+    assert isinstance(sources[0].frames(np.array([3]))[0], Frame)
+
+
+def test_bad_sources_are_refused(tmp_path):
+    with pytest.raises(AnalysisError, match="no such file or folder"):
+        read_source(tmp_path / "absent.dcd")
+    with pytest.raises(AnalysisError, match="holds no trajectory"):
+        read_source(tmp_path)
+    with pytest.raises(ConfigError, match="no such file"):
+        read_source(tmp_path / "run.yaml")
+    folder = write_run(tmp_path / "run", liquid(3, seed=13))
+    (folder / "simulation" / "topology.pdb").unlink()
+    with pytest.raises(AnalysisError, match="has no topology beside it"):
+        read_source(folder)
+    with h5py.File(tmp_path / "foreign.h5", "w") as file:
+        file["coordinates"] = np.zeros((1, 30, 3))
+    with pytest.raises(FramesError, match="not a file of mapped frames"):
+        read_source(tmp_path / "foreign.h5")
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "message"),
+    [
+        ({"names": ("CHO", "EGL")}, {}, r"bad.*: holds other beads \(12 CHO, 18 EGL\)"),
+        ({"counts": (13, 17)}, {}, r"holds other beads \(13 CHO, 17 CL\)"),
+        ({"length": 2.1}, {}, r"mean box volume is 9\.261 nm\^3"),
+        (
+            {},
+            {"blocks": 4},
+            r"trajectory\.dcd: 6 frames of the trajectory are too few for comparison\.blocks = 4",
+        ),
+        ({}, {"r_max": "1.2 nm"}, r"r_max of 1\.2 nm is above half the smallest box height"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(tmp_path, options, settings, message):
+    write_frames(tmp_path / "aa.h5", liquid(8, seed=14))
+    write_run(tmp_path / "fine", liquid(8, seed=15))
+    write_run(tmp_path / "bad", liquid(6, seed=15), **options)
+    settings = comparison_settings(**{"bins": 20, "blocks": 2, **settings})
+    with pytest.raises(AnalysisError, match=message):
+        compare_runs(
+            [str(tmp_path / "fine"), str(tmp_path / "bad")],
+            tmp_path / "aa.h5",
+            tmp_path / "out",
+            settings,
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(ConfigError, match="comparison: r_max: got 'far'"):
+        comparison_settings(r_max="far")
+    with pytest.raises(ConfigError, match="comparison: blocks: got 1"):
+        comparison_settings(blocks=1)
+    with pytest.raises(
+        ConfigError, match="shell_frames of 100 cannot fill 60 blocks; use at least 120"
+    ):
+        comparison_settings(blocks=60)
+
+
+def test_fluid_without_shells_has_no_angles(tmp_path):
+    """An ideal gas has no first minimum: RDFs are compared, the rest is named as missing."""
+    rng = np.random.default_rng(16)
+    write_frames(tmp_path / "aa.h5", rng.uniform(0, 2, (60, 30, 3)))
+    write_run(tmp_path / "gas", rng.uniform(0, 2, (60, 30, 3)))
+    settings = comparison_settings(bins=4, blocks=2)
+    data = json.loads(
+        compare_runs(
+            [str(tmp_path / "gas")], tmp_path / "aa.h5", tmp_path / "out", settings
+        ).read_text()
+    )
+    assert data["pairs_without_first_minimum"] == ["CHO-CHO", "CHO-CL", "CL-CL"]
+    assert {curve["observable"] for curve in data["models"][0]["curves"]} == {"rdf"}
+    assert data["models"][0]["scores"]["combined"] == data["models"][0]["scores"]["rdf"]
+    assert not (tmp_path / "out" / "adf.csv").exists()
+    assert (tmp_path / "out" / "scores.png").exists()
+
+
+# --- the command ---
+
+
+def call(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], terminal_width=200)
+
+
+def test_command_compares_runs_with_all_atom(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_module, "write_pictures", lambda *arguments: None)
+    write_frames(tmp_path / "aa.h5", liquid(8, seed=17))
+    write_run(tmp_path / "cg", liquid(8, seed=18))
+    options = (
+        "--against",
+        tmp_path / "aa.h5",
+        "--output",
+        tmp_path / "out",
+        "--blocks",
+        2,
+        "--bins",
+        40,
+        "--r-max",
+        "9 angstrom",
+    )
+    result = call("compare", f"model={tmp_path / 'cg'}", *options)
+    assert result.exit_code == 0, result.output
+    path = tmp_path / "out" / "comparison.json"
+    assert str(path) in result.output
+    assert "overlap with all-atom" in result.output
+    settings = json.loads(path.read_text())["settings"]
+    assert (settings["blocks"], settings["bins"], settings["r_max"]) == (2, 40, "0.9 nanometer")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ("a", "b"),
+            "2 runs were given without all-atom frames to compare with; name them with --against.",
+        ),
+        (("a", "--against", "frames.h5", "--folder", "x"), "--folder belongs to a single RUN.yaml"),
+        (("a", "--against", "frames.h5", "--r-max", "1"), "got '1' without a unit"),
+        (("a", "--against", "absent.h5"), "absent.h5: no such file or folder"),
+    ],
+)
+def test_command_refuses(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call("compare", *arguments)
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.iterdir())

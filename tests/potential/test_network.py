@@ -1,0 +1,340 @@
+"""The network against torchmd-net's own forward pass, the prior against its formula, the pair
+search against numpy.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torchmdnet.models.model import create_model
+
+from openmm_cgkd.config.run import ModelConfig, PriorConfig
+from openmm_cgkd.exceptions import BoxError
+from openmm_cgkd.frames.frames import Frames
+from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.potential import network as tensornet_module
+from openmm_cgkd.potential.autograd import anticommutator as products
+from openmm_cgkd.potential.autograd import messages as kernels
+from openmm_cgkd.potential.forces import SumModel, energies_and_forces
+from openmm_cgkd.potential.network import TensorNetEnergies, build_tensornet, network_arguments
+from openmm_cgkd.potential.pairs import find_pairs
+from openmm_cgkd.potential.prior import PairRepulsion, fit_prior
+
+TRICLINIC = np.array([[2.2, 0, 0], [0.4, 2.1, 0], [-0.3, 0.5, 2.3]])
+
+
+def random_system(n=40, seed=0, box=TRICLINIC, n_types=3):
+    rng = np.random.default_rng(seed)
+    positions = []
+    while len(positions) < n:  # keep beads apart, as in a liquid
+        trial = rng.random(3) @ box
+        deltas = (np.array(positions).reshape(-1, 3) - trial) @ np.linalg.inv(box)
+        if (
+            not len(deltas)
+            or np.linalg.norm((deltas - np.round(deltas)) @ box, axis=1).min() > 0.25
+        ):
+            positions.append(trial)
+    return np.array(positions), rng.integers(0, n_types, n)
+
+
+def tensors(positions, types, box, cutoff, dtype):
+    pairs = find_pairs(positions, box, cutoff)
+    return (
+        torch.from_numpy(types),
+        torch.from_numpy(positions).to(dtype),
+        torch.from_numpy(pairs.first),
+        torch.from_numpy(pairs.second),
+        torch.from_numpy(pairs.shifts).to(dtype),
+    )
+
+
+def torchmd_pair(layers, channels=8, cutoff="0.9 nanometer", dtype=torch.float64, seed=0):
+    """torchmd-net's model and ours on the same random weights."""
+    torch.manual_seed(seed)
+    config = ModelConfig(channels=channels, layers=layers, cutoff=cutoff, radial_functions=12)
+    arguments = network_arguments(config, 3) | {"derivative": True, "reduce_op": "sum"}
+    theirs = create_model(arguments, std=torch.tensor(2.5)).to(dtype)
+    for parameter in theirs.parameters():  # zero-initialised biases would hide a dropped term
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    return theirs, TensorNetEnergies(theirs).to(dtype)
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+@pytest.mark.parametrize("box", [TRICLINIC, None], ids=["triclinic", "open"])
+def test_energy_and_forces_equal_torchmd_net(layers, box):
+    theirs, ours = torchmd_pair(layers)
+    positions, types = random_system(seed=layers)
+    box_tensor = None if box is None else torch.from_numpy(box)
+    expected, expected_forces = theirs(
+        torch.from_numpy(types), torch.from_numpy(positions), box=box_tensor
+    )
+    energies, forces = energies_and_forces(
+        ours, *tensors(positions, types, box, 0.9, torch.float64)
+    )
+    # torchmd-net's Warp kernels hold some constants in single precision; its plain PyTorch path
+    # agrees to 1e-14
+    assert energies.sum().item() == pytest.approx(expected.item(), rel=1e-7)
+    assert (forces - expected_forces).abs().max() < 1e-7 * expected_forces.abs().max()
+
+
+def test_float32_equals_torchmd_net_to_rounding():
+    theirs, ours = torchmd_pair(1, channels=32, dtype=torch.float32)
+    positions, types = random_system(seed=5)
+    z, pos, box = (
+        torch.from_numpy(types),
+        torch.from_numpy(positions).float(),
+        torch.from_numpy(TRICLINIC).float(),
+    )
+    expected, expected_forces = theirs(z, pos, box=box)
+    energies, forces = energies_and_forces(
+        ours, *tensors(positions, types, TRICLINIC, 0.9, torch.float32)
+    )
+    assert energies.sum().item() == pytest.approx(expected.item(), rel=1e-5)
+    assert (forces - expected_forces).abs().max() < 1e-5 * expected_forces.abs().max()
+
+
+def test_per_bead_energies_are_those_of_torchmd_net():
+    theirs, ours = torchmd_pair(1)
+    positions, types = random_system(seed=3)
+    z, pos = torch.from_numpy(types), torch.from_numpy(positions)
+    batch = torch.arange(len(z))  # summing over single-bead "molecules" is the per-bead energy
+    x, v, *_ = theirs.representation_model(
+        z, pos, torch.zeros_like(z), box=torch.from_numpy(TRICLINIC)
+    )
+    expected = theirs.output_model.pre_reduce(x, v, z, pos, batch).squeeze(1) * theirs.std
+    energies, _ = energies_and_forces(
+        ours, *tensors(positions, types, TRICLINIC, 0.9, torch.float64)
+    )
+    torch.testing.assert_close(energies.detach(), expected.detach(), rtol=1e-6, atol=1e-7)
+
+
+def test_plain_torch_path_equals_fused_kernels(monkeypatch):
+    _, ours = torchmd_pair(2)
+    positions, types = random_system(seed=7)
+    arguments = tensors(positions, types, TRICLINIC, 0.9, torch.float64)
+    fused = energies_and_forces(ours, *arguments)
+    monkeypatch.setattr(tensornet_module.torch.jit, "is_scripting", lambda: True)
+    plain = energies_and_forces(ours, *arguments)
+    for one, other in zip(fused, plain, strict=True):  # the splines' error
+        assert (one - other).abs().max() < 1e-7 * other.abs().max()
+
+
+def test_gradient_of_a_force_loss_equals_torchmd_net():
+    """With respect to every weight, with the derivatives left out that training leaves out."""
+    theirs, ours = torchmd_pair(2)
+    positions, types = random_system(seed=7)
+    target = torch.from_numpy(np.random.default_rng(0).normal(size=positions.shape))
+    energy, forces = theirs.train()(
+        torch.from_numpy(types), torch.from_numpy(positions), box=torch.from_numpy(TRICLINIC)
+    )
+    weights = dict(theirs.named_parameters())
+    expected = torch.autograd.grad(
+        ((forces - target) ** 2).mean() + 0.1 * energy.sum(),
+        list(weights.values()),
+        allow_unused=True,
+    )
+    energies, forces = energies_and_forces(
+        ours, *tensors(positions, types, TRICLINIC, 0.9, torch.float64), create_graph=True
+    )
+    with kernels.without("distances"):
+        (((forces - target) ** 2).mean() + 0.1 * energies.sum()).backward()
+    for (name, weight), gradient in zip(weights.items(), expected, strict=True):
+        assert (weight.grad is None) == (gradient is None), name
+        if gradient is not None:
+            assert (weight.grad - gradient).abs().max() <= 1e-6 * gradient.abs().max() + 1e-10, name
+
+
+def test_kernels_differentiate_twice():
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, dtype=torch.float64, generator=generator, requires_grad=True)
+
+    first, second, kinds = (
+        torch.tensor([0, 0, 1, 3]),
+        torch.tensor([1, 2, 2, 0]),
+        torch.tensor([1, 0, 1, 0]),
+    )
+    # 0.4 is the end of the table
+    distances = torch.tensor([0.11, 0.17, 0.34, 0.97], dtype=torch.float64, requires_grad=True)
+    spacing, rows = 0.1, 9
+    for function, arguments in (
+        (
+            lambda t, d, x: kernels.mix(t, d, x, first, second, spacing),
+            (random(rows, 3, 2), distances, random(4, 9, 2)),
+        ),
+        (
+            lambda t, d, s: kernels.gather(t, d, s, first, kinds, 4, spacing),
+            (random(2, rows, 3, 2), distances, random(4, 9)),
+        ),
+        (products.anticommutator, (random(2, 9, 2), random(2, 9, 2))),
+    ):
+        assert torch.autograd.gradcheck(function, arguments)
+        assert torch.autograd.gradgradcheck(function, arguments)
+
+
+def test_forces_are_finite_differences_of_the_energy():
+    _, network = torchmd_pair(1)
+    prior = PairRepulsion(torch.full((3, 3), 0.27), 100.0, 0.05, 0.015, 0.9).double()
+    model = SumModel(prior, network)
+    positions, types = random_system(seed=11)
+    _, forces = energies_and_forces(
+        model, *tensors(positions, types, TRICLINIC, 0.9, torch.float64)
+    )
+    step = 1e-5
+    for bead, axis in ((0, 0), (7, 1), (23, 2)):
+        energy = []
+        for sign in (1, -1):
+            moved = positions.copy()
+            moved[bead, axis] += sign * step
+            energy.append(
+                energies_and_forces(model, *tensors(moved, types, TRICLINIC, 0.9, torch.float64))[0]
+                .sum()
+                .item()
+            )
+        assert forces[bead, axis].item() == pytest.approx(
+            -(energy[0] - energy[1]) / (2 * step), rel=1e-5, abs=1e-4
+        )
+
+
+def test_force_is_exactly_zero_at_and_beyond_the_cutoff():
+    _, network = torchmd_pair(1)
+    prior = PairRepulsion(torch.full((3, 3), 0.4), 100.0, 0.05, 0.015, 0.9).double()
+    model = SumModel(prior, network)
+    types = torch.tensor([0, 1])
+    for distance in (0.9, 0.95):  # the pair is given, so the switch itself must be zero
+        positions = torch.tensor([[0.0, 0, 0], [distance, 0, 0]], dtype=torch.float64)
+        pair = torch.tensor([0]), torch.tensor([1]), torch.zeros(1, 3, dtype=torch.float64)
+        _, forces = energies_and_forces(model, types, positions, *pair)
+        assert torch.count_nonzero(forces) == 0
+
+
+def test_invariance_under_rotation_translation_permutation_and_reflection():
+    _, network = torchmd_pair(1)
+    positions, types = random_system(seed=13)
+    energies, forces = energies_and_forces(
+        network, *tensors(positions, types, TRICLINIC, 0.9, torch.float64)
+    )
+    rng = np.random.default_rng(0)
+    rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))  # proper or improper
+    order = rng.permutation(len(types))
+    moved = (
+        positions @ rotation.T
+        + rng.normal(size=3)
+        + rng.integers(-2, 3, positions.shape) @ (TRICLINIC @ rotation.T)
+    )[order]
+    energies_2, forces_2 = energies_and_forces(
+        network, *tensors(moved, types[order], TRICLINIC @ rotation.T, 0.9, torch.float64)
+    )
+    torch.testing.assert_close(energies_2, energies[order], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        forces_2, forces[order] @ torch.from_numpy(rotation.T), rtol=1e-8, atol=1e-8
+    )
+
+
+def test_prior_against_its_formula():
+    contact = torch.tensor([[0.40, 0.35], [0.35, 0.50]], dtype=torch.float64)
+    force, p, d = 120.0, 0.05, 0.015
+    prior = PairRepulsion(contact, force, p, d, 1.0).double()
+
+    def evaluate(distance, kinds):
+        positions = torch.tensor([[0.0, 0, 0], [0, 0, distance]], dtype=torch.float64)
+        return energies_and_forces(
+            prior,
+            torch.tensor(kinds),
+            positions,
+            torch.tensor([0]),
+            torch.tensor([1]),
+            torch.zeros(1, 3).double(),
+        )
+
+    steepness = math.log(1 / p) / d
+    for distance, kinds, t in (
+        (0.41, [0, 0], 0.40),
+        (0.33, [0, 1], 0.35),
+        (0.33, [1, 0], 0.35),
+        (0.48, [1, 1], 0.50),
+    ):
+        energies, forces = evaluate(distance, kinds)
+        expected = force * p / steepness * math.exp(steepness * (t - distance))
+        assert energies.sum().item() == pytest.approx(expected, rel=1e-6)  # the pair counts once
+        assert forces[1, 2].item() == pytest.approx(steepness * expected, rel=1e-6)  # repulsive
+    assert evaluate(0.40, [0, 0])[1][1, 2].item() == pytest.approx(p * force, rel=1e-6)
+    assert evaluate(0.40 - d, [0, 0])[1][1, 2].item() == pytest.approx(force, rel=1e-6)
+
+
+def test_prior_contact_is_where_the_rdf_starts():
+    rng = np.random.default_rng(1)
+    box = np.eye(3) * 3.0
+    n_frames = 20
+    positions = np.zeros((n_frames, 4, 3))
+    positions[:, 1, 0] = 0.50 + 0.1 * rng.random(n_frames)  # types 0-0: never closer than 0.5
+    positions[:, 2, 1] = 0.30 + 0.1 * rng.random(n_frames)  # type 1 near bead 0
+    positions[:, 3, 1] = positions[:, 2, 1] + 0.62  # types 1-1 exactly 0.62
+    positions[3, 1, 0], positions[4, 2, 1] = 0.502, 0.303
+    types = np.array([0, 0, 1, 1])
+    beads = BeadTopology(("A", "B"), types, np.ones(4), np.arange(4))
+    forces = np.full(positions.shape, -3.0)
+    steps = np.arange(n_frames)
+    frames = Frames(
+        positions,
+        forces,
+        np.broadcast_to(box, (n_frames, 3, 3)),
+        steps * 1.0,
+        steps,
+        beads,
+        {"temperature": 300.0},
+    )
+    fitted = fit_prior(frames, PriorConfig())
+    contact = np.array(fitted.contact)
+    np.testing.assert_allclose(contact, [[0.50, 0.30], [0.30, 0.62]], atol=0.0051)
+    np.testing.assert_allclose(contact, contact.T)
+    assert fitted.force == pytest.approx(3.0)
+
+
+def test_pairs_against_brute_force_over_images():
+    positions, _ = random_system(n=30, seed=17)
+    positions += 5.0  # far outside the box
+    pairs = find_pairs(positions, TRICLINIC, 0.9)
+    found = sorted((min(i, j), max(i, j)) for i, j in zip(pairs.first, pairs.second, strict=True))
+    images = (
+        np.array([[i, j, k] for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1)])
+        @ TRICLINIC
+    )
+    wrapped = (positions @ np.linalg.inv(TRICLINIC) % 1) @ TRICLINIC
+    expected = [
+        (i, j)
+        for i in range(30)
+        for j in range(i + 1, 30)
+        if np.linalg.norm(wrapped[j] - wrapped[i] + images, axis=1).min() < 0.9
+    ]
+    assert found == expected
+    vectors = positions[pairs.second] - positions[pairs.first] + pairs.shifts
+    assert np.linalg.norm(vectors, axis=1).max() < 0.9
+
+
+def test_cutoff_above_half_the_box_is_refused():
+    with pytest.raises(BoxError, match=r"cutoff of 1\.2 nm"):
+        find_pairs(np.zeros((2, 3)), np.eye(3) * 2.3, 1.2)
+
+
+def test_gaussian_basis_resolves_liquid_distances():
+    """Two distances within the first shell must look different to the network; with expnorm in
+    nanometres they would not.
+    """
+    network = build_tensornet(ModelConfig(), 3, 3.0)
+    features = network.expansion(torch.tensor([0.40, 0.45, 0.80, 0.85]))
+    assert (features[0] - features[1]).norm() > 0.5
+    assert (features[2] - features[3]).norm() > 0.5
+
+
+def test_scripted_network_equals_eager():
+    _, ours = torchmd_pair(1)
+    positions, types = random_system(seed=19)
+    arguments = tensors(positions, types, TRICLINIC, 0.9, torch.float64)
+    expected = energies_and_forces(ours, *arguments)
+    scripted = torch.jit.script(ours)
+    # the splines' error
+    for one, other in zip(energies_and_forces(scripted, *arguments), expected, strict=True):
+        assert (one - other).abs().max() < 1e-7 * other.abs().max()

@@ -1,0 +1,501 @@
+"""Dynamics: conservation laws, temperature, resuming, explosions, and what is left in the
+folder.
+"""
+
+import json
+import shutil
+
+import mdtraj
+import numpy as np
+import openmm
+import pytest
+from openmm import app, unit
+
+from openmm_cgkd import CGPotential
+from openmm_cgkd.config.run import SimulationConfig
+from openmm_cgkd.exceptions import ConfigError, SimulationError
+from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.simulation import dynamics as simulate_module
+from openmm_cgkd.simulation.cgpotential import bead_topology_to_openmm
+from openmm_cgkd.simulation.dynamics import run_dynamics
+from openmm_cgkd.simulation.explosion import ExplosionGuard
+from openmm_cgkd.simulation.resume import log_column
+from tests.cases.potential import CUBIC, NAMES, beads, liquid, write_potential
+
+TEMPERATURE = 200.0
+
+
+@pytest.fixture(scope="module")
+def potential(tmp_path_factory):
+    return CGPotential(write_potential(tmp_path_factory.mktemp("model") / "student.pt"))
+
+
+@pytest.fixture(scope="module")
+def case(potential):
+    """System, topology and relaxed positions of 30 beads under the exported potential."""
+    types, positions = liquid()
+    topology = bead_topology_to_openmm(beads(types), CUBIC)
+    system = potential.createSystem(topology)
+    context = openmm.Context(
+        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("CPU")
+    )
+    context.setPositions(positions)
+    openmm.LocalEnergyMinimizer.minimize(context, 10, 30)
+    return system, topology, context.getState(positions=True).getPositions(asNumpy=True)._value
+
+
+def protocol(**changes):
+    values = {
+        "timestep": "2 fs",
+        "equilibration": "0.04 ps",
+        "production": "0.4 ps",
+        "frame_interval": "0.02 ps",
+        "platform": "Reference",
+    }
+    return SimulationConfig(**{**values, **changes})
+
+
+def harmonic_case():
+    """Beads in harmonic wells, cheap enough for thousands of steps; its kinetic temperature is
+    known.
+    """
+    types, positions = liquid()
+    topology = bead_topology_to_openmm(beads(types), CUBIC)
+    system, force = openmm.System(), openmm.CustomExternalForce("500*((x-x0)^2+(y-y0)^2+(z-z0)^2)")
+    for name in ("x0", "y0", "z0"):
+        force.addPerParticleParameter(name)
+    for k, position in enumerate(positions):
+        system.addParticle(60.0)
+        force.addParticle(k, position)
+    system.addForce(force)
+    system.setDefaultPeriodicBoxVectors(*CUBIC)
+    return system, topology, positions
+
+
+def load(folder, suffix="dcd"):
+    return mdtraj.load(str(folder / f"trajectory.{suffix}"), top=str(folder / "topology.pdb"))
+
+
+def test_energy_is_conserved_without_a_thermostat(case):
+    system, _, positions = case
+    context = openmm.Context(
+        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("CPU")
+    )
+    context.setPositions(positions)
+    context.setVelocitiesToTemperature(TEMPERATURE, 1)
+    totals, kinetics = [], []
+    for _ in range(12):
+        context.getIntegrator().step(10)
+        state = context.getState(energy=True)
+        kinetics.append(state.getKineticEnergy()._value)
+        totals.append(kinetics[-1] + state.getPotentialEnergy()._value)
+    assert np.ptp(totals) < 0.02 * np.mean(kinetics)
+    assert np.ptp(kinetics) > 10 * np.ptp(totals)  # energy was exchanged meanwhile
+
+
+@pytest.mark.parametrize("suffix", ["dcd", "xtc"])
+def test_run_leaves_what_it_promises(case, tmp_path, suffix):
+    path = run_dynamics(*case, tmp_path, protocol(trajectory=suffix), TEMPERATURE)
+    assert path == tmp_path / f"trajectory.{suffix}"
+    trajectory = load(tmp_path, suffix)
+    assert trajectory.n_frames == 20
+    assert [atom.name for atom in trajectory.topology.atoms] == [
+        atom.name for atom in case[1].atoms()
+    ]
+    assert all(atom.element is mdtraj.element.virtual for atom in trajectory.topology.atoms)
+    np.testing.assert_allclose(
+        trajectory.unitcell_vectors, np.broadcast_to(CUBIC, (20, 3, 3)), atol=1e-5
+    )
+    assert 0 < np.abs(np.diff(trajectory.xyz, axis=0)).max() < 0.2  # moves, and is not wrapped
+    if suffix == "xtc":
+        np.testing.assert_allclose(trajectory.time, 0.02 * np.arange(1, 21), rtol=1e-4)
+    np.testing.assert_allclose(log_column(tmp_path / "state.csv", "Step"), 10 * np.arange(1, 21))
+    np.testing.assert_allclose(log_column(tmp_path / "state.csv", "Time"), 0.02 * np.arange(1, 21))
+    summary = json.loads((tmp_path / "simulation.json").read_text())
+    assert summary["steps"] == 200
+    assert summary["platform"] == "Reference"
+    assert summary["use_cuda_graphs"] == "off"
+    assert summary["ns_per_day"] == pytest.approx(200 * 2e-6 * 86400 / summary["seconds"])
+    assert summary["step_time_ms"] == pytest.approx(1e3 * summary["seconds"] / 200)
+    assert summary["mean_temperature"] == pytest.approx(
+        log_column(tmp_path / "state.csv", "Temperature").mean()
+    )
+    state = openmm.XmlSerializer.deserialize((tmp_path / "state.xml").read_text())
+    assert state.getStepCount() == 200
+    np.testing.assert_allclose(
+        state.getPositions(asNumpy=True)._value, trajectory.xyz[-1], atol=1e-3
+    )
+
+
+def test_mean_temperature_is_the_set_one(tmp_path):
+    settings = protocol(
+        timestep="5 fs",
+        equilibration="5 ps",
+        production="100 ps",
+        frame_interval="0.5 ps",
+        friction="5/ps",
+    )
+    run_dynamics(*harmonic_case(), tmp_path, settings, TEMPERATURE)
+    mean = json.loads((tmp_path / "simulation.json").read_text())["mean_temperature"]
+    # 90 degrees of freedom, about 100 independent samples: standard error 200 K sqrt(2 / 90 / 100)
+    # = 3 K
+    assert mean == pytest.approx(TEMPERATURE, abs=12)
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("suffix", ["dcd", "xtc"])
+@pytest.mark.parametrize("moment", ["before the save", "between state and record"])
+def test_resume_after_a_kill_repeats_no_frame(tmp_path, monkeypatch, suffix, moment):
+    # 50 frames, saved every 10
+    case, settings = harmonic_case(), protocol(production="1 ps", trajectory=suffix)
+    saves = []
+
+    def killed_save(self, simulation, steps, seconds):
+        saves.append(simulation.currentStep)
+        if len(saves) == 3 and moment == "before the save":
+            raise KilledError
+        original(self, simulation, steps, seconds)
+
+    def killed_write(path, text):
+        if len(saves) == 3:
+            raise KilledError
+        write_text(path, text)
+
+    original, write_text = simulate_module._Dynamics._save, simulate_module.write_text
+    monkeypatch.setattr(simulate_module._Dynamics, "_save", killed_save)
+    if moment != "before the save":
+        monkeypatch.setattr(simulate_module, "write_text", killed_write)
+    with pytest.raises(KilledError):
+        run_dynamics(*case, tmp_path, settings, TEMPERATURE)
+    monkeypatch.undo()
+    trajectory = tmp_path / f"trajectory.{suffix}"
+    before = load(tmp_path, suffix)
+    assert before.n_frames == 30
+    with open(trajectory, "ab") as file:
+        file.write(trajectory.read_bytes()[-200:-60])  # and a torn frame after them
+    with open(tmp_path / "state.csv", "a") as file:
+        file.write("310,0.6")
+    run_dynamics(*case, tmp_path, settings, TEMPERATURE)
+    after = load(tmp_path, suffix)
+    assert after.n_frames == 50
+    kept = 20 if moment == "before the save" else 30
+    np.testing.assert_allclose(after.xyz[:kept], before.xyz[:kept], atol=1e-6)
+    jumps = np.abs(np.diff(after.xyz, axis=0)).max(axis=(1, 2))
+    assert (jumps > 0).all()  # no frame twice
+    assert jumps[kept - 1] < 3 * np.median(jumps)  # and none left out
+    np.testing.assert_allclose(log_column(tmp_path / "state.csv", "Step"), 10 * np.arange(1, 51))
+    np.testing.assert_allclose(log_column(tmp_path / "state.csv", "Time"), 0.02 * np.arange(1, 51))
+    if suffix == "xtc":
+        np.testing.assert_allclose(after.time, 0.02 * np.arange(1, 51), rtol=1e-4)
+
+
+def test_equilibration_resumes_after_a_kill(tmp_path, monkeypatch, caplog):
+    case, settings = harmonic_case(), protocol(equilibration="0.6 ps")  # 300 steps, saved every 100
+    original, calls = simulate_module._save_state, []
+
+    def killed(simulation, path):
+        calls.append(path.name)
+        if len(calls) == 3:
+            raise KilledError
+        original(simulation, path)
+
+    monkeypatch.setattr(simulate_module, "_save_state", killed)
+    # as if nothing could be done any more
+    monkeypatch.setattr(simulate_module._Dynamics, "_rescue", lambda *_: None)
+    with pytest.raises(KilledError):
+        run_dynamics(*case, tmp_path, settings, TEMPERATURE)
+    monkeypatch.undo()
+    assert set(calls) == {"equilibration.xml"}
+    steps = []
+    step = simulate_module._Dynamics._step
+    monkeypatch.setattr(
+        simulate_module._Dynamics,
+        "_step",
+        lambda self, sim, n: (steps.append(n), step(self, sim, n)),
+    )
+    with caplog.at_level("INFO", "openmm_cgkd"):
+        run_dynamics(*case, tmp_path, settings, TEMPERATURE)
+    assert "resuming equilibration at 0.4 ps" in caplog.text
+    assert sum(steps) == 100 + 200  # what was left of the equilibration, and production
+    assert load(tmp_path).n_frames == 20
+    np.testing.assert_allclose(log_column(tmp_path / "state.csv", "Time"), 0.02 * np.arange(1, 21))
+    assert not (tmp_path / "equilibration.xml").exists()
+
+
+def test_good_state_is_saved_on_an_error_and_resumed_from(tmp_path, monkeypatch):
+    class FullDisk:
+        def describeNextReport(self, simulation):
+            return {
+                "steps": 157 - simulation.currentStep if simulation.currentStep < 157 else 10**9,
+                "periodic": False,
+                "include": [],
+            }
+
+        def report(self, simulation, state):
+            raise OSError("No space left on device")
+
+    case, original = harmonic_case(), simulate_module._Dynamics._reporters
+    monkeypatch.setattr(
+        simulate_module._Dynamics,
+        "_reporters",
+        lambda self, append: [*original(self, append), FullDisk()],
+    )
+    with pytest.raises(OSError, match="No space"):
+        run_dynamics(*case, tmp_path, protocol(), TEMPERATURE)
+    monkeypatch.undo()
+    assert (
+        openmm.XmlSerializer.deserialize((tmp_path / "state.xml").read_text()).getStepCount() == 157
+    )
+    assert not (tmp_path / "failure.xml").exists()
+    before = load(tmp_path).xyz
+    run_dynamics(*case, tmp_path, protocol(), TEMPERATURE)
+    after = load(tmp_path).xyz
+    np.testing.assert_allclose(after[:15], before, atol=1e-6)
+    np.testing.assert_allclose(log_column(tmp_path / "state.csv", "Step"), 10 * np.arange(1, 21))
+    jumps = np.abs(np.diff(after, axis=0)).max(axis=(1, 2))
+    assert 0 < jumps[14] < 3 * np.median(jumps)
+
+
+def test_barostat_gives_an_ideal_gas_its_volume(tmp_path):
+    """p(V) ~ V^N exp(-PV/kT), so <V> = (N + 1) kT / P."""
+    n, pressure = 30, 107.0
+    # only makes it periodic
+    system, force = (
+        openmm.System(),
+        openmm.CustomExternalForce("0*periodicdistance(x, y, z, 0, 0, 0)"),
+    )
+    for _ in range(n):
+        system.addParticle(60.0)
+    system.addForce(force)
+    system.setDefaultPeriodicBoxVectors(*CUBIC)
+    topology = bead_topology_to_openmm(beads(np.zeros(n, dtype=int)), CUBIC)
+    positions = np.random.default_rng(0).uniform(0, 2, (n, 3))
+    settings = protocol(
+        timestep="10 fs",
+        equilibration="30 ps",
+        production="300 ps",
+        frame_interval="0.25 ps",
+        pressure=f"{pressure} bar",
+    )
+    run_dynamics(system, topology, positions, tmp_path, settings, TEMPERATURE)
+    volumes = load(tmp_path).unitcell_volumes
+    # 1 kJ/mol/nm^3 is 16.6 bar
+    expected = (n + 1) * 8.314462618e-3 * TEMPERATURE / (pressure / 16.6053907)
+    blocks = volumes.reshape(10, -1).mean(axis=1)
+    error = blocks.std(ddof=1) / np.sqrt(10)
+    assert error < 0.06 * expected
+    assert volumes.mean() == pytest.approx(expected, abs=4 * error)
+    summary = json.loads((tmp_path / "simulation.json").read_text())
+    assert summary["mean_density"] == pytest.approx(
+        (n * 60.0 / volumes).mean() * 1.66053907e-3, rel=1e-3
+    )
+    assert summary["pressure_bar"] == pressure
+    # the caller's system stays as it is
+    assert not any(isinstance(force, openmm.MonteCarloBarostat) for force in system.getForces())
+
+
+def test_box_that_shrinks_below_twice_the_cutoff(potential, tmp_path):
+    box = 1.606 * np.eye(3)
+    positions = 0.803 * np.stack(np.meshgrid(*3 * [np.arange(2)], indexing="ij"), axis=-1).reshape(
+        -1, 3
+    )
+    topology = bead_topology_to_openmm(beads(np.zeros(8, dtype=int)), box)
+    settings = protocol(pressure="1e5 bar", equilibration="0 ps", production="20 ps")
+    with pytest.raises(
+        SimulationError,
+        match=r"stopped at step \d+ .*below twice the cutoff of 0\.8 nm; use a larger box\.$",
+    ):
+        run_dynamics(
+            potential.createSystem(topology), topology, positions, tmp_path, settings, TEMPERATURE
+        )
+    kept = openmm.XmlSerializer.deserialize((tmp_path / "state.xml").read_text())
+    assert 1.6 <= kept.getPeriodicBoxVectors()[0][0]._value <= 1.606
+    assert (tmp_path / "failure.xml").exists()
+    context = openmm.Context(
+        potential.createSystem(topology),
+        openmm.VerletIntegrator(0.001),
+        openmm.Platform.getPlatform("CPU"),
+    )
+    context.setPeriodicBoxVectors(*kept.getPeriodicBoxVectors())
+    context.setPositions(kept.getPositions())
+    assert np.isfinite(context.getState(energy=True).getPotentialEnergy()._value)
+
+
+def test_longer_production_continues_and_other_inputs_begin_anew(tmp_path):
+    case = harmonic_case()
+    run_dynamics(*case, tmp_path, protocol(), TEMPERATURE)
+    first = load(tmp_path).xyz
+    run_dynamics(*case, tmp_path, protocol(production="0.6 ps"), TEMPERATURE)
+    longer = load(tmp_path).xyz
+    assert len(longer) == 30
+    np.testing.assert_allclose(longer[:20], first, atol=1e-6)
+    run_dynamics(*case, tmp_path, protocol(production="0.6 ps"), TEMPERATURE, seed=2)
+    other = load(tmp_path).xyz
+    assert len(other) == 30
+    assert np.abs(other[:20] - first).max() > 1e-3
+    run_dynamics(*case, tmp_path, protocol(), TEMPERATURE, seed=2, identity="another potential")
+    assert len(load(tmp_path)) == 20
+    assert len(log_column(tmp_path / "state.csv", "Step")) == 20
+
+
+def test_same_seed_gives_the_same_run(tmp_path):
+    case = harmonic_case()
+    for name in ("a", "b"):
+        run_dynamics(*case, tmp_path / name, protocol(), TEMPERATURE, seed=5)
+    np.testing.assert_array_equal(load(tmp_path / "a").xyz, load(tmp_path / "b").xyz)
+
+
+def test_lost_trajectory_is_noticed(tmp_path):
+    case = harmonic_case()
+    run_dynamics(*case, tmp_path, protocol(), TEMPERATURE)
+    shutil.copy(tmp_path / "topology.pdb", tmp_path / "kept.pdb")
+    (tmp_path / "trajectory.dcd").unlink()
+    with pytest.raises(SimulationError, match="fewer than the 20 frames"):
+        run_dynamics(*case, tmp_path, protocol(production="0.6 ps"), TEMPERATURE)
+
+
+def test_insane_timestep_is_caught(case, tmp_path):
+    settings = protocol(
+        timestep="500 fs", equilibration="0 ps", frame_interval="500 fs", production="20 ps"
+    )
+    with pytest.raises(
+        SimulationError, match=r"stopped at step \d+ \(.* ps\): .*smaller time step"
+    ) as caught:
+        run_dynamics(*case, tmp_path, settings, TEMPERATURE)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "simulation.json").exists()
+
+
+def test_explosion_keeps_trajectory_and_last_good_state(tmp_path, monkeypatch):
+    system, topology, positions = harmonic_case()
+    push = openmm.CustomExternalForce("-push*x")
+    push.addGlobalParameter("push", 0.0)
+    for k in range(len(positions)):
+        push.addParticle(k, [])
+    system.addForce(push)
+
+    original = simulate_module._Dynamics._save
+
+    def save_then_push(self, simulation, steps, seconds):
+        original(self, simulation, steps, seconds)
+        if simulation.currentStep == 200:
+            simulation.context.setParameter("push", 1e5)
+
+    monkeypatch.setattr(simulate_module._Dynamics, "_save", save_then_push)
+    with pytest.raises(
+        SimulationError,
+        match=r"step 210 \(0\.42 ps\): the temperature is \d+ K, set is 200 K, allowed 600 K",
+    ):
+        run_dynamics(
+            system, topology, positions, tmp_path, protocol(production="1 ps"), TEMPERATURE
+        )
+    assert load(tmp_path).n_frames == 20  # nothing of the explosion is in it
+    assert len(log_column(tmp_path / "state.csv", "Step")) == 20
+    assert (
+        openmm.XmlSerializer.deserialize((tmp_path / "state.xml").read_text()).getStepCount() == 200
+    )
+    assert (
+        openmm.XmlSerializer.deserialize((tmp_path / "failure.xml").read_text()).getStepCount()
+        == 210
+    )
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected"),
+    [("sqrt(-1-x^2)", "energy|finite|NaN"), ("1e38*x^4", "finite|NaN|temperature")],
+)
+def test_energy_that_is_not_finite(tmp_path, cause, expected):
+    system, topology, positions = harmonic_case()
+    bad = openmm.CustomExternalForce(cause)
+    bad.addParticle(0, [])
+    system.addForce(bad)
+    with pytest.raises(SimulationError, match=expected):
+        run_dynamics(system, topology, positions, tmp_path, protocol(), TEMPERATURE)
+
+
+def test_guard_allows_the_fluctuations_of_few_beads():
+    system, topology = openmm.System(), app.Topology()
+    system.addParticle(50.0)
+    topology.addAtom("A", None, topology.addResidue("A", topology.addChain()))
+    simulation = app.Simulation(
+        topology,
+        system,
+        openmm.LangevinMiddleIntegrator(300, 5, 0.01),
+        openmm.Platform.getPlatform("Reference"),
+    )
+    simulation.context.setPositions(np.zeros((1, 3)))
+    simulation.reporters.append(ExplosionGuard(10, 300.0, 1.5))
+    simulation.step(3000)  # the temperature of one bead passes 450 K in a tenth of all checks
+    simulation.context.setVelocities([openmm.Vec3(5, 0, 0)])
+    with pytest.raises(SimulationError, match="temperature"):
+        simulation.step(10)
+
+
+def test_open_boundaries(potential, tmp_path):
+    types, positions = liquid(8, box=None)
+    topology = bead_topology_to_openmm(beads(types))
+    run_dynamics(
+        potential.createSystem(topology),
+        topology,
+        positions,
+        tmp_path,
+        protocol(production="0.1 ps"),
+        TEMPERATURE,
+    )
+    trajectory = load(tmp_path)
+    assert trajectory.n_frames == 5
+    assert trajectory.unitcell_vectors is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (
+            {"frame_interval": "0.5 fs"},
+            ConfigError,
+            "frame_interval: 0.0005 ps is below the time step",
+        ),
+        ({"frame_interval": "1 ps"}, ConfigError, "frame_interval: 1 ps is above the production"),
+        ({"platform": "Abacus"}, SimulationError, "platform: Abacus.*Reference"),
+        (
+            {"timestep": "auto"},
+            ConfigError,
+            "timestep: is absent; write one, or let 'cgkd timestep' find one",
+        ),
+    ],
+)
+def test_bad_settings(tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        run_dynamics(*harmonic_case(), tmp_path, protocol(**changes), TEMPERATURE)
+
+
+def test_bead_name_that_a_pdb_cannot_hold(tmp_path):
+    system, _, positions = harmonic_case()
+    names = BeadTopology(("GLYCOL",), np.zeros(30, dtype=int), np.ones(30), np.arange(30))
+    with pytest.raises(SimulationError, match="GLYCOL becomes GLYC"):
+        run_dynamics(
+            system,
+            bead_topology_to_openmm(names, CUBIC),
+            positions,
+            tmp_path,
+            protocol(),
+            TEMPERATURE,
+        )
+
+
+def test_pressure_without_a_box(tmp_path):
+    system, topology, positions = harmonic_case()
+    with pytest.raises(ConfigError, match="pressure: needs a periodic box"):
+        run_dynamics(system, topology, positions, tmp_path, protocol(pressure="1 bar"), TEMPERATURE)
+
+
+def test_topology_file_opens_in_openmm_too(case, tmp_path):
+    run_dynamics(*case, tmp_path, protocol(production="0.02 ps"), TEMPERATURE)
+    pdb = app.PDBFile(str(tmp_path / "topology.pdb"))
+    assert [atom.name for atom in pdb.topology.atoms()] == [atom.name for atom in case[1].atoms()]
+    assert {atom.name for atom in pdb.topology.atoms()} == set(NAMES)
+    box = np.array(pdb.topology.getPeriodicBoxVectors().value_in_unit(unit.nanometer))
+    np.testing.assert_allclose(box, CUBIC, atol=1e-4)

@@ -1,0 +1,138 @@
+"""The stage of the teachers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from openmm_cgkd.exceptions import BoxError, ExecutionError, FramesError, TrainingError
+from openmm_cgkd.execution.processes import cores
+from openmm_cgkd.run_folder import RunFolder
+from openmm_cgkd.stages.teach import _at_once, _threads, train_member, train_teachers
+from openmm_cgkd.training.callbacks import BEST, LAST
+from openmm_cgkd.training.checkpoint import load_checkpoint
+from openmm_cgkd.training.graphs import load_prior, write_prior
+from tests.cases.training import ignore, make_frames, make_run
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return make_frames(20, 12, noise=1.0)[0]
+
+
+def test_teachers_differ_and_are_trained_once(tmp_path, frames):
+    """Member 1 cannot write its folder at first; the obstacle goes away before the second call."""
+    run = make_run(tmp_path, frames, execution={"retries": 0})
+    folder = RunFolder(run)
+    obstacle = folder.teacher(1)
+    obstacle.parent.mkdir(parents=True)
+    obstacle.write_text("in the way")
+    with pytest.raises(
+        ExecutionError, match="1 of 2 tasks failed 1 times, the first is teacher-01"
+    ):
+        train_teachers(run)
+    trained = (folder.teacher(0) / BEST).stat().st_mtime_ns
+    obstacle.unlink()
+    best = train_teachers(run)
+    assert best[0].stat().st_mtime_ns == trained
+    one, other = (load_checkpoint(path) for path in best)
+    assert one[1]["training"]["seed"] != other[1]["training"]["seed"]
+    assert not torch.equal(one[0].linear.weight, other[0].linear.weight)
+    assert len(load_prior(folder.prior).contact) == 2
+    assert "epoch 1" in (folder.teacher(0) / "train.log").read_text()
+
+    times = [path.stat().st_mtime_ns for path in best]
+    assert train_teachers(run) == best  # finished: nothing is touched
+    assert [path.stat().st_mtime_ns for path in best] == times
+    assert "finished before" in folder.log("teach").read_text()
+
+
+def kill_the_writer(path: Path, marker: Path) -> None:
+    """Wait for the marker, then kill the process that has a file open."""
+    while not marker.exists():
+        time.sleep(0.005)
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if any(file.samefile(path) for file in (process / "fd").iterdir() if file.exists()):
+                os.kill(int(process.name), signal.SIGKILL)
+        except OSError:  # of another user, or gone
+            continue
+
+
+def test_member_killed_in_a_parsl_worker_goes_on_to_the_same_end(tmp_path, frames, caplog):
+    teachers = {
+        "count": 2,
+        "blocks": 4,
+        "training": {"epochs": 25, "batch_size": 4, "patience": 50},
+    }
+    for name in ("killed", "whole"):
+        (tmp_path / name).mkdir()
+    run = make_run(tmp_path / "killed", frames, teachers=teachers, execution={"backend": "parsl"})
+    folder = RunFolder(run).teacher(1)
+    killer = threading.Thread(
+        target=kill_the_writer, args=(folder / "train.log", folder / LAST), daemon=True
+    )
+    killer.start()
+    best = train_teachers(run)
+    assert "task teacher-01 failed, trying again" in caplog.text
+    assert "task teacher-00" not in caplog.text
+    assert "resuming after epoch" in (folder / "train.log").read_text()
+
+    whole = make_run(tmp_path / "whole", frames, teachers=teachers)
+    write_prior(whole, frames)
+    before = torch.get_num_threads()
+    torch.set_num_threads(_threads(run))
+    try:
+        expected = train_member(whole, 1, "", ignore)
+    finally:
+        torch.set_num_threads(before)
+    one, other = (load_checkpoint(path)[0].state_dict() for path in (best[1], expected))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_threads_do_not_depend_on_what_is_left(tmp_path, frames):
+    for workers, count in ((1, 4), (2, 2), (4, 1)):
+        run = make_run(tmp_path, frames, workers=workers, teachers={"count": count})
+        assert _at_once(run) == workers
+        assert _threads(run) == max(1, cores() // min(workers, count))
+    assert (
+        _at_once(make_run(tmp_path, frames, execution={"backend": "parsl"}, workers=None)) is None
+    )
+
+
+def test_bad_input_stops_before_any_work(tmp_path, frames):
+    wide = make_run(tmp_path, frames, model={"channels": 8, "cutoff": "1.2 nm"})
+    with pytest.raises(BoxError, match=r"cutoff of 1\.2 nm"):
+        train_teachers(wide)
+    with pytest.raises(TrainingError, match=r"teachers\.blocks is 17"):
+        train_teachers(make_run(tmp_path, frames, teachers={"count": 1, "blocks": 17}))
+    with pytest.raises(FramesError, match="cannot be split"):
+        train_teachers(make_run(tmp_path, frames, split={"validation": 0.01, "gap": "0 ps"}))
+    (tmp_path / "frames.h5").unlink()
+    with pytest.raises(FramesError, match="no such file"):
+        train_teachers(wide)
+    assert not RunFolder(wide).teacher(0).exists()
+
+
+def test_cutoff_is_checked_against_the_box_of_every_frame(tmp_path, frames):
+    boxes = frames.box.copy()
+    boxes[13] *= 0.9  # half of it is 0.855 nm, the cutoff 0.9 nm
+    shrunk = type(frames)(
+        frames.positions,
+        frames.forces,
+        boxes,
+        frames.time,
+        frames.step,
+        frames.beads,
+        frames.attributes,
+    )
+    with pytest.raises(
+        BoxError, match=r"cutoff of 0\.9 nm is above half the smallest box height of 1\.71"
+    ):
+        train_teachers(make_run(tmp_path, shrunk))

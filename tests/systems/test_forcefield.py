@@ -1,0 +1,76 @@
+"""What the all-atom stage says about an incomplete force field. Its numbers and energies:
+test_fluids.py.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from openmm import unit
+
+from openmm_cgkd.allatom.build import build_topology, create_system
+from openmm_cgkd.config.run import SystemConfig
+from openmm_cgkd.exceptions import ForceFieldError
+from tests.cases.ethaline import ETHALINE, small_config
+
+
+def edited(tmp_path: Path, old: str, new: str, counts: dict[str, int]) -> SystemConfig:
+    """Ethaline whose force field has one passage replaced."""
+    text = (ETHALINE / "forcefield.xml").read_text()
+    assert old in text
+    tmp_path.joinpath("forcefield.xml").write_text(text.replace(old, new))
+    config = small_config(counts)
+    config = config.model_copy(update={"force_field": tmp_path / "forcefield.xml"})
+    config._folder = ETHALINE
+    return config
+
+
+@pytest.mark.parametrize(
+    ("old", "message"),
+    [
+        (
+            '<Angle class1="egC" class2="egO" class3="egHO" angle="1.8936822384" k="460.24"/>',
+            "no angle parameter for C1-O1-HO1 of EGL; add it",
+        ),
+        (
+            '<Bond class1="egC" class2="egC" length="0.1529" k="224262.0"/>',
+            "no bond parameter for C1-C2 of EGL; add it",
+        ),
+        ('<Atom type="egO" charge="-0.56" sigma="1" epsilon="0"/>', "cannot parametrise EGL .*egO"),
+        ('<Atom name="O2" type="egO"/>', "cannot parametrise|not a valid OpenMM force field"),
+    ],
+)
+def test_missing_parameter_is_named(tmp_path, old, message):
+    config = edited(tmp_path, old, "", {"EGL": 2})
+    with pytest.raises(ForceFieldError, match=message):
+        create_system(config, build_topology(config))
+
+
+def test_charged_box():
+    config = small_config({"CHO": 2, "CL": 1})
+    topology = build_topology(config)
+    topology.setPeriodicBoxVectors(np.eye(3) * 3 * unit.nanometer)
+    with pytest.raises(ForceFieldError, match=r"charge of \+0\.8000 e; change the molecule counts"):
+        create_system(config, topology)
+
+
+def test_missing_files():
+    config = small_config({"EGL": 1})
+    broken = config.model_copy(update={"force_field": Path("absent.xml")})
+    broken._folder = ETHALINE
+    with pytest.raises(ForceFieldError, match=r"absent\.xml: no such file"):
+        create_system(broken, build_topology(config))
+    molecule = config.molecules[0].model_copy(update={"structure": Path("absent.pdb")})
+    broken = config.model_copy(update={"molecules": [molecule]})
+    broken._folder = ETHALINE
+    with pytest.raises(
+        ForceFieldError, match=r"absent\.pdb: no such file; molecule EGL needs a PDB structure"
+    ):
+        build_topology(broken)
+
+
+def test_force_field_that_is_none(tmp_path):
+    tmp_path.joinpath("other.xml").write_text("this is not XML")
+    config = small_config({"EGL": 1}).model_copy(update={"force_field": tmp_path / "other.xml"})
+    with pytest.raises(ForceFieldError, match="not a valid OpenMM force field"):
+        create_system(config, build_topology(small_config({"EGL": 1})))

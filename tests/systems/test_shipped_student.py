@@ -1,0 +1,70 @@
+"""The student that comes with ethaline: it belongs to the shipped frames, and its forces are
+near the mean forces.
+"""
+
+import numpy as np
+import openmm
+import pytest
+from typer.testing import CliRunner
+
+from openmm_cgkd import CGPotential
+from openmm_cgkd.cli.commands import app
+from openmm_cgkd.config.run import load_run
+from openmm_cgkd.frames.frames import read_frames
+from openmm_cgkd.mean_forces.file import read_mean_forces
+from openmm_cgkd.potential.metadata import read_metadata
+from openmm_cgkd.simulation.cgpotential import bead_topology_to_openmm
+from openmm_cgkd.simulation.timestep.search import read_recommendation, simulation_settings
+
+
+@pytest.fixture(scope="module")
+def folder(ethaline):
+    return ethaline.parent
+
+
+def test_it_was_trained_on_the_shipped_frames(folder):
+    metadata, frames = read_metadata(folder / "student.pt"), read_frames(folder / "frames.h5")
+    assert metadata.frames_sha256 == frames.identity
+    assert tuple(metadata.type_names) == frames.beads.type_names
+    assert metadata.temperature == frames.temperature
+
+
+def test_its_report_is_of_this_student_and_these_frames(folder):
+    page = (folder / "report.html").read_text()
+    assert read_metadata(folder / "student.pt").content_sha256 in page
+    assert read_frames(folder / "frames.h5").identity in page
+
+
+def test_its_forces_in_openmm_are_nearer_to_the_mean_forces_than_any_label(folder):
+    """The RMSE is 92.3(14) kJ/mol/nm, that of the labels 256, that of no forces 146; a wrong
+    sign or unit would show.
+    """
+    frames, known = read_frames(folder / "frames.h5"), read_mean_forces(folder / "mean_forces.h5")
+    system = CGPotential(folder / "student.pt").createSystem(
+        bead_topology_to_openmm(frames.beads, known.box[0])
+    )
+    context = openmm.Context(
+        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("CPU")
+    )
+    squares = []
+    for positions, box, forces, error in zip(
+        known.positions, known.box, known.forces, known.standard_error, strict=True
+    ):
+        context.setPeriodicBoxVectors(*box.astype(float))
+        context.setPositions(positions)
+        found = context.getState(forces=True).getForces(asNumpy=True)._value
+        squares.append(((found - forces) ** 2 - error**2).mean())
+    assert np.sqrt(np.mean(squares)) == pytest.approx(92.3, abs=1.0)
+
+
+def test_it_runs_by_the_name_of_the_fluid_at_the_recommended_time_step(
+    folder, tmp_path, monkeypatch
+):
+    run = load_run(folder / "simulate.yaml")
+    assert simulation_settings(run).timestep == read_recommendation(folder / "student.pt") > 0
+    short = {"equilibration": 0.1, "production": 0.5, "frame_interval": 0.1}
+    quick = run.model_copy(update={"simulation": run.simulation.model_copy(update=short)})
+    monkeypatch.setattr("openmm_cgkd.cli.commands.load_run", lambda path: quick)
+    result = CliRunner().invoke(app, ["simulate", "ethaline", "--folder", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "run" / "simulation" / "trajectory.dcd").stat().st_size > 5 * 240 * 3 * 4
