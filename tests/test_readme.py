@@ -1,14 +1,12 @@
 """What README and docs show must work."""
 
 import re
-from pathlib import Path
 
 import pytest
 import yaml
 
 from openmm_cgkd.config.run import RunConfig, SystemConfig, dump, load_run, load_system, parse
 from tests.cases.paths import ROOT
-
 
 
 def blocks(path: str, language: str) -> list[str]:

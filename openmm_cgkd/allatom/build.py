@@ -17,7 +17,7 @@ from openmm import app, unit
 
 from openmm_cgkd.config.run import SystemConfig
 from openmm_cgkd.exceptions import BoxError, ForceFieldError
-from openmm_cgkd.frames.frames import smallest_height
+from openmm_cgkd.utils.box import smallest_height
 
 _AVOGADRO_NM3 = 602.214076  # (dalton / nm^3) per (g / cm^3): 1 g/cm^3 = 602.214076 dalton/nm^3
 

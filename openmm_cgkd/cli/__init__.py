@@ -1,0 +1,5 @@
+"""`cgkd`: the command line."""
+
+from .commands import app, main
+
+__all__ = ["app", "main"]

@@ -20,6 +20,7 @@ import numpy as np
 
 from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.utils.box import smallest_height
 from openmm_cgkd.utils.files import replacing
 
 from .hdf5 import (
@@ -111,11 +112,6 @@ class Frames:
         below half of it.
         """
         return float(smallest_height(self.box))
-
-
-def smallest_height(box: np.ndarray) -> float:
-    """Smallest distance between opposite faces of boxes of shape (..., 3, 3)."""
-    return (1.0 / np.linalg.norm(np.linalg.inv(box), axis=-2)).min()
 
 
 class FrameWriter:
@@ -334,51 +330,3 @@ def write_frames(frames: Frames, path: Path | str) -> None:
             file.create_dataset(name, data=values, chunks=True, compression="gzip", shuffle=True)
         del file["checksum"]
         file["checksum"] = checksums(frames.arrays)
-
-
-@dataclass(frozen=True)
-class Split:
-    """Frame indices of each part; every part is a contiguous stretch of time."""
-
-    training: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
-
-
-def split_frames(time: np.ndarray, validation: float, test: float, gap: float) -> Split:
-    """Split into contiguous time blocks: training, gap, validation, gap, test.
-
-    Parameters
-    ----------
-    time : ndarray, shape (n_frames,), ps
-    validation, test : float
-        Shares of all frames.
-    gap : float
-        Time in ps between parts; longer than the force correlation time, so that held-out frames
-        are independent.
-
-    Raises
-    ------
-    FramesError
-        If a part would be empty.
-    """
-    n = len(time)
-    n_test, n_validation = round(n * test), round(n * validation)
-    first_test, first_validation = n - n_test, n - n_test - n_validation
-    index = np.arange(n)
-    if min(n_test, n_validation, first_validation) > 0:
-        in_training = time < time[first_validation] - gap
-        in_validation = (index >= first_validation) & (time < time[first_test] - gap)
-        split = Split(
-            index[:first_validation][in_training[:first_validation]],
-            index[in_validation],
-            index[first_test:],
-        )
-        if min(len(split.training), len(split.validation)) > 0:
-            return split
-    span = time[-1] - time[0] if n else 0.0
-    raise FramesError(
-        f"{n} frames over {span:g} ps cannot be split into training, validation ({validation:g})"
-        f" and test ({test:g}) with gaps of {gap:g} ps; use more frames, larger shares or a smaller"
-        " gap."
-    )

@@ -10,7 +10,7 @@ import numpy as np
 import vesin
 
 from openmm_cgkd.exceptions import BoxError
-from openmm_cgkd.frames.frames import smallest_height
+from openmm_cgkd.utils.box import smallest_height
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from openmm import app, unit
 
 from openmm_cgkd.config.run import RunConfig, SimulationConfig
 from openmm_cgkd.exceptions import ConfigError, SimulationError
-from openmm_cgkd.frames.frames import Frames, read_frames, split_frames
+from openmm_cgkd.frames.frames import Frames, read_frames
+from openmm_cgkd.frames.split import split_frames
 from openmm_cgkd.platforms import choose_platform, platforms
 from openmm_cgkd.run_folder import RunFolder, Stage
 from openmm_cgkd.utils.files import file_hash, replacing, write_text

@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 
 from openmm_cgkd.config.run import RunConfig
-from openmm_cgkd.frames.frames import Frames, Split
+from openmm_cgkd.frames.frames import Frames
+from openmm_cgkd.frames.split import Split
 from openmm_cgkd.potential.pairs import check_cutoff
 from openmm_cgkd.run_folder import RunFolder, Stage
 from openmm_cgkd.training.configurations import label_extra

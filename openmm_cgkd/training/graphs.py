@@ -19,7 +19,8 @@ from torch.utils.data import Dataset
 
 from openmm_cgkd.config.run import RunConfig
 from openmm_cgkd.exceptions import FramesError, TrainingError
-from openmm_cgkd.frames.frames import Frames, Split, read_frames, split_frames
+from openmm_cgkd.frames.frames import Frames, read_frames
+from openmm_cgkd.frames.split import Split, split_frames
 from openmm_cgkd.potential.pairs import find_pairs
 from openmm_cgkd.potential.prior import Prior, PriorParameters, fit_prior
 from openmm_cgkd.run_folder import RunFolder

@@ -106,9 +106,9 @@ def _positive(text: str) -> int:
 def main() -> None:
     """Do what is left of the study, then write its report."""
     given = parse_arguments()
-    # workers of Parsl do not share the path of this process
+    # workers of Parsl do not share the path of this process, from which they import `scripts`
     os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(SCRIPTS), os.environ.get("PYTHONPATH")])
+        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
     )
     from openmm_cgkd.exceptions import CGKDError
 

@@ -22,7 +22,8 @@ from openmm import unit
 
 from openmm_cgkd.config.run import RunConfig
 from openmm_cgkd.exceptions import AnalysisError, ExplosionError
-from openmm_cgkd.frames.frames import Frames, read_frames, split_frames
+from openmm_cgkd.frames.frames import Frames, read_frames
+from openmm_cgkd.frames.split import split_frames
 from openmm_cgkd.mean_forces.file import read_mean_forces
 from openmm_cgkd.platforms import choose_platform
 from openmm_cgkd.potential.export import export_student

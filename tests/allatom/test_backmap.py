@@ -15,7 +15,7 @@ from openmm_cgkd.config.run import SystemConfig, parse
 from openmm_cgkd.exceptions import ConfigError, MappingError
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.mapping.mapping import mapping_from_config
-from tests.cases.ethaline import ETHALINE, small_config
+from tests.cases.fluids import ETHALINE, small_config
 
 SHIPPED = ETHALINE / "frames.h5"
 

@@ -28,7 +28,7 @@ from openmm_cgkd.exceptions import (
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.mapping import mapping as mapping_module
 from tests.cases.all_atom import STEPS, Case, wrapped
-from tests.cases.ethaline import COUNTS, ETHALINE, small_config
+from tests.cases.fluids import COUNTS, ETHALINE, small_config
 
 FORMATS = ["trr", "nc", "h5md", "real", "metal"]
 

@@ -21,7 +21,7 @@ from openmm_cgkd.allatom.run import run_reference
 from openmm_cgkd.config.run import SystemConfig, load_system
 from openmm_cgkd.exceptions import BoxError, ConfigError, ForceFieldError, SimulationError
 from openmm_cgkd.frames.frames import read_frames
-from tests.cases.ethaline import small_config
+from tests.cases.fluids import small_config
 
 COUNTS = {"CHO": 2, "CL": 2, "EGL": 2}
 PRODUCTION = list(range(5, 101, 5))  # 0.4 ps at 4 fs, a frame every 20 fs
@@ -168,9 +168,7 @@ def test_killed_in_production(equilibrated):
     one to its end.
     """
     path = equilibrated / "frames.h5"
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(equilibrated)]
-    )
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(equilibrated)])
     try:
         deadline = time.monotonic() + 120
         while not path.exists() or len(read_frames(path, allow_empty=True)) < 12:

@@ -13,7 +13,7 @@ from openmm import app, unit
 from openmm_cgkd.allatom.build import create_system, pack
 from openmm_cgkd.allatom.reporter import MappedReporter
 from openmm_cgkd.mapping.mapping import mapping_from_config
-from tests.cases.ethaline import simulation_of, small_config
+from tests.cases.fluids import simulation_of, small_config
 
 STEPS = [10, 20, 30, 40]
 # LAMMPS unit styles: length in nm, force in kJ/mol/nm, time in ps, by openmm.unit

@@ -3,13 +3,13 @@ OpenMM's against.
 """
 
 from itertools import combinations, pairwise
-from pathlib import Path
 
 import numpy as np
 import openmm
 import yaml
 from openmm import app, unit
 from scipy.special import erf, erfc
+
 from tests.cases.paths import DATA
 
 TABLE = yaml.safe_load((DATA / "oplsdes.yaml").read_text())

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from openmm_cgkd.config.run import ModelConfig, RunConfig, StudentConfig, TrainingConfig, parse
-from openmm_cgkd.frames.frames import Frames, FrameWriter, split_frames
+from openmm_cgkd.frames.frames import Frames, FrameWriter
+from openmm_cgkd.frames.split import split_frames
 from openmm_cgkd.mapping.mapping import BeadTopology
 from openmm_cgkd.stages.teach import FORCES_ONLY
 from openmm_cgkd.training.fit import Task

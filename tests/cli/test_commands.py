@@ -9,17 +9,12 @@ import h5py
 import pytest
 import torch
 import yaml
-from typer.testing import CliRunner
 
-from openmm_cgkd.cli.commands import app
 from openmm_cgkd.frames.frames import FrameWriter, read_frames
+from tests.cases.cli import call
 from tests.conftest import cgkd
 
 STAGES = ["reference", "map", "teach", "label", "distill", "export", "simulate", "compare", "run"]
-
-
-def call(*arguments: object):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], terminal_width=200)
 
 
 def write(path: Path, data: dict) -> Path:

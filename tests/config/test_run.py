@@ -7,7 +7,7 @@ import yaml
 
 from openmm_cgkd.config.run import RunConfig, SystemConfig, dump, load_run, load_system, parse
 from openmm_cgkd.exceptions import ConfigError
-from tests.cases.ethaline import ETHALINE
+from tests.cases.fluids import ETHALINE
 
 SYSTEM = yaml.safe_load((ETHALINE / "system.yaml").read_text())
 RUN = {"system": "system.yaml", "folder": "results"}

@@ -1,69 +1,19 @@
 """The file of mapped frames: what survives a crash, what is refused, how it is split."""
 
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
 from openmm_cgkd.exceptions import FramesError
-from openmm_cgkd.frames.frames import (
-    FrameWriter,
-    read_frames,
-    smallest_height,
-    split_frames,
-    write_frames,
-)
+from openmm_cgkd.frames.frames import FrameWriter, read_frames, write_frames
 from openmm_cgkd.frames.hdf5 import checksums
+from openmm_cgkd.frames.split import split_frames
 from openmm_cgkd.mapping.mapping import BeadTopology
-
-N = 7
-TRICLINIC = np.array([[3.0, 0.0, 0.0], [1.2, 2.5, 0.0], [-0.7, 0.9, 2.2]])
-BEADS = BeadTopology(
-    ("A", "B"),
-    np.array([0, 1] * 3 + [0]),
-    np.linspace(10, 70, N),
-    np.arange(N),
-    np.linspace(-0.6, 0.6, N),
-)
-
-
-def frame(step: int) -> dict:
-    """A frame whose every number follows from its step, so that a torn or swapped one shows."""
-    rng = np.random.default_rng(step)
-    return {
-        "positions": rng.normal(size=(N, 3)),
-        "forces": rng.normal(scale=300, size=(N, 3)),
-        "box": TRICLINIC * (1 + 1e-4 * step),
-        "time": 0.004 * step,
-        "step": step,
-    }
-
-
-def write(path: Path, steps, **options) -> Path:
-    with FrameWriter(path, BEADS, {"temperature": 363.15, "system": "test"}, **options) as writer:
-        for step in steps:
-            writer.append(**frame(step))
-    return path
-
-
-def check(path: Path, steps) -> None:
-    """The file holds exactly these frames, every number right."""
-    frames = read_frames(path)
-    assert frames.step.tolist() == list(steps)
-    for k, step in enumerate(steps):
-        expected = frame(step)
-        assert np.array_equal(frames.positions[k], expected["positions"].astype("f4"))
-        assert np.array_equal(frames.forces[k], expected["forces"].astype("f4"))
-        assert np.array_equal(frames.box[k], expected["box"])
-        assert frames.time[k] == expected["time"]
+from openmm_cgkd.utils.box import smallest_height
+from tests.cases.frames import BEADS, TRICLINIC, N, check, frame, kill, start_writer, write
 
 
 def test_round_trip(tmp_path):
@@ -279,37 +229,6 @@ def test_truncated_file(tmp_path, kept):
     path.write_bytes(data[: int(kept * len(data))])
     with pytest.raises(FramesError, match="is not an HDF5 file of mapped frames, or is damaged"):
         read_frames(path)
-
-
-WRITER = """
-import sys
-from tests.cases.frames import BEADS, frame
-from openmm_cgkd.frames import FrameWriter
-writer = FrameWriter(sys.argv[1], BEADS, {"temperature": 1.0}, after_step=int(sys.argv[2]))
-print("ready", flush=True)
-step = int(sys.argv[2]) + 1
-while True:
-    writer.append(**frame(step))
-    step += 1
-"""
-
-
-def start_writer(path: Path, after_step: int) -> subprocess.Popen:
-    """A process that appends frames in a loop until it is killed."""
-    code = textwrap.dedent(WRITER)
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(path), str(after_step)],
-        stdout=subprocess.PIPE,
-        env=os.environ,
-    )
-    assert process.stdout.readline() == b"ready\n"
-    return process
-
-
-def kill(process: subprocess.Popen) -> None:
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    process.stdout.close()
 
 
 def test_killed_writer(tmp_path):

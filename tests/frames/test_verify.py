@@ -17,8 +17,8 @@ from openmm_cgkd.frames.frames import Frames, FrameWriter, read_frames, write_fr
 from openmm_cgkd.frames.recovery import is_held, is_open, lookup3
 from openmm_cgkd.frames.verify import verify_frames
 from openmm_cgkd.mapping.mapping import BeadTopology
-from tests.cli.test_commands import call
-from tests.frames.test_frames import BEADS, check, frame, kill, start_writer, write
+from tests.cases.cli import call
+from tests.cases.frames import BEADS, check, frame, kill, start_writer, write
 
 
 def hash_of(path: Path) -> str:

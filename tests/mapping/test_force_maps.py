@@ -21,7 +21,7 @@ from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.mapping.force_maps import OptimalForceMap
 from openmm_cgkd.mapping.mapping import BeadTopology, Mapping, mapping_from_config
 from tests.cases.all_atom import Case, Recorder
-from tests.cases.ethaline import COUNTS, ETHALINE, simulation_of, small_config
+from tests.cases.fluids import COUNTS, ETHALINE, simulation_of, small_config
 
 MASSES = np.array([12.0, 16.0, 12.0, 1.0])
 

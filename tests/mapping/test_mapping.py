@@ -15,7 +15,7 @@ from openmm_cgkd.mapping.mapping import (
     make_whole,
     mapping_from_config,
 )
-from tests.cases.ethaline import small_config
+from tests.cases.fluids import small_config
 
 TRICLINIC = np.array([[3.0, 0.0, 0.0], [1.2, 2.5, 0.0], [-0.7, 0.9, 2.2]])
 MASS = {"C": 12.011, "O": 15.999, "H": 1.008, "N": 14.007, "Cl": 35.45}

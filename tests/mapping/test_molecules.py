@@ -26,7 +26,7 @@ from openmm_cgkd.stages.label import label_frames
 from openmm_cgkd.stages.teach import train_member
 from openmm_cgkd.stages.workflow import distill
 from openmm_cgkd.training.graphs import write_prior
-from tests.cases.ethaline import COUNTS, ETHALINE, simulation_of, small_config
+from tests.cases.fluids import COUNTS, ETHALINE, simulation_of, small_config
 from tests.cases.training import ignore
 
 BEADS = [

@@ -22,7 +22,7 @@ from openmm_cgkd.mean_forces.restrained import (
     sample_mean_force,
     start_file,
 )
-from tests.cases.ethaline import small_config
+from tests.cases.fluids import small_config
 
 KT = 0.00831446 * 300
 

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from torchmdnet.models.model import create_model
 
 from openmm_cgkd.config.run import ModelConfig, PriorConfig
 from openmm_cgkd.exceptions import BoxError
@@ -17,47 +16,10 @@ from openmm_cgkd.potential import network as tensornet_module
 from openmm_cgkd.potential.autograd import anticommutator as products
 from openmm_cgkd.potential.autograd import messages as kernels
 from openmm_cgkd.potential.forces import SumModel, energies_and_forces
-from openmm_cgkd.potential.network import TensorNetEnergies, build_tensornet, network_arguments
+from openmm_cgkd.potential.network import build_tensornet
 from openmm_cgkd.potential.pairs import find_pairs
 from openmm_cgkd.potential.prior import PairRepulsion, fit_prior
-
-TRICLINIC = np.array([[2.2, 0, 0], [0.4, 2.1, 0], [-0.3, 0.5, 2.3]])
-
-
-def random_system(n=40, seed=0, box=TRICLINIC, n_types=3):
-    rng = np.random.default_rng(seed)
-    positions = []
-    while len(positions) < n:  # keep beads apart, as in a liquid
-        trial = rng.random(3) @ box
-        deltas = (np.array(positions).reshape(-1, 3) - trial) @ np.linalg.inv(box)
-        if (
-            not len(deltas)
-            or np.linalg.norm((deltas - np.round(deltas)) @ box, axis=1).min() > 0.25
-        ):
-            positions.append(trial)
-    return np.array(positions), rng.integers(0, n_types, n)
-
-
-def tensors(positions, types, box, cutoff, dtype):
-    pairs = find_pairs(positions, box, cutoff)
-    return (
-        torch.from_numpy(types),
-        torch.from_numpy(positions).to(dtype),
-        torch.from_numpy(pairs.first),
-        torch.from_numpy(pairs.second),
-        torch.from_numpy(pairs.shifts).to(dtype),
-    )
-
-
-def torchmd_pair(layers, channels=8, cutoff="0.9 nanometer", dtype=torch.float64, seed=0):
-    """torchmd-net's model and ours on the same random weights."""
-    torch.manual_seed(seed)
-    config = ModelConfig(channels=channels, layers=layers, cutoff=cutoff, radial_functions=12)
-    arguments = network_arguments(config, 3) | {"derivative": True, "reduce_op": "sum"}
-    theirs = create_model(arguments, std=torch.tensor(2.5)).to(dtype)
-    for parameter in theirs.parameters():  # zero-initialised biases would hide a dropped term
-        parameter.data.add_(0.1 * torch.randn_like(parameter))
-    return theirs, TensorNetEnergies(theirs).to(dtype)
+from tests.cases.networks import TRICLINIC, random_system, tensors, torchmd_pair
 
 
 @pytest.mark.parametrize("layers", [0, 1, 2])

@@ -11,7 +11,7 @@ import pytest
 from tests.cases.potential import write_potential
 
 # in a process of its own: what is tested here, if wrong, is a segmentation fault
-_SETUP = f"""
+_SETUP = """
 import os, signal, sys, threading, time
 import numpy as np, openmm
 from openmm import app
@@ -34,7 +34,7 @@ def energy():
 
 def message():
     try:
-        return f"no error, {{energy()}} kJ/mol"
+        return f"no error, {energy()} kJ/mol"
     except openmm.OpenMMException as error:
         return cause_of(error)
 """

@@ -12,9 +12,8 @@ from openmm_cgkd.potential.forces import SumModel, energies_and_forces
 from openmm_cgkd.potential.pairs import find_pairs
 from openmm_cgkd.potential.prior import PairRepulsion
 from openmm_cgkd.potential.torch_ops import FastPotential, tabulate
-from tests.potential.test_network import TRICLINIC, random_system, tensors, torchmd_pair
+from tests.cases.networks import PRIOR, TRICLINIC, random_system, tensors, torchmd_pair
 
-PRIOR = PairRepulsion(torch.full((3, 3), 0.27), 100.0, 0.05, 0.015, 0.9)
 # zero in double precision
 NO_PRIOR = PairRepulsion(torch.full((3, 3), -10.0), 100.0, 0.05, 0.015, 0.9)
 

@@ -30,10 +30,10 @@ from openmm_cgkd.report.write import write_report
 from openmm_cgkd.stages import compare as compare_module
 from openmm_cgkd.stages import stability
 from openmm_cgkd.stages.compare import compare, compare_runs, comparison_settings
-from tests.analysis.comparison.test_models import BOX, write_frames, write_run
-from tests.analysis.observables.test_rdf import beads_of, liquid
-from tests.analysis.observables.test_rdf import make_run as make_run_folder
 from tests.cases.browser import browser
+from tests.cases.comparison import BOX, write_frames, write_run
+from tests.cases.liquids import beads_of, liquid
+from tests.cases.liquids import make_run as make_run_folder
 from tests.cases.potential import rewritten, write_potential
 
 SETTINGS = comparison_settings(bins=50, blocks=2, r_max="0.99 nm", angle_bins=30)

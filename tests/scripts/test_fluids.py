@@ -20,8 +20,8 @@ from openmm_cgkd.exceptions import AnalysisError, ConfigError
 from openmm_cgkd.frames.frames import read_frames
 from scripts.fluids import __main__ as validate_fluid
 from scripts.fluids.results import Response, State, Value, block_value, load_literature
-from tests.cases.ethaline import small_config
-from tests.systems.test_fluids import DONOR, SYSTEMS
+from tests.cases.fluids import DONOR, small_config
+from tests.cases.paths import SYSTEMS
 
 PAIRS, HOT, COLD = 4, 400.0, 363.15
 STATES = [(PAIRS, HOT), (PAIRS, COLD)]

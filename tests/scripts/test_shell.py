@@ -12,7 +12,6 @@ from scripts.benchmarks import measures as _benchmark_measures
 from scripts.benchmarks.measures import exponent, measure
 from tests.cases.paths import ROOT
 
-
 # answers the version question, makes a "virtual environment" that holds itself, and plays pip and
 # the programs
 STUB = """#!/bin/bash

@@ -19,7 +19,8 @@ from openmm import unit
 
 from openmm_cgkd import CGPotential
 from openmm_cgkd.config.run import RunConfig, load_run, parse
-from openmm_cgkd.frames.frames import read_frames, split_frames
+from openmm_cgkd.frames.frames import read_frames
+from openmm_cgkd.frames.split import split_frames
 from openmm_cgkd.mean_forces.file import MeanForces, write_mean_forces
 from openmm_cgkd.stages import compare as compare_module
 from openmm_cgkd.stages import distill as distill_module

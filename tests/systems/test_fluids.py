@@ -4,7 +4,6 @@ short constant-pressure run.
 
 import math
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import h5py
 import mdtraj
@@ -25,11 +24,10 @@ from openmm_cgkd.config.run import SystemConfig, load_system
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.mapping.mapping import bond_order, make_whole, mapping_from_config
 from openmm_cgkd.mean_forces.file import Check, read_mean_forces
-from tests.cases.ethaline import small_config
+from tests.cases.fluids import DONOR, small_config
 from tests.cases.force_field_table import TABLE, Cluster, Molecule, energies, ewald, published
 from tests.cases.paths import SYSTEMS
 
-DONOR = {"ethaline": "EGL", "glyceline": "GOL", "reline": "URE"}
 MOLECULES = [
     ("ethaline", "CHO"),
     ("ethaline", "CL"),

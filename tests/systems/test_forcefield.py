@@ -11,7 +11,7 @@ from openmm import unit
 from openmm_cgkd.allatom.build import build_topology, create_system
 from openmm_cgkd.config.run import SystemConfig
 from openmm_cgkd.exceptions import ForceFieldError
-from tests.cases.ethaline import ETHALINE, small_config
+from tests.cases.fluids import ETHALINE, small_config
 
 
 def edited(tmp_path: Path, old: str, new: str, counts: dict[str, int]) -> SystemConfig:

@@ -13,7 +13,7 @@ from openmm_cgkd.analysis.observables.rdf import all_rdfs, first_peak
 from openmm_cgkd.config.run import SystemConfig, load_system, parse
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.mapping.mapping import mapping_from_config
-from tests.cases.ethaline import ETHALINE
+from tests.cases.fluids import ETHALINE
 
 PAPER = ETHALINE / "paper.yaml"
 SMALL = {

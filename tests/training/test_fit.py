@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from openmm_cgkd.config.run import LossWeights, ModelConfig, PriorConfig, TrainingConfig
 from openmm_cgkd.exceptions import TrainingError
 from openmm_cgkd.execution.processes import Report, Worker
-from openmm_cgkd.frames.frames import split_frames
+from openmm_cgkd.frames.split import split_frames
 from openmm_cgkd.mean_forces.file import MeanForces
 from openmm_cgkd.potential.network import build_tensornet
 from openmm_cgkd.potential.prior import fit_prior

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from openmm_cgkd.exceptions import BoxError
-from openmm_cgkd.frames.frames import smallest_height
 from openmm_cgkd.potential.pairs import find_pairs
+from openmm_cgkd.utils.box import smallest_height
 
 
 class Frame(NamedTuple):

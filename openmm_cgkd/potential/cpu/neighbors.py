@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from openmm_cgkd.frames.frames import smallest_height
+from openmm_cgkd.utils.box import smallest_height
 
 from .jit import compiled
 

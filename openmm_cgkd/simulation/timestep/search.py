@@ -24,9 +24,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from openmm_cgkd.config.run import RunConfig, SimulationConfig, describe_mistake, load_run
 from openmm_cgkd.exceptions import ConfigError, SimulationError
-from openmm_cgkd.frames.frames import Frames, read_frames, smallest_height
+from openmm_cgkd.frames.frames import Frames, read_frames
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.simulation.cgpotential import CGPotential, bead_topology_to_openmm
+from openmm_cgkd.utils.box import smallest_height
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
 from openmm_cgkd.utils.progress import progress
 from openmm_cgkd.utils.units import Duration, Rate, Time

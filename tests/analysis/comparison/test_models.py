@@ -18,51 +18,11 @@ from openmm_cgkd.analysis.observables.coordination import CoordinationNumbers
 from openmm_cgkd.analysis.observables.neighbors import Frame
 from openmm_cgkd.cli.commands import app
 from openmm_cgkd.exceptions import AnalysisError, ConfigError, FramesError
-from openmm_cgkd.frames.frames import FrameWriter
 from openmm_cgkd.stages import compare as compare_module
 from openmm_cgkd.stages.compare import compare, compare_runs, comparison_settings
 from openmm_cgkd.utils.statistics import curve_error
-from tests.analysis.observables.test_rdf import beads_of, liquid, make_run
-
-NAMES = ("CHO", "CL")
-BEADS = beads_of(12, 18, names=NAMES)
-SETTINGS = comparison_settings(bins=60, blocks=2, r_max="0.99 nm")
-BOX = 2 * np.eye(3)
-
-
-def write_run(
-    folder,
-    positions: np.ndarray,
-    interval: float = 0.5,
-    names=NAMES,
-    counts=(12, 18),
-    length: float = 2.0,
-):
-    """Trajectory, topology and log as the simulation stage leaves them."""
-    simulation = folder / "simulation"
-    simulation.mkdir(parents=True)
-    n = len(positions)
-    trajectory = mdtraj.Trajectory(
-        positions,
-        beads_of(*counts, names=names).to_mdtraj(),
-        unitcell_lengths=np.full((n, 3), length),
-        unitcell_angles=np.full((n, 3), 90.0),
-    )
-    trajectory[0].save_pdb(simulation / "topology.pdb")
-    trajectory.save_dcd(simulation / "trajectory.dcd")
-    (simulation / "state.csv").write_text(
-        '#"Step","Time (ps)"\n' + "".join(f"{k},{interval * (k + 1)}\n" for k in range(n))
-    )
-    return folder
-
-
-def write_frames(path, positions: np.ndarray, times: np.ndarray | None = None):
-    with FrameWriter(path, BEADS, {"system": "toy", "temperature": 300.0}) as writer:
-        for k, frame in enumerate(positions):
-            writer.append(
-                frame, np.zeros_like(frame), BOX, float(k if times is None else times[k]), k
-            )
-    return path
+from tests.cases.comparison import BEADS, BOX, NAMES, SETTINGS, write_frames, write_run
+from tests.cases.liquids import liquid, make_run
 
 
 def walk(positions: np.ndarray, step: float, seed: int) -> np.ndarray:

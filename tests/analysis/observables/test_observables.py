@@ -1,7 +1,6 @@
 """Observables against analytic limits, lattices and independent programs."""
 
 import re
-from pathlib import Path
 
 import mdtraj
 import numpy as np
@@ -26,7 +25,7 @@ from openmm_cgkd.analysis.observables.pressure import virial_pressure
 from openmm_cgkd.analysis.observables.structure_factor import StructureFactor
 from openmm_cgkd.exceptions import AnalysisError, BoxError
 from openmm_cgkd.frames.frames import read_frames, write_frames
-from tests.cases.ethaline import ETHALINE
+from tests.cases.fluids import ETHALINE
 from tests.cases.paths import ROOT
 
 TRICLINIC = np.array([[2.0, 0.0, 0.0], [0.7, 1.9, 0.0], [-0.5, 0.6, 2.1]])

@@ -11,20 +11,11 @@ from matplotlib.image import imread
 from openmm_cgkd.analysis.comparison.trajectory import read_trajectory
 from openmm_cgkd.analysis.observables.neighbors import Frame, largest_r_max
 from openmm_cgkd.analysis.observables.rdf import RDF, all_rdfs, block_rdfs
-from openmm_cgkd.config.run import RunConfig, parse
 from openmm_cgkd.exceptions import AnalysisError, BoxError
-from openmm_cgkd.frames.frames import FrameWriter
-from openmm_cgkd.mapping.mapping import BeadTopology
 from openmm_cgkd.stages.compare import compare
+from tests.cases.liquids import beads_of, liquid, make_run
 
 TRICLINIC = np.array([[2.0, 0.0, 0.0], [0.7, 1.9, 0.0], [-0.5, 0.6, 2.1]])
-
-
-def beads_of(*counts: int, names: tuple[str, ...] = ("A", "B", "C")) -> BeadTopology:
-    types = np.repeat(np.arange(len(counts)), counts)
-    return BeadTopology(
-        names[: len(counts)], types, np.full(len(types), 20.0), np.arange(len(types))
-    )
 
 
 def random_frames(
@@ -217,66 +208,6 @@ def test_bad_input_is_refused():
 
 
 # --- the comparison stage ---
-
-
-def liquid(n_frames: int, seed: int, diameter: float = 0.35) -> np.ndarray:
-    """Hard-sphere-like configurations of 30 beads in a box of 2 nm: random insertion without
-    overlap.
-    """
-    rng = np.random.default_rng(seed)
-    frames = []
-    for _ in range(n_frames):
-        placed = np.empty((0, 3))
-        while len(placed) < 30:
-            point = rng.uniform(0, 2, 3)
-            delta = placed - point
-            if np.all(np.linalg.norm(delta - 2 * np.round(delta / 2), axis=1) > diameter):
-                placed = np.vstack([placed, point])
-        frames.append(placed)
-    return np.array(frames)
-
-
-def make_run(
-    folder,
-    aa,
-    cg,
-    *,
-    names=("CHO", "CL"),
-    cg_names=None,
-    cg_length=2.0,
-    counts=(12, 18),
-    suffix="dcd",
-    **comparison,
-):
-    """A run folder as the stages before leave it."""
-    beads = beads_of(*counts, names=names)
-    with FrameWriter(
-        folder / "frames.h5", beads, {"system": "toy", "temperature": 300.0}
-    ) as writer:
-        for k, positions in enumerate(aa):
-            writer.append(positions, np.zeros_like(positions), 2 * np.eye(3), float(k), k)
-    simulation = folder / "run" / "simulation"
-    simulation.mkdir(parents=True)
-    trajectory = mdtraj.Trajectory(
-        cg,
-        beads_of(*counts, names=cg_names or names).to_mdtraj(),
-        unitcell_lengths=np.full((len(cg), 3), cg_length),
-        unitcell_angles=np.full((len(cg), 3), 90.0),
-    )
-    trajectory[0].save_pdb(simulation / "topology.pdb")
-    trajectory.save(str(simulation / f"trajectory.{suffix}"))
-    data = {
-        "system": "system.yaml",
-        "folder": "run",
-        "frames": "frames.h5",
-        "simulation": {"trajectory": suffix},
-    }
-    return parse(
-        RunConfig,
-        data | {"comparison": {"bins": 40, "blocks": 3, **comparison}},
-        "run.yaml",
-        folder,
-    )
 
 
 @pytest.mark.parametrize("suffix", ["dcd", "xtc"])

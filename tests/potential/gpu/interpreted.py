@@ -5,8 +5,6 @@ The interpreter takes a fifth of a second for one bead, so systems are small and
 at a time.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -19,10 +17,11 @@ from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.potential.network import TensorNetEnergies
 from openmm_cgkd.potential.prior import PairRepulsion
 from openmm_cgkd.potential.torch_ops import FastPotential
-from tests.potential.test_network import TRICLINIC, random_system, torchmd_pair
-from tests.potential.test_torch_ops import PRIOR
+from tests.cases.networks import PRIOR, TRICLINIC, random_system, torchmd_pair
 
 OPEN = torch.empty(0, 3, dtype=torch.float64)
+from tests.cases.paths import ETHALINE
+
 STUDENT = ETHALINE / "student.pt"
 
 
@@ -43,7 +42,6 @@ interpreter._patch_lang = _patch
 
 from openmm_cgkd.potential.gpu import evaluate as gpu  # noqa: E402
 from openmm_cgkd.potential.gpu import self_test as check  # noqa: E402
-from tests.cases.paths import ETHALINE
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,7 @@ import torch
 from openmm_cgkd.potential.bonded import BondedPrior
 from openmm_cgkd.potential.modules import ExportedPotential, FusedPotential, PotentialWithForces
 from openmm_cgkd.potential.torch_ops import FastPotential
-from tests.potential.test_network import TRICLINIC, random_system, torchmd_pair
-from tests.potential.test_torch_ops import PRIOR
+from tests.cases.networks import PRIOR, TRICLINIC, random_system, torchmd_pair
 
 with_triton = pytest.mark.skipif(
     find_spec("triton") is None,

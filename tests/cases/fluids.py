@@ -1,7 +1,5 @@
 """A few molecules of ethaline or another fluid, for tests that need a real all-atom system."""
 
-from pathlib import Path
-
 import numpy as np
 import openmm
 import yaml
@@ -51,3 +49,6 @@ def simulation_of(
     simulation.context.setVelocitiesToTemperature(config.temperature * unit.kelvin, 7)
     simulation.currentStep = 0
     return simulation
+
+
+DONOR = {"ethaline": "EGL", "glyceline": "GOL", "reline": "URE"}
