@@ -95,7 +95,7 @@ class RunFolder:
         return self.root / "logs" / f"{stage}.log"
 
 
-class Stage:
+class StageRecord:
     """A stage of a run: knows whether it has been finished with the same inputs.
 
     Parameters

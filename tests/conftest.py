@@ -121,7 +121,7 @@ def finished_run(
 
 
 @pytest.fixture(scope="session")
-def labelled_run(tmp_path_factory: pytest.TempPathFactory):
+def labeled_run(tmp_path_factory: pytest.TempPathFactory):
     """A small run with two trained teachers and their labels, and its frames; not to be changed."""
     from openmm_cgkd.stages.label import label_frames
     from openmm_cgkd.stages.teach import train_member
@@ -138,9 +138,9 @@ def labelled_run(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture
-def own_labelled_run(labelled_run, tmp_path):
-    """A copy of `labelled_run` that a test may change."""
-    run, frames = labelled_run
+def own_labeled_run(labeled_run, tmp_path):
+    """A copy of `labeled_run` that a test may change."""
+    run, frames = labeled_run
     shutil.copytree(run._folder, tmp_path / "copy")
     own = run.model_copy()
     own._folder = tmp_path / "copy"

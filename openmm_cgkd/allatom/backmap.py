@@ -21,7 +21,7 @@ _TRIALS = 64  # orientations tried per molecule and sweep
 _SWEEPS = 3
 _CONTACT = 0.28  # nm, atoms of different molecules closer than this count as a clash
 # iterations; with 300 an overlap in one of four liquids was left, and exploded
-_MINIMISATION = 1500
+_MINIMIZATION = 1500
 _SMALL_STEPS = 1.0  # ps with an eighth of the time step after the minimisation
 
 RESTRAINT = "bead restraint"
@@ -64,12 +64,12 @@ def place_molecules(
     random = np.random.default_rng(seed)
     molecules = [_Molecule(config, mapping, residue) for residue in topology.residues()]
     positions = np.concatenate([m.orientations(beads[m.beads], 1, random)[0] for m in molecules])
-    centres = np.stack([beads[m.beads].mean(axis=0) for m in molecules])
+    centers = np.stack([beads[m.beads].mean(axis=0) for m in molecules])
     radii = np.array([m.radius for m in molecules])
     inverse = np.linalg.inv(box)
     for _ in range(_SWEEPS):
         for k in random.permutation(len(molecules)):
-            d = centres - centres[k]
+            d = centers - centers[k]
             distance = np.linalg.norm(d - np.round(d @ inverse) @ box, axis=1)
             near = np.flatnonzero(
                 (distance < radii + radii[k] + _CONTACT) & (np.arange(len(molecules)) != k)
@@ -126,12 +126,12 @@ class _Molecule:
         """Atom positions of `count` random placements, shape (count, n_atoms, 3), nm."""
         rotations = Rotation.random(count, random)
         if len(self.beads) > 1:
-            centred = targets - targets.mean(axis=0)
+            centered = targets - targets.mean(axis=0)
             # beads on a line leave the turn about it free, as they should
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Optimal rotation")
                 rotations = [
-                    Rotation.align_vectors(centred, r.apply(self._sites))[0] * r for r in rotations
+                    Rotation.align_vectors(centered, r.apply(self._sites))[0] * r for r in rotations
                 ]
         return targets.mean(axis=0) + np.stack([r.apply(self._template) for r in rotations])
 
@@ -170,7 +170,7 @@ def add_restraint(
     return force
 
 
-def hold(
+def set_restraint(
     context: openmm.Context, restraint: openmm.Force, beads: np.ndarray, constant: float
 ) -> None:
     """Move the centres of a restraint of `add_restraint`, shape (n_beads, 3) in nm, and change
@@ -208,7 +208,7 @@ def relax(
     """
     context, integrator = simulation.context, simulation.integrator
     context.setPositions(positions * unit.nanometer)
-    simulation.minimizeEnergy(maxIterations=_MINIMISATION)
+    simulation.minimizeEnergy(maxIterations=_MINIMIZATION)
     context.setVelocitiesToTemperature(hot * unit.kelvin, seed)
     timestep = integrator.getStepSize().value_in_unit(unit.picosecond)
     integrator.setTemperature(hot * unit.kelvin)

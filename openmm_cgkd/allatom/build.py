@@ -216,12 +216,10 @@ def _check_complete(
         ) from error
     atoms = list(topology.atoms())
     bonds = {frozenset((a.index, b.index)) for a, b in topology.bonds()}
-    neighbours = {
-        a.index: [next(iter(b - {a.index})) for b in bonds if a.index in b] for a in atoms
-    }
+    neighbors = {a.index: [next(iter(b - {a.index})) for b in bonds if a.index in b] for a in atoms}
     angles = {
         (min(i, k), j, max(i, k))
-        for j, around in neighbours.items()
+        for j, around in neighbors.items()
         for i in around
         for k in around
         if i != k

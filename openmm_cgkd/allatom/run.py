@@ -356,10 +356,10 @@ class _Reference:
         positions = npt.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
         molecule = np.array([atom.residue.index for atom in topology.atoms()])
         count = np.bincount(molecule)
-        centres = np.stack(
+        centers = np.stack(
             [np.bincount(molecule, weights=positions[:, k]) / count for k in range(3)], axis=1
         )
-        moved = positions + (scale - 1) * centres[molecule]
+        moved = positions + (scale - 1) * centers[molecule]
         logger.info("mean volume of NPT %.4f nm^3, box edges scaled by %.5f", mean, scale)
         return _State(box * scale, moved, npt.getVelocities(asNumpy=True))
 

@@ -81,7 +81,7 @@ _READS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
 }
 
 
-class Group(TyperGroup):
+class CommandGroup(TyperGroup):
     """All commands; options of the group are welcome after a command, too."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
@@ -90,7 +90,7 @@ class Group(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-class Plain(TyperCommand):
+class Command(TyperCommand):
     """A command whose errors become one message and an exit code."""
 
     def invoke(self, ctx: typer.Context) -> Any:
@@ -107,7 +107,7 @@ class Plain(TyperCommand):
                 _fail(_unexpected(error, ctx.obj["folder"]), 1, debug)
 
 
-class Stage(Plain):
+class StageCommand(Command):
     """A stage: its help lists the fields it reads."""
 
     def format_help(self, ctx: typer.Context, formatter: Any) -> None:

@@ -17,10 +17,10 @@ from openmm_cgkd.config.run import RunConfig, load_run, load_system
 from openmm_cgkd.exceptions import ConfigError
 from openmm_cgkd.utils.units import to_float
 
-from .base import Group, Plain, Stage
+from .base import Command, CommandGroup, StageCommand
 
 app = typer.Typer(
-    cls=Group, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
+    cls=CommandGroup, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
 )
 
 RunFile = Annotated[
@@ -118,7 +118,7 @@ def _setting(meaning: str) -> Any:
 
 
 def _command(name: str) -> Any:
-    return app.command(name, cls=Stage)
+    return app.command(name, cls=StageCommand)
 
 
 @_command("reference")
@@ -182,7 +182,7 @@ def _meanforce(
     typer.echo(run_mean_forces(config, trajectory, folder, frames, last))
 
 
-@app.command("noise", cls=Plain)
+@app.command("noise", cls=Command)
 def _noise(
     ctx: typer.Context,
     frames: Annotated[Path, typer.Argument(help="Mapped frames.", show_default=False)],
@@ -296,7 +296,7 @@ def _map(
     )
 
 
-@app.command("verify", cls=Plain)
+@app.command("verify", cls=Command)
 def _verify(
     ctx: typer.Context,
     frames: Annotated[Path, typer.Argument(help="Mapped frames.", show_default=False)],
@@ -373,7 +373,7 @@ def _simulate(ctx: typer.Context, run: RunOrFluid, folder: FolderOption = None) 
     typer.echo(simulate(config))
 
 
-@app.command("timestep", cls=Plain)
+@app.command("timestep", cls=Command)
 def _timestep(
     student: Annotated[
         Path, typer.Argument(help="Potential file of 'cgkd export'.", show_default=False)
@@ -517,7 +517,7 @@ def _stability(ctx: typer.Context, run: RunOrFluid, folder: FolderOption = None)
     typer.echo(check_stability(config))
 
 
-@app.command("report", cls=Plain)
+@app.command("report", cls=Command)
 def _report(
     run: Annotated[
         Path,

@@ -30,11 +30,11 @@ from .hdf5 import (
     checksums,
     create,
     frame_shapes,
-    opened,
+    open_frames,
     read_header,
     read_rows,
 )
-from .recovery import hold
+from .recovery import mark_as_written
 
 _STREAM = 2**22  # bytes of frames in memory while a file is streamed
 
@@ -165,7 +165,7 @@ class FrameWriter:
             raise
         # before the file takes its name, so that a reader never meets a locked one
         self._file.swmr_mode = True
-        self._hold = hold(fresh)
+        self._hold = mark_as_written(fresh)
         os.replace(fresh, self.path)
 
     def append(
@@ -230,7 +230,7 @@ def frames_header(path: Path | str) -> Header:
     FramesError
         If the file is missing, foreign or damaged.
     """
-    with opened(Path(path)) as file:
+    with open_frames(Path(path)) as file:
         return read_header(file, Path(path))
 
 
@@ -244,7 +244,7 @@ def iterate_frames(path: Path | str) -> Iterator[Frames]:
         If the file is missing or foreign, or holds a damaged frame before its last whole one, or a
         value that is not finite. What comes after the last whole frame is left out.
     """
-    with opened(Path(path)) as file:
+    with open_frames(Path(path)) as file:
         header = read_header(file, Path(path))
         yield from _whole_frames(
             file, header, Path(path), max(1, _STREAM // (24 * header.beads.n_beads))
@@ -290,7 +290,7 @@ def read_frames(path: Path | str, allow_empty: bool = False) -> Frames:
         If the file is missing, foreign, empty, or holds a damaged frame before its last whole one.
     """
     path = Path(path)
-    with opened(path) as file:
+    with open_frames(path) as file:
         header = read_header(file, path)
         for frames in _whole_frames(file, header, path, max(1, header.rows)):
             return frames

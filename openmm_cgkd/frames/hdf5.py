@@ -21,7 +21,7 @@ import numpy as np
 from openmm_cgkd.exceptions import CGKDError, FramesError
 from openmm_cgkd.mapping.mapping import BeadTopology
 
-from .recovery import MendedFile, is_held, is_open
+from .recovery import TruncatedFile, is_held, is_open
 
 FORMAT = "openmm_cgkd frames"
 VERSION = 1
@@ -141,7 +141,7 @@ def read_rows(file: h5py.File, rows: slice) -> tuple[dict[str, np.ndarray], np.n
 
 
 @contextmanager
-def opened(path: Path, mend: bool = False) -> Iterator[h5py.File]:
+def open_frames(path: Path, mend: bool = False) -> Iterator[h5py.File]:
     """Open for reading, whether the writer closed the file, still writes it, or was killed.
 
     Parameters
@@ -173,7 +173,7 @@ def opened(path: Path, mend: bool = False) -> Iterator[h5py.File]:
 @contextmanager
 def _open(path: Path, mend: bool) -> Iterator[h5py.File]:
     if mend or (is_open(path) and not is_held(path)):
-        with MendedFile(path) as mended, h5py.File(mended, "r") as file:
+        with TruncatedFile(path) as mended, h5py.File(mended, "r") as file:
             yield file
         return
     # single-writer mode only if needed: in that mode HDF5 retries for minutes what it cannot read

@@ -30,7 +30,7 @@ def is_open(path: Path) -> bool:
     return head[:9] == _SIGNATURE and head[11:] > b"\0"
 
 
-def hold(path: Path) -> IO[bytes]:
+def mark_as_written(path: Path) -> IO[bytes]:
     """Mark a file as being written by this process until the returned file is closed or the
     process ends.
     """
@@ -54,7 +54,7 @@ def is_held(path: Path) -> bool:
     return _LOCK.unpack(answer)[0] != fcntl.F_UNLCK
 
 
-class MendedFile(io.RawIOBase):
+class TruncatedFile(io.RawIOBase):
     """The bytes of an HDF5 file, as if it had been closed and were complete; for ``h5py.File``.
 
     Raises

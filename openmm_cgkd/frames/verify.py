@@ -15,7 +15,7 @@ from openmm_cgkd.utils.files import replacing
 
 from .correlation import ForceAutocorrelation
 from .frames import Frames, frames_header, iterate_frames, write_stream
-from .hdf5 import READ_ERRORS, Header, opened, read_header, read_rows
+from .hdf5 import READ_ERRORS, Header, open_frames, read_header, read_rows
 from .recovery import is_held, is_open
 
 logger = logging.getLogger(__name__)
@@ -220,7 +220,7 @@ def _check_growth(frames: Frames, time: float, step: float, n: int, path: Path) 
 def _repair(path: Path, problem: FramesError) -> FramesReport:
     """Write the whole frames to a new file, check it, and let it take the place of the old one."""
     try:
-        with opened(path, mend=True) as file:
+        with open_frames(path, mend=True) as file:
             header = read_header(file, path)
     except FramesError:
         raise problem from None
@@ -239,7 +239,7 @@ def _repair(path: Path, problem: FramesError) -> FramesReport:
 def _rescued(path: Path, header: Header) -> Iterator[Frames]:
     """Whole frames one by one, up to the first that is torn or cannot be read."""
     torn = None
-    with opened(path, mend=True) as file:
+    with open_frames(path, mend=True) as file:
         for k in range(header.rows):
             try:
                 arrays, good = read_rows(file, slice(k, k + 1))

@@ -28,8 +28,8 @@ from openmm_cgkd.mapping.mapping import bond_order, make_whole, mapping_from_con
 from openmm_cgkd.utils.files import file_hash, write_text
 from openmm_cgkd.utils.progress import log_to, progress
 
-from .file import Check, MeanForces, write_mean_forces
-from .pair_correction import anchor
+from .file import Estimates, MeanForces, write_mean_forces
+from .pair_correction import correct_pair_part
 from .restrained import Configuration, check_file, heating_file, run_configuration, start_file
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def run_mean_forces(
 
     The first start of a configuration has the conformations of the trajectory, a fair sample; each
     other one renews those of the start before by heating and cooling. That makes forces between
-    pairs too large, so these are taken from the first starts (`anchor`).
+    pairs too large, so these are taken from the first starts (`correct_pair_part`).
 
     Three checks go into the file: ``other_constant`` compares restraint constants, ``other_start``
     the first starts with all the others, and ``other_heating`` all starts with one from 2.5 times
@@ -111,7 +111,7 @@ def run_mean_forces(
     return path
 
 
-def summary(main: MeanForces, checks: dict[str, Check]) -> list[str]:
+def summary(main: MeanForces, checks: dict[str, Estimates]) -> list[str]:
     """What a user wants to know of the estimates: magnitude and error per bead type, and what
     the checks say.
     """
@@ -174,7 +174,7 @@ def mean_and_error(starts: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, n
 
 def _gather(
     config: SystemConfig, snapshots: mdtraj.Trajectory, folder: Path, count: int, checked: list[int]
-) -> tuple[MeanForces, dict[str, Check]]:
+) -> tuple[MeanForces, dict[str, Estimates]]:
     protocol = config.mean_force
     runs = [
         [np.load(start_file(folder, index, start)) for start in range(protocol.starts)]
@@ -221,7 +221,7 @@ def _gather(
     main = MeanForces(
         positions, mean, error, snapshots.unitcell_vectors, snapshots.time, beads, attributes
     )
-    if anchored := anchor(main, forces[:, 0]):
+    if anchored := correct_pair_part(main, forces[:, 0]):
         main = anchored.mean_forces
         main.attributes.update(
             fair_pair_forces=anchored.ratio, fair_pair_forces_error=anchored.error
@@ -241,14 +241,14 @@ def _gather(
         # the first start has no scatter of its own; as equals, all starts share that of the others
         rest_scatter = forces[:, 1:].std(axis=1, ddof=1)
         rest, rest_error = mean_and_error(forces[:, 1:], beads.types)
-        checks["other_start"] = Check(rest, forces[:, 0], rest_error, rest_scatter)
+        checks["other_start"] = Estimates(rest, forces[:, 0], rest_error, rest_scatter)
     if checked:
         found = [np.load(check_file(folder, index)) for index in checked]
-        checks["other_constant"] = Check(
+        checks["other_constant"] = Estimates(
             **{name: np.stack([part[name] for part in found]) for name in found[0]}
         )
         strong = np.stack([np.load(heating_file(folder, index))["forces"] for index in checked])
-        checks["other_heating"] = Check(
+        checks["other_heating"] = Estimates(
             mean[checked], strong, error[checked], forces[checked].std(axis=1, ddof=1)
         )
     return main, checks

@@ -66,7 +66,7 @@ class MeanForces:
 
 
 @dataclass(frozen=True)
-class Check:
+class Estimates:
     """Two estimates of what should be the same mean forces, each of shape (n_frames, n_beads, 3),
     kJ/mol/nm.
 
@@ -108,7 +108,7 @@ class Check:
 
 
 def write_mean_forces(
-    path: Path | str, mean_forces: MeanForces, checks: dict[str, Check] | None = None
+    path: Path | str, mean_forces: MeanForces, checks: dict[str, Estimates] | None = None
 ) -> None:
     """Write a file of mean-force frames, complete or not at all.
 

@@ -24,7 +24,7 @@ _COMPONENTS = 50
 
 
 @dataclass(frozen=True)
-class Anchored:
+class PairCorrected:
     """Mean forces with the pair forces of fair samples.
 
     Attributes
@@ -40,7 +40,7 @@ class Anchored:
     error: float
 
 
-def anchor(estimates: MeanForces, fair: np.ndarray) -> Anchored | None:
+def correct_pair_part(estimates: MeanForces, fair: np.ndarray) -> PairCorrected | None:
     """Replace the pair part of estimates by that of fair samples; what of the estimates is no pair
     force stays.
 
@@ -54,7 +54,7 @@ def anchor(estimates: MeanForces, fair: np.ndarray) -> Anchored | None:
 
     Returns
     -------
-    Anchored or None
+    PairCorrected or None
         None if there are too few beads or configurations to fit pair forces.
     """
     candidates = pair_forces(estimates, min(_R_MAX, largest_r_max(estimates.box)))
@@ -77,4 +77,4 @@ def anchor(estimates: MeanForces, fair: np.ndarray) -> Anchored | None:
         return float(means[0] / means[1])
 
     anchored = replace(estimates, forces=forces + change, standard_error=error)
-    return Anchored(anchored, ratio(table.mean(axis=0)), jackknife_error(table, ratio))
+    return PairCorrected(anchored, ratio(table.mean(axis=0)), jackknife_error(table, ratio))

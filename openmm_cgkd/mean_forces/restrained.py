@@ -14,7 +14,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from openmm_cgkd.allatom.backmap import add_restraint, hold
+from openmm_cgkd.allatom.backmap import add_restraint, set_restraint
 from openmm_cgkd.allatom.build import atomic_charges, build_topology, create_system
 from openmm_cgkd.allatom.run import langevin_simulation, phase_seed
 from openmm_cgkd.config.run import SystemConfig
@@ -154,7 +154,7 @@ def sample_mean_force(
 
 
 def as_check(control: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[str, np.ndarray]:
-    """Fields of a `Check` of three successive runs, the first two under the same conditions, whose
+    """Fields of a `Estimates` of three successive runs, the first two under the same conditions, whose
     difference gives the errors.
 
     Blocks of one run do not: what outlasts a block makes the run's own error look small, and then
@@ -312,6 +312,6 @@ class _Restrained:
         first = self.sample()
         constant = self.protocol.check_constant
         self.beads = guide.positions - guide.forces / constant
-        hold(self.simulation.context, self.restraint, self.beads, constant)
+        set_restraint(self.simulation.context, self.restraint, self.beads, constant)
         self.simulation.step(equilibration)
         return as_check(guide.forces, first.forces, self.sample().forces)

@@ -21,14 +21,14 @@ from openmm_cgkd.config.run import RunConfig
 from openmm_cgkd.exceptions import ConfigError, MappingError, ModelFileError
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.mapping.mapping import BeadTopology
-from openmm_cgkd.run_folder import RunFolder, Stage
+from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.training.checkpoint import load_checkpoint
 from openmm_cgkd.utils.files import file_hash, replacing
 from openmm_cgkd.utils.progress import log_to, progress
 
 from .forces import energies_and_forces
 from .metadata import FILE_NAME, VERSION, PotentialMetadata, content_hash
-from .modules import ExportedPotential, FusedPotential
+from .modules import FastModule, PortableModule
 from .network import TensorNetEnergies
 from .pairs import find_pairs
 from .prior import Prior, PriorParameters
@@ -108,11 +108,11 @@ def export_potential(
             " make the metadata from the same run."
         )
     terms = (prior.build(network.cutoff), copy.deepcopy(network), prior.build_bonded())
-    model = ExportedPotential(*terms).cpu().eval().requires_grad_(False)
+    model = PortableModule(*terms).cpu().eval().requires_grad_(False)
     scripted = torch.jit.script(model)
     if metadata.kind == "fast":
         scripted = torch.jit.script(
-            FusedPotential(model.prior, model.network, prior.build_bonded(), scripted).eval()
+            FastModule(model.prior, model.network, prior.build_bonded(), scripted).eval()
         )
     bonds = np.zeros((0, 2), dtype=np.int64) if bonds is None else np.asarray(bonds)
     fixed = Prior(prior, network.cutoff, np.asarray(types), bonds)
@@ -241,7 +241,7 @@ def export_student(run: RunConfig) -> Path:
             "format": VERSION,
         }
         files = {"portable": folder.model, "fast": fast_path(folder.model)}
-        stage = Stage(folder, "export", inputs, list(files.values()))
+        stage = StageRecord(folder, "export", inputs, list(files.values()))
         if stage.finished:
             return folder.model
         network, stored = load_checkpoint(checkpoint)

@@ -1,7 +1,7 @@
 """Modules that become potential files: energy of beads from positions alone, scriptable by
 TorchScript.
 
-`ExportedPotential` is plain PyTorch and runs anywhere; `FusedPotential` calls this package's
+`PortableModule` is plain PyTorch and runs anywhere; `FastModule` calls this package's
 operators and is much faster on a CPU, as is `PotentialWithForces` on a GPU with Triton.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .bonded import BondedPrior
 from .network import TensorNetEnergies
 from .prior import PairRepulsion
-from .torch_ops import FastPotential, raise_failure
+from .torch_ops import PackedNetwork, raise_failure
 
 
 def box_numbers(boxvectors: Tensor, cutoff: float) -> list[float]:
@@ -116,7 +116,7 @@ def checked_box(boxvectors: Tensor | None, cutoff: float) -> Tensor:
     return boxvectors.to(torch.float64)
 
 
-class ExportedPotential(nn.Module):
+class PortableModule(nn.Module):
     """Energy of beads from positions alone: neighbour search, prior and network in one scriptable
     module.
 
@@ -194,7 +194,7 @@ class ExportedPotential(nn.Module):
         return (energies.sum() + bonded).to(positions.device)
 
 
-class FusedPotential(nn.Module):
+class FastModule(nn.Module):
     """The same energy from fused operators, equal to single precision; on a GPU it falls back on
     the portable module.
 
@@ -205,7 +205,7 @@ class FusedPotential(nn.Module):
         Both copied.
     bonded : BondedPrior
     portable : torch.jit.ScriptModule
-        `ExportedPotential` of the same prior and network, scripted; its bead types are taken over.
+        `PortableModule` of the same prior and network, scripted; its bead types are taken over.
     """
 
     def __init__(
@@ -219,7 +219,7 @@ class FusedPotential(nn.Module):
         self.portable, self.bonded = portable, bonded
         self.n_types = prior.n_types
         self.cutoff = network.cutoff
-        self.fast = FastPotential(network, prior)
+        self.fast = PackedNetwork(network, prior)
         self.register_buffer("types", portable.types.clone())
 
     @torch.jit.export
@@ -231,13 +231,13 @@ class FusedPotential(nn.Module):
 
     @torch.jit.export
     def set_bonds(self, bonds: Tensor) -> None:
-        """Say which beads are bonded, as `ExportedPotential.set_bonds`."""
+        """Say which beads are bonded, as `PortableModule.set_bonds`."""
         if hasattr(self.portable, "set_bonds"):  # files from before there were bonds lack it
             self.portable.set_bonds(bonds)
         self.bonded.set_bonds(self.types, bonds)
 
     def forward(self, positions: Tensor, boxvectors: Tensor | None = None) -> Tensor:
-        """Potential energy, scalar, kJ/mol; arguments as `ExportedPotential.forward`."""
+        """Potential energy, scalar, kJ/mol; arguments as `PortableModule.forward`."""
         if self.types.is_cuda:
             return self.portable(positions, boxvectors)
         check_positions(positions, self.types)
@@ -256,7 +256,7 @@ class PotentialWithForces(nn.Module):
     Parameters
     ----------
     potential : torch.jit.ScriptModule
-        `FusedPotential`, scripted, of this or an earlier version of the package, with its bead
+        `FastModule`, scripted, of this or an earlier version of the package, with its bead
         types set.
     """
 
@@ -266,7 +266,7 @@ class PotentialWithForces(nn.Module):
 
     def forward(self, positions: Tensor, boxvectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Potential energy, scalar, kJ/mol, and forces, shape (n_beads, 3), kJ/mol/nm; arguments as
-        `ExportedPotential.forward`.
+        `PortableModule.forward`.
 
         Both in the type and on the device of the positions; neither can be differentiated.
         """

@@ -112,13 +112,13 @@ class _Interaction(nn.Module):
 
     def prepare(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised features, and what neighbours see of them."""
-        features = _normalised(features)
+        features = _normalized(features)
         return features, self.before(features)
 
     def update(self, features: Tensor, ours: Tensor, message: Tensor) -> Tensor:
         """New features from the messages."""
         product = self._anticommutator(ours, message)
-        update = self.after(_normalised(product))
+        update = self.after(_normalized(product))
         return features + update + 0.5 * self._anticommutator(update, update)
 
     def _anticommutator(self, left: Tensor, right: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ def _per_component(per_order: Tensor) -> Tensor:
     return torch.cat([scalar, vector.expand(-1, 3, -1), tensor.expand(-1, 5, -1)], dim=1)
 
 
-def _normalised(features: Tensor) -> Tensor:
+def _normalized(features: Tensor) -> Tensor:
     """x / (|x|^2 + 1), channel by channel."""
     return features * torch.reciprocal((features * features).sum(1, keepdim=True) + 1)
 

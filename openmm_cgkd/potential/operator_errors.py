@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _latest = threading.local()
 
 
-def failure(energy: Tensor) -> str:
+def last_error(energy: Tensor) -> str:
     """Why the operator of this thread that gave this energy gave NaN, once; empty if it did not
     fail.
     """
@@ -32,7 +32,7 @@ def failure(energy: Tensor) -> str:
     return message
 
 
-def shielded(
+def nan_on_error(
     function: Callable[..., tuple[Tensor, Tensor]],
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     """Decorator for an operator that gives an energy and a gradient like its first argument:

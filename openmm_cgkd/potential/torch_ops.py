@@ -17,7 +17,7 @@ from .cpu.neighbors import box_numbers, recent_list
 from .cpu.network import OWN, PAIR
 from .cpu.simd import padded
 from .network import TensorNetEnergies
-from .operator_errors import failure, shielded
+from .operator_errors import last_error, nan_on_error
 from .prior import PairRepulsion
 
 _NO_BONDS = np.zeros((0, 3), dtype=np.int64), np.zeros((0, 2))
@@ -48,7 +48,7 @@ def tabulate(function, cutoff: float, n_intervals: int = N_INTERVALS) -> Tensor:
     return torch.stack([values[:-1], slopes[:-1], square, cube], dim=1).detach()
 
 
-class FastPotential(nn.Module):
+class PackedNetwork(nn.Module):
     """Evaluate a trained network and its prior.
 
     Parameters
@@ -212,7 +212,7 @@ class _Packer:
         return self._pad(tabulate(filters, network.cutoff), self.c)
 
 
-@shielded
+@nan_on_error
 def _potential(
     positions: Tensor,
     box: Tensor,
@@ -252,7 +252,7 @@ def _potential(
     return torch.from_numpy(np.array(energy)), torch.from_numpy(gradient)
 
 
-@shielded
+@nan_on_error
 def _potential_on_gpu(*arguments: Tensor | list | None) -> tuple[Tensor, Tensor]:
     """The same on a GPU."""
     from .gpu.evaluate import evaluate  # here, because it imports Triton
@@ -294,7 +294,7 @@ for _name in ("potential", "evaluate"):
     _library.impl(_name, _potential_on_gpu, "CUDA")
 # TorchScript would call it once for all without an argument
 _library.define("failure(Tensor energy) -> str")
-_library.impl("failure", failure, "CompositeExplicitAutograd")
+_library.impl("failure", last_error, "CompositeExplicitAutograd")
 _library.define("has_gpu_kernels(Tensor where) -> bool")
 _library.impl("has_gpu_kernels", _has_gpu_kernels, "CUDA")
 torch.library.register_autograd(

@@ -26,14 +26,14 @@ from openmm_cgkd.mapping.mapping import BeadTopology
 from openmm_cgkd.platforms import choose_platform
 from openmm_cgkd.potential.export import export_potential, type_masses
 from openmm_cgkd.potential.metadata import PotentialMetadata
-from openmm_cgkd.run_folder import RunFolder, Stage
+from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.training.checkpoint import load_checkpoint
 from openmm_cgkd.training.graphs import load_frames, load_prior
 from openmm_cgkd.training.labels import load_labels
 from openmm_cgkd.utils.files import file_hash
 
 from .cgpotential import CGPotential, bead_names
-from .explosion import cause_of, stopped
+from .explosion import openmm_message, stop_error
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def export_members(run: RunConfig, frames: Frames) -> list[Path]:
         found.append(path)
         network, stored = load_checkpoint(checkpoint)
         inputs = {"checkpoint": file_hash(checkpoint), "prior": file_hash(folder.prior)}
-        stage = Stage(folder, f"export-teacher-{k:02d}", inputs, [path])
+        stage = StageRecord(folder, f"export-teacher-{k:02d}", inputs, [path])
         if stage.finished:
             continue
         prior = load_prior(folder.prior)
@@ -197,7 +197,7 @@ class Committee:
         except openmm.OpenMMException as error:
             raise SimulationError(
                 f"Platform {platform or '(none named)'} cannot run the committee"
-                f" ({cause_of(error)})."
+                f" ({openmm_message(error)})."
             ) from error
 
     def forces(self, positions: Any, boxVectors: Any = None) -> np.ndarray:
@@ -251,7 +251,7 @@ class SpreadRange:
         )
 
 
-def labelled_range(run: RunConfig, frames: Frames) -> SpreadRange:
+def labeled_range(run: RunConfig, frames: Frames) -> SpreadRange:
     """Range of the disagreement in the labels of a run.
 
     Raises
@@ -339,7 +339,7 @@ class CommitteeReporter:
         try:
             spread = self._committee.spread(state.getPositions(asNumpy=True), box)
         except openmm.OpenMMException as error:
-            raise stopped(simulation, cause_of(error)) from error
+            raise stop_error(simulation, openmm_message(error)) from error
         figures = {
             name: (float(spread[of].mean()), float(spread[of].max()))
             for name, of in self._kinds.items()
@@ -372,7 +372,7 @@ class CommitteeReporter:
                 )
                 cause = f"the committee's disagreement {which} of type {name} is {amounts}"
                 if self._action == "stop":
-                    raise stopped(simulation, f"{cause}; use frames from there for training")
+                    raise stop_error(simulation, f"{cause}; use frames from there for training")
                 logger.warning(
                     "step %d: %s; what follows is outside of what the student has learnt",
                     simulation.currentStep,

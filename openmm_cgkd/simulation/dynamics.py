@@ -18,14 +18,14 @@ from openmm_cgkd.exceptions import ConfigError, SimulationError
 from openmm_cgkd.frames.frames import Frames, read_frames
 from openmm_cgkd.frames.split import split_frames
 from openmm_cgkd.platforms import choose_platform, platforms
-from openmm_cgkd.run_folder import RunFolder, Stage
+from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
 from openmm_cgkd.utils.progress import log_to, progress
 
 from .cgpotential import CGPotential, bead_topology_to_openmm
-from .committee import Committee, CommitteeReporter, SpreadRange, export_members, labelled_range
+from .committee import Committee, CommitteeReporter, SpreadRange, export_members, labeled_range
 from .engines import cuda_graphs
-from .explosion import ExplosionGuard, cause_of, stopped
+from .explosion import ExplosionGuard, openmm_message, stop_error
 from .resume import cut_log, cut_trajectory, log_column, open_log, open_trajectory, write_topology
 from .timestep.search import simulation_settings
 
@@ -62,7 +62,7 @@ def simulate(run: RunConfig) -> Path:
             folder.simulation / "topology.pdb",
             folder.simulation / "simulation.json",
         ]
-        stage = Stage(
+        stage = StageRecord(
             folder, "simulate", {**identity, "simulation": protocol, "seed": run.seed}, outputs
         )
         if not stage.finished:
@@ -90,7 +90,7 @@ def _committee(
 ) -> tuple[Committee, SpreadRange]:
     return Committee(
         export_members(run, frames), topology, platform=run.simulation.platform
-    ), labelled_range(run, frames)
+    ), labeled_range(run, frames)
 
 
 def run_dynamics(
@@ -248,7 +248,7 @@ class _Dynamics:
                 logger.error("%s", error)
             self._rescue(simulation)
             raise
-        self._summarise(simulation)
+        self._summarize(simulation)
         return self.trajectory
 
     def _read_progress(self) -> None:
@@ -294,7 +294,7 @@ class _Dynamics:
         except openmm.OpenMMException as error:
             wanted = f"simulation.platform: {self.protocol.platform or 'none named'}"
             raise SimulationError(
-                f"{wanted}, cannot run the system ({cause_of(error)}); loaded here:"
+                f"{wanted}, cannot run the system ({openmm_message(error)}); loaded here:"
                 f" {', '.join(platforms())}."
             ) from error
 
@@ -387,7 +387,7 @@ class _Dynamics:
             raise
         # reporters raise ValueError on coordinates that are not finite
         except (openmm.OpenMMException, ValueError) as error:
-            raise stopped(simulation, cause_of(error)) from error
+            raise stop_error(simulation, openmm_message(error)) from error
 
     def _save(self, simulation: app.Simulation, steps: int, seconds: float) -> None:
         _save_state(simulation, self.state)
@@ -414,9 +414,9 @@ class _Dynamics:
             )
         # shall not hide the error that brought us here
         except (OSError, openmm.OpenMMException) as error:
-            logger.warning("the state at the error could not be saved: %s", cause_of(error))
+            logger.warning("the state at the error could not be saved: %s", openmm_message(error))
 
-    def _summarise(self, simulation: app.Simulation) -> None:
+    def _summarize(self, simulation: app.Simulation) -> None:
         import torch
 
         seconds, measured = self.done["seconds"], self.done["measured"]

@@ -49,7 +49,7 @@ class ExplosionGuard:
         """
         cause = self.cause(simulation.system, state)
         if cause is not None:
-            raise stopped(simulation, cause)
+            raise stop_error(simulation, cause)
 
     def accepts(self, simulation: app.Simulation) -> bool:
         """Is the state that the simulation is in now a good one?"""
@@ -92,7 +92,7 @@ def degrees_of_freedom(system: openmm.System) -> int:
     return 3 * moving - system.getNumConstraints() - (3 if removed else 0)
 
 
-def stopped(simulation: app.Simulation, cause: str) -> SimulationError:
+def stop_error(simulation: app.Simulation, cause: str) -> SimulationError:
     """The error of a run that cannot go on: an `ExplosionError` where the state is to blame."""
     step = simulation.currentStep
     time = simulation.context.getTime().value_in_unit(unit.picosecond)
@@ -108,7 +108,7 @@ def stopped(simulation: app.Simulation, cause: str) -> SimulationError:
     )
 
 
-def cause_of(error: Exception) -> str:
+def openmm_message(error: Exception) -> str:
     """The telling line of an exception from OpenMM, which for a TorchScript failure comes after
     a long listing.
     """

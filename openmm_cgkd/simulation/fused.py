@@ -6,13 +6,13 @@ import torch
 
 from openmm_cgkd.config.run import ModelConfig
 from openmm_cgkd.potential.metadata import PotentialMetadata
-from openmm_cgkd.potential.modules import FusedPotential
+from openmm_cgkd.potential.modules import FastModule
 from openmm_cgkd.potential.network import build_tensornet
 from openmm_cgkd.potential.prior import PriorParameters
 
 
 def fuse(portable: torch.jit.ScriptModule, metadata: PotentialMetadata) -> torch.jit.ScriptModule:
-    """Scripted `FusedPotential` of a loaded portable potential file.
+    """Scripted `FastModule` of a loaded portable potential file.
 
     Parameters
     ----------
@@ -32,5 +32,5 @@ def fuse(portable: torch.jit.ScriptModule, metadata: PotentialMetadata) -> torch
     network.load_state_dict(weights)
     prior = PriorParameters(**metadata.prior)
     return torch.jit.script(
-        FusedPotential(prior.build(metadata.cutoff), network, prior.build_bonded(), portable).eval()
+        FastModule(prior.build(metadata.cutoff), network, prior.build_bonded(), portable).eval()
     )

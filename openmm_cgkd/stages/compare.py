@@ -19,7 +19,7 @@ from openmm_cgkd.analysis.comparison.tables import write_tables
 from openmm_cgkd.config.run import ComparisonConfig, RunConfig, describe_mistake
 from openmm_cgkd.exceptions import AnalysisError, ConfigError
 from openmm_cgkd.frames.frames import Frames, read_frames
-from openmm_cgkd.run_folder import RunFolder, Stage
+from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.utils.files import file_hash, write_text
 from openmm_cgkd.utils.progress import log_to
 
@@ -79,7 +79,7 @@ def compare(run: RunConfig) -> Path:
             "trajectory": file_hash(path),
             "simulation": speed,
         }
-        stage = Stage(folder, "compare", inputs, outputs)
+        stage = StageRecord(folder, "compare", inputs, outputs)
         if stage.finished:
             return outputs[0]
         all_atom, model = source_of_frames(frames, folder.frames), read_source(path, "CG")
@@ -121,7 +121,7 @@ def compare_runs(
     """
     folder = Path(folder)
     all_atom = read_source(against)
-    sources = [_labelled(model) for model in models]
+    sources = [_labeled(model) for model in models]
     comparison = compare_models(all_atom, sources, settings)
     path = folder / "comparison.json"
     numbers = (
@@ -152,7 +152,7 @@ def comparison_settings(**values: Any) -> ComparisonConfig:
         raise ConfigError(describe_mistake("comparison", error)) from error
 
 
-def _labelled(model: str) -> Source:
+def _labeled(model: str) -> Source:
     """A source from ``path`` or ``label=path``; a path may itself hold an equals sign."""
     label, sign, path = str(model).partition("=")
     if sign and path and not Path(model).exists():

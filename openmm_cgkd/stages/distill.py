@@ -15,11 +15,11 @@ from openmm_cgkd.config.run import ModelConfig, RunConfig
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.potential.pairs import check_cutoff
 from openmm_cgkd.potential.prior import PriorParameters
-from openmm_cgkd.run_folder import RunFolder, Stage
+from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.training.callbacks import BEST
 from openmm_cgkd.training.checkpoint import load_checkpoint
 from openmm_cgkd.training.configurations import join, without_forces
-from openmm_cgkd.training.fit import Task, fit
+from openmm_cgkd.training.fit import TrainingTask, fit
 from openmm_cgkd.training.gradient_check import check_consistency
 from openmm_cgkd.training.graphs import (
     FrameGraphs,
@@ -96,7 +96,7 @@ def train_student(run: RunConfig, round_: int = 0) -> Path:
             "model": model,
         }
         output = folder.student_of_round(round_)
-        stage = Stage(
+        stage = StageRecord(
             folder,
             "distill" if round_ == 0 else f"distill-{round_:02d}",
             inputs,
@@ -180,7 +180,7 @@ def _train(
     graphs = FrameGraphs(_configurations(frames, labels), model.cutoff, prior)
     targets = _label_targets(run, labels, split.training) if labels else mapped_targets(graphs)
     beyond = np.arange(len(frames), len(graphs))
-    task = Task(
+    task = TrainingTask(
         folder=output,
         graphs=graphs,
         targets=targets,

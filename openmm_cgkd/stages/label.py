@@ -15,7 +15,7 @@ from openmm_cgkd.config.run import RunConfig
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.frames.split import Split
 from openmm_cgkd.potential.pairs import check_cutoff
-from openmm_cgkd.run_folder import RunFolder, Stage
+from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.training.configurations import label_extra
 from openmm_cgkd.training.ensemble import (
     Ensemble,
@@ -61,7 +61,7 @@ def label_frames(run: RunConfig) -> Path:
             "prior": ensemble.prior_hash,
             "split": run.split,
         }
-        stage = Stage(folder, "label", inputs, [folder.labels])
+        stage = StageRecord(folder, "label", inputs, [folder.labels])
         if not stage.finished:
             check_cutoff(frames.box, ensemble.cutoff)
             _label(run, frames, ensemble, stage.fingerprint)

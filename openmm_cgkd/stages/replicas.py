@@ -23,7 +23,7 @@ from openmm_cgkd.utils.progress import log_to, progress, progress_to
 
 
 @dataclass(frozen=True)
-class Start:
+class ReplicaStart:
     """What a replica starts from.
 
     Attributes
@@ -64,7 +64,7 @@ class Start:
 
 def run_replicas(
     run: RunConfig,
-    starts: list[Start],
+    starts: list[ReplicaStart],
     beads: BeadTopology,
     protocol: SimulationConfig,
     temperature: float,
@@ -137,7 +137,7 @@ def _at_once(run: RunConfig) -> int | None:
 def run_replica(
     model: Path,
     beads: BeadTopology,
-    start: Start,
+    start: ReplicaStart,
     protocol: SimulationConfig,
     temperature: float,
     report: Callable[[float, str], None],

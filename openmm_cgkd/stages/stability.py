@@ -35,7 +35,7 @@ from openmm_cgkd.config.run import RunConfig, SimulationConfig, StabilityConfig
 from openmm_cgkd.exceptions import AnalysisError, SimulationError
 from openmm_cgkd.frames.frames import Frames, read_frames
 from openmm_cgkd.platforms import platforms
-from openmm_cgkd.run_folder import RunFolder, Stage
+from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.simulation.cgpotential import CGPotential, bead_topology_to_openmm
 from openmm_cgkd.simulation.explosion import degrees_of_freedom
 from openmm_cgkd.simulation.resume import log_column
@@ -43,7 +43,7 @@ from openmm_cgkd.simulation.timestep.search import simulation_settings
 from openmm_cgkd.utils.files import file_hash, write_text
 from openmm_cgkd.utils.progress import log_to
 
-from .replicas import Start, run_replicas
+from .replicas import ReplicaStart, run_replicas
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def check_stability(run: RunConfig) -> Path:
                 "stability.svg",
             )
         ]
-        stage = Stage(
+        stage = StageRecord(
             folder,
             "stability",
             {**identity, "protocol": protocol, "stability": settings, "seed": run.seed},
@@ -166,7 +166,9 @@ def _check(settings: StabilityConfig, protocol: SimulationConfig, n_frames: int)
         )
 
 
-def _starts(run: RunConfig, frames: Frames, identity: dict[str, str], folder: Path) -> list[Start]:
+def _starts(
+    run: RunConfig, frames: Frames, identity: dict[str, str], folder: Path
+) -> list[ReplicaStart]:
     # the first ones stay the same when more are asked for
     chosen = (
         np.random.default_rng(run.seed).permutation(len(frames))[: run.stability.replicas].tolist()
@@ -177,7 +179,7 @@ def _starts(run: RunConfig, frames: Frames, identity: dict[str, str], folder: Pa
         seed = (run.seed + 7919 * (index + 1)) % 2**31
         key = json.dumps({**identity, "start": frame})
         starts.append(
-            Start(
+            ReplicaStart(
                 index,
                 frame,
                 frames.positions[frame],

@@ -17,10 +17,10 @@ from openmm_cgkd.execution.processes import Report, cores
 from openmm_cgkd.execution.tasks import map_tasks
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.potential.pairs import check_cutoff
-from openmm_cgkd.run_folder import RunFolder, Stage
+from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.training.batches import resample_blocks
 from openmm_cgkd.training.callbacks import BEST
-from openmm_cgkd.training.fit import Task, fit
+from openmm_cgkd.training.fit import TrainingTask, fit
 from openmm_cgkd.training.graphs import (
     FrameGraphs,
     load_frames,
@@ -68,7 +68,7 @@ def train_teachers(run: RunConfig) -> list[Path]:
         resample_blocks(split.training, run.teachers.blocks, run.seed)
         best = [folder.teacher(k) / BEST for k in range(run.teachers.count)]
         inputs = _inputs(run, frames)
-        stage = Stage(
+        stage = StageRecord(
             folder, "teach", {**inputs, "count": run.teachers.count}, [*best, folder.prior]
         )
         if stage.finished:
@@ -83,7 +83,7 @@ def train_teachers(run: RunConfig) -> list[Path]:
         _train_members(
             run,
             [
-                Stage(folder, f"teacher-{k:02d}", {**inputs, "member": k}, [best[k]])
+                StageRecord(folder, f"teacher-{k:02d}", {**inputs, "member": k}, [best[k]])
                 for k in range(len(best))
             ],
         )
@@ -113,7 +113,7 @@ def train_member(run: RunConfig, k: int, fingerprint: str, report: Report) -> Pa
     graphs = FrameGraphs(frames, run.model.cutoff, prior)
     targets = mapped_targets(graphs)
     seed = run.seed + k
-    task = Task(
+    task = TrainingTask(
         folder=folder.teacher(k),
         graphs=graphs,
         targets=targets,
@@ -161,7 +161,7 @@ def _threads(run: RunConfig) -> int:
     return max(1, cores() // min(at_once, run.teachers.count))
 
 
-def _train_members(run: RunConfig, members: list[Stage]) -> None:
+def _train_members(run: RunConfig, members: list[StageRecord]) -> None:
     """Train every member that is not finished; one that fails is tried again, the others go on."""
     count, epochs = len(members), float(run.teachers.training.epochs)
     names = [f"teacher-{k:02d}" for k in range(count)]

@@ -19,7 +19,7 @@ import openmm
 from openmm import app
 
 from openmm_cgkd.exceptions import ConformanceError
-from openmm_cgkd.simulation.explosion import cause_of
+from openmm_cgkd.simulation.explosion import openmm_message
 
 from .checks import Bench, Failed, MakesSystems, Subject, checks_of
 
@@ -166,4 +166,4 @@ def _outcome(name: str, platform: str, check: Callable[[Bench], str], bench: Ben
         return Check(name, platform, False, str(failure))
     # whatever a potential raises is a failed check, not the end of the others
     except Exception as error:
-        return Check(name, platform, False, f"{type(error).__name__}: {cause_of(error)}")
+        return Check(name, platform, False, f"{type(error).__name__}: {openmm_message(error)}")

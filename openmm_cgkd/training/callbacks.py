@@ -20,17 +20,17 @@ from openmm_cgkd.execution.processes import Report
 from openmm_cgkd.utils.files import replacing, write_text
 
 from .checkpoint import save_checkpoint
-from .lightning_module import Distillation
+from .lightning_module import NetworkFit
 
 if TYPE_CHECKING:
-    from .fit import Task
+    from .fit import TrainingTask
 
 logger = logging.getLogger(__name__)
 
 BEST, LAST, METRICS, TENSORBOARD = "best.pt", "last.ckpt", "metrics.csv", "tensorboard"
 
 
-class Keeper(Callback):
+class EpochWriter(Callback):
     """Write files and report progress; of several processes only the first one does, the others
     take part.
 
@@ -43,7 +43,7 @@ class Keeper(Callback):
         Gets the epochs done and a figure of merit.
     """
 
-    def __init__(self, task: Task, scale: float, report: Report) -> None:
+    def __init__(self, task: TrainingTask, scale: float, report: Report) -> None:
         self._task, self._scale, self._report = task, scale, report
         self._rows: list[dict[str, float]] = []
         self._best = float("inf")
@@ -57,7 +57,7 @@ class Keeper(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._rows, self._best = state["rows"], state["best"]
 
-    def on_train_start(self, trainer: lightning.Trainer, module: Distillation) -> None:
+    def on_train_start(self, trainer: lightning.Trainer, module: NetworkFit) -> None:
         # Lightning swallows SIGTERM; the state of the last epoch is on disk, so ending at once is
         # safe and is what was asked for
         if threading.current_thread() is threading.main_thread():
@@ -66,11 +66,11 @@ class Keeper(Callback):
             self._writer = _tensorboard(self._task.folder / TENSORBOARD, trainer.current_epoch + 1)
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: Distillation, outputs: Any, batch: Any, index: int
+        self, trainer: lightning.Trainer, module: NetworkFit, outputs: Any, batch: Any, index: int
     ) -> None:
         self._report(trainer.current_epoch + (index + 1) / trainer.num_training_batches, self._note)
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, module: Distillation) -> None:
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: NetworkFit) -> None:
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         self._rows.append(
             {"epoch": trainer.current_epoch + 1, "learning_rate": rate, **module.metrics}
@@ -94,7 +94,7 @@ class Keeper(Callback):
         with replacing(last) as fresh:
             trainer.save_checkpoint(fresh)
 
-    def teardown(self, trainer: lightning.Trainer, module: Distillation, stage: str) -> None:
+    def teardown(self, trainer: lightning.Trainer, module: NetworkFit, stage: str) -> None:
         if self._writer is not None:
             self._writer.close()
 
@@ -112,7 +112,7 @@ class Keeper(Callback):
                 self._writer.add_scalar(name, value, int(row["epoch"]))
             self._writer.flush()
 
-    def _save_best(self, module: Distillation) -> None:
+    def _save_best(self, module: NetworkFit) -> None:
         task, frames = self._task, self._task.graphs.frames
         facts = {
             **task.metadata,

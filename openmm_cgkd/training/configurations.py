@@ -20,7 +20,7 @@ from openmm_cgkd.config.run import RunConfig
 from openmm_cgkd.exceptions import BoxError, FramesError, TrainingError
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.potential.pairs import check_cutoff
-from openmm_cgkd.run_folder import RunFolder, Stage
+from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.utils.files import file_hash, replacing
 
 from .ensemble import Ensemble, Parts, write_parts
@@ -100,7 +100,7 @@ def label_beyond(
         "prior": ensemble.prior_hash,
         "split": run.split,
     }
-    stage = Stage(folder, name, {**shared, **inputs, "max_spread": bound}, [path])
+    stage = StageRecord(folder, name, {**shared, **inputs, "max_spread": bound}, [path])
     if stage.finished:
         return
     offered = configurations()

@@ -213,13 +213,13 @@ def write_parts(
     written = 0
     for first, part in parts:
         chosen = kept[first : first + len(part["forces"])]
-        centred = part["energies"].astype(float) - offsets[:, None, types]
-        energies, energy_spread = mean_and_spread(centred)
+        centered = part["energies"].astype(float) - offsets[:, None, types]
+        energies, energy_spread = mean_and_spread(centered)
         arrays = {
             **part,
             "energies": energies,
             "energy_spread": energy_spread,
-            "single_energies": centred[0],
+            "single_energies": centered[0],
         }
         place = slice(written, written + int(chosen.sum()))
         for name in UNITS:

@@ -30,16 +30,16 @@ from openmm_cgkd.potential.network import build_tensornet
 from openmm_cgkd.utils.progress import log_to
 
 from .batches import JointBatches
-from .callbacks import BEST, LAST, METRICS, TENSORBOARD, Keeper
+from .callbacks import BEST, LAST, METRICS, TENSORBOARD, EpochWriter
 from .graphs import FrameGraphs, GraphDataset, Targets, Variances, thermal_energy
-from .lightning_module import Distillation
+from .lightning_module import NetworkFit
 from .mean_force_test import MeanForceTest
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingTask:
     """One optimisation.
 
     Attributes
@@ -86,7 +86,7 @@ class Task:
     tensorboard: bool = False
 
 
-def fit(task: Task, report: Report) -> Path:
+def fit(task: TrainingTask, report: Report) -> Path:
     """Train, or go on training; the result does not depend on interruptions.
 
     Parameters
@@ -126,7 +126,7 @@ def fit(task: Task, report: Report) -> Path:
     else:
         logger.info("%s: resuming after epoch %d", task.folder.name, state["epoch"] + 1)
     if world == 1:
-        _optimise(task, state is not None, report)
+        _optimize(task, state is not None, report)
         return best
     if len(task.training) < task.settings.batch_size:
         raise TrainingError(
@@ -140,7 +140,7 @@ def fit(task: Task, report: Report) -> Path:
         )
     port = free_port()
     run_together(
-        [(_optimise_share, (task, state is not None, rank, port)) for rank in range(world)], report
+        [(_optimize_share, (task, state is not None, rank, port)) for rank in range(world)], report
     )
     return best
 
@@ -157,7 +157,7 @@ def _partial_work(last: Path, fingerprint: str) -> dict[str, Any] | None:
     return state if state.get("fingerprint") == fingerprint else None
 
 
-def _optimise_share(task: Task, resume: bool, rank: int, port: int, report: Report) -> None:
+def _optimize_share(task: TrainingTask, resume: bool, rank: int, port: int, report: Report) -> None:
     """One of several processes that share every batch; Lightning learns from the environment
     which one it is.
     """
@@ -170,14 +170,14 @@ def _optimise_share(task: Task, resume: bool, rank: int, port: int, report: Repo
         }
     )
     with log_to(task.folder / "train.log") if rank == 0 else contextlib.nullcontext():
-        _optimise(task, resume, report if rank == 0 else _silent, rank)
+        _optimize(task, resume, report if rank == 0 else _silent, rank)
 
 
 def _silent(epochs: float, note: str) -> None:
     """The report of all processes but the first."""
 
 
-def _optimise(task: Task, resume: bool, report: Report, rank: int = 0) -> None:
+def _optimize(task: TrainingTask, resume: bool, report: Report, rank: int = 0) -> None:
     settings, world, frames = task.settings, task.settings.devices, task.graphs.frames
     scale = thermal_energy(frames)
     with torch.random.fork_rng():
@@ -191,7 +191,7 @@ def _optimise(task: Task, resume: bool, report: Report, rank: int = 0) -> None:
         task.fingerprint,
         task.mean_forces,
     )
-    module = Distillation(network.to(_dtype(settings)), *arguments)
+    module = NetworkFit(network.to(_dtype(settings)), *arguments)
     # it counts before the keeper saves its count
     stopping = EarlyStopping(
         "validation_loss",
@@ -207,7 +207,7 @@ def _optimise(task: Task, resume: bool, report: Report, rank: int = 0) -> None:
             strategy=DDPStrategy(find_unused_parameters=True) if world > 1 else "auto",
             use_distributed_sampler=False,
             max_epochs=settings.epochs,
-            callbacks=[stopping, Keeper(task, scale, report)],
+            callbacks=[stopping, EpochWriter(task, scale, report)],
             default_root_dir=task.folder,
             inference_mode=False,  # forces need gradients during validation too
             num_sanity_val_steps=0,
@@ -232,7 +232,7 @@ def _optimise(task: Task, resume: bool, report: Report, rank: int = 0) -> None:
             raise KeyboardInterrupt from stop
 
 
-def _loaders(task: Task, rank: int) -> tuple[DataLoader, DataLoader]:
+def _loaders(task: TrainingTask, rank: int) -> tuple[DataLoader, DataLoader]:
     """Batches of training, of which every process has its share, and of validation, which each
     does in full.
     """
@@ -266,7 +266,7 @@ def _precision(settings: TrainingConfig) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _memory(task: Task) -> Iterator[None]:
+def _memory(task: TrainingTask) -> Iterator[None]:
     """Say what to do when memory runs out."""
     try:
         yield

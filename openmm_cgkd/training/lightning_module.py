@@ -110,7 +110,7 @@ def average(network: TensorNetEnergies, decay: float) -> AveragedModel:
     return AveragedModel(network, multi_avg_fn=update).requires_grad_(False)
 
 
-class Distillation(lightning.LightningModule):
+class NetworkFit(lightning.LightningModule):
     """Fit a network to forces and energies; force matching is the case of the force weight alone.
 
     Parameters
@@ -210,7 +210,7 @@ class Distillation(lightning.LightningModule):
 
     def backward(self, loss: Tensor, *arguments: Any, **options: Any) -> None:
         # the loss has no use for its own derivatives with respect to positions
-        with kernels.without("distances"):
+        with kernels.skip_derivatives("distances"):
             super().backward(loss, *arguments, **options)
 
     def configure_gradient_clipping(

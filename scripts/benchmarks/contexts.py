@@ -27,7 +27,7 @@ from openmm_cgkd.simulation.engines import import_torch_force
 if TYPE_CHECKING:
     from torchmdnet.models.model import TorchMD_Net
 
-Sides = dict[str, tuple[openmm.Context, float]]
+Contexts = dict[str, tuple[openmm.Context, float]]
 
 ETHALINE = Path(__file__).resolve().parents[2] / "systems" / "ethaline"
 CUTOFF, BEADS, DENSITY = 1.0, 300, 6.0  # nm, number, 1/nm^3: 25 neighbours each
@@ -129,7 +129,7 @@ def _mixture(n: int) -> BeadTopology:
     return BeadTopology(("A", "B", "C"), types, np.full(n, 60.0), np.arange(n))
 
 
-def network_sides(folder: Path) -> Sides:
+def network_sides(folder: Path) -> Contexts:
     """300 beads with the same 64-channel network: torchmd-net's script, and ours fused and
     portable.
     """
@@ -145,7 +145,7 @@ def network_sides(folder: Path) -> Sides:
     return {name: (context_of(system, positions, 0.001), 0.001) for name, system in systems.items()}
 
 
-def size_sides(folder: Path, numbers: list[int]) -> Sides:
+def size_sides(folder: Path, numbers: list[int]) -> Contexts:
     """A network of 16 channels with so many beads, at the same density."""
     config, file = (
         ModelConfig(channels=16, layers=1, cutoff=f"{CUTOFF} nanometer"),
@@ -223,7 +223,7 @@ def student_side(
     return context_of(potential.createSystem(topology), positions, timestep, platform), timestep
 
 
-def fluid_sides(student: Path, timestep: float, copies: tuple[int, int, int]) -> Sides:
+def fluid_sides(student: Path, timestep: float, copies: tuple[int, int, int]) -> Contexts:
     """The same number of molecules with all atoms, and with the student."""
     return {
         "all-atom": all_atom_side(copies),
@@ -231,7 +231,7 @@ def fluid_sides(student: Path, timestep: float, copies: tuple[int, int, int]) ->
     }
 
 
-def ensemble_sides(student: Path, timestep: float) -> Sides:
+def ensemble_sides(student: Path, timestep: float) -> Contexts:
     """The student, and eight networks of its size as one potential: their weights do not matter
     for the time, so they are its own.
     """

@@ -60,14 +60,14 @@ def our_task(folder: Path, batches: int):
     from openmm_cgkd.frames.frames import read_frames
     from openmm_cgkd.potential.prior import fit_prior
     from openmm_cgkd.stages.teach import FORCES_ONLY
-    from openmm_cgkd.training.fit import Task
+    from openmm_cgkd.training.fit import TrainingTask
     from openmm_cgkd.training.graphs import FrameGraphs, mapped_targets, target_variances
 
     frames = read_frames(FRAMES)
     prior = fit_prior(frames, PriorConfig())
     graphs = FrameGraphs(frames[: BATCH * (batches + 1)], CUTOFF, prior)
     targets, chosen = mapped_targets(graphs), np.arange(BATCH * batches)
-    return Task(
+    return TrainingTask(
         folder=folder,
         graphs=graphs,
         targets=targets,
@@ -90,7 +90,7 @@ def train_ours(folder: Path, batches: int, after_batch: Callable, losses: list[f
     from openmm_cgkd.training import lightning_module as module
     from openmm_cgkd.training.fit import fit
 
-    _record(module.Distillation, losses)
+    _record(module.NetworkFit, losses)
     fit(our_task(folder, batches), after_batch)
 
 

@@ -72,7 +72,7 @@ def benchmark(given: argparse.Namespace) -> dict[str, Any]:
 
     from .cells import make_data, run_cells
     from .plan import FULL, QUICK, fluid_cells, known_cells
-    from .report import read_rows, summarise, text, write_files
+    from .report import read_rows, summarize, text, write_files
 
     settings, folder = QUICK if given.quick else FULL, given.folder.resolve()
     refuse_other_settings(folder / "settings.json", asdict(settings))
@@ -84,7 +84,7 @@ def benchmark(given: argparse.Namespace) -> dict[str, Any]:
         cells += fluid_cells(folder, given.frames.resolve(), given.meanforce.resolve(), settings)
     run_cells(cells, folder)
     rows = read_rows(cells)
-    summary = summarise(rows, settings, cells)
+    summary = summarize(rows, settings, cells)
     write_files(folder, rows, summary, cells, settings)
     print(text(summary))
     if given.meanforce is None:

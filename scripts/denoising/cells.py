@@ -24,7 +24,7 @@ from openmm_cgkd.execution.tasks import ExecutionConfig, map_tasks
 from openmm_cgkd.frames.frames import Frames, read_frames, write_frames
 from openmm_cgkd.mean_forces.file import MeanForces, read_mean_forces, write_mean_forces
 from openmm_cgkd.mean_forces.noise import noise_floor
-from openmm_cgkd.run_folder import RunFolder, Stage
+from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.stages.distill import train_student
 from openmm_cgkd.stages.label import label_frames
 from openmm_cgkd.stages.teach import train_member
@@ -37,7 +37,7 @@ from openmm_cgkd.training.predict import predict
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
 from openmm_cgkd.utils.progress import console, progress
 
-from .plan import DIRECT, ENSEMBLE, EXTRA, LABELS, TEACHER, Cell, Settings
+from .plan import DIRECT, ENSEMBLE, EXTRA, LABELS, TEACHER, Settings, TrainingSet
 from .truth import PARAMETERS, add_noise, join_trajectories, sample
 
 ERRORS = "errors.json"
@@ -127,7 +127,7 @@ def _run_tasks(
 # --- cells ----------------------------------------------------------------------------------------
 
 
-def run_cells(cells: list[Cell], folder: Path) -> None:
+def run_cells(cells: list[TrainingSet], folder: Path) -> None:
     """Train and measure every cell that is not finished.
 
     Raises
@@ -140,17 +140,17 @@ def run_cells(cells: list[Cell], folder: Path) -> None:
     _run_tasks("trainings", work, {cell.name: (cell,) for cell in left}, costs, folder / "tasks")
 
 
-def _inputs(cell: Cell) -> dict[str, Any]:
+def _inputs(cell: TrainingSet) -> dict[str, Any]:
     run = next(iter(cell.variants.values()))
     return {"frames": file_hash(RunFolder(run).frames), "mean_forces": file_hash(cell.mean_forces)}
 
 
-def finished(cell: Cell) -> bool:
+def finished(cell: TrainingSet) -> bool:
     path = cell.folder / ERRORS
     return path.exists() and json.loads(path.read_text())["inputs"] == _inputs(cell)
 
 
-def work(cell: Cell, report: Report) -> None:
+def work(cell: TrainingSet, report: Report) -> None:
     """Do a cell; what an interruption has left is kept."""
     # several bars on one terminal destroy each other
     if multiprocessing.parent_process() is not None:
@@ -181,7 +181,7 @@ def _train_teacher(run: RunConfig, k: int, report: Callable[[float], None]) -> N
         "frames": frames.identity,
         "run": run.model_dump(mode="json", include={"seed", "split", "model", "prior", "teachers"}),
     }
-    stage = Stage(
+    stage = StageRecord(
         folder, f"teacher-{k:02d}", inputs | {"member": k}, [folder.teacher(k) / BEST, folder.prior]
     )
     if not stage.finished:
@@ -195,7 +195,7 @@ def _train_teacher(run: RunConfig, k: int, report: Callable[[float], None]) -> N
         stage.finish()
 
 
-def _train_variant(cell: Cell, name: str) -> None:
+def _train_variant(cell: TrainingSet, name: str) -> None:
     run = cell.variants[name]
     if name != DIRECT:
         label_frames(cell.teachers)
@@ -209,7 +209,7 @@ def _train_variant(cell: Cell, name: str) -> None:
     train_student(run)
 
 
-def measure(cell: Cell) -> dict[str, dict[str, float]]:
+def measure(cell: TrainingSet) -> dict[str, dict[str, float]]:
     """RMSE of the forces against the true or mean forces and its standard error over
     configurations, kJ/mol/nm, by variant.
 

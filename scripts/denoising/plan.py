@@ -89,7 +89,7 @@ _FLUID_TRAINING = {"batch_size": 4, "learning_rate": 0.005}
 
 
 @dataclass(frozen=True)
-class Cell:
+class TrainingSet:
     """Everything that is trained on one set of frames with one seed, in a process of its own.
 
     Attributes
@@ -146,7 +146,7 @@ def plan_cell(
     frames: int,
     variants: tuple[str, ...],
     settings: Settings,
-) -> Cell:
+) -> TrainingSet:
     """One cell with the given variants; those that are students bring the ensemble with them.
 
     Parameters
@@ -177,7 +177,7 @@ def plan_cell(
         if set(variants) - {DIRECT}
         else None
     )
-    return Cell(data, noise, seed, frames, folder / "cells" / name, teachers, runs, files[1])
+    return TrainingSet(data, noise, seed, frames, folder / "cells" / name, teachers, runs, files[1])
 
 
 def _base(
@@ -231,7 +231,7 @@ def _student(base: dict[str, Any], variant: str) -> dict[str, Any]:
 
 def known_cells(
     folder: Path, noisy: dict[tuple[float, int], Path], truth: Path, settings: Settings
-) -> list[Cell]:
+) -> list[TrainingSet]:
     """All cells of the known truth.
 
     Parameters
@@ -259,7 +259,9 @@ def known_cells(
     return cells
 
 
-def fluid_cells(folder: Path, frames: Path, mean_forces: Path, settings: Settings) -> list[Cell]:
+def fluid_cells(
+    folder: Path, frames: Path, mean_forces: Path, settings: Settings
+) -> list[TrainingSet]:
     """All cells of a fluid with measured mean forces: seeds change the initial networks, the
     noise is what it is.
     """

@@ -34,8 +34,8 @@ from .plan import (
     ORDER,
     STUDENT,
     TEACHER,
-    Cell,
     Settings,
+    TrainingSet,
 )
 
 Row = dict[str, Any]
@@ -59,7 +59,7 @@ CLAIMS = {
 }
 
 
-def read_rows(cells: Sequence[Cell]) -> list[Row]:
+def read_rows(cells: Sequence[TrainingSet]) -> list[Row]:
     """One row per finished cell and variant."""
     rows = []
     for cell in cells:
@@ -107,7 +107,9 @@ def _claims(rows: Sequence[Row], **place: Any) -> dict[str, dict[str, Any]]:
     return found
 
 
-def summarise(rows: Sequence[Row], settings: Settings, cells: Sequence[Cell]) -> dict[str, Any]:
+def summarize(
+    rows: Sequence[Row], settings: Settings, cells: Sequence[TrainingSet]
+) -> dict[str, Any]:
     """All results as one JSON-ready object; docs/denoising.md defines its entries."""
     places = {
         f"{level:g}": {"data": KNOWN, "noise": level, "frames": settings.frames}
@@ -148,7 +150,7 @@ def summarise(rows: Sequence[Row], settings: Settings, cells: Sequence[Cell]) ->
     return summary
 
 
-def _fluid(rows: Sequence[Row], cell: Cell) -> dict[str, Any]:
+def _fluid(rows: Sequence[Row], cell: TrainingSet) -> dict[str, Any]:
     mean_forces, table = read_mean_forces(cell.mean_forces), _table(rows, data=FLUID)
     for variant in set(table) & {row["variant"] for row in rows if "error" in row}:
         errors = [
@@ -177,7 +179,7 @@ def write_files(
     folder: Path,
     rows: Sequence[Row],
     summary: dict[str, Any],
-    cells: Sequence[Cell],
+    cells: Sequence[TrainingSet],
     settings: Settings,
 ) -> None:
     """``results.csv`` with every seed, ``summary.csv`` with means and standard deviations,
@@ -273,7 +275,9 @@ def _shown(value: Value | None) -> str:
 # --- picture --------------------------------------------------------------------------------------
 
 
-def draw(path: Path, summary: dict[str, Any], cells: Sequence[Cell], settings: Settings) -> None:
+def draw(
+    path: Path, summary: dict[str, Any], cells: Sequence[TrainingSet], settings: Settings
+) -> None:
     """Errors by variant and noise, against frames, against epochs, and of the fluid if measured."""
     fluid = summary.get(FLUID)
     columns = 4 if fluid else 3
@@ -370,7 +374,7 @@ def _name_variants(place: Axes, variants: Sequence[str]) -> None:
     place.set_xticks(range(len(variants)), variants, rotation=40, ha="right", fontsize=10)
 
 
-def _epochs(place: Axes, cells: Sequence[Cell], settings: Settings, scale: float) -> None:
+def _epochs(place: Axes, cells: Sequence[TrainingSet], settings: Settings, scale: float) -> None:
     """Errors of one seed's trainings against the true forces after every epoch: do they
     overfit, and is the best epoch found?
     """

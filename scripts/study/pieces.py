@@ -27,11 +27,11 @@ from openmm_cgkd.frames.split import split_frames
 from openmm_cgkd.mean_forces.file import read_mean_forces
 from openmm_cgkd.platforms import choose_platform
 from openmm_cgkd.potential.export import export_student
-from openmm_cgkd.run_folder import RunFolder, Stage
+from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.simulation.cgpotential import CGPotential, bead_topology_to_openmm
 from openmm_cgkd.simulation.committee import EnsemblePotential, export_members
 from openmm_cgkd.simulation.dynamics import run_dynamics, simulate
-from openmm_cgkd.simulation.explosion import cause_of
+from openmm_cgkd.simulation.explosion import openmm_message
 from openmm_cgkd.stages.compare import compare
 from openmm_cgkd.stages.label import label_frames, mapped_error
 from openmm_cgkd.stages.stability import check_stability
@@ -45,7 +45,7 @@ from openmm_cgkd.utils.files import file_hash, replacing, write_text
 from openmm_cgkd.utils.progress import console, log_to
 from scripts.benchmarks.measures import measure
 
-from .plan import Piece, Study
+from .plan import Study, VariantRun
 
 logger = logging.getLogger("openmm_cgkd")
 
@@ -64,7 +64,7 @@ _NOT_IN_RESULTS = {
 Report = Callable[[float, str], None]
 
 
-def stamp(piece: Piece, frames: Frames) -> Stage:
+def stamp(piece: VariantRun, frames: Frames) -> StageRecord:
     """Whether a piece is finished: with this configuration, these frames and these mean forces."""
     inputs: dict[str, Any] = {
         "run": piece.run.model_dump(mode="json", exclude=_NOT_IN_RESULTS),
@@ -72,7 +72,7 @@ def stamp(piece: Piece, frames: Frames) -> Stage:
     }
     if piece.run.mean_forces is not None:
         inputs["mean_forces"] = file_hash(piece.run.path(piece.run.mean_forces))
-    return Stage(
+    return StageRecord(
         RunFolder(piece.run), f"piece {piece.name}", inputs, [RunFolder(piece.run).root / ERRORS]
     )
 
@@ -85,12 +85,12 @@ def teach(run: RunConfig) -> None:
         label_frames(run)
 
 
-def work(piece: Piece, costs: dict[str, float], deadline: float, report: Report) -> bool:
+def work(piece: VariantRun, costs: dict[str, float], deadline: float, report: Report) -> bool:
     """Do a piece, in a process of its own.
 
     Parameters
     ----------
-    piece : Piece
+    piece : VariantRun
         Whose teachers have labelled the frames.
     costs : dict
         Seconds of every stage, roughly, by `Costs.piece`.
@@ -120,7 +120,7 @@ def work(piece: Piece, costs: dict[str, float], deadline: float, report: Report)
     return True
 
 
-def _train(piece: Piece) -> None:
+def _train(piece: VariantRun) -> None:
     folder = RunFolder(piece.run)
     if piece.teachers is not None:
         source = RunFolder(piece.teachers)
@@ -138,7 +138,7 @@ def _train(piece: Piece) -> None:
     export_student(piece.run)
 
 
-def _simulate(piece: Piece) -> None:
+def _simulate(piece: VariantRun) -> None:
     """Simulate; a run that explodes is a result, too."""
     failure = RunFolder(piece.run).root / FAILURE
     try:
@@ -152,7 +152,7 @@ def _simulate(piece: Piece) -> None:
         failure.unlink(missing_ok=True)
 
 
-def _simulate_committee(piece: Piece) -> None:
+def _simulate_committee(piece: VariantRun) -> None:
     """The teachers' mean force from the frame, and by the protocol, of the students."""
     run, folder = piece.run, RunFolder(piece.run)
     with log_to(folder.log("simulate")):
@@ -165,7 +165,7 @@ def _simulate_committee(piece: Piece) -> None:
             {"members": [file_hash(member) for member in members], "start": start}
         )
         inputs = {"identity": identity, "simulation": run.simulation, "seed": run.seed}
-        stage = Stage(folder, "simulate", inputs, [folder.simulation / "simulation.json"])
+        stage = StageRecord(folder, "simulate", inputs, [folder.simulation / "simulation.json"])
         if not stage.finished:
             positions = frames.positions[start]
             run_dynamics(
@@ -188,7 +188,7 @@ def _start(run: RunConfig, frames: Frames) -> int:
     )
 
 
-def _compare(piece: Piece) -> None:
+def _compare(piece: VariantRun) -> None:
     """Compare; of a run that exploded what there is, if it is enough."""
     folder = RunFolder(piece.run)
     try:
@@ -199,7 +199,7 @@ def _compare(piece: Piece) -> None:
         (folder.comparison / "comparison.json").unlink(missing_ok=True)  # of another simulation
 
 
-def _errors(piece: Piece) -> None:
+def _errors(piece: VariantRun) -> None:
     """Errors of the forces: against the mapped forces of the test part of all frames, and
     against mean forces if there are some.
     """
@@ -231,11 +231,11 @@ def _errors(piece: Piece) -> None:
     write_text(folder.root / ERRORS, json.dumps(errors, indent=1))
 
 
-def _stability(piece: Piece) -> None:
+def _stability(piece: VariantRun) -> None:
     check_stability(piece.run)
 
 
-_STAGES: dict[str, Callable[[Piece], None]] = {
+_STAGES: dict[str, Callable[[VariantRun], None]] = {
     "train": _train,
     "simulate": _simulate,
     "compare": _compare,
@@ -244,7 +244,7 @@ _STAGES: dict[str, Callable[[Piece], None]] = {
 }
 
 
-def measure_speeds(study: Study, pieces: list[Piece], rounds: int, seconds: float) -> None:
+def measure_speeds(study: Study, pieces: list[VariantRun], rounds: int, seconds: float) -> None:
     """Time the steps of finished pieces of one seed, one after the other, on all cores and with
     nothing of the study beside them.
     """
@@ -264,7 +264,9 @@ def measure_speeds(study: Study, pieces: list[Piece], rounds: int, seconds: floa
                 name
             ]
         except openmm.OpenMMException as error:  # it may explode here, too
-            logger.warning("%s: its speed could not be measured (%s)", piece.name, cause_of(error))
+            logger.warning(
+                "%s: its speed could not be measured (%s)", piece.name, openmm_message(error)
+            )
             continue
         steps[name] = {"step_time_ms": ms, "ns_per_day": timestep * 86400 / ms}
     write_text(
@@ -275,7 +277,7 @@ def measure_speeds(study: Study, pieces: list[Piece], rounds: int, seconds: floa
     )
 
 
-def speed_of(piece: Piece) -> dict[str, float]:
+def speed_of(piece: VariantRun) -> dict[str, float]:
     """What `measure_speeds` found, if the potentials are still the same."""
     root, name = RunFolder(piece.run).root, piece.variant.name
     if not (root.parent / SPEED).exists() or (root / FAILURE).exists():
@@ -285,7 +287,7 @@ def speed_of(piece: Piece) -> dict[str, float]:
     return record["steps"].get(name, {}) if same else {}
 
 
-def _context(piece: Piece, files: list[Path], frames: Frames) -> openmm.Context:
+def _context(piece: VariantRun, files: list[Path], frames: Frames) -> openmm.Context:
     start, protocol = _start(piece.run, frames), piece.run.simulation
     potential = EnsemblePotential(files) if piece.variant.committee else CGPotential(files[0])
     system = potential.createSystem(bead_topology_to_openmm(frames.beads, frames.box[start]))
@@ -299,7 +301,7 @@ def _context(piece: Piece, files: list[Path], frames: Frames) -> openmm.Context:
     return context
 
 
-def _potentials(piece: Piece) -> list[Path]:
+def _potentials(piece: VariantRun) -> list[Path]:
     if not piece.variant.committee:
         return [RunFolder(piece.run).model]
     return [

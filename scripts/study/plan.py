@@ -82,7 +82,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Piece:
+class VariantRun:
     """One variant with one training seed, in a run folder of its own."""
 
     seed: int
@@ -122,7 +122,7 @@ class Study:
         }
         return parse(RunConfig, data, "configuration of the study", self.folder)
 
-    def pieces(self) -> list[Piece]:
+    def pieces(self) -> list[VariantRun]:
         """All pieces of the first seed, then those of the second: an unfinished study has whole
         seeds.
         """
@@ -137,7 +137,9 @@ class Study:
                 }
                 teachers = self.run(seed, variant.teachers, shared) if variant.teachers else None
                 found.append(
-                    Piece(seed, variant, self.run(seed, variant.name, variant.changes), teachers)
+                    VariantRun(
+                        seed, variant, self.run(seed, variant.name, variant.changes), teachers
+                    )
                 )
         return found
 
@@ -261,7 +263,7 @@ class Costs:
         labels = run.teachers.count * self._frames(run) * self._pass(run.model) / 4
         return run.teachers.count * self._training(run, run.teachers.training) + labels / _cores()
 
-    def piece(self, piece: Piece) -> dict[str, float]:
+    def piece(self, piece: VariantRun) -> dict[str, float]:
         """By the stages of `_study_pieces.work`."""
         run, protocol = piece.run, piece.run.simulation
         step = (

@@ -17,7 +17,7 @@ from openmm_cgkd.stages.compare import compare_runs
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
 
 from .pictures import draw_forces_and_structure, draw_metrics
-from .plan import Piece, Study
+from .plan import Study, VariantRun
 from .tables import (
     METRICS,
     Row,
@@ -27,7 +27,7 @@ from .tables import (
     markdown,
     peak_rows,
     read_row,
-    summarise,
+    summarize,
     wall_rows,
     write_table,
 )
@@ -43,7 +43,7 @@ _NOT_SHOWN = {"system", "folder", "frames", "mean_forces", "seed", "tensorboard"
 
 
 def write_report(
-    study: Study, common: RunConfig, frames: Frames, finished: Sequence[Piece], whole: bool
+    study: Study, common: RunConfig, frames: Frames, finished: Sequence[VariantRun], whole: bool
 ) -> None:
     """Write tables, pictures and ``results.md`` of the finished pieces into the study's folder.
 
@@ -53,7 +53,7 @@ def write_report(
     common : RunConfig
         What all variants share.
     frames : Frames
-    finished : sequence of Piece
+    finished : sequence of VariantRun
     whole : bool
         Whether nothing is left; curves are compared only then.
     """
@@ -61,7 +61,7 @@ def write_report(
     finished = sorted(finished, key=lambda piece: order.index(piece.name))
     rows = [read_row(piece) for piece in finished]
     rows.sort(key=lambda row: [variant.name for variant in study.variants].index(row["variant"]))
-    summary = summarise(rows)
+    summary = summarize(rows)
     write_table(study.folder / "results.csv", rows)
     write_table(study.folder / "summary.csv", summary)
     write_table(study.folder / "peaks.csv", peak_rows(summary))
@@ -105,7 +105,11 @@ def _caption(common: RunConfig, summary: Sequence[Row]) -> str:
 
 
 def _description(
-    study: Study, common: RunConfig, frames: Frames, finished: Sequence[Piece], rows: Sequence[Row]
+    study: Study,
+    common: RunConfig,
+    frames: Frames,
+    finished: Sequence[VariantRun],
+    rows: Sequence[Row],
 ) -> dict[str, Any]:
     """What was run, without paths."""
     mean_forces = common.path(common.mean_forces) if common.mean_forces is not None else None
@@ -123,7 +127,7 @@ def _description(
     }
 
 
-def _compare_curves(study: Study, common: RunConfig, finished: Sequence[Piece]) -> list[str]:
+def _compare_curves(study: Study, common: RunConfig, finished: Sequence[VariantRun]) -> list[str]:
     """Curves of the main variants together; returns the pictures."""
     chosen = [
         piece

@@ -19,7 +19,17 @@ from openmm_cgkd.utils.files import replacing
 from openmm_cgkd.utils.progress import progress
 
 from .pieces import measure_speeds, stamp, teach, work
-from .plan import BASE, QUICK, Costs, Piece, Study, ablation_variants, choose, merge, study_variants
+from .plan import (
+    BASE,
+    QUICK,
+    Costs,
+    Study,
+    VariantRun,
+    ablation_variants,
+    choose,
+    merge,
+    study_variants,
+)
 from .report import publish, write_report
 
 logger = logging.getLogger("openmm_cgkd")
@@ -147,7 +157,11 @@ def _read_sections(path: Path) -> dict[str, Any]:
 
 
 def carry_out(
-    study: Study, pieces: list[Piece], finished: list[Piece], costs: Costs, deadline: float
+    study: Study,
+    pieces: list[VariantRun],
+    finished: list[VariantRun],
+    costs: Costs,
+    deadline: float,
 ) -> None:
     """Do what is left until the deadline, seed by seed; adds to `finished`."""
     left = [piece for piece in pieces if piece not in finished]
@@ -208,8 +222,8 @@ class _State:
 
 def _do_pieces(
     study: Study,
-    waiting: dict[str, Piece],
-    finished: list[Piece],
+    waiting: dict[str, VariantRun],
+    finished: list[VariantRun],
     costs: Costs,
     deadline: float,
     state: _State,
@@ -236,7 +250,7 @@ def _do_pieces(
         map_tasks(work, tasks, run.execution, study.folder / "tasks", run.workers, result, report)
 
 
-def _measure_speeds(study: Study, pieces: list[Piece], quick: bool) -> None:
+def _measure_speeds(study: Study, pieces: list[VariantRun], quick: bool) -> None:
     rounds, seconds = (1, 0.1) if quick else (5, 1.0)
     for seed in range(1, study.seeds + 1):
         measure_speeds(study, [piece for piece in pieces if piece.seed == seed], rounds, seconds)

@@ -21,7 +21,7 @@ from openmm_cgkd.run_folder import RunFolder
 from scripts.claims import mean_and_deviation, verdict
 
 from .pieces import ERRORS, FAILURE, WALL, speed_of
-from .plan import Piece
+from .plan import VariantRun
 
 Row = dict[str, Any]
 
@@ -76,7 +76,7 @@ CLAIMED = ("mean_force_rmse", "rdf_error", "adf_error", "cdf_error")
 _MEASURES = {"rdf": "mean_absolute", "adf": "integrated_absolute", "cdf": "integrated_absolute"}
 
 
-def read_row(piece: Piece) -> Row:
+def read_row(piece: VariantRun) -> Row:
     """Everything that is known of a finished piece; what it does not have, such as a comparison
     after an early explosion, is absent.
     """
@@ -143,7 +143,7 @@ def _stability(report: dict[str, Any]) -> Row:
     }
 
 
-def summarise(rows: Sequence[Row]) -> list[Row]:
+def summarize(rows: Sequence[Row]) -> list[Row]:
     """Mean and standard deviation (n - 1) over the seeds of every number of every variant; the
     latter needs two seeds.
     """
@@ -285,7 +285,7 @@ def _ratio(row: Row) -> str:
     return f"{row['mean']:.3f}{deviation} {row['holds']}"
 
 
-def wall_rows(pieces: Sequence[Piece]) -> list[Row]:
+def wall_rows(pieces: Sequence[VariantRun]) -> list[Row]:
     """Wall time of every stage, seconds; pieces run side by side, so the sum is more than the
     time that passed.
     """

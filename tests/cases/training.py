@@ -14,7 +14,7 @@ from openmm_cgkd.frames.frames import Frames, FrameWriter
 from openmm_cgkd.frames.split import split_frames
 from openmm_cgkd.mapping.mapping import BeadTopology
 from openmm_cgkd.stages.teach import FORCES_ONLY
-from openmm_cgkd.training.fit import Task
+from openmm_cgkd.training.fit import TrainingTask
 from openmm_cgkd.training.graphs import FrameGraphs, Targets, mapped_targets, target_variances
 
 BOX = 1.9 * np.eye(3)
@@ -112,11 +112,13 @@ def make_run(folder: Path, frames: Frames, **changes) -> RunConfig:
 SMALL = ModelConfig(channels=8, layers=1, cutoff=f"{CUTOFF} nm", radial_functions=8)
 
 
-def make_task(folder: Path, graphs: FrameGraphs, targets: Targets | None = None, **changes) -> Task:
+def make_task(
+    folder: Path, graphs: FrameGraphs, targets: Targets | None = None, **changes
+) -> TrainingTask:
     """A small optimisation on all frames of `graphs`; `changes` replaces fields."""
     targets = targets or mapped_targets(graphs)
     split = split_frames(graphs.frames.time, 0.1, 0.1, 0)
-    task = Task(
+    task = TrainingTask(
         folder=folder,
         graphs=graphs,
         targets=targets,

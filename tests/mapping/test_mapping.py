@@ -32,7 +32,7 @@ def two_waters() -> Mapping:
     )
 
 
-def test_centre_of_mass_and_force_by_hand():
+def test_center_of_mass_and_force_by_hand():
     mapping = two_waters()
     positions = np.array(
         [[0, 0, 0], [0.9, 0, 0], [0, 1.8, 0], [1, 1, 1], [1, 1, 1], [1, 1, 2.8]], dtype=float
@@ -88,12 +88,12 @@ def test_heavy_hydrogens_move_nothing():
     atoms = list(topology.atoms())
     first = [k for k, atom in enumerate(atoms) if atom.residue.index == 0]
     true = np.array([MASS[atoms[k].element.symbol] for k in first])
-    centre = (true[:, None] * positions[first]).sum(axis=0) / true.sum()
-    assert mapping.map_positions(positions)[0] == pytest.approx(centre, rel=1e-5)
+    center = (true[:, None] * positions[first]).sum(axis=0) / true.sum()
+    assert mapping.map_positions(positions)[0] == pytest.approx(center, rel=1e-5)
     assert mapping.topology.masses[0] == pytest.approx(true.sum(), rel=1e-4)
     shifted = (heavy[first, None] * positions[first]).sum(axis=0) / heavy[first].sum()
     # with the heavy masses the bead would be elsewhere
-    assert np.abs(shifted - centre).max() > 1e-3
+    assert np.abs(shifted - center).max() > 1e-3
     assert mapping.topology.charges == pytest.approx([0.8] * 3 + [-0.8] * 3 + [0.0] * 6)
 
 

@@ -80,7 +80,7 @@ def test_bonds_between_beads(tmp_path):
     assert mapping.topology.bonds.tolist() == [[0, 1], [2, 3]]
 
 
-def test_centre_of_mass_and_sum_of_forces(tmp_path):
+def test_center_of_mass_and_sum_of_forces(tmp_path):
     mapping = mapping_from_cgmap(
         write(tmp_path / "a.yaml", {"CH3": CH3, "OH": OH}, METHYL_FIRST), topology(*3 * [METHANOL])
     )

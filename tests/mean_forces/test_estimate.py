@@ -7,13 +7,13 @@ import openmm
 import pytest
 from openmm import app
 
-from openmm_cgkd.allatom.backmap import add_restraint, hold
+from openmm_cgkd.allatom.backmap import add_restraint, set_restraint
 from openmm_cgkd.allatom.build import build_topology
 from openmm_cgkd.allatom.run import run_reference
 from openmm_cgkd.exceptions import ConfigError, FramesError
 from openmm_cgkd.mapping.mapping import BeadTopology, Mapping
 from openmm_cgkd.mean_forces.estimate import mean_and_error, run_mean_forces
-from openmm_cgkd.mean_forces.file import Check, MeanForces, read_mean_forces, write_mean_forces
+from openmm_cgkd.mean_forces.file import Estimates, MeanForces, read_mean_forces, write_mean_forces
 from openmm_cgkd.mean_forces.restrained import (
     Configuration,
     _Restrained,
@@ -67,12 +67,12 @@ class Springs:
         force = openmm.HarmonicBondForce()  # of length zero, hence harmonic in every component
         for i, j, k in self.bonds:
             force.addBond(i, j, 0.0, k)
-        anchor = openmm.CustomExternalForce("0.5*k*(x^2+y^2+z^2)")
-        anchor.addPerParticleParameter("k")
+        correct_pair_part = openmm.CustomExternalForce("0.5*k*(x^2+y^2+z^2)")
+        correct_pair_part.addPerParticleParameter("k")
         for i, k in enumerate(self.anchors):
-            anchor.addParticle(i, [k])
+            correct_pair_part.addParticle(i, [k])
         system.addForce(force)
-        system.addForce(anchor)
+        system.addForce(correct_pair_part)
         add_restraint(system, self.mapping, beads, constant)
         topology = app.Topology()
         residue = topology.addResidue("X", topology.addChain())
@@ -114,11 +114,11 @@ def test_mean_positions_remove_the_first_order_of_the_restraint():
     found = sample_mean_force(
         springs.simulation(BEADS, 5e3), springs.mapping, BEADS, 400.0, 0.02, 20
     )
-    at_centres, at_means = (
+    at_centers, at_means = (
         np.abs(found.forces + springs.curvature @ x) for x in (BEADS, found.positions)
     )
-    assert at_means.mean() < 0.4 * at_centres.mean()
-    assert at_centres.max() > 5 * found.standard_error.max()
+    assert at_means.mean() < 0.4 * at_centers.mean()
+    assert at_centers.max() > 5 * found.standard_error.max()
 
 
 def test_standard_error_shrinks_with_time_and_is_honest():
@@ -193,10 +193,12 @@ def test_errors_from_starts_that_remember():
 def test_agreement_of_estimates_that_do_and_do_not_agree():
     first, second = mean_forces(1, noise=20.0), mean_forces(2, noise=20.0)
     errors = first.standard_error, second.standard_error
-    same = Check(first.forces, second.forces, *errors).agreement()
+    same = Estimates(first.forces, second.forces, *errors).agreement()
     assert abs(same["slope"] - 1) < 4 * same["slope_error"]
     assert abs(same["difference"] / same["expected"] - 1) < 0.15
-    assert abs(Check(first.forces, 0.7 * second.forces, *errors).agreement()["slope"] - 0.7) < 0.1
+    assert (
+        abs(Estimates(first.forces, 0.7 * second.forces, *errors).agreement()["slope"] - 0.7) < 0.1
+    )
 
 
 def test_errors_of_a_check_are_those_between_equal_runs():
@@ -209,9 +211,9 @@ def test_errors_of_a_check_are_those_between_equal_runs():
         noise[run] = 0.7 * noise[run - 1] + np.sqrt(1 - 0.7**2) * noise[run]
     control, first, second = truth + noise
     for factor in (1, 0.8):
-        found = Check(**as_check(control, first, factor * second)).agreement()
+        found = Estimates(**as_check(control, first, factor * second)).agreement()
         assert abs(found["slope"] - factor) < 4 * found["slope_error"] < 0.08
-    assert Check(**as_check(control, first, second)).agreement()["expected"] == pytest.approx(
+    assert Estimates(**as_check(control, first, second)).agreement()["expected"] == pytest.approx(
         40 * np.sqrt(2 * 0.3), rel=0.1
     )
 
@@ -228,19 +230,19 @@ def test_holding_elsewhere_moves_the_mean_force():
         if isinstance(force, openmm.CustomCentroidBondForce)
     )
     first = sample_mean_force(simulation, springs.mapping, BEADS, 200.0, 0.02, 20)
-    centres = first.positions - first.forces / soft
-    hold(simulation.context, restraint, centres, soft)
+    centers = first.positions - first.forces / soft
+    set_restraint(simulation.context, restraint, centers, soft)
     simulation.step(1000)
-    second = sample_mean_force(simulation, springs.mapping, centres, 200.0, 0.02, 20)
+    second = sample_mean_force(simulation, springs.mapping, centers, 200.0, 0.02, 20)
     error = np.hypot(first.standard_error, second.standard_error)
     assert np.abs(second.forces - first.forces).max() < 5 * error.max()
-    assert np.abs(centres - BEADS).max() > 10 * np.abs(second.positions - first.positions).max()
+    assert np.abs(centers - BEADS).max() > 10 * np.abs(second.positions - first.positions).max()
 
 
 def test_file_round_trip(tmp_path):
     main = mean_forces(1, 20.0)
     path = tmp_path / "mean_forces.h5"
-    check = Check(
+    check = Estimates(
         main.forces, mean_forces(2, 20.0).forces, main.standard_error, main.standard_error
     )
     write_mean_forces(path, main, {"other_constant": check})

@@ -7,7 +7,7 @@ import pytest
 
 from openmm_cgkd.mapping.mapping import BeadTopology
 from openmm_cgkd.mean_forces.file import MeanForces
-from openmm_cgkd.mean_forces.pair_correction import anchor
+from openmm_cgkd.mean_forces.pair_correction import correct_pair_part
 from openmm_cgkd.mean_forces.pair_forces import pair_forces
 
 FRAMES, BEADS, BOX = 20, 120, 2.4
@@ -48,7 +48,7 @@ def case():
 
 def test_pair_forces_are_those_of_the_fair_samples(case):
     truth, pair, estimates, fair = case
-    found = anchor(estimates, fair)
+    found = correct_pair_part(estimates, fair)
     assert found.ratio == pytest.approx(1 / BIAS, abs=4 * found.error)
     assert 0.002 < found.error < 0.05
     along = [
@@ -62,7 +62,7 @@ def test_pair_forces_are_those_of_the_fair_samples(case):
 
 def test_standard_errors_hold_the_noise_that_gets_in(case):
     truth, _, estimates, fair = case
-    found = anchor(estimates, fair).mean_forces
+    found = correct_pair_part(estimates, fair).mean_forces
     z = (found.forces - truth) / found.standard_error
     assert (z**2).mean() == pytest.approx(1, abs=0.06)  # 7200 components
     assert (found.standard_error > NOISE).all()
@@ -72,7 +72,7 @@ def test_unbiased_estimates_stay(case):
     truth, _, estimates, _ = case
     random = np.random.default_rng(9)
     unbiased = replace(estimates, forces=truth + random.normal(0, NOISE, truth.shape))
-    found = anchor(unbiased, truth + random.normal(0, FAIR_NOISE, truth.shape))
+    found = correct_pair_part(unbiased, truth + random.normal(0, FAIR_NOISE, truth.shape))
     assert found.ratio == pytest.approx(1, abs=4 * found.error)
 
 
@@ -82,4 +82,4 @@ def test_too_few_to_fit(case):
         name: getattr(estimates, name)[:3]
         for name in ("positions", "forces", "standard_error", "box", "time")
     }
-    assert anchor(replace(estimates, **arrays), fair[:3]) is None
+    assert correct_pair_part(replace(estimates, **arrays), fair[:3]) is None

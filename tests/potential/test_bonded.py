@@ -311,7 +311,7 @@ def test_boltzmann_inversion_recovers_the_terms(chains):
     assert found.angles[0]["constant"] == pytest.approx(60, rel=0.04)
 
 
-def test_contact_leaves_out_bonded_neighbours():
+def test_contact_leaves_out_bonded_neighbors():
     """Chains on the sites of a lattice: contact is the smallest distance between beads of
     different chains.
     """

@@ -17,7 +17,7 @@ import numpy as np, openmm
 from openmm import app
 from tests.cases.potential import CUBIC, beads, liquid
 from openmm_cgkd import CGPotential
-from openmm_cgkd.simulation.explosion import cause_of
+from openmm_cgkd.simulation.explosion import openmm_message
 from openmm_cgkd.potential import torch_ops
 from openmm_cgkd.simulation.cgpotential import bead_topology_to_openmm
 
@@ -36,7 +36,7 @@ def message():
     try:
         return f"no error, {energy()} kJ/mol"
     except openmm.OpenMMException as error:
-        return cause_of(error)
+        return openmm_message(error)
 """
 
 

@@ -11,7 +11,7 @@ from openmm_cgkd.potential.cpu.edges import edge_space, find_edges
 from openmm_cgkd.potential.forces import SumModel, energies_and_forces
 from openmm_cgkd.potential.pairs import find_pairs
 from openmm_cgkd.potential.prior import PairRepulsion
-from openmm_cgkd.potential.torch_ops import FastPotential, tabulate
+from openmm_cgkd.potential.torch_ops import PackedNetwork, tabulate
 from tests.cases.networks import PRIOR, TRICLINIC, random_system, tensors, torchmd_pair
 
 # zero in double precision
@@ -22,7 +22,7 @@ def evaluate(network, positions, types, box, prior=NO_PRIOR):
     """Energy and forces of the fast potential."""
     points = torch.from_numpy(positions).requires_grad_()
     cell = torch.empty(0, 3, dtype=torch.float64) if box is None else torch.from_numpy(box)
-    energy = FastPotential(network, prior)(torch.from_numpy(types), points, cell)
+    energy = PackedNetwork(network, prior)(torch.from_numpy(types), points, cell)
     (gradient,) = torch.autograd.grad(energy, points)
     return energy.item(), -gradient
 
@@ -88,7 +88,7 @@ def test_edges_are_the_pairs_of_the_reference_search(n, cutoff, scale, periodic,
     cell = box if periodic else np.empty((0, 3))
     # outside the box too
     positions = np.random.default_rng(n).random((n, 3)) @ (TRICLINIC * scale) * 2 - 3
-    listed = cells.neighbour_list(positions, cell, cutoff, skin)
+    listed = cells.neighbor_list(positions, cell, cutoff, skin)
     space = edge_space(len(listed.column), np.dtype(np.float64))
     found = find_edges(
         positions,
@@ -155,7 +155,7 @@ def fresh(network, positions, types, box):
 def test_kept_list_refuses_what_it_was_not_made_for():
     positions = np.random.default_rng(0).random((30, 3)) * 3
     box = 3 * np.eye(3)
-    listed = cells.neighbour_list(positions, box, 0.8, 0.1)
+    listed = cells.neighbor_list(positions, box, 0.8, 0.1)
     assert listed.holds(positions, box, 0.8)
     moved = positions.copy()
     moved[7, 1] += 0.049
@@ -166,21 +166,21 @@ def test_kept_list_refuses_what_it_was_not_made_for():
     assert not listed.holds(positions, box, 0.81)
     assert not listed.holds(positions[:-1], box, 0.8)
     # no more than the box allows
-    assert cells.neighbour_list(positions, box, 1.45, 0.1).skin == pytest.approx(0.05)
+    assert cells.neighbor_list(positions, box, 1.45, 0.1).skin == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize("far", [1e13, 3e16, 1e200, np.inf, np.nan])
 def test_no_list_of_beads_that_have_flown_apart(far):
     positions = np.random.default_rng(0).normal(size=(30, 3))
     # no physics, but every edge has its way back
-    edges = cells.neighbour_list(positions * 1e11, 3 * np.eye(3), 1.0)
+    edges = cells.neighbor_list(positions * 1e11, 3 * np.eye(3), 1.0)
     assert len(edges.column) > 0
     assert (edges.column[edges.reverse] == np.repeat(np.arange(30), np.diff(edges.row))).all()
     positions[7, 1] = far
     with pytest.raises(
         RuntimeError, match=r"not finite or beyond 1e\+12 nm; use a smaller time step"
     ):
-        cells.neighbour_list(positions, 3 * np.eye(3), 1.0)
+        cells.neighbor_list(positions, 3 * np.eye(3), 1.0)
 
 
 def test_weights_of_another_layout_are_refused(monkeypatch):
@@ -189,13 +189,13 @@ def test_weights_of_another_layout_are_refused(monkeypatch):
     positions, types = random_system(20)
     with monkeypatch.context() as patch:
         patch.setattr("openmm_cgkd.potential.torch_ops.padded", lambda n: -(-n // 8) * 8)
-        before = FastPotential(network, NO_PRIOR)
+        before = PackedNetwork(network, NO_PRIOR)
     points, cell = torch.from_numpy(positions), torch.from_numpy(TRICLINIC)
     with pytest.raises(
         RuntimeError, match=r"laid out as by an earlier version.*export the potential again"
     ):
         before(torch.from_numpy(types), points, cell)
-    FastPotential(network, NO_PRIOR)(torch.from_numpy(types), points, cell)
+    PackedNetwork(network, NO_PRIOR)(torch.from_numpy(types), points, cell)
 
 
 def test_results_do_not_depend_on_threads():

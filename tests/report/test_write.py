@@ -154,7 +154,7 @@ def test_curves_are_those_of_independent_rdfs(overlaid):
         )
 
 
-def test_distributions_are_normalised(overlaid):
+def test_distributions_are_normalized(overlaid):
     contents = read_contents(overlaid[0] / "out")
     by_name = {chart.name: chart for chart in charts(contents)}
     assert list(by_name) == ["rdf", "adf", "coordination", "msd", "order", "structure_factor"]

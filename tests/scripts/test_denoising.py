@@ -22,7 +22,7 @@ from scripts.claims import verdict
 from scripts.denoising import __main__ as benchmark_denoising
 from scripts.denoising import plan
 from scripts.denoising.cells import finished, make_data, run_cells, work
-from scripts.denoising.report import markdown, read_rows, summarise, write_files
+from scripts.denoising.report import markdown, read_rows, summarize, write_files
 from scripts.denoising.truth import (
     PARAMETERS,
     add_noise,
@@ -236,7 +236,7 @@ def test_finished_cells_are_kept_until_their_data_change(tiny):
 def test_results_are_written(tiny):
     folder, cells = tiny
     rows = read_rows(cells)
-    summary = summarise(rows, TINY, cells)
+    summary = summarize(rows, TINY, cells)
     write_files(folder, rows, summary, cells, TINY)
     assert json.loads(json.dumps(summary, allow_nan=False))["reduced"]
     assert (folder / "denoising.png").stat().st_size > 20_000
@@ -290,7 +290,7 @@ def test_means_deviations_and_ratios(tiny):
         for k in (1, 0)
     ]
     rows.append(place | {"seed": 1, "noise": 0, "variant": plan.DIRECT, "rmse": 1.5})
-    summary = summarise(rows, TINY, cells)
+    summary = summarize(rows, TINY, cells)
     assert summary["rmse_true"]["3"][plan.DIRECT] == {"mean": 5, "std": pytest.approx(math.sqrt(2))}
     # 2/8 and 3/4
     assert summary["student_over_teacher"]["3"] == {

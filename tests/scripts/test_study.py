@@ -30,7 +30,7 @@ from scripts.study import __main__ as reproduce_study
 from scripts.study import run as _study_run
 from scripts.study.pieces import work
 from scripts.study.plan import BASE, Costs, ablation_variants, merge, study_variants
-from scripts.study.tables import claim_rows, claims_markdown, peak_rows, summarise
+from scripts.study.tables import claim_rows, claims_markdown, peak_rows, summarize
 from tests.cases.paths import ROOT
 
 VARIANTS = ["direct", "ensemble-F+e", "committee"]
@@ -402,7 +402,7 @@ def test_mean_and_standard_deviation_over_seeds():
         },
         {"variant": "committee", "seed": 1, "rdf_error": 0.2, "failure": "hot"},
     ]
-    direct, committee = summarise(made_up)
+    direct, committee = summarize(made_up)
     assert direct["rdf_error"] == pytest.approx(0.2)
     assert direct["rdf_error_std"] == pytest.approx(0.02**0.5)  # two values 0.2 apart
     assert (direct["seeds"], committee["seeds"], committee["rdf_error_std"]) == (2, 1, None)

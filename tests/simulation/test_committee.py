@@ -24,7 +24,7 @@ from openmm_cgkd.simulation.committee import (
     EnsemblePotential,
     SpreadRange,
     export_members,
-    labelled_range,
+    labeled_range,
 )
 from openmm_cgkd.simulation.dynamics import run_dynamics
 from tests.cases.potential import CUBIC, NAMES, PRIOR, beads, liquid, metadata, torchmd_network
@@ -239,7 +239,7 @@ def test_teachers_of_a_run(finished_run):
         rtol=1e-2,
         atol=1e-3 * expected.max(),
     )
-    known = labelled_range(run, frames)
+    known = labeled_range(run, frames)
     assert set(known.largest) == {"A", "B"}
     assert known.largest["A"] >= expected[frames.beads.types == 0].max() - 1e-5
     assert json.loads((RunFolder(run).root / "stages" / "export-teacher-00.json").read_text())[

@@ -27,8 +27,8 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize(("targets", "mix"), VARIANTS)
-def test_every_variant_of_the_student_trains(own_labelled_run, targets, mix):
-    run, frames = own_labelled_run
+def test_every_variant_of_the_student_trains(own_labeled_run, targets, mix):
+    run, frames = own_labeled_run
     weights = dict(zip(("force", "energy", "bead_energy"), MIXES[mix], strict=True))
     run = change_student(run, targets=targets, weights=weights, model=TINY)
     best = train_student(run)
@@ -56,12 +56,12 @@ def test_every_variant_of_the_student_trains(own_labelled_run, targets, mix):
     assert best.stat().st_mtime_ns == before
 
 
-def test_student_cutoff_is_checked(labelled_run):
+def test_student_cutoff_is_checked(labeled_run):
     with pytest.raises(BoxError, match="cutoff of 2 nm"):
-        train_student(change_student(labelled_run[0], model={"cutoff": "2 nm"}))
+        train_student(change_student(labeled_run[0], model={"cutoff": "2 nm"}))
 
 
-def test_weights_follow_the_spread(labelled_run):
+def test_weights_follow_the_spread(labeled_run):
     """Weights are the inverse variance of a common and an individual error, to a constant
     factor that makes their mean 1.
     """
@@ -74,7 +74,7 @@ def test_weights_follow_the_spread(labelled_run):
     np.testing.assert_allclose(ratio, ratio[0, 0])
     np.testing.assert_array_equal(spread_weights(np.zeros((3, 2)), np.arange(3)), 1)
 
-    run, frames = labelled_run
+    run, frames = labeled_run
     labels = load_labels(RunFolder(run).labels, frames)
     split = split_run(run, frames)
     plain = _label_targets(run, [labels], split.training)

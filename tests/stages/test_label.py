@@ -34,8 +34,8 @@ def teachers_of(run, frames):
     ]
 
 
-def test_labels_are_the_mean_of_the_teachers(labelled_run):
-    run, frames = labelled_run
+def test_labels_are_the_mean_of_the_teachers(labeled_run):
+    run, frames = labeled_run
     labels = load_labels(RunFolder(run).labels, frames)
     (f0, e0), (f1, e1) = teachers_of(run, frames)
     assert np.abs(f0 - f1).max() > 0.1  # the members differ
@@ -45,23 +45,23 @@ def test_labels_are_the_mean_of_the_teachers(labelled_run):
     spread = np.sqrt(((f0 - f1) ** 2 / 2).mean(axis=-1))
     np.testing.assert_allclose(labels.force_spread, spread, rtol=1e-3, atol=1e-3)
     training = split_run(run, frames).training
-    centred = []
+    centered = []
     for energies in (e0, e1):
         energies = energies.astype(float)
         for kind in (0, 1):
             energies[:, frames.beads.types == kind] -= energies[
                 np.ix_(training, frames.beads.types == kind)
             ].mean()
-        centred.append(energies)
-    np.testing.assert_allclose(labels.energies, (centred[0] + centred[1]) / 2, atol=1e-4)
-    np.testing.assert_allclose(labels.single_energies, centred[0], atol=1e-4)
+        centered.append(energies)
+    np.testing.assert_allclose(labels.energies, (centered[0] + centered[1]) / 2, atol=1e-4)
+    np.testing.assert_allclose(labels.single_energies, centered[0], atol=1e-4)
     np.testing.assert_allclose(
-        labels.energy_spread, np.abs(centred[0] - centred[1]) / np.sqrt(2), atol=1e-4
+        labels.energy_spread, np.abs(centered[0] - centered[1]) / np.sqrt(2), atol=1e-4
     )
 
 
-def test_labels_say_where_they_come_from(labelled_run):
-    run, frames = labelled_run
+def test_labels_say_where_they_come_from(labeled_run):
+    run, frames = labeled_run
     folder = RunFolder(run)
     attributes = load_labels(folder.labels, frames).attributes
     assert attributes["frames"] == frames.identity
@@ -89,16 +89,16 @@ def test_labels_say_where_they_come_from(labelled_run):
         assert file["forces"].attrs["unit"] == "kJ/mol/nm"
 
 
-def test_finished_labels_are_kept(labelled_run):
-    run, _ = labelled_run
+def test_finished_labels_are_kept(labeled_run):
+    run, _ = labeled_run
     path = RunFolder(run).labels
     before = path.stat().st_mtime_ns
     assert label_frames(run) == path
     assert path.stat().st_mtime_ns == before
 
 
-def test_interrupted_labelling_goes_on_part_by_part(own_labelled_run, monkeypatch):
-    run, frames = own_labelled_run
+def test_interrupted_labelling_goes_on_part_by_part(own_labeled_run, monkeypatch):
+    run, frames = own_labeled_run
     path = RunFolder(run).labels
     expected = load_labels(path, frames)
     path.unlink()
@@ -136,8 +136,8 @@ def write_some_parts(folder, forces, energies):
     return parts
 
 
-def test_energy_zero_of_a_teacher_does_not_matter(tmp_path, labelled_run):
-    frames = labelled_run[1][:10]
+def test_energy_zero_of_a_teacher_does_not_matter(tmp_path, labeled_run):
+    frames = labeled_run[1][:10]
     types, training = frames.beads.types, np.arange(7)
     random = np.random.default_rng(0)
     forces, energies = random.normal(size=(3, 10, 12, 3)), random.normal(size=(3, 10, 12))
@@ -164,8 +164,8 @@ def test_energy_zero_of_a_teacher_does_not_matter(tmp_path, labelled_run):
         assert abs(plain["energies"][:, types == kind].mean()) > 1e-4
 
 
-def test_one_teacher_has_no_spread(tmp_path, labelled_run):
-    frames = labelled_run[1][:4]
+def test_one_teacher_has_no_spread(tmp_path, labeled_run):
+    frames = labeled_run[1][:4]
     random = np.random.default_rng(0)
     parts = write_some_parts(
         tmp_path / "parts", random.normal(size=(1, 4, 12, 3)), random.normal(size=(1, 4, 12))
@@ -183,8 +183,8 @@ def test_one_teacher_has_no_spread(tmp_path, labelled_run):
         np.testing.assert_array_equal(file["forces"][:], file["single_forces"][:])
 
 
-def test_labels_of_other_frames_are_refused(labelled_run, tmp_path):
-    run, frames = labelled_run
+def test_labels_of_other_frames_are_refused(labeled_run, tmp_path):
+    run, frames = labeled_run
     path = RunFolder(run).labels
     with pytest.raises(FramesError, match="labels other frames"):
         load_labels(path, frames[:15])
@@ -199,8 +199,8 @@ def test_labels_of_other_frames_are_refused(labelled_run, tmp_path):
         label_frames(run.model_copy(update={"max_frames": 15}))
 
 
-def test_stale_labels_are_refused(own_labelled_run):
-    run, frames = own_labelled_run
+def test_stale_labels_are_refused(own_labeled_run):
+    run, frames = own_labeled_run
     folder = RunFolder(run)
     teacher, prior = folder.teacher(1) / BEST, folder.prior
     network, content = load_checkpoint(teacher)
@@ -218,8 +218,8 @@ def test_stale_labels_are_refused(own_labelled_run):
         train_student(run)
 
 
-def test_network_with_nan_is_refused(tmp_path, labelled_run):
-    frames = labelled_run[1]
+def test_network_with_nan_is_refused(tmp_path, labeled_run):
+    frames = labeled_run[1]
     run = make_run(tmp_path, frames, teachers={"count": 1, "blocks": 4})
     write_prior(run, frames)
     network = build_tensornet(run.model, 2, 2.5)
@@ -240,8 +240,8 @@ def test_values_that_are_not_finite_name_teacher_and_frame(tmp_path):
         Parts(tmp_path / "parts", "inputs")._write(8, forces, energies, refuse=True)
 
 
-def test_errors_against_mean_forces_are_stored(own_labelled_run):
-    run, frames = own_labelled_run
+def test_errors_against_mean_forces_are_stored(own_labeled_run):
+    run, frames = own_labeled_run
     truth = np.random.default_rng(0).normal(size=frames.forces.shape, scale=50)
     attributes = {"temperature": frames.temperature}
     write_mean_forces(

@@ -17,8 +17,8 @@ from openmm_cgkd.utils.files import file_hash
 from tests.cases.training import change_student
 
 
-def test_rounds_gather_labels(own_labelled_run):
-    run, frames = own_labelled_run
+def test_rounds_gather_labels(own_labeled_run):
+    run, frames = own_labeled_run
     calls = []
 
     def sample(run, checkpoint, folder):
@@ -53,8 +53,8 @@ def test_rounds_gather_labels(own_labelled_run):
     assert [file_hash(path) for path in students] == hashes  # nothing was trained again
 
 
-def test_student_simulates_itself(own_labelled_run):
-    run, frames = own_labelled_run
+def test_student_simulates_itself(own_labeled_run):
+    run, frames = own_labeled_run
     short = {"timestep": "2 fs", "equilibration": "0.01 ps", "platform": "CPU"}
     data = run.simulation.model_dump(mode="json") | short
     run = run.model_copy(update={"simulation": type(run.simulation).model_validate(data)})
@@ -69,8 +69,8 @@ def test_student_simulates_itself(own_labelled_run):
     assert np.abs(trajectory.xyz[0] - frames.positions[15]).max() < 0.1
 
 
-def test_what_an_exploding_student_visits_is_used(own_labelled_run, monkeypatch, caplog):
-    run, _ = own_labelled_run
+def test_what_an_exploding_student_visits_is_used(own_labeled_run, monkeypatch, caplog):
+    run, _ = own_labeled_run
     written = run._folder / "simulation" / "trajectory.dcd"
 
     def explode(*arguments):

@@ -246,7 +246,7 @@ def test_shipped_system(fluid):
     assert config.temperature == pytest.approx(363.15)
 
 
-def test_packs_minimises_and_runs_at_constant_pressure(fluid):
+def test_packs_minimizes_and_runs_at_constant_pressure(fluid):
     # 1.1 nm wide when dense
     config = small(
         fluid, 4, initial_density="0.7 gram/centimeter**3", nonbonded_cutoff="0.45 nanometer"

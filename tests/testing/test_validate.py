@@ -201,15 +201,15 @@ def test_sound_potentials_of_others_pass(force, box):
 
 
 def test_molecules_of_several_beads():
-    _, centres = small_liquid(7)
+    _, centers = small_liquid(7)
     topology = app.Topology()
     topology.setPeriodicBoxVectors(CUBIC * unit.nanometer)
     chain = topology.addChain()
-    for _ in centres:
+    for _ in centers:
         residue = topology.addResidue("DIM", chain)
         for name in ("HEAD", "TAIL"):
             topology.addAtom(name, None, residue)
-    positions = (centres[:, None] + [[0.0, 0.03, 0.05], [0.02, 0.0, -0.04]]).reshape(-1, 3)
+    positions = (centers[:, None] + [[0.0, 0.03, 0.05], [0.02, 0.0, -0.04]]).reshape(-1, 3)
     report = validate_potential(
         Dimers(lennard_jones()), topology, positions, platforms=["Reference"]
     )

@@ -30,8 +30,8 @@ def write_trajectory(path, frames, positions=None, box=True):
     trajectory.save(str(path))
 
 
-def test_snapshots_of_the_frames_get_the_labels_of_the_frames(own_labelled_run):
-    run, frames = own_labelled_run
+def test_snapshots_of_the_frames_get_the_labels_of_the_frames(own_labeled_run):
+    run, frames = own_labeled_run
     write_trajectory(run._folder / "trajectory.dcd", frames)
     run = change_student(
         run, extra={"trajectories": ["trajectory.dcd"], "snapshots": 7}, max_spread=1e6
@@ -54,8 +54,8 @@ def test_snapshots_of_the_frames_get_the_labels_of_the_frames(own_labelled_run):
     assert RunFolder(run).extra_labels.stat().st_mtime_ns == stamp
 
 
-def test_configurations_on_which_teachers_disagree_are_dropped(own_labelled_run):
-    run, frames = own_labelled_run
+def test_configurations_on_which_teachers_disagree_are_dropped(own_labeled_run):
+    run, frames = own_labeled_run
     folder = RunFolder(run)
     crowded = frames.positions[:6].copy()
     crowded[3:] *= 0.7  # squeezed together, beads meet at distances that no teacher has seen
@@ -92,8 +92,8 @@ def test_configurations_on_which_teachers_disagree_are_dropped(own_labelled_run)
         label_frames(change_student(run, max_spread=1e-6))
 
 
-def test_student_learns_the_extra_configurations(own_labelled_run):
-    run, frames = own_labelled_run
+def test_student_learns_the_extra_configurations(own_labeled_run):
+    run, frames = own_labeled_run
     run = change_student(
         run, extra={"perturbed": 5, "displacement": "0.005 nm"}, max_spread=10, spread_weights=True
     )
@@ -115,8 +115,8 @@ def test_student_learns_the_extra_configurations(own_labelled_run):
     assert content["frames"] == frames.identity
 
 
-def test_perturbed_frames(labelled_run):
-    frames = labelled_run[1]
+def test_perturbed_frames(labeled_run):
+    frames = labeled_run[1]
     moved = perturbed(frames, 40, 0.02, seed=3)
     chosen = np.linspace(0, 19, 40).round().astype(int)
     shifts = moved.positions - frames.positions[chosen]
@@ -126,8 +126,8 @@ def test_perturbed_frames(labelled_run):
     np.testing.assert_array_equal(moved.positions, perturbed(frames, 40, 0.02, seed=3).positions)
 
 
-def test_trajectories_that_do_not_fit_are_refused(tmp_path, own_labelled_run):
-    run, frames = own_labelled_run
+def test_trajectories_that_do_not_fit_are_refused(tmp_path, own_labeled_run):
+    run, frames = own_labeled_run
     with pytest.raises(FramesError, match=r"student\.extra\.trajectories: .*no such file"):
         label_frames(change_student(run, extra={"trajectories": ["absent.dcd"]}))
     write_trajectory(tmp_path / "open.dcd", frames, box=False)

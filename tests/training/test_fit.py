@@ -27,9 +27,9 @@ from openmm_cgkd.potential.prior import fit_prior
 from openmm_cgkd.training import callbacks as keeper
 from openmm_cgkd.training.callbacks import BEST, LAST, METRICS, TENSORBOARD
 from openmm_cgkd.training.checkpoint import load_checkpoint
-from openmm_cgkd.training.fit import Task, fit
+from openmm_cgkd.training.fit import TrainingTask, fit
 from openmm_cgkd.training.graphs import FrameGraphs, Targets, mapped_targets
-from openmm_cgkd.training.lightning_module import Distillation
+from openmm_cgkd.training.lightning_module import NetworkFit
 from openmm_cgkd.training.mean_force_test import MeanForceTest
 from openmm_cgkd.training.predict import predict
 from tests.cases.training import CUTOFF, SMALL, ignore, make_frames, make_task
@@ -101,7 +101,7 @@ def test_interrupted_training_equals_uninterrupted(tmp_path, graphs, monkeypatch
     per_epoch = -(-len(whole.training) // whole.settings.batch_size)
     # dies within the first epoch, in the second one after, in the next
     for epochs in (0.4, 1.7, 1.0):
-        step, left = Distillation.training_step, iter(range(round(epochs * per_epoch)))
+        step, left = NetworkFit.training_step, iter(range(round(epochs * per_epoch)))
 
         def dying(self, batch, index, step=step, left=left):
             if next(left, None) is None:
@@ -109,7 +109,7 @@ def test_interrupted_training_equals_uninterrupted(tmp_path, graphs, monkeypatch
             return step(self, batch, index)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Distillation, "training_step", dying)
+            patch.setattr(NetworkFit, "training_step", dying)
             with pytest.raises(OSError, match="went down"):
                 fit(pieces, ignore)
     assert len(rows_of(pieces.folder)) == 2
@@ -128,7 +128,7 @@ def test_interrupted_training_equals_uninterrupted(tmp_path, graphs, monkeypatch
         assert rows_of(whole.folder)[-1]["learning_rate"] < settings.learning_rate
 
 
-def kill_while_saving(task: Task, epoch: int, report: Report) -> None:
+def kill_while_saving(task: TrainingTask, epoch: int, report: Report) -> None:
     """Train until half of the given epoch's checkpoint is on disk, then die at once."""
     save = lightning.Trainer.save_checkpoint
 
@@ -251,7 +251,7 @@ def test_best_checkpoint_and_metrics(tmp_path, case, graphs):
 
 def test_precision(tmp_path, graphs, monkeypatch):
     """TF32 only where it is asked for; double precision in weights and batches."""
-    step, seen = Distillation.training_step, []
+    step, seen = NetworkFit.training_step, []
 
     def watched(self, batch, index):
         loss = step(self, batch, index)
@@ -264,7 +264,7 @@ def test_precision(tmp_path, graphs, monkeypatch):
         )
         return loss
 
-    monkeypatch.setattr(Distillation, "training_step", watched)
+    monkeypatch.setattr(NetworkFit, "training_step", watched)
     losses = {}
     for precision in ("float32", "tf32", "float64"):
         task = make_task(
@@ -294,14 +294,14 @@ def test_empty_part_is_refused(tmp_path, graphs, part):
 
 
 def test_diverging_training_stops_and_keeps_the_last_good_checkpoint(tmp_path, graphs, monkeypatch):
-    step = Distillation.training_step
+    step = NetworkFit.training_step
 
     def spoiled(self, batch, index):
         if self.current_epoch == 2:
             batch.forces[batch.frame == 0] = 1e30
         return step(self, batch, index)
 
-    monkeypatch.setattr(Distillation, "training_step", spoiled)
+    monkeypatch.setattr(NetworkFit, "training_step", spoiled)
     with pytest.raises(
         TrainingError,
         match=(
@@ -323,7 +323,7 @@ def test_out_of_memory_says_what_to_try(tmp_path, graphs, monkeypatch, where):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 EiB.")
         return torch.empty(2**60).sum()
 
-    monkeypatch.setattr(Distillation, "training_step", greedy)
+    monkeypatch.setattr(NetworkFit, "training_step", greedy)
     message = "ran out of memory with batch_size {} and 12 beads in a frame; {}"
     with pytest.raises(TrainingError, match=message.format(5, "try batch_size 2")):
         fit(make_task(tmp_path, graphs), ignore)

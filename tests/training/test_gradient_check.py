@@ -28,13 +28,13 @@ class Tampered(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def frames(labelled_run):
-    return labelled_run[1]
+def frames(labeled_run):
+    return labeled_run[1]
 
 
 @pytest.fixture(scope="module")
-def network(labelled_run):
-    return load_checkpoint(RunFolder(labelled_run[0]).teacher(0) / BEST)[0]
+def network(labeled_run):
+    return load_checkpoint(RunFolder(labeled_run[0]).teacher(0) / BEST)[0]
 
 
 def test_consistency_of_a_network(network, frames):

@@ -22,7 +22,7 @@ from openmm_cgkd.training.graphs import (
     mapped_targets,
     target_variances,
 )
-from openmm_cgkd.training.lightning_module import Distillation, average, distillation_loss
+from openmm_cgkd.training.lightning_module import NetworkFit, average, distillation_loss
 from tests.cases.training import CUTOFF, SMALL, make_frames
 
 
@@ -36,8 +36,8 @@ def graphs(frames):
     return FrameGraphs(frames, CUTOFF, fit_prior(frames, PriorConfig()))
 
 
-def module(weights=FORCES_ONLY, variances=Variances(1.0), **settings) -> Distillation:  # noqa: B008 - frozen
-    return Distillation(
+def module(weights=FORCES_ONLY, variances=Variances(1.0), **settings) -> NetworkFit:  # noqa: B008 - frozen
+    return NetworkFit(
         build_tensornet(SMALL, 2, 2.5),
         weights,
         variances,
@@ -139,7 +139,7 @@ def test_average_of_the_weights(limit):
     assert limit or averaged.module.weight.item() == pytest.approx(path[-1])
 
 
-def rates(module: Distillation, steps: int) -> list[float]:
+def rates(module: NetworkFit, steps: int) -> list[float]:
     module.trainer = SimpleNamespace(estimated_stepping_batches=steps)
     configured = module.configure_optimizers()
     scheduler, found = configured["lr_scheduler"]["scheduler"], []

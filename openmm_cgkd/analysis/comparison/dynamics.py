@@ -11,7 +11,7 @@ from openmm_cgkd.analysis.observables.aggregation import (
     clusters_of,
     evenly_spaced,
 )
-from openmm_cgkd.analysis.observables.base import in_parts
+from openmm_cgkd.analysis.observables.base import accumulate_blocks
 from openmm_cgkd.analysis.observables.diffusion import (
     Diffusion,
     diffusion,
@@ -104,7 +104,7 @@ def order_curves(source: Source, blocks: int) -> dict[str, Curve]:
         return {}
     frames = source.frames(evenly_spaced(len(source), max(_FRAMES, 2 * blocks)))
     names = source.beads.type_names
-    parts = in_parts(
+    parts = accumulate_blocks(
         lambda: [SteinhardtOrder(name, nearest=_NEAREST) for name in names],
         frames,
         2 * blocks,
@@ -116,7 +116,7 @@ def order_curves(source: Source, blocks: int) -> dict[str, Curve]:
 def structure_factor(source: Source, blocks: int) -> Curve:
     """Partial structure factors of all pairs of types."""
     frames = source.frames(evenly_spaced(len(source), max(_FRAMES, 2 * blocks)))
-    (parts,) = in_parts(
+    (parts,) = accumulate_blocks(
         lambda: [StructureFactor(source.beads.type_names)], frames, 2 * blocks, None
     )
     return Curve(parts)

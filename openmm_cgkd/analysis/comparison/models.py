@@ -175,11 +175,11 @@ def compare_models(
             )
     cutoffs = Cutoffs.of(pairs.of_kind("rdf"))
     limits = AggregationLimits.of(all_atom.positions, all_atom.boxes, all_atom.beads, r_max)
-    reference = _analyse(all_atom, pairs, settings, cutoffs, everything)
+    reference = _analyze(all_atom, pairs, settings, cutoffs, everything)
     results = []
     for label, model in zip(_distinct(models), models, strict=True):
         model = replace(model, type_names=all_atom.type_names)
-        analysis = _analyse(
+        analysis = _analyze(
             model, pair_structure(model, settings, r_max), settings, cutoffs, everything
         )
         comparisons = compare_structures(reference.structure, analysis.structure)
@@ -187,7 +187,7 @@ def compare_models(
     return Comparison(settings, r_max, cutoffs, limits, reference, results)
 
 
-def _analyse(
+def _analyze(
     source: Source, pairs: Structure, settings: ComparisonConfig, cutoffs: Cutoffs, everything: bool
 ) -> Analysis:
     structure = Structure(pairs.curves | shell_structure(source, settings, cutoffs).curves)

@@ -12,7 +12,7 @@ import numpy as np
 
 from openmm_cgkd.analysis.observables.aggregation import evenly_spaced
 from openmm_cgkd.analysis.observables.angles import ADF, CDF
-from openmm_cgkd.analysis.observables.base import Observable, in_parts
+from openmm_cgkd.analysis.observables.base import Observable, accumulate_blocks
 from openmm_cgkd.analysis.observables.coordination import CoordinationNumbers
 from openmm_cgkd.analysis.observables.rdf import block_rdfs, first_minimum
 from openmm_cgkd.config.run import ComparisonConfig
@@ -92,14 +92,14 @@ def shell_structure(source: Source, settings: ComparisonConfig, cutoffs: Cutoffs
     Raises
     ------
     AnalysisError
-        As `in_parts`.
+        As `accumulate_blocks`.
     """
     makers = _shell_observables(source, cutoffs, settings.angle_bins)
     if not makers:
         return Structure({})
     frames = source.frames(evenly_spaced(len(source), settings.shell_frames))
     with progress(f"shells of {source.label}", len(frames)) as meter:
-        parts = in_parts(
+        parts = accumulate_blocks(
             lambda: [make() for make in makers.values()],
             frames,
             2 * settings.blocks,

@@ -70,13 +70,13 @@ class Clusters:
         neighbors = Neighbors(frame, self.contacts)
         n, kinds = len(neighbors.types), len(neighbors.type_names)
         graph = coo_matrix(
-            (np.ones(len(neighbors.centres)), (neighbors.centres, neighbors.others)), shape=(n, n)
+            (np.ones(len(neighbors.centers)), (neighbors.centers, neighbors.others)), shape=(n, n)
         )
         sizes = np.bincount(connected_components(graph, directed=False)[1])
         self._largest.append(int(sizes.max()))
         self._sizes = self._sizes + np.bincount(sizes, minlength=n + 1)
         smallest = np.full((kinds, kinds), np.inf)
-        ends = neighbors.types[neighbors.centres], neighbors.types[neighbors.others]
+        ends = neighbors.types[neighbors.centers], neighbors.types[neighbors.others]
         np.minimum.at(smallest, ends, neighbors.distances)
         for (a, b), values in self._smallest.items():
             k, m = neighbors.code(a), neighbors.code(b)

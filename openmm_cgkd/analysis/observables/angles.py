@@ -168,7 +168,7 @@ class CDF(Observable):
             )
             self._counts += np.bincount(cells, minlength=n_r * n_angle).reshape(self.bins)
         apex, other = (
-            neighbors.types[neighbors.centres] == neighbors.code(b),
+            neighbors.types[neighbors.centers] == neighbors.code(b),
             neighbors.types[neighbors.others] == neighbors.code(c),
         )
         arms = np.count_nonzero(apex & other & (neighbors.distances < self.cutoffs[1]))

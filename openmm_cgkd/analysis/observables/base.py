@@ -99,7 +99,7 @@ class Observable(ABC):
         return total
 
 
-def in_parts(
+def accumulate_blocks(
     make: Callable[[], Sequence[Observable]],
     frames: Sequence[Frame],
     parts: int,

@@ -55,7 +55,7 @@ class CoordinationNumbers(Observable):
                 " names."
             )
         near = (neighbors.distances < self.cutoff) & (neighbors.types[neighbors.others] == b)
-        numbers = np.bincount(neighbors.centres[near], minlength=len(neighbors.types))[
+        numbers = np.bincount(neighbors.centers[near], minlength=len(neighbors.types))[
             neighbors.types == a
         ]
         self._counts += np.bincount(np.minimum(numbers, self.largest), minlength=self.largest + 1)

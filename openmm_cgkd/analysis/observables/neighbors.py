@@ -66,7 +66,7 @@ class Neighbors:
     type_names : ndarray
         The types that occur, sorted; `types` indexes them.
     types : ndarray, shape (n_beads,)
-    centres, others : ndarray, shape (n_neighbors,)
+    centers, others : ndarray, shape (n_neighbors,)
         Bead indices.
     vectors : ndarray, shape (n_neighbors, 3), nm
         From the central bead to the other.
@@ -96,7 +96,7 @@ class Neighbors:
                 distances[near],
             )
         order = np.argsort(np.concatenate([first, second]), kind="stable")
-        self.centres = np.concatenate([first, second])[order]
+        self.centers = np.concatenate([first, second])[order]
         self.others = np.concatenate([second, first])[order]
         self.vectors = np.concatenate([vectors, -vectors])[order]
         self.distances = np.concatenate([distances, distances])[order]
@@ -122,8 +122,8 @@ class Neighbors:
     def triples(self) -> Triples:
         """Every angle at every bead."""
         # end of the centre's rows
-        last = np.cumsum(np.bincount(self.centres, minlength=len(self.types)))[self.centres]
-        rows = np.arange(len(self.centres))
+        last = np.cumsum(np.bincount(self.centers, minlength=len(self.types)))[self.centers]
+        rows = np.arange(len(self.centers))
         later = last - rows - 1  # partners of a row: the rows after it at the same centre
         first = np.repeat(rows, later)
         second = np.arange(len(first)) - np.repeat(np.cumsum(later) - later, later) + first + 1
@@ -131,7 +131,7 @@ class Neighbors:
         cosines = np.einsum("ij,ij->i", units[first], units[second])
         ends, n = self.types[self.others], len(self.type_names)
         # small integers sort fast
-        kinds = ((self.types[self.centres[first]] * n + ends[first]) * n + ends[second]).astype(
+        kinds = ((self.types[self.centers[first]] * n + ends[first]) * n + ends[second]).astype(
             np.int16 if n < 32 else np.int64
         )
         return Triples(first, second, np.degrees(np.arccos(np.clip(cosines, -1, 1))), kinds)

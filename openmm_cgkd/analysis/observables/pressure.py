@@ -21,7 +21,7 @@ from openmm import unit
 
 from openmm_cgkd.exceptions import AnalysisError
 from openmm_cgkd.platforms import choose_platform
-from openmm_cgkd.simulation.explosion import cause_of
+from openmm_cgkd.simulation.explosion import openmm_message
 
 # relative change of lengths: energies in single precision leave about 0.2 bar of noise
 _STRAIN = 5e-4
@@ -75,7 +75,7 @@ def virial_pressure(
     except openmm.OpenMMException as error:
         cure = "use a known platform and a box above twice the cutoff"
         raise AnalysisError(
-            f"The energy in slightly scaled boxes cannot be computed ({cause_of(error)}); {cure}."
+            f"The energy in slightly scaled boxes cannot be computed ({openmm_message(error)}); {cure}."
         ) from error
     volumes = np.abs(np.linalg.det(boxes))
     return _BAR * (system.getNumParticles() * _KB * temperature / volumes - slopes)

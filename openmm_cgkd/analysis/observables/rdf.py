@@ -59,7 +59,7 @@ class RDF(Observable):
     """
 
     _settings = ("types", "bins", "r_max")
-    _sums = ("_counts", "_density", "_centres")
+    _sums = ("_counts", "_density", "_centers")
 
     def __init__(
         self, types: tuple[Hashable, Hashable], bins: int = 150, r_max: float = 1.3
@@ -75,7 +75,7 @@ class RDF(Observable):
     def _reset(self) -> None:
         self._counts = np.zeros(self.bins)  # pairs, each once
         self._density = 0.0  # pairs per nm^3 of an ideal gas, summed over frames
-        self._centres = 0  # beads of type a, summed over frames
+        self._centers = 0  # beads of type a, summed over frames
 
     def _add(self, frame: Frame, neighbors: Neighbors | None) -> None:
         types = np.asarray(frame.types)
@@ -99,7 +99,7 @@ class RDF(Observable):
         bins = (distances * (self.bins / self.r_max)).astype(int)
         self._counts += np.bincount(bins[bins < self.bins], minlength=self.bins)
         self._density += possible / volume
-        self._centres += n_a
+        self._centers += n_a
 
     @property
     def bin_edges(self) -> np.ndarray:
@@ -142,11 +142,11 @@ class RDF(Observable):
         """
         self._check_computed()
         # a like pair makes two beads neighbours
-        neighbours = 2 if self.types[0] == self.types[1] else 1
-        return neighbours * np.cumsum(self._counts) / self._centres
+        neighbors = 2 if self.types[0] == self.types[1] else 1
+        return neighbors * np.cumsum(self._counts) / self._centers
 
     def _check_computed(self) -> None:
-        if not self._centres:
+        if not self._centers:
             raise AnalysisError(
                 f"The RDF of {self.types[0]}-{self.types[1]} holds no frame; call compute(frame)"
                 " first."

@@ -238,7 +238,7 @@ _left_out: ContextVar[str | None] = ContextVar("derivatives left out", default=N
 
 
 @contextmanager
-def without(derivatives: Literal["tables", "distances"]) -> Iterator[None]:
+def skip_derivatives(derivatives: Literal["tables", "distances"]) -> Iterator[None]:
     """Leave out derivatives that nobody asks for in a backward pass; autograd does not tell a
     `Function` which those are.
 
@@ -256,7 +256,7 @@ def without(derivatives: Literal["tables", "distances"]) -> Iterator[None]:
 
 
 def _needed(ctx: Any, *kinds: str) -> list[bool]:
-    """Which of the first inputs need a derivative; `kinds` are theirs, as for `without`, or
+    """Which of the first inputs need a derivative; `kinds` are theirs, as for `skip_derivatives`, or
     empty.
     """
     return [

@@ -160,14 +160,14 @@ def transpose(m):
 
 
 @_serial
-def normalised(a):
+def normalized(a):
     """a / (|a|^2 + 1)."""
     return scaled(a, 1.0 / (dot(a, a) + 1.0))
 
 
 @_serial
-def normalised_gradient(a, g):
-    """Gradient with respect to a, from that of `normalised`."""
+def normalized_gradient(a, g):
+    """Gradient with respect to a, from that of `normalized`."""
     scale = 1.0 / (dot(a, a) + 1.0)
     return sum9(scaled(g, scale), scaled(a, -2.0 * dot(a, g) * scale * scale))
 

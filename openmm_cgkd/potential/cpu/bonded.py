@@ -17,7 +17,7 @@ _serial = compiled()
 
 
 @_serial
-def without(start, count, column, distance, members):
+def exclude_bonded(start, count, column, distance, members):
     """Distances of edges, so large between the ends of bonds and angles that no repulsion acts
     there.
     """
@@ -48,12 +48,12 @@ def bonded(points, box, members, terms, gradient):
     energy = 0.0
     for m in range(len(members)):
         i, j, k = members[m]
-        constant, centre = terms[m]
+        constant, center = terms[m]
         if k < 0:
             x, y, z = _vector(points, box, i, j)
             r = math.sqrt(x * x + y * y + z * z)
-            energy += 0.5 * constant * (r - centre) ** 2
-            slope = constant * (r - centre) / r
+            energy += 0.5 * constant * (r - center) ** 2
+            slope = constant * (r - center) / r
             for axis, d in enumerate((x, y, z)):
                 gradient[j, axis] += slope * d
                 gradient[i, axis] -= slope * d
@@ -65,8 +65,8 @@ def bonded(points, box, members, terms, gradient):
             )
             product = math.sqrt(uu * vv)
             cosine = (u[0] * v[0] + u[1] * v[1] + u[2] * v[2]) / product
-            energy += 0.5 * constant * (cosine - centre) ** 2
-            slope = constant * (cosine - centre)
+            energy += 0.5 * constant * (cosine - center) ** 2
+            slope = constant * (cosine - center)
             for axis in range(3):
                 to_i = slope * (v[axis] / product - cosine * u[axis] / uu)
                 to_k = slope * (u[axis] / product - cosine * v[axis] / vv)

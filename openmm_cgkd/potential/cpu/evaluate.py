@@ -7,7 +7,7 @@ import threading
 import numpy as np
 
 from . import network as fused
-from .bonded import bonded, without
+from .bonded import bonded, exclude_bonded
 from .edges import edge_space, find_edges, position_gradient
 from .jit import compiled
 from .simd import padded
@@ -89,7 +89,7 @@ def evaluate(
     box : tuple of float
         As `cells.box_numbers`.
     row, listed, reverse : ndarray
-        Neighbour list that holds for the points: `NeighbourList.row`, ``column`` and ``reverse``.
+        Neighbour list that holds for the points: `NeighborList.row`, ``column`` and ``reverse``.
     types : ndarray, shape (n_beads,)
     w, o : ndarray
         Weights and offsets, see `fused`; their type is that of the network's arithmetic, all else
@@ -108,7 +108,7 @@ def evaluate(
     found = find_edges(points, box, cutoff, N_INTERVALS, row, listed, reverse, for_edges)
     start, count, column, knot, place, unit, distance = found[:7]
     energies = np.zeros(n)
-    apart = without(start, count, column, distance, members)
+    apart = exclude_bonded(start, count, column, distance, members)
     fused.repulsion(
         start,
         count,

@@ -153,7 +153,7 @@ def _square(px, py, pz, m, k, box):
 
 
 @_parallel
-def _count_neighbours(counts, start, order, points, box, limit, degree):
+def _count_neighbors(counts, start, order, points, box, limit, degree):
     for c in numba.prange(len(start) - 1):
         px, py, pz = points[0], points[1], points[2]
         ranges = np.empty((18, 2), np.int64)
@@ -167,7 +167,7 @@ def _count_neighbours(counts, start, order, points, box, limit, degree):
 
 
 @_parallel
-def _fill_neighbours(counts, start, order, points, box, limit, row, column):
+def _fill_neighbors(counts, start, order, points, box, limit, row, column):
     for c in numba.prange(len(start) - 1):
         px, py, pz = points[0], points[1], points[2]
         ranges = np.empty((18, 2), np.int64)
@@ -220,10 +220,10 @@ def _opposite_edges(row, column, out):
 
 
 @_serial
-def _find_neighbours(positions, box, radius):
+def _find_neighbors(positions, box, radius):
     counts, start, order, points = _sorted_by_cell(positions, box, radius)
     row = np.zeros(len(positions) + 1, np.int64)
-    _count_neighbours(counts, start, order, points, box, radius * radius, row[1:])
+    _count_neighbors(counts, start, order, points, box, radius * radius, row[1:])
     for i in range(len(positions)):
         row[i + 1] += row[i]
     unsorted, column, reverse = (
@@ -231,7 +231,7 @@ def _find_neighbours(positions, box, radius):
         np.empty(row[-1], np.int32),
         np.empty(row[-1], np.int64),
     )
-    _fill_neighbours(counts, start, order, points, box, radius * radius, row, unsorted)
+    _fill_neighbors(counts, start, order, points, box, radius * radius, row, unsorted)
     # sorted, so that sums over neighbours do not depend on when the list was made
     _transposed(row, unsorted, column)
     _opposite_edges(row, column, reverse)
@@ -242,7 +242,7 @@ def _find_neighbours(positions, box, radius):
 
 
 @dataclass(frozen=True)
-class NeighbourList:
+class NeighborList:
     """Directed edges between beads closer than a cutoff and a skin, good until a bead has moved
     half the skin.
 
@@ -287,9 +287,9 @@ def _largest_move(positions, reference):
     return largest
 
 
-def neighbour_list(
+def neighbor_list(
     positions: np.ndarray, box: np.ndarray, cutoff: float, skin: float = 0.0
-) -> NeighbourList:
+) -> NeighborList:
     """Make a list.
 
     Parameters
@@ -312,15 +312,15 @@ def neighbour_list(
         )
     if len(box) > 0:
         skin = max(0.0, min(skin, 0.5 * smallest_height(box) - cutoff))
-    found = _find_neighbours(positions, box_numbers(box), cutoff + skin)
-    return NeighbourList(*found, positions.copy(), box.tobytes(), cutoff, skin)
+    found = _find_neighbors(positions, box_numbers(box), cutoff + skin)
+    return NeighborList(*found, positions.copy(), box.tobytes(), cutoff, skin)
 
 
-_recent: list[NeighbourList] = []
+_recent: list[NeighborList] = []
 _lock = threading.Lock()
 
 
-def recent_list(positions: np.ndarray, box: np.ndarray, cutoff: float) -> NeighbourList:
+def recent_list(positions: np.ndarray, box: np.ndarray, cutoff: float) -> NeighborList:
     """A list that holds for these positions: one of the last few, or a new one.
 
     Lists are never changed and are checked against the positions, so it does not matter which
@@ -331,7 +331,7 @@ def recent_list(positions: np.ndarray, box: np.ndarray, cutoff: float) -> Neighb
     for each in known:
         if each.holds(positions, box, cutoff):
             return each
-    fresh = neighbour_list(positions, box, cutoff, SKIN)
+    fresh = neighbor_list(positions, box, cutoff, SKIN)
     with _lock:
         _recent.insert(0, fresh)
         sizes = np.cumsum([len(each.column) for each in _recent])

@@ -32,8 +32,8 @@ from .algebra import (
     linear9,
     load9,
     matrix,
-    normalised,
-    normalised_gradient,
+    normalized,
+    normalized_gradient,
     scaled,
     silu,
     silu_slope,
@@ -234,7 +234,7 @@ def prepare(w, o, layer, c, features, ours):
     for i in numba.prange(features.shape[0] // (9 * c)):
         normal = np.empty(9 * c, w.dtype)
         for f in range(0, c, WIDTH):
-            store9(normal, f, c, normalised(load9(features, 9 * c * i + f, c)))
+            store9(normal, f, c, normalized(load9(features, 9 * c * i + f, c)))
         linear9(w, before, normal, 0, ours, 9 * c * i, c)
 
 
@@ -276,13 +276,13 @@ def interact(
                 m8 += r2 * load(ours, j + 8 * c)
             m = (m0, m1, m2, m3, m4, m5, m6, m7, m8)
             store9(message, at, c, m)
-            store9(product, f, c, normalised(components(anticommutator(matrix(y), matrix(m)))))
+            store9(product, f, c, normalized(components(anticommutator(matrix(y), matrix(m)))))
         linear9(w, after, product, 0, update, 9 * c * i, c)
         for f in range(0, c, WIDTH):
             at = 9 * c * i + f
             u = load9(update, at, c)
             square = scaled(components(anticommutator(matrix(u), matrix(u))), 0.5)
-            store9(out, at, c, sum9(normalised(load9(features, at, c)), sum9(u, square)))
+            store9(out, at, c, sum9(normalized(load9(features, at, c)), sum9(u, square)))
 
 
 @_parallel
@@ -304,7 +304,7 @@ def update_gradient(w, o, layer, c, ours, message, update, gradient, d_ours, d_m
             at = 9 * c * i + f
             a, b = matrix(load9(ours, at, c)), matrix(load9(message, at, c))
             inner = matrix(
-                normalised_gradient(components(anticommutator(a, b)), load9(d_product, f, c))
+                normalized_gradient(components(anticommutator(a, b)), load9(d_product, f, c))
             )
             da, db = (
                 components(anticommutator(inner, transpose(b))),
@@ -390,7 +390,7 @@ def interact_gradient(
         for f in range(0, c, WIDTH):
             at = 9 * c * i + f
             g = sum9(load9(gradient, at, c), load9(d_normal, f, c))
-            store9(gradient, at, c, normalised_gradient(load9(features, at, c), g))
+            store9(gradient, at, c, normalized_gradient(load9(features, at, c), g))
 
 
 @_parallel

@@ -63,7 +63,7 @@ def add_bonded(
     k = tl.load(members + 3 * m + 2, mask=here, other=-1)
     angle = k >= 0
     k = tl.where(angle, k, i)  # a bond is its own second arm
-    constant, centre = (
+    constant, center = (
         tl.load(terms + 2 * m, mask=here, other=0.0),
         tl.load(terms + 2 * m + 1, mask=here, other=0.0),
     )
@@ -73,7 +73,7 @@ def add_bonded(
     vv = tl.where(here, vx * vx + vy * vy + vz * vz, 1.0)
     product = tl.sqrt(uu * vv)
     cosine = (ux * vx + uy * vy + uz * vz) / product
-    away = tl.where(angle, cosine, tl.sqrt(uu)) - centre
+    away = tl.where(angle, cosine, tl.sqrt(uu)) - center
     tl.atomic_add(energies + j, 0.5 * constant * away * away, mask=here)
     slope = constant * away
     # to the first bead: v / |u||v| - cos u / |u|^2 for an angle, u / |u| for a bond; to the third

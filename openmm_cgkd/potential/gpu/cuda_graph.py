@@ -21,7 +21,7 @@ class GraphedPotential:
     Parameters
     ----------
     module : torch.jit.ScriptModule
-        `FusedPotential`, scripted, with its bead types set; it moves to the GPU.
+        `FastModule`, scripted, with its bead types set; it moves to the GPU.
     periodic : bool
     device : torch.device or str
     """

@@ -51,7 +51,7 @@ _PARTS += ("OUT_GAIN", "OUT_BIAS", "V1", "C1", "V1T", "V2", "C2", "V2T", "V3", "
 _LAYER_PARTS = ("L_TABLE", "L_SELF", "L_BEFORE", "L_BEFORE_T", "L_AFTER", "L_AFTER_T")
 
 
-class Room(NamedTuple):
+class ListCapacity(NamedTuple):
     """Sizes of a list: neighbours of a bead, beads in a cell, both powers of two, and cells
     along the axes.
     """
@@ -86,12 +86,12 @@ class _Network:
         ]
 
 
-class _List:
+class NeighborList:
     """Neighbours of all beads and what is needed to make them anew; arbitrary at first, and of
     no positions.
     """
 
-    def __init__(self, room: Room, n: int, device: torch.device) -> None:
+    def __init__(self, room: ListCapacity, n: int, device: torch.device) -> None:
         def integers(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=torch.int32, device=device)
 
@@ -113,8 +113,8 @@ class _List:
 
 _lock = threading.Lock()
 _networks: dict[tuple, _Network] = {}
-_rooms: dict[tuple, Room] = {}
-_lists: dict[tuple, _List] = {}
+_rooms: dict[tuple, ListCapacity] = {}
+_lists: dict[tuple, NeighborList] = {}
 
 
 def launch(
@@ -150,7 +150,7 @@ def evaluate(
     box : Tensor, shape (3, 3) or (0, 3), nm
     types : Tensor, shape (n_beads,), int64
     weights, offsets, contact : Tensor
-        Of `FastPotential`.
+        Of `PackedNetwork`.
     sizes : list of int
         Channels, layers, width of the last hidden layer.
     numbers : list of float
@@ -187,7 +187,7 @@ def evaluate(
         while True:
             listed = _list(beads, captured)
             energies, gradient = _run(beads, network, sizes, bonds, listed, captured)
-            if captured or _fits(beads, listed):
+            if captured or has_room(beads, listed):
                 return energies.sum(), gradient
 
 
@@ -214,26 +214,26 @@ class _Beads(NamedTuple):
 def _network(weights: Tensor, offsets: Tensor, n_types: int, captured: bool) -> _Network:
     key = weights.data_ptr(), offsets.data_ptr(), weights.device
     if key not in _networks:
-        _refuse(captured)
+        forbid_in_capture(captured)
         _keep(_networks, key, _Network(weights, offsets, n_types))
     return _networks[key]
 
 
-def _list(beads: _Beads, captured: bool) -> _List:
+def _list(beads: _Beads, captured: bool) -> NeighborList:
     """A list to go on with: the one kept for so many beads on this stream, or a fresh one."""
     if beads.key not in _rooms:
-        _refuse(captured)
+        forbid_in_capture(captured)
         _rooms[beads.key] = _first_room(beads)
     n, device = len(beads.positions), beads.positions.device
     if captured:  # graphs run later, in any order, so each has a list to itself
-        return _List(_rooms[beads.key], n, device)
+        return NeighborList(_rooms[beads.key], n, device)
     key = (
         *beads.key,
         torch.cuda.current_stream(device).cuda_stream if beads.positions.is_cuda else 0,
     )
     if key not in _lists or _lists[key].room != _rooms[beads.key]:
         _lists.pop(key, None)
-        _keep(_lists, key, _List(_rooms[beads.key], n, device))
+        _keep(_lists, key, NeighborList(_rooms[beads.key], n, device))
     return _lists[key]
 
 
@@ -243,7 +243,7 @@ def _keep(known: dict, key: tuple, item: object) -> None:
     known[key] = item
 
 
-def _refuse(captured: bool) -> None:
+def forbid_in_capture(captured: bool) -> None:
     if captured:
         raise RuntimeError(
             "The sizes of a potential are not known yet; evaluate it before the capture of a CUDA"
@@ -251,12 +251,12 @@ def _refuse(captured: bool) -> None:
         )
 
 
-def _first_room(beads: _Beads) -> Room:
+def _first_room(beads: _Beads) -> ListCapacity:
     """Room for half as much again as the mean density gives, or for a liquid with open
     boundaries.
     """
     n, radius = len(beads.positions), beads.cutoff + SKIN
-    along, neighbours = 3 * [math.ceil(n ** (1 / 3))], 40.0
+    along, neighbors = 3 * [math.ceil(n ** (1 / 3))], 40.0
     if beads.box is not None:
         from openmm_cgkd.potential.modules import box_numbers
 
@@ -266,18 +266,18 @@ def _first_room(beads: _Beads) -> Room:
             max(1, int(height / radius))
             for height in (1 / torch.linalg.vector_norm(inverse, dim=0)).tolist()
         ]
-        neighbours = n * abs(float(torch.linalg.det(inverse))) * 4 / 3 * math.pi * radius**3
+        neighbors = n * abs(float(torch.linalg.det(inverse))) * 4 / 3 * math.pi * radius**3
     # memory is linear in the number of beads, however large the box
     shrink = min(1.0, (n / math.prod(along)) ** (1 / 3))
     grid = tuple(max(1, int(k * shrink)) for k in along)
     row, cell = (
         min(LARGEST, triton.next_power_of_2(int(1.5 * k) + 8))
-        for k in (neighbours, n / math.prod(grid))
+        for k in (neighbors, n / math.prod(grid))
     )
-    return Room(row, cell, grid)
+    return ListCapacity(row, cell, grid)
 
 
-def _fits(beads: _Beads, listed: _List) -> bool:
+def has_room(beads: _Beads, listed: NeighborList) -> bool:
     """Whether the list held all neighbours; if not there is more room the next time. Waits for
     the kernels.
     """
@@ -305,7 +305,7 @@ def _fits(beads: _Beads, listed: _List) -> bool:
         size if found <= size else min(LARGEST, triton.next_power_of_2(found + found // 4))
         for size, found in ((room.row, in_row), (room.cell, in_cell))
     )
-    _rooms[beads.key] = Room(row, cell, room.grid)
+    _rooms[beads.key] = ListCapacity(row, cell, room.grid)
     return False
 
 
@@ -314,7 +314,7 @@ def _run(
     network: _Network,
     sizes: list[int],
     bonds: tuple | None,
-    listed: _List,
+    listed: NeighborList,
     always: bool,
 ) -> tuple[Tensor, Tensor]:
     """Queue all kernels; per-bead energies (n_beads,) and gradient (n_beads, 3), NaN if
@@ -376,7 +376,7 @@ def _run(
     return energies, gradient
 
 
-def _make_list(beads: _Beads, listed: _List, always: bool, space: dict) -> None:
+def _make_list(beads: _Beads, listed: NeighborList, always: bool, space: dict) -> None:
     """Queue what makes a list anew, if it does not hold or `always`."""
     n, room, at = len(beads.positions), listed.room, beads.positions
     box = at if beads.box is None else beads.box

@@ -29,8 +29,8 @@ from .algebra import (
     linear9,
     load9,
     matrix,
-    normalised,
-    normalised_gradient,
+    normalized,
+    normalized_gradient,
     over_edges,
     scaled,
     silu,
@@ -241,7 +241,7 @@ def prepare(before, features, ours, c, C: tl.constexpr):
     """What neighbours see of a bead's features in a layer."""
     f = tl.arange(0, C)
     real, at = f < c, 9 * c * tl.program_id(0).to(tl.int64) + f
-    store9(ours, at, c, linear9(before, normalised(load9(features, at, c, real)), c, C), real)
+    store9(ours, at, c, linear9(before, normalized(load9(features, at, c, real)), c, C), real)
 
 
 @triton.jit
@@ -267,10 +267,10 @@ def interact(
     o0, o1 = tl.load(own + f, mask=real, other=0.0), tl.load(own + c + f, mask=real, other=0.0)
     m = sum9(by_order(y, o0, o1, tl.load(own + 2 * c + f, mask=real, other=0.0)), over_edges(m))
     store9(message, at, c, m, real)
-    u = linear9(after, normalised(components(anticommutator(matrix(y), matrix(m)))), c, C)
+    u = linear9(after, normalized(components(anticommutator(matrix(y), matrix(m)))), c, C)
     store9(update, at, c, u, real)
     square = scaled(components(anticommutator(matrix(u), matrix(u))), 0.5)
-    store9(out, at, c, sum9(normalised(load9(features, at, c, real)), sum9(u, square)), real)
+    store9(out, at, c, sum9(normalized(load9(features, at, c, real)), sum9(u, square)), real)
 
 
 @triton.jit
@@ -286,7 +286,7 @@ def update_gradient(
     square = components(anticommutator(matrix(g), transpose(matrix(load9(update, at, c, real)))))
     d_product = linear9(after_t, sum9(g, square), c, C)
     a, b = matrix(load9(ours, at, c, real)), matrix(load9(message, at, c, real))
-    inner = matrix(normalised_gradient(components(anticommutator(a, b)), d_product))
+    inner = matrix(normalized_gradient(components(anticommutator(a, b)), d_product))
     da, db = (
         components(anticommutator(inner, transpose(b))),
         components(anticommutator(inner, transpose(a))),
@@ -345,7 +345,7 @@ def interact_gradient(
     _add_gradient(gradient, i, tl.sum(gx, 0), tl.sum(gy, 0), tl.sum(gz, 0))
     d_normal = linear9(before_t, sum9(load9(d_ours, at, c, real), over_edges(d)), c, C)
     g = sum9(load9(d_out, at, c, real), d_normal)
-    store9(d_features, at, c, normalised_gradient(load9(features, at, c, real), g), real)
+    store9(d_features, at, c, normalized_gradient(load9(features, at, c, real), g), real)
 
 
 @triton.jit

@@ -11,19 +11,19 @@ from openmm_cgkd.exceptions import CompatibilityError
 from . import evaluate as evaluation
 
 if TYPE_CHECKING:
-    from openmm_cgkd.potential.torch_ops import FastPotential
+    from openmm_cgkd.potential.torch_ops import PackedNetwork
 
 _BEADS = 24
 _TOLERANCE = 1e-3  # of the largest force; single precision has 1e-4 of it
 _CURE = "take engine='portable' and report it"
 
 
-def check_kernels(fast: FastPotential, device: torch.device | str = "cuda") -> None:
+def check_kernels(fast: PackedNetwork, device: torch.device | str = "cuda") -> None:
     """Compare forces of a few scattered beads with those of the processor.
 
     Parameters
     ----------
-    fast : FastPotential
+    fast : PackedNetwork
         With the weights to run; also as the part of a scripted potential.
     device : torch.device or str
 

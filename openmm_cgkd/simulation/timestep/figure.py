@@ -68,7 +68,7 @@ def draw(
 
     bound = search.max_temperature_error * temperature
     kinetic.axhspan(temperature - bound, temperature + bound, **_BAND)
-    for name, colour, label in (
+    for name, color, label in (
         ("", _FIRST, "half-step velocities"),
         ("full_step_", _SECOND, "full-step velocities"),
     ):
@@ -78,7 +78,7 @@ def draw(
             steps,
             values,
             [getattr(m.averages, f"{name}temperature_se") for m in whole],
-            colour,
+            color,
             label,
         )
     kinetic.set_title("Kinetic temperature, K", fontsize=15)
@@ -110,10 +110,10 @@ def _points(
     steps: np.ndarray,
     values: list[float],
     errors: list[float] | None,
-    colour: str,
+    color: str,
     label: str,
 ) -> None:
     bars = None if errors is None else 2 * np.array(errors)
     axis.errorbar(
-        steps, values, yerr=bars, color=colour, marker="o", linewidth=1.5, capsize=3, label=label
+        steps, values, yerr=bars, color=color, marker="o", linewidth=1.5, capsize=3, label=label
     )

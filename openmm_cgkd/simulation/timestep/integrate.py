@@ -30,7 +30,7 @@ from scipy.stats import linregress, sem
 
 from openmm_cgkd.exceptions import SimulationError
 from openmm_cgkd.platforms import choose_platform, platforms
-from openmm_cgkd.simulation.explosion import cause_of
+from openmm_cgkd.simulation.explosion import openmm_message
 
 GAS_CONSTANT = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
 
@@ -272,7 +272,7 @@ class Integration:
                 integrator.step(min(left, _PIECE))
                 left -= _PIECE
         except openmm.OpenMMException as error:
-            raise Unstable(cause_of(error)) from error
+            raise Unstable(openmm_message(error)) from error
 
     def _check(self, state: openmm.State) -> float:
         """Kinetic energy, kJ/mol, if the state is a sane one."""
@@ -301,6 +301,6 @@ def _context(
         return openmm.Context(system, integrator, found, {"Precision": "double"} if precise else {})
     except openmm.OpenMMException as error:
         raise SimulationError(
-            f"Platform {platform or '(none named)'} cannot run the system ({cause_of(error)});"
+            f"Platform {platform or '(none named)'} cannot run the system ({openmm_message(error)});"
             f" loaded here: {', '.join(platforms())}."
         ) from error

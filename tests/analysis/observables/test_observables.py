@@ -10,7 +10,7 @@ from scipy.special import sph_harm_y
 from scipy.stats import binom
 
 from openmm_cgkd.analysis.observables.angles import ADF, CDF
-from openmm_cgkd.analysis.observables.base import in_parts
+from openmm_cgkd.analysis.observables.base import accumulate_blocks
 from openmm_cgkd.analysis.observables.coordination import CoordinationNumbers
 from openmm_cgkd.analysis.observables.diffusion import (
     diffusion,
@@ -397,7 +397,7 @@ def test_frames_add_up_and_reset(name):
     for frame in frames:
         whole.compute(frame, reset=False)
     done = []
-    (parts,) = in_parts(lambda: [make()], frames, 2, 0.85, done.append)
+    (parts,) = accumulate_blocks(lambda: [make()], frames, 2, 0.85, done.append)
     assert done == [3, 5]
     np.testing.assert_allclose(type(whole).merged(parts).values, whole.values, equal_nan=True)
     last = make().compute(frames[-1]).values
@@ -439,7 +439,7 @@ def test_bad_input_is_refused():
     ):
         diffusion([np.zeros((10, 4, 3))], 1.0)
     with pytest.raises(AnalysisError, match="1 frames cannot be cut into 2"):
-        in_parts(lambda: [], [frame], 2, None)
+        accumulate_blocks(lambda: [], [frame], 2, None)
     with pytest.raises(AnalysisError, match="periodic system"):
         virial_pressure(openmm.System(), np.zeros((1, 0, 3)), np.eye(3)[None], 300.0)
 

@@ -16,7 +16,7 @@ from openmm_cgkd.exceptions import CompatibilityError
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.potential.network import TensorNetEnergies
 from openmm_cgkd.potential.prior import PairRepulsion
-from openmm_cgkd.potential.torch_ops import FastPotential
+from openmm_cgkd.potential.torch_ops import PackedNetwork
 from tests.cases.networks import PRIOR, TRICLINIC, random_system, torchmd_pair
 
 OPEN = torch.empty(0, 3, dtype=torch.float64)
@@ -54,7 +54,7 @@ def fresh(monkeypatch):
 
 def arguments(network, positions, types, box, prior=PRIOR, bonds=()):
     """Arguments of the operators."""
-    fast = network if not isinstance(network, TensorNetEnergies) else FastPotential(network, prior)
+    fast = network if not isinstance(network, TensorNetEnergies) else PackedNetwork(network, prior)
     cell = OPEN if box is None else torch.as_tensor(box, dtype=torch.float64)
     sizes, numbers = list(fast.sizes), list(fast.numbers)
     return (
@@ -77,7 +77,7 @@ def repulsion(monkeypatch):
     """
     monkeypatch.setattr(gpu, "_run_network", lambda *arguments: None)
     _, network = torchmd_pair(0, channels=4)
-    fast = FastPotential(network, PairRepulsion(torch.full((3, 3), 0.8), 100.0, 0.5, 0.3, 0.9))
+    fast = PackedNetwork(network, PairRepulsion(torch.full((3, 3), 0.8), 100.0, 0.5, 0.3, 0.9))
     fast.weights.zero_()
 
     def of(n, box=TRICLINIC):
@@ -203,7 +203,7 @@ def test_single_precision_positions_as_openmm_gives_them():
 
 @pytest.mark.parametrize("periodic", [True, False], ids=["triclinic", "open"])
 @pytest.mark.parametrize(("n", "scale", "cutoff"), [(40, 1.2, 0.6), (20, 1.0, 0.9)])
-def test_lists_hold_all_neighbours_in_order(n, scale, cutoff, periodic):
+def test_lists_hold_all_neighbors_in_order(n, scale, cutoff, periodic):
     """Two, three and more cells along an axis, beads in any image, and a part of them moved
     within the skin.
     """
@@ -224,7 +224,7 @@ def test_lists_hold_all_neighbours_in_order(n, scale, cutoff, periodic):
     for _ in range(3):  # lists grow until they fit
         listed = gpu._list(beads, captured=False)
         gpu._make_list(beads, listed, False, {"PERIODIC": periodic, "CUTOFF": cutoff})
-        if gpu._fits(beads, listed):
+        if gpu.has_room(beads, listed):
             break
     vectors = positions[None] - positions[:, None]
     radius = cutoff + gpu.SKIN
@@ -259,7 +259,7 @@ def test_list_is_made_anew_when_needed_and_only_then(repulsion):
 
 def test_list_that_is_too_short_grows_or_refuses(repulsion, monkeypatch):
     given = repulsion(20)
-    room = gpu.Room(4, 2, (2, 2, 2))
+    room = gpu.ListCapacity(4, 2, (2, 2, 2))
     gpu.evaluate(*given)
     (key,) = gpu._rooms
     gpu._rooms[key] = room
@@ -330,7 +330,7 @@ def test_forces_are_derivatives_of_the_energy():
 
 
 def test_kernels_are_checked_before_they_are_used(monkeypatch):
-    fast = FastPotential(torchmd_pair(1, channels=8, dtype=torch.float32)[1], PRIOR)
+    fast = PackedNetwork(torchmd_pair(1, channels=8, dtype=torch.float32)[1], PRIOR)
     check.check_kernels(fast, "cpu")
     monkeypatch.setattr(
         check.evaluation,

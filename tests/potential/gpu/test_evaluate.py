@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from openmm_cgkd.potential.bonded import BondedPrior
-from openmm_cgkd.potential.modules import ExportedPotential, FusedPotential, PotentialWithForces
-from openmm_cgkd.potential.torch_ops import FastPotential
+from openmm_cgkd.potential.modules import FastModule, PortableModule, PotentialWithForces
+from openmm_cgkd.potential.torch_ops import PackedNetwork
 from tests.cases.networks import PRIOR, TRICLINIC, random_system, torchmd_pair
 
 with_triton = pytest.mark.skipif(
@@ -75,13 +75,13 @@ def launches(channels: int) -> list[tuple]:
         found.append((kernel, arguments, warps, constants))
 
     _, network = torchmd_pair(1, channels=channels, dtype=torch.float32)
-    fast = FastPotential(network, PRIOR)
+    fast = PackedNetwork(network, PRIOR)
     members, terms = torch.tensor([[0, 1, -1], [0, 1, 2]]), torch.ones(2, 2, dtype=torch.float64)
     positions, types = random_system(40)
     given = fast.weights, fast.offsets, fast.contact, fast.sizes, fast.numbers, members, terms
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu, "launch", record)
-        patch.setattr(gpu, "_fits", lambda beads, listed: True)
+        patch.setattr(gpu, "has_room", lambda beads, listed: True)
         gpu.evaluate(
             torch.from_numpy(positions).float(),
             torch.from_numpy(TRICLINIC).float(),
@@ -166,8 +166,8 @@ def liquid():
     _, network = torchmd_pair(1, channels=32, dtype=torch.float32)
     positions, types = random_system(40, seed=3)
     none = BondedPrior(torch.zeros(3, 3, 2), torch.zeros(3, 3, 3, 2))
-    portable = torch.jit.script(ExportedPotential(PRIOR, network, none).eval())
-    fused = torch.jit.script(FusedPotential(PRIOR, network, none, portable).eval())
+    portable = torch.jit.script(PortableModule(PRIOR, network, none).eval())
+    fused = torch.jit.script(FastModule(PRIOR, network, none, portable).eval())
     fused.set_types(torch.from_numpy(types))
     return positions, fused
 
