@@ -7,9 +7,9 @@ reads systems that `CGPotential` made.
 
 from contextlib import suppress
 
-from .exceptions import CompatibilityError
-from .potential import torch_ops as fast  # noqa: F401  registered on import
-from .simulation.engines import import_torch_force
+from openmm_cgkd.exceptions import CompatibilityError
+from openmm_cgkd.potential import torch_ops  # noqa: F401  registers the operators
+from openmm_cgkd.simulation.engines import import_torch_force
 
 with suppress(CompatibilityError):  # the operators serve without it: torch alone, or PythonForce
     import_torch_force()

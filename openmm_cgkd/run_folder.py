@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from .config.run import RunConfig, dump
+from .config.run import RunConfig
+from .config.section import dump
 from .utils.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -33,8 +34,9 @@ class RunFolder:
 
     @property
     def frames(self) -> Path:
-        """Mapped all-atom frames: the file named in the configuration, or the product of the
-        all-atom stage.
+        """Mapped all-atom frames.
+
+        The file named in the configuration, or the product of the all-atom stage.
         """
         if self.config.frames is not None:
             return self.config.path(self.config.frames)
@@ -72,8 +74,9 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """The exported TorchScript file: the one named in the configuration, or the product of
-        the export stage.
+        """The exported TorchScript file.
+
+        The one named in the configuration, or the product of the export stage.
         """
         if self.config.potential is not None:
             return self.config.path(self.config.potential)
@@ -118,8 +121,9 @@ class StageRecord:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the inputs; partial work carries it, so that work of other inputs is never
-        resumed.
+        """SHA-256 of the inputs.
+
+        Partial work carries it, so that work of other inputs is never resumed.
         """
         return hashlib.sha256(json.dumps(self._inputs, sort_keys=True).encode()).hexdigest()
 

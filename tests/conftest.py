@@ -18,7 +18,8 @@ import yaml
 from openmm import app, unit
 
 from openmm_cgkd.allatom.reporter import MappedReporter
-from openmm_cgkd.mapping.mapping import BeadTopology, Mapping
+from openmm_cgkd.mapping.beads import BeadTopology
+from openmm_cgkd.mapping.mapping import Mapping
 from tests.cases.paths import ETHALINE
 
 

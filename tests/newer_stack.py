@@ -14,7 +14,7 @@ from openmmml import MLPotential
 
 from openmm_cgkd import CGPotential
 from openmm_cgkd.exceptions import CompatibilityError
-from openmm_cgkd.simulation.cgpotential import bead_topology_to_openmm
+from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.testing.validate import validate_potential
 from tests.cases.potential import (
     CUBIC,

@@ -5,7 +5,9 @@ import re
 import pytest
 import yaml
 
-from openmm_cgkd.config.run import RunConfig, SystemConfig, dump, load_run, load_system, parse
+from openmm_cgkd.config.run import RunConfig, load_run
+from openmm_cgkd.config.section import dump, parse
+from openmm_cgkd.config.system import SystemConfig, load_system
 from tests.cases.paths import ROOT
 
 

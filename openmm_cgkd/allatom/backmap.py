@@ -1,6 +1,4 @@
-"""Atoms for given beads: place whole molecules on their beads, then relax all else with the
-beads restrained.
-"""
+"""Atoms for given beads: whole molecules placed on them, then all else relaxed around them."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ import openmm
 from openmm import app, unit
 from scipy.spatial.transform import Rotation
 
-from openmm_cgkd.config.run import SystemConfig
+from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import MappingError
 from openmm_cgkd.mapping.mapping import Mapping
 
@@ -35,8 +33,9 @@ def place_molecules(
     box: np.ndarray,
     seed: int,
 ) -> np.ndarray:
-    """Put a rigid copy of every molecule on its beads, turned so that it clashes least with the
-    molecules around it.
+    """Put a rigid copy of every molecule on its beads.
+
+    It is turned so that it clashes least with the molecules around it.
 
     A molecule of one bead keeps its orientation free and its centre of mass exact; with several
     beads it is superposed on them (Kabsch), and what freedom is left stays free.
@@ -96,9 +95,7 @@ def _clash(
 
 
 class _Molecule:
-    """One molecule of the box: its atoms, its beads and the rigid template that is placed on
-    them.
-    """
+    """One molecule of the box: its atoms, its beads and the rigid template placed on them."""
 
     def __init__(
         self, config: SystemConfig, mapping: Mapping, residue: app.topology.Residue
@@ -139,8 +136,9 @@ class _Molecule:
 def add_restraint(
     system: openmm.System, mapping: Mapping, beads: np.ndarray, constant: float
 ) -> openmm.Force:
-    """Hold every bead at its place by a harmonic potential, U = k/2 |X - X0|^2 with X the bead's
-    centre of mass.
+    """Hold every bead at its place by a harmonic potential.
+
+    It is U = k/2 |X - X0|^2 with X the bead's centre of mass.
 
     Parameters
     ----------
@@ -173,8 +171,9 @@ def add_restraint(
 def set_restraint(
     context: openmm.Context, restraint: openmm.Force, beads: np.ndarray, constant: float
 ) -> None:
-    """Move the centres of a restraint of `add_restraint`, shape (n_beads, 3) in nm, and change
-    its constant, kJ/mol/nm^2.
+    """Move the centres of a restraint of `add_restraint` and change its constant.
+
+    Centres have shape (n_beads, 3) in nm, the constant is in kJ/mol/nm^2.
     """
     for bond, position in enumerate(beads):
         restraint.setBondParameters(bond, [bond], [float(x) for x in position])
@@ -191,8 +190,9 @@ def relax(
     time: float,
     seed: int,
 ) -> None:
-    """Bring placed molecules to equilibrium under their restraints: minimise, small steps, hot,
-    then at `temperature`.
+    """Bring placed molecules to equilibrium under their restraints.
+
+    First minimise, then small steps, then hot, then at `temperature`.
 
     Parameters
     ----------

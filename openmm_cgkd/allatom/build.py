@@ -1,6 +1,4 @@
-"""All-atom box: molecules from PDB files, packed by Packmol, parametrised from an OpenMM
-force-field XML.
-"""
+"""All-atom box: molecules from PDB files, packed by Packmol, with an OpenMM force field."""
 
 from __future__ import annotations
 
@@ -15,11 +13,10 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from openmm_cgkd.config.run import SystemConfig
+from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import BoxError, ForceFieldError
 from openmm_cgkd.utils.box import smallest_height
-
-_AVOGADRO_NM3 = 602.214076  # (dalton / nm^3) per (g / cm^3): 1 g/cm^3 = 602.214076 dalton/nm^3
+from openmm_cgkd.utils.units import DENSITY_UNIT
 
 
 def load_molecule(config: SystemConfig, name: str) -> app.PDBFile:
@@ -88,7 +85,7 @@ def pack(config: SystemConfig) -> tuple[app.Topology, np.ndarray]:
     """
     topology = build_topology(config)
     mass = sum(atom.element.mass.value_in_unit(unit.dalton) for atom in topology.atoms())
-    edge = (mass / (config.reference.initial_density * _AVOGADRO_NM3)) ** (1 / 3)  # nm
+    edge = (mass / (config.reference.initial_density * DENSITY_UNIT)) ** (1 / 3)  # nm
     tolerance = 2.0  # angstrom
     lines = [
         f"tolerance {tolerance}",
@@ -192,9 +189,7 @@ def _check_box(topology: app.Topology, cutoff: float) -> None:
 
 
 def atomic_charges(system: openmm.System) -> np.ndarray:
-    """Charges of the system's NonbondedForce, shape (n_atoms,), elementary charges; zero if it
-    has none.
-    """
+    """Charges of the NonbondedForce, shape (n_atoms,), elementary charges; zero without one."""
     for force in system.getForces():
         if isinstance(force, openmm.NonbondedForce):
             return np.array(

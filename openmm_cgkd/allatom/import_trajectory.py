@@ -16,13 +16,15 @@ import numpy as np
 import openmm
 
 from openmm_cgkd import __version__
-from openmm_cgkd.config.run import SystemConfig, dump
+from openmm_cgkd.config.section import dump
+from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import FramesError, MappingError
 from openmm_cgkd.frames.correlation import ForceAutocorrelation
 from openmm_cgkd.frames.frames import Frames, frames_header, write_stream
 from openmm_cgkd.frames.thinning import write_independent
 from openmm_cgkd.mapping.force_maps import OptimalForceMap
-from openmm_cgkd.mapping.mapping import Mapping, bond_order, mapping_from_config
+from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
+from openmm_cgkd.mapping.molecules import WholeMolecules, bond_order
 from openmm_cgkd.mapping.openmscg import mapping_from_cgmap
 from openmm_cgkd.utils.files import file_hash, replacing
 from openmm_cgkd.utils.progress import log_to, progress
@@ -123,7 +125,7 @@ def map_trajectory(
             )
         beads = _mapping(system, mapping, atoms)
         whole = _WholeFrames(source, trajectory, bonds, atoms.n_atoms)
-        options = {
+        options: dict[str, object] = {
             "units": units,
             "timestep": timestep,
             "thin": thin,
@@ -159,7 +161,7 @@ class _WholeFrames:
     """Frames of a trajectory, checked, with whole molecules; can be gone through several times."""
 
     def __init__(self, source: AtomTrajectory, path: Path, bonds: np.ndarray, n_atoms: int) -> None:
-        self._source, self._path, self._whole = source, path, _WholeMolecules(bonds, n_atoms)
+        self._source, self._path, self._whole = source, path, WholeMolecules(bonds, n_atoms)
 
     def each(self, task: str) -> Iterator[AtomFrame]:
         """All frames, with a progress bar of this name."""
@@ -183,7 +185,8 @@ class _WholeFrames:
 
     def _placed(self, frame: AtomFrame) -> np.ndarray:
         """Positions with whole molecules; wrong units show in the bond lengths."""
-        positions, length = self._whole(frame.positions, frame.box)
+        positions = self._whole(frame.positions, frame.box)
+        length = self._whole.mean_bond_length(positions)
         if length is not None and not _BOND_LENGTHS[0] < length < _BOND_LENGTHS[1]:
             raise FramesError(
                 f"{self._path}: bonds are {length:.3g} nm long on average at step {frame.step}; the"
@@ -245,39 +248,11 @@ class _MappedFrames:
         return frames
 
 
-class _WholeMolecules:
-    """Put bonded atoms next to each other across periodic boundaries; as `mapping.make_whole`,
-    by generations of bonds.
-    """
-
-    def __init__(self, bonds: np.ndarray, n_atoms: int) -> None:
-        depth = np.zeros(n_atoms, dtype=int)
-        for parent, child in bonds:
-            depth[child] = depth[parent] + 1
-        self._bonds = bonds
-        self._generations = [bonds[depth[bonds[:, 1]] == d].T for d in range(1, depth.max() + 1)]
-
-    def __call__(self, positions: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, float | None]:
-        """Whole molecules, shape (n_atoms, 3), nm, and the mean bond length, nm, if there are
-        bonds.
-        """
-        # images: box vectors between an atom and its molecule's first
-        inverse, images = np.linalg.inv(box), np.zeros_like(positions)
-        for parents, children in self._generations:
-            images[children] = images[parents] + np.round(
-                (positions[children] - positions[parents]) @ inverse
-            )
-        whole = positions - images @ box
-        if len(self._bonds) == 0:
-            return whole, None
-        return whole, float(
-            np.linalg.norm(whole[self._bonds[:, 1]] - whole[self._bonds[:, 0]], axis=1).mean()
-        )
-
-
 def _mapping(system: SystemConfig, file: Path | None, atoms: mdtraj.Topology) -> Mapping:
-    """Atoms to beads; sums of forces are checked against the bonds to hydrogen, an optimal
-    force map finds the constraints itself.
+    """Atoms to beads.
+
+    Sums of forces are checked against the bonds to hydrogen; an optimal force map finds the
+    constraints itself.
     """
     optimal = system.force_map == "optimal"
     mapping = (

@@ -1,5 +1,6 @@
-"""Read LAMMPS text dumps with forces (``dump ID all custom N FILE id x y z fx fy fz``) one frame at
-a time.
+"""Read LAMMPS text dumps with forces, one frame at a time.
+
+Such dumps are written by ``dump ID all custom N FILE id x y z fx fy fz``.
 
 Format and unit styles: LAMMPS manual, commands ``dump``, ``dump_modify``, ``units`` and page
 "Triclinic simulation boxes".
@@ -163,7 +164,7 @@ class LammpsDump:
             positions * self._length, table[:, 4:] * self._force, box * self._length, time, step
         )
 
-    def _columns(self, columns: list[str], k: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _columns(self, columns: list[str], k: int) -> tuple[tuple[str, str, str], tuple[str, ...]]:
         """Names of the coordinate and force columns."""
         found = [names for names in _COORDINATES if set(names) <= set(columns)]
         for present, what in (
@@ -178,9 +179,7 @@ class LammpsDump:
         return found[0], _FORCES
 
     def _box(self, flags: list[str], bounds: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Origin (3,) and box vectors (3, 3) from the bounding box and the tilt factors xy, xz,
-        yz.
-        """
+        """Origin (3,) and box vectors (3, 3) from the bounding box and the tilt factors xy, xz, yz."""
         if flags[-3:] != 3 * ["pp"]:
             raise BoxError(
                 f"{self._path}: frame {k} has boundaries {' '.join(flags[-3:])}; only boxes"
@@ -203,11 +202,13 @@ class LammpsDump:
             raise ConfigError(
                 f"{self._path}: is in unit style {units}, not {self._units}; give --units {units}."
             )
-        if time is None and self._timestep is None:
+        if time is not None:
+            if self._timestep is not None:
+                raise ConfigError(f"{self._path}: carries times of its own; leave out --timestep.")
+            return time * self._time
+        if self._timestep is None:
             raise ConfigError(
                 f"{self._path}: carries steps but no times; give --timestep, for example --timestep"
                 " '1 femtosecond'."
             )
-        if time is not None and self._timestep is not None:
-            raise ConfigError(f"{self._path}: carries times of its own; leave out --timestep.")
-        return step * self._timestep if time is None else time * self._time
+        return step * self._timestep

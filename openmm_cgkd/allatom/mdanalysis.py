@@ -1,5 +1,4 @@
-"""All-atom trajectories with forces in the formats of other programs, one frame at a time, in the
-package's units.
+"""All-atom trajectories with forces in the formats of other programs, in the package's units.
 
 GROMACS TRR, Amber NetCDF and H5MD are read through MDAnalysis, LAMMPS dumps by `lammps`. TRR has
 fixed units; NetCDF and H5MD state theirs, and are refused if they do not; LAMMPS dumps have none,
@@ -141,9 +140,7 @@ def open_trajectory(
 
 
 class _Reader:
-    """Frames through MDAnalysis, which converts every format to angstrom, ps and kJ/(mol
-    angstrom).
-    """
+    """Frames through MDAnalysis, which converts to angstrom, ps and kJ/(mol angstrom)."""
 
     def __init__(self, universe: MDAnalysis.Universe, path: Path) -> None:
         self._frames, self._path = universe.trajectory, path
@@ -188,8 +185,9 @@ class _Reader:
 
 
 def _check_h5md(path: Path) -> None:
-    """Positions and forces belong to the same steps and state their units; MDAnalysis would
-    pair them by their index.
+    """Refuse positions and forces of different steps or without units.
+
+    MDAnalysis would pair them by their index.
     """
     try:
         with h5py.File(path, "r") as file:

@@ -9,7 +9,7 @@ import mdtraj
 import numpy as np
 from openmm import app, unit
 
-from openmm_cgkd.config.run import load_system
+from openmm_cgkd.config.system import load_system
 from openmm_cgkd.exceptions import BoxError, ConfigError
 from openmm_cgkd.frames.frames import FrameWriter
 from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
@@ -58,8 +58,8 @@ class MappedReporter:
 
     Examples
     --------
-    >>> simulation.reporters.append(MappedReporter("frames.h5", 250, "system.yaml"))  # doctest:
-    +SKIP
+    >>> reporter = MappedReporter("frames.h5", 250, "system.yaml")  # doctest: +SKIP
+    >>> simulation.reporters.append(reporter)  # doctest: +SKIP
     """
 
     def __init__(
@@ -72,9 +72,8 @@ class MappedReporter:
     ) -> None:
         self._file, self._interval, self._after_step = Path(file), reportInterval, after_step
         self._attributes = attributes or {}
-        self._mapping = mapping if isinstance(mapping, Mapping) else None
-        self._system = None if isinstance(mapping, Mapping) else load_system(mapping)
-        self._writer: FrameWriter | None = None
+        self._mapping = mapping if isinstance(mapping, Mapping) else load_system(mapping)
+        self._opened: tuple[FrameWriter, Mapping] | None = None
 
     def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
         """OpenMM's reporter protocol: steps to the next report, and what it needs."""
@@ -84,41 +83,42 @@ class MappedReporter:
 
     def report(self, simulation: app.Simulation, state: Any) -> None:
         """Map one state and append it."""
-        self._open(simulation)
+        writer, mapping = self._open(simulation)
         positions = state.getPositions(asNumpy=True)._value
         forces = state.getForces(asNumpy=True)._value
         box = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
-        self._writer.append(
-            self._mapping.map_positions(positions),
-            self._mapping.map_forces(forces),
+        writer.append(
+            mapping.map_positions(positions),
+            mapping.map_forces(forces),
             np.asarray(box),
             state.getTime().value_in_unit(unit.picosecond),
             simulation.currentStep,
         )
 
-    def _open(self, simulation: app.Simulation) -> None:
+    def _open(self, simulation: app.Simulation) -> tuple[FrameWriter, Mapping]:
         """Check that the simulation can be mapped, then open the file."""
-        if self._writer is not None:
-            return
-        if self._system is not None:
+        if self._opened is not None:
+            return self._opened
+        if isinstance(self._mapping, Mapping):
+            mapping = self._mapping
+        else:
+            system = self._mapping
             topology = mdtraj.Topology.from_openmm(simulation.topology)
-            self._mapping = mapping_from_config(
-                self._system, topology, atomic_charges(simulation.system)
-            )
+            mapping = mapping_from_config(system, topology, atomic_charges(simulation.system))
             self._attributes = {
-                "system": self._system.name,
-                "temperature": self._system.temperature,
+                "system": system.name,
+                "temperature": system.temperature,
                 **self._attributes,
             }
-        self._mapping.check_constraints(simulation.system)
+        mapping.check_constraints(simulation.system)
         if not simulation.system.usesPeriodicBoundaryConditions():
             raise BoxError(
                 f"{self._file}: the system is not periodic; only periodic fluids can be mapped."
             )
         self._check_temperature(simulation)
-        self._writer = FrameWriter(
-            self._file, self._mapping.topology, self._attributes, self._after_step
-        )
+        writer = FrameWriter(self._file, mapping.topology, self._attributes, self._after_step)
+        self._opened = writer, mapping
+        return self._opened
 
     def _check_temperature(self, simulation: app.Simulation) -> None:
         temperature = self._attributes.get("temperature")
@@ -139,5 +139,5 @@ class MappedReporter:
 
     def close(self) -> None:
         """Close the file."""
-        if self._writer is not None:
-            self._writer.close()
+        if self._opened is not None:
+            self._opened[0].close()

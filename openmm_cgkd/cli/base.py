@@ -21,13 +21,14 @@ from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
 from openmm_cgkd import __version__
-from openmm_cgkd.config.run import RunConfig, SystemConfig
+from openmm_cgkd.config.run import RunConfig
+from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import CGKDError
 from openmm_cgkd.utils.files import write_text
 from openmm_cgkd.utils.progress import console, logger
 
 # what each command reads of its YAML file, shown by --help
-_READS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
+READS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
     "reference": (
         SystemConfig,
         ("name", "force_field", "temperature", "molecules", "beads", "reference"),
@@ -112,7 +113,7 @@ class StageCommand(Command):
 
     def format_help(self, ctx: typer.Context, formatter: Any) -> None:
         super().format_help(ctx, formatter)
-        model, names = _READS[self.name]
+        model, names = READS[self.name]
         file = "RUN.yaml" if model is RunConfig else "SYSTEM.yaml"
         table = Table(
             title=f"What it reads of {file}", title_justify="left", box=None, padding=(0, 2, 0, 0)

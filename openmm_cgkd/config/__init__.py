@@ -1,0 +1,60 @@
+"""system.yaml and run.yaml: what a fluid is, and what to do with it."""
+
+from .execution import ExecutionConfig, SlurmConfig
+from .run import (
+    CommitteeConfig,
+    ComparisonConfig,
+    ExtraConfig,
+    LossWeights,
+    ModelConfig,
+    OnPolicyConfig,
+    PriorConfig,
+    RunConfig,
+    SimulationConfig,
+    SplitConfig,
+    StabilityConfig,
+    StudentConfig,
+    TeachersConfig,
+    TrainingConfig,
+    load_run,
+)
+from .section import ConfigFile, Section, describe_mistake, dump, parse
+from .system import (
+    BeadConfig,
+    MeanForceConfig,
+    MoleculeConfig,
+    ReferenceConfig,
+    SystemConfig,
+    load_system,
+)
+
+__all__ = [
+    "BeadConfig",
+    "CommitteeConfig",
+    "ComparisonConfig",
+    "ConfigFile",
+    "ExecutionConfig",
+    "ExtraConfig",
+    "LossWeights",
+    "MeanForceConfig",
+    "ModelConfig",
+    "MoleculeConfig",
+    "OnPolicyConfig",
+    "PriorConfig",
+    "ReferenceConfig",
+    "RunConfig",
+    "Section",
+    "SimulationConfig",
+    "SlurmConfig",
+    "SplitConfig",
+    "StabilityConfig",
+    "StudentConfig",
+    "SystemConfig",
+    "TeachersConfig",
+    "TrainingConfig",
+    "describe_mistake",
+    "dump",
+    "load_run",
+    "load_system",
+    "parse",
+]

@@ -1,167 +1,30 @@
-"""system.yaml and run.yaml: what a fluid is, and what to do with it.
-
-Paths inside a file are relative to the file. Every physical quantity carries a unit; unknown fields
-are errors.
-"""
+"""The sections of run.yaml: what to do with a fluid."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
-import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
-    PlainSerializer,
-    PrivateAttr,
-    SerializationInfo,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from openmm_cgkd.exceptions import ConfigError
-from openmm_cgkd.execution.tasks import ExecutionConfig
 from openmm_cgkd.utils.units import (
-    Density,
     Duration,
-    ForceConstant,
     Length,
-    Mass,
     Pressure,
     Rate,
-    Temperature,
     Time,
 )
 
-
-def _write_path(path: Path, info: SerializationInfo) -> str:
-    """Keep a path pointing to the same file when its configuration is written into another
-    folder.
-    """
-    if not info.context or path.is_absolute():
-        return str(path)
-    return os.path.relpath(info.context["from"] / path, info.context["to"])
+from .execution import ExecutionConfig
+from .section import ConfigFile, RelativePath, Section, load
 
 
-_File = Annotated[Path, PlainSerializer(_write_path)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class MoleculeConfig(_Section):
-    """A molecule or ion of the fluid."""
-
-    name: str = Field(min_length=1, description="residue name in the force field")
-    structure: _File = Field(description="PDB file with one molecule and its CONECT records")
-    count: int = Field(gt=0)
-
-
-class BeadConfig(_Section):
-    """A bead: the centre of mass of some atoms of one molecule."""
-
-    type: str = Field(min_length=1, description="bead type name")
-    molecule: str
-    selection: str = Field(
-        "all", description="MDTraj selection of the bead's atoms within the molecule"
-    )
-
-
-class ReferenceConfig(_Section):
-    """Protocol of the all-atom run: pack, minimise, anneal, NPT, NVT at the mean density."""
-
-    initial_density: Density = "0.85 gram/centimeter**3"
-    pressure: Pressure = "1 bar"
-    nonbonded_cutoff: Length = "1.0 nanometer"
-    hydrogen_mass: Mass = "3 dalton"
-    timestep: Time = "4 femtosecond"
-    friction: Rate = "1 / picosecond"
-    annealing_temperature: Temperature = "450 kelvin"
-    annealing: Duration = "60 picosecond"
-    npt: Duration = "200 picosecond"
-    nvt: Duration = "20 picosecond"
-    production: Time = "1000 picosecond"
-    frame_interval: Time = "1 picosecond"
-    snapshot_interval: Time = Field(
-        "10 picosecond", description="between configurations of all atoms in production.xtc"
-    )
-    seed: int = Field(1, ge=1, lt=2**31)
-    platform: str | None = Field(None, description="OpenMM platform; the fastest one if absent")
-    threads: int | None = Field(
-        None, gt=0, description="threads of the CPU platform; all cores if absent"
-    )
-
-
-class MeanForceConfig(_Section):
-    """Protocol of the restrained all-atom runs: the beads are held, all else is averaged over."""
-
-    restraint_constant: ForceConstant = "1e6 kilojoule/mole/nanometer**2"
-    check_constant: ForceConstant = "2.5e5 kilojoule/mole/nanometer**2"
-    check_frames: int = Field(
-        4,
-        ge=0,
-        description="configurations sampled again for the checks: other constant, stronger heating",
-    )
-    starts: int = Field(
-        16,
-        ge=2,
-        description=(
-            "runs per configuration, each with conformations of its own; more continue fewer"
-        ),
-    )
-    annealing_temperature: Temperature = Field(
-        "2000 kelvin", description="at which conformations are renewed"
-    )
-    annealing: Duration = "3 picosecond"
-    cooling: Duration = "24 picosecond"
-    equilibration: Duration = "0.3 picosecond"
-    sampling: Time = "1 picosecond"
-    sample_interval: Time = "0.04 picosecond"
-    execution: ExecutionConfig = ExecutionConfig()
-
-
-class SystemConfig(_Section):
-    """A fluid: molecules, force field, state point and mapping (system.yaml)."""
-
-    name: str = Field(min_length=1)
-    force_field: _File = Field(description="OpenMM force-field XML")
-    temperature: Temperature
-    molecules: list[MoleculeConfig] = Field(min_length=1)
-    beads: list[BeadConfig] = Field(min_length=1)
-    force_map: Literal["basic", "optimal"] = Field(
-        "basic", description="sum over the atoms of a bead, or the least noisy map; see physics.md"
-    )
-    reference: ReferenceConfig = ReferenceConfig()
-    mean_force: MeanForceConfig = MeanForceConfig()
-    _folder: Path = PrivateAttr(default=Path())
-
-    @model_validator(mode="after")
-    def _names_fit(self) -> Self:
-        names = [molecule.name for molecule in self.molecules]
-        if len(set(names)) < len(names):
-            raise ValueError(f"molecule names repeat: {names}; name each molecule once")
-        for bead in self.beads:
-            if bead.molecule not in names:
-                raise ValueError(
-                    f"bead {bead.type} belongs to molecule {bead.molecule}, which is not among"
-                    f" {names}"
-                )
-        return self
-
-    def path(self, relative: Path) -> Path:
-        """Absolute path of a file named in this configuration."""
-        return (self._folder / relative).resolve()
-
-
-class SplitConfig(_Section):
-    """Split of the frames into contiguous time blocks, with a gap between training and held-out
-    blocks.
-    """
+class SplitConfig(Section):
+    """Split of the frames into contiguous time blocks; gaps part training from held-out blocks."""
 
     validation: float = Field(
         0.1, gt=0, lt=1, description="share of frames that chooses the checkpoint"
@@ -172,7 +35,7 @@ class SplitConfig(_Section):
     )
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """TensorNet of torchmd-net with per-bead energies."""
 
     channels: int = Field(64, gt=0)
@@ -181,7 +44,7 @@ class ModelConfig(_Section):
     radial_functions: int = Field(32, gt=1)
 
 
-class PriorConfig(_Section):
+class PriorConfig(Section):
     """Exponential pair repulsion that switches on where the all-atom RDF vanishes."""
 
     threshold: float = Field(0.001, gt=0, description="t is the first r with g(r) above this")
@@ -193,7 +56,7 @@ class PriorConfig(_Section):
     )
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """One optimisation."""
 
     epochs: int = Field(30, gt=0)
@@ -231,9 +94,10 @@ class TrainingConfig(_Section):
         return self
 
 
-class TeachersConfig(_Section):
-    """Ensemble of force-matching teachers; members differ by seed and by resampled training
-    blocks.
+class TeachersConfig(Section):
+    """Ensemble of force-matching teachers.
+
+    Members differ by seed and by resampled training blocks.
     """
 
     count: int = Field(8, gt=0)
@@ -243,7 +107,7 @@ class TeachersConfig(_Section):
     training: TrainingConfig = TrainingConfig()
 
 
-class LossWeights(_Section):
+class LossWeights(Section):
     """Weights of the distillation loss; each term is scaled by the variance of its target."""
 
     force: float = Field(1.0, ge=0)
@@ -259,12 +123,10 @@ class LossWeights(_Section):
         return self
 
 
-class ExtraConfig(_Section):
-    """Configurations beyond the all-atom frames, which the teachers label for the student as
-    well.
-    """
+class ExtraConfig(Section):
+    """Configurations beyond the all-atom frames that the teachers label for the student, too."""
 
-    trajectories: list[_File] = Field(
+    trajectories: list[RelativePath] = Field(
         [], description="student or teacher MD, DCD or XTC, beads in the order of the frames"
     )
     snapshots: int = Field(100, gt=0, description="evenly spaced ones of every trajectory, at most")
@@ -274,9 +136,11 @@ class ExtraConfig(_Section):
     displacement: Length = "0.01 nanometer"
 
 
-class OnPolicyConfig(_Section):
-    """Rounds of: simulate with the student, let the teachers label what it visits, train the
-    student again.
+class OnPolicyConfig(Section):
+    """Rounds of on-policy training.
+
+    In each the student simulates, the teachers label what it visits, and the student is trained
+    again.
     """
 
     rounds: int = Field(0, ge=0)
@@ -286,7 +150,7 @@ class OnPolicyConfig(_Section):
     snapshots: int = Field(100, gt=0, description="per round")
 
 
-class StudentConfig(_Section):
+class StudentConfig(Section):
     """The distilled model, or direct force matching for comparison."""
 
     targets: Literal["ensemble", "single", "noisy"] = Field(
@@ -341,7 +205,7 @@ class StudentConfig(_Section):
         return bool(self.extra.trajectories or self.extra.perturbed or self.on_policy.rounds)
 
 
-class CommitteeConfig(_Section):
+class CommitteeConfig(Section):
     """Watch how far the teachers disagree on the forces along the student's trajectory."""
 
     interval: Time = "1 picosecond"
@@ -351,7 +215,7 @@ class CommitteeConfig(_Section):
     action: Literal["warn", "stop"] = "warn"
 
 
-class SimulationConfig(_Section):
+class SimulationConfig(Section):
     """Coarse-grained molecular dynamics."""
 
     timestep: Time | None = Field(
@@ -379,7 +243,7 @@ class SimulationConfig(_Section):
         return None if value == "auto" else value
 
 
-class ComparisonConfig(_Section):
+class ComparisonConfig(Section):
     """Structure and dynamics, CG against all-atom."""
 
     bins: int = Field(150, gt=1)
@@ -400,9 +264,10 @@ class ComparisonConfig(_Section):
         return self
 
 
-class StabilityConfig(_Section):
-    """Independent coarse-grained runs from different all-atom frames, with the protocol of the
-    simulation section.
+class StabilityConfig(Section):
+    """Independent coarse-grained runs from different all-atom frames.
+
+    Their protocol is that of the simulation section.
     """
 
     replicas: int = Field(8, gt=0)
@@ -413,21 +278,21 @@ class StabilityConfig(_Section):
     )
 
 
-class RunConfig(_Section):
+class RunConfig(ConfigFile):
     """The whole pipeline on one fluid (run.yaml)."""
 
-    system: _File = Field(description="system.yaml of the fluid")
-    folder: _File = Field(description="results, logs and checkpoints")
-    frames: _File | None = Field(
+    system: RelativePath = Field(description="system.yaml of the fluid")
+    folder: RelativePath = Field(description="results, logs and checkpoints")
+    frames: RelativePath | None = Field(
         None, description="mapped all-atom frames; absent: run the all-atom stage"
     )
-    potential: _File | None = Field(
+    potential: RelativePath | None = Field(
         None, description="exported potential to simulate with; absent: the one that this run makes"
     )
     max_frames: int | None = Field(
         None, gt=0, description="use evenly spaced frames, at most this many, for training"
     )
-    mean_forces: _File | None = Field(
+    mean_forces: RelativePath | None = Field(
         None, description="mean-force frames, to report errors that are free of noise"
     )
     tensorboard: bool = Field(False, description="write metrics for TensorBoard, too")
@@ -444,7 +309,6 @@ class RunConfig(_Section):
     simulation: SimulationConfig = SimulationConfig()
     comparison: ComparisonConfig = ComparisonConfig()
     stability: StabilityConfig = StabilityConfig()
-    _folder: Path = PrivateAttr(default=Path())
 
     @model_validator(mode="after")
     def _potential_needs_frames(self) -> Self:
@@ -464,84 +328,11 @@ class RunConfig(_Section):
             )
         return self
 
-    def path(self, relative: Path) -> Path:
-        """Absolute path of a file or folder named in this configuration."""
-        return (self._folder / relative).resolve()
-
     @property
     def run_folder(self) -> Path:
         return self.path(self.folder)
 
 
-_Config = TypeVar("_Config", SystemConfig, RunConfig)
-
-
-def describe_mistake(source: Path | str, error: ValidationError) -> str:
-    """One sentence for the first thing wrong in a configuration."""
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"]) or "the file"
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = "unknown field; check the spelling or remove it"
-    elif first["type"] != "value_error":
-        message = f"got {first['input']!r}: {message[0].lower()}{message[1:]}"
-        if first["type"] == "missing":
-            message = "required field is missing; add it"
-    return f"{source}: {field}: {message}."
-
-
-def parse(kind: type[_Config], data: Any, source: Path | str, folder: Path) -> _Config:
-    """Validate plain data as a configuration; relative paths refer to `folder`.
-
-    Raises
-    ------
-    ConfigError
-        Naming the file, the field, the value and the cure.
-    """
-    if not isinstance(data, dict):
-        raise ConfigError(
-            f"{source}: expected a mapping of fields to values, got {type(data).__name__}."
-        )
-    try:
-        config = kind.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(describe_mistake(source, error)) from error
-    config._folder = folder.resolve()
-    return config
-
-
-def _load(kind: type[_Config], path: Path | str) -> _Config:
-    path = Path(path)
-    try:
-        data = yaml.safe_load(path.read_text())
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"{path}: no such file; give the path of a YAML configuration."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read as YAML ({' '.join(str(error).split())})."
-        ) from error
-    return parse(kind, data, path, path.parent)
-
-
-def load_system(path: Path | str) -> SystemConfig:
-    """Read a system.yaml."""
-    return _load(SystemConfig, path)
-
-
 def load_run(path: Path | str) -> RunConfig:
     """Read a run.yaml."""
-    return _load(RunConfig, path)
-
-
-def dump(config: SystemConfig | RunConfig, folder: Path | None = None) -> str:
-    """The fully expanded configuration as YAML, every default spelled out.
-
-    Parameters
-    ----------
-    folder : path, optional
-        Where the YAML will be written; its relative paths then refer to that folder.
-    """
-    context = {"from": config._folder.resolve(), "to": folder.resolve()} if folder else None
-    return yaml.safe_dump(config.model_dump(mode="json", context=context), sort_keys=False)
+    return load(RunConfig, path)

@@ -1,8 +1,7 @@
-"""Processes that train one model together: each reports its progress, ends with its parent, and
-hands over its error.
+"""Processes of which each reports its progress, ends with its parent, and hands over its error.
 
-They are spawned, so a Python script that trains on several devices needs the ``if __name__ ==
-"__main__":`` guard.
+They are spawned, so a Python script that starts them needs the ``if __name__ == "__main__":``
+guard.
 """
 
 from __future__ import annotations
@@ -17,14 +16,12 @@ import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
+from typing import Any
 
-import torch
-
-from openmm_cgkd.exceptions import CGKDError, TrainingError
+from openmm_cgkd.exceptions import CGKDError, ExecutionError
+from openmm_cgkd.utils.progress import Report
 
 logger = logging.getLogger(__name__)
-
-Report = Callable[[float, str], None]  # takes the epochs done and a figure of merit
 
 
 def cores() -> int:
@@ -39,49 +36,71 @@ class Worker:
     ----------
     function, arguments
         Must be importable and picklable.
-    threads : int
-        Threads of PyTorch in the process.
+    threads : int, optional
+        Threads of PyTorch in the process; as PyTorch finds them if absent.
 
     Attributes
     ----------
+    connection : Connection
+        The end of the process's pipe; something can be read when the process has news.
     reports : list of (float, str)
         What the function reported; the reader empties it.
+    result : object
+        What the function returned.
     error : Exception or None
-        Why the function did not end well, once the process has ended.
+        Why the function did not end well.
     """
 
-    def __init__(self, function: Callable[..., object], arguments: tuple, threads: int) -> None:
+    def __init__(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], threads: int | None = None
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, far = context.Pipe()
         self._process = context.Process(target=_work, args=(function, arguments, threads, far))
         self._process.start()
         far.close()
         self.reports: list[tuple[float, str]] = []
+        self.result: Any = None
         self.error: Exception | None = None
-        self._done = False
+        self._answered = False
 
     def ended(self) -> bool:
         """Take in what the process has sent; whether it has ended."""
         try:
             while self.connection.poll():
-                message = self.connection.recv()
-                if isinstance(message, Exception):
-                    self.error = message
-                elif message is None:
-                    self._done = True
+                kind, content = self.connection.recv()
+                if kind == "report":
+                    self.reports.append(content)
+                    continue
+                self._answered = True
+                if kind == "error":
+                    self.error = content
                 else:
-                    self.reports.append(message)
+                    self.result = content
         except (EOFError, OSError):
             self._process.join()
-            if not self._done and self.error is None:
-                self.error = TrainingError(_cause(self._process.exitcode))
+            if not self._answered:
+                self.error = ExecutionError(_cause(self._process.exitcode))
             return True
         return False
 
+    def wait(self) -> Any:
+        """Wait for the result of the function and return it, or raise its error."""
+        while not (self.ended() or self._answered):
+            wait_for([self.connection])
+        self.stop()
+        if self.error is not None:
+            raise self.error
+        return self.result
+
     def stop(self) -> None:
-        """End the process now; safe at any moment, because every epoch is on disk."""
+        """Close the connection, upon which the process ends itself at once, and wait for that."""
         self.connection.close()
         self._process.join()
+
+    def terminate(self) -> None:
+        """Ask the operating system to end the process; for other threads than the one that waits."""
+        self._process.terminate()
 
 
 def _cause(code: int | None) -> str:
@@ -94,26 +113,32 @@ def _cause(code: int | None) -> str:
 
 
 def _work(
-    function: Callable[..., object], arguments: tuple, threads: int, connection: Connection
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    threads: int | None,
+    connection: Connection,
 ) -> None:
+    """Main function of the process: send reports, then the result or the error."""
     # Ctrl-C reaches the parent, which ends this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
 
-    def report(epochs: float, note: str) -> None:
-        connection.send((epochs, note))
+    def report(share: float, note: str) -> None:
+        connection.send(("report", (share, note)))
 
     try:
-        function(*arguments, report)
+        if threads is not None:
+            import torch  # not before the function has set the number of threads by other means
+
+            torch.set_num_threads(threads)
+        answer = "result", function(*arguments, report)
     except CGKDError as error:
-        connection.send(error)
+        answer = "error", error
     except Exception as error:
-        logger.exception("training failed")
+        logger.exception("a process failed")
         # some library errors do not survive pickling
-        connection.send(TrainingError(f"{type(error).__name__}: {error}"))
-    else:
-        connection.send(None)
+        answer = "error", ExecutionError(f"{type(error).__name__}: {error}")
+    connection.send(answer)
 
 
 def _end_with_parent(connection: Connection) -> None:
@@ -123,16 +148,27 @@ def _end_with_parent(connection: Connection) -> None:
     os._exit(1)
 
 
-def run_together(jobs: list[tuple[Callable[..., object], tuple]], report: Report) -> None:
+def run_together(
+    jobs: list[tuple[Callable[..., Any], tuple[Any, ...]]], report: Report, threads: int
+) -> None:
     """Run jobs that work on one thing, each in a process of its own, and pass on their reports.
+
+    Parameters
+    ----------
+    jobs : list of (callable, tuple)
+        Functions and their arguments, as `Worker` takes them.
+    report : callable
+        Gets what any of them reports.
+    threads : int
+        Threads of PyTorch in all processes together, at least one in each.
 
     Raises
     ------
     CGKDError
         That of the job that fails first; the others are ended.
     """
-    threads = max(1, torch.get_num_threads() // len(jobs))
-    workers = [Worker(function, arguments, threads) for function, arguments in jobs]
+    share = max(1, threads // len(jobs))
+    workers = [Worker(function, arguments, share) for function, arguments in jobs]
     try:
         running = list(workers)
         while running:

@@ -1,5 +1,4 @@
-"""Independent tasks side by side: in processes on this machine, or through Parsl on this machine or
-a Slurm cluster.
+"""Independent tasks side by side: in processes of this machine, or through Parsl, also on Slurm.
 
 Tasks must not share anything but files. Processes are spawned, so a Python script that starts tasks
 needs the ``if __name__ == "__main__":`` guard. On a cluster the run folder must be visible to all
@@ -11,12 +10,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import multiprocessing
 import os
 import pickle
 import shlex
 import shutil
-import signal
 import sys
 import tempfile
 import threading
@@ -25,14 +22,15 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
+from openmm_cgkd.config.execution import ExecutionConfig, SlurmConfig
 from openmm_cgkd.exceptions import CGKDError, ConfigError, ExecutionError
 from openmm_cgkd.utils.files import write_text
+from openmm_cgkd.utils.progress import Report
+
+from .processes import Worker, cores
 
 logger = logging.getLogger(__name__)
 
@@ -40,63 +38,14 @@ _POLL = 0.5  # seconds between looks at what tasks report
 # torch, numba, OpenMM; each reads its own on import
 _THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENMM_CPU_THREADS")
 
-# Parsl's hub between us and the workers: interrupts are ours to handle; if we are killed, Linux
-# ends it (1: PR_SET_PDEATHSIG, 15: SIGTERM)
+# Parsl's hub between this process and the workers leaves interrupts to this process; if this
+# process is killed, Linux ends the hub (1: PR_SET_PDEATHSIG, 15: SIGTERM)
 _INTERCHANGE = (
     "import ctypes, runpy, signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
     " ctypes.CDLL(None).prctl(1, 15); runpy.run_module('{}', run_name='__main__')"
 )
 
-Report = Callable[[float, str], None]
-_Submit = Callable[..., Future]
-
-
-class SlurmConfig(BaseModel):
-    """Jobs that Parsl asks Slurm for; each takes one node and runs as many tasks at a time as
-    it has workers.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    partition: str | None = None
-    account: str | None = None
-    walltime: str = Field(
-        "24:00:00", pattern=r"^\d+:\d\d:\d\d$", description="of one job, hours:minutes:seconds"
-    )
-    jobs: int = Field(1, gt=0, description="jobs at a time, at most")
-    cores: int | None = Field(None, gt=0, description="cores of the node; the whole node if absent")
-    options: list[str] = Field(
-        [], description="further options of sbatch, such as --gpus-per-node=4"
-    )
-    setup: list[str] = Field(
-        [], description="shell commands before the work, such as module load cuda"
-    )
-
-
-class ExecutionConfig(BaseModel):
-    """Where independent tasks run, such as the training of teachers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
-
-    backend: Literal["local", "parsl"] = Field(
-        "local", description="processes on this machine, or Parsl's HighThroughputExecutor"
-    )
-    retries: int = Field(1, ge=0, description="times that a failed or killed task is tried again")
-    accelerators: list[str] = Field(
-        [], description="parsl: GPUs of a node, one for each worker (CUDA_VISIBLE_DEVICES)"
-    )
-    slurm: SlurmConfig | None = Field(
-        None, description="parsl: ask Slurm for nodes; this machine if absent"
-    )
-
-    @model_validator(mode="after")
-    def _needs_parsl(self) -> Self:
-        if self.backend == "local" and (self.accelerators or self.slurm):
-            raise ValueError(
-                "accelerators and slurm are for backend parsl, got backend local; set backend:"
-                " parsl or remove them"
-            )
-        return self
+_Submit = Callable[..., Future[Any]]
 
 
 def map_tasks(
@@ -106,7 +55,7 @@ def map_tasks(
     folder: Path,
     workers: int | None = None,
     on_result: Callable[[str, Any], None] = lambda name, result: None,
-    on_report: Callable[[str, float, str], None] = lambda name, done, note: None,
+    on_report: Callable[[str, float, str], None] = lambda name, share, note: None,
 ) -> dict[str, Any]:
     """Call a function once per task, each call in another process, and wait for all of them.
 
@@ -114,8 +63,8 @@ def map_tasks(
     ----------
     function : callable
         Of a module that workers can import. Called as ``function(*arguments, report)``;
-        ``report(done, note)`` tells how far the task is, may be called often, and ends the process
-        when nobody waits for it any more.
+        ``report(share, note)`` tells how far the task is, from 0 to 1, may be called often, and
+        ends the process when nobody waits for it any more.
     tasks : mapping
         Name of every task, which must be good as a file name, and its arguments, which must be
         picklable.
@@ -149,7 +98,7 @@ def map_tasks(
     workers = _workers(execution, workers, len(tasks))
     with _reports(folder) as reports, _submitter(execution, folder, workers) as submit:
 
-        def start(name: str) -> Future:
+        def start(name: str) -> Future[Any]:
             return submit(
                 pickle.dumps((function, tasks[name])),
                 folder / f"{name}.error.log",
@@ -160,8 +109,8 @@ def map_tasks(
         running = {start(name): name for name in tasks}
         while running:
             finished, _ = wait(running, timeout=_POLL, return_when=FIRST_COMPLETED)
-            for name, (done, note) in _read_reports(reports, running.values()):
-                on_report(name, done, note)
+            for name, (share, note) in _read_reports(reports, running.values()):
+                on_report(name, share, note)
             for future in finished:
                 name = running.pop(future)
                 error = future.exception()
@@ -209,11 +158,12 @@ def _one_line(error: BaseException) -> str:
 # --- in the process of a task ---------------------------------------------------------------------
 
 
-def _run(payload: bytes, error_log: Path, report_file: Path, workers: int | None) -> Any:
-    """Do one task. The function comes pickled, so that its imports find the number of threads
-    already set.
+def run_task(payload: bytes, error_log: Path, report_file: Path, workers: int | None) -> Any:
+    """Do one task in this process.
+
+    The function comes pickled, so that its imports find the number of threads already set.
     """
-    threads = max(1, len(os.sched_getaffinity(0)) // workers) if workers else 1
+    threads = max(1, cores() // workers) if workers else 1
     for variable in _THREADS:
         os.environ.setdefault(variable, str(threads))
     try:
@@ -240,13 +190,13 @@ class _Reporter:
     def __init__(self, file: Path) -> None:
         self._file, self._next = file, 0.0
 
-    def __call__(self, done: float, note: str = "") -> None:
+    def __call__(self, share: float, note: str = "") -> None:
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + 1
         fresh = self._file.with_suffix(".tmp")
         try:
-            fresh.write_text(json.dumps([done, note]))
+            fresh.write_text(json.dumps([share, note]))
             os.replace(fresh, self._file)
         # the folder is gone: nobody waits, and another run may work on the same files
         except FileNotFoundError:
@@ -285,59 +235,35 @@ def _submitter(
 
 @contextmanager
 def _processes(workers: int) -> Iterator[_Submit]:
-    """Every task in a spawned process of its own, so that one that is killed takes no other
-    with it.
-    """
-    alive: set[multiprocessing.process.BaseProcess] = set()
+    """Every task in a process of its own, so that one that is killed takes no other with it."""
+    alive: set[Worker] = set()
     stopping = threading.Event()
 
     def work(*arguments: Any) -> Any:
-        context = multiprocessing.get_context("spawn")
-        here, there = context.Pipe()
-        process = context.Process(target=_answer, args=(there, arguments))
-        process.start()
-        alive.add(process)
+        worker = Worker(_run_in_worker, arguments)
+        alive.add(worker)
         if stopping.is_set():
-            process.terminate()
-        there.close()
+            worker.terminate()
         try:
-            good, value = here.recv()
-        except EOFError:
-            process.join()
-            raise ExecutionError(f"its process ended with exit code {process.exitcode}") from None
+            return worker.wait()
         finally:
-            here.close()
-            process.join()
-            alive.discard(process)
-        if good:
-            return value
-        raise value
+            alive.discard(worker)
 
     pool = ThreadPoolExecutor(workers)
     try:
         yield lambda *arguments: pool.submit(work, *arguments)
     finally:
         stopping.set()
-        for process in list(alive):
-            process.terminate()
+        for worker in list(alive):
+            worker.terminate()
         pool.shutdown(cancel_futures=True)
 
 
-def _answer(pipe: Connection, arguments: tuple[Any, ...]) -> None:
-    """Main function of a task's process: send back the result or the error."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's business
-    threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
-    try:
-        answer = True, _run(*arguments)
-    except CGKDError as error:
-        answer = False, error
-    pipe.send(answer)
-
-
-def _end_with_parent(pipe: Connection) -> None:
-    with contextlib.suppress(EOFError, OSError):
-        pipe.recv()
-    os._exit(1)
+def _run_in_worker(
+    payload: bytes, error_log: Path, report_file: Path, workers: int | None, report: Report
+) -> Any:
+    """`run_task` in a process of this machine; its progress goes through a file with Parsl, too."""
+    return run_task(payload, error_log, report_file, workers)
 
 
 @contextmanager
@@ -378,7 +304,7 @@ def _parsl(execution: ExecutionConfig, folder: Path, workers: int | None) -> Ite
         Config(executors=[executor], run_dir=str(folder / "parsl"), strategy_period=1)
     )
     try:
-        yield python_app(_run, data_flow_kernel=kernel)
+        yield python_app(run_task, data_flow_kernel=kernel)
     finally:
         kernel.cleanup()
 

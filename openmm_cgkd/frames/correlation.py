@@ -1,6 +1,4 @@
-"""How long the forces on beads remember: their autocorrelation, its integrated time, and frames
-that are independent.
-"""
+"""How long the forces on beads remember: their autocorrelation, and independent frames."""
 
 from __future__ import annotations
 
@@ -20,8 +18,9 @@ _GAP = 1.5  # first step of time; after a longer one frames were lost
 
 
 class ForceAutocorrelation:
-    r"""Normalised autocorrelation of the mapped forces, averaged over beads, components and time
-    origins.
+    r"""Normalised autocorrelation of the mapped forces.
+
+    It is averaged over beads, components and time origins:
 
     .. math:: C(t) = \langle F_i(s) F_i(s + t) \rangle / \langle F_i(s)^2 \rangle
 
@@ -120,8 +119,9 @@ class ForceAutocorrelation:
 
     @property
     def values(self) -> np.ndarray:
-        """C at the lags 0, 1, 2 ... intervals that at least half of the frames have a pair at,
-        shape (n_lags,).
+        """C by lag, shape (n_lags,).
+
+        Lags are 0, 1, 2 ... intervals, as far as at least half of the frames have a pair at.
         """
         if self._n < 4 or self._sums[0] == 0:
             raise AnalysisError(
@@ -158,7 +158,8 @@ class ForceAutocorrelation:
 
     @property
     def independent_stride(self) -> int:
-        """Independent frames are so many apart: the statistical inefficiency 2 tau over the
-        interval, rounded.
+        """Distance between independent frames.
+
+        The statistical inefficiency, twice the integrated time over the interval, rounded.
         """
         return max(1, round(2 * self.integrated_time / self.interval))

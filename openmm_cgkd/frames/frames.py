@@ -1,5 +1,4 @@
-"""Mapped frames: in memory, and their HDF5 file, which is written, appended after a crash, streamed
-and read.
+"""Mapped frames: in memory, and in the HDF5 file from which they are read.
 
 The file (``docs/formats.md``) is written in HDF5's single-writer mode, so a killed writer leaves a
 readable file; a frame counts only when its checksum, which is written last, is right.
@@ -19,18 +18,19 @@ import h5py
 import numpy as np
 
 from openmm_cgkd.exceptions import FramesError
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.utils.box import smallest_height
 from openmm_cgkd.utils.files import replacing
 
 from .hdf5 import (
+    FRAMES,
     QUANTITIES,
     Header,
     append_rows,
     checksums,
     create,
     frame_shapes,
-    open_frames,
+    open_file,
     read_header,
     read_rows,
 )
@@ -108,15 +108,17 @@ class Frames:
 
     @property
     def smallest_height(self) -> float:
-        """Smallest distance between opposite box faces over all frames, nm; cutoffs must stay
-        below half of it.
+        """Smallest distance between opposite box faces over all frames, nm.
+
+        Cutoffs must stay below half of it.
         """
         return float(smallest_height(self.box))
 
 
 class FrameWriter:
-    """Append mapped frames to an HDF5 file, one at a time, safe against a crash between any two
-    instructions.
+    """Append mapped frames to an HDF5 file, one at a time.
+
+    The file is safe against a crash between any two instructions.
 
     Parameters
     ----------
@@ -184,7 +186,13 @@ class FrameWriter:
                 f"{self.path}: step {step} is not after the last frame; resume with after_step or"
                 " write to another file."
             )
-        frame = {"positions": positions, "forces": forces, "box": box, "time": time, "step": step}
+        frame: dict[str, Any] = {
+            "positions": positions,
+            "forces": forces,
+            "box": box,
+            "time": time,
+            "step": step,
+        }
         for name, values in frame.items():
             expected = self._file[name].shape[1:]
             if np.shape(values) != expected:
@@ -230,13 +238,14 @@ def frames_header(path: Path | str) -> Header:
     FramesError
         If the file is missing, foreign or damaged.
     """
-    with open_frames(Path(path)) as file:
+    with open_file(Path(path), FRAMES) as file:
         return read_header(file, Path(path))
 
 
 def iterate_frames(path: Path | str) -> Iterator[Frames]:
-    """Stream every whole frame of a file in pieces of a few megabytes; memory does not grow with
-    the file.
+    """Stream every whole frame of a file in pieces of a few megabytes.
+
+    Memory does not grow with the file.
 
     Raises
     ------
@@ -244,7 +253,7 @@ def iterate_frames(path: Path | str) -> Iterator[Frames]:
         If the file is missing or foreign, or holds a damaged frame before its last whole one, or a
         value that is not finite. What comes after the last whole frame is left out.
     """
-    with open_frames(Path(path)) as file:
+    with open_file(Path(path), FRAMES) as file:
         header = read_header(file, Path(path))
         yield from _whole_frames(
             file, header, Path(path), max(1, _STREAM // (24 * header.beads.n_beads))
@@ -281,8 +290,9 @@ def _check_finite(frames: Frames, first: int, path: Path) -> None:
 
 
 def read_frames(path: Path | str, allow_empty: bool = False) -> Frames:
-    """Read every whole frame of a file, whether its writer closed it, still writes it, or was
-    killed.
+    """Read every whole frame of a file.
+
+    Its writer may have closed it, still write it, or have been killed.
 
     Raises
     ------
@@ -290,7 +300,7 @@ def read_frames(path: Path | str, allow_empty: bool = False) -> Frames:
         If the file is missing, foreign, empty, or holds a damaged frame before its last whole one.
     """
     path = Path(path)
-    with open_frames(path) as file:
+    with open_file(path, FRAMES) as file:
         header = read_header(file, path)
         for frames in _whole_frames(file, header, path, max(1, header.rows)):
             return frames
@@ -321,8 +331,9 @@ def write_stream(
 
 
 def write_frames(frames: Frames, path: Path | str) -> None:
-    """Write frames as a compressed file, complete or not at all; for shipping and for parts of
-    a file.
+    """Write frames as a compressed file, complete or not at all.
+
+    For shipping, and for parts of a file.
     """
     with replacing(Path(path)) as fresh, create(fresh, frames.beads, frames.attributes) as file:
         for name, values in frames.arrays.items():

@@ -1,6 +1,6 @@
-"""HDF5 layout of the file of mapped frames: datasets, attributes, checksums (``docs/formats.md``).
+"""HDF5 files: how all kinds are opened and checked, and the layout of mapped frames.
 
-One extendable dataset per quantity with the frame as first axis, a CRC-32 per frame, bead data
+A file of mapped frames (``docs/formats.md``) has one extendable dataset per quantity with the frame as first axis, a CRC-32 per frame, bead data
 under ``/beads``, provenance as attributes of the root. What the frames mean, and how they are read
 and written, is in ``frames.py``.
 """
@@ -19,12 +19,10 @@ import h5py
 import numpy as np
 
 from openmm_cgkd.exceptions import CGKDError, FramesError
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.mapping.beads import BeadTopology
 
 from .recovery import TruncatedFile, is_held, is_open
 
-FORMAT = "openmm_cgkd frames"
-VERSION = 1
 _SHAPES = {"positions": (-1, 3), "forces": (-1, 3), "box": (3, 3), "time": (), "step": ()}
 _TYPES = {"positions": "f4", "forces": "f4", "box": "f8", "time": "f8", "step": "i8"}
 QUANTITIES = tuple(_SHAPES)
@@ -33,6 +31,41 @@ _BEAD_DATA = ("types", "masses", "molecules", "charges")
 READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError)
 _BLOCK = 256  # frames whose checksums are computed at once
 _CHUNK = 2**16  # bytes of an HDF5 chunk of a file that is written at once
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """One of the kinds of HDF5 files that this package writes.
+
+    Attributes
+    ----------
+    format : str
+        The attribute ``format`` of its files.
+    version : int
+        The newest version of the format, which is written; older ones are read, too.
+    content : str
+        What its files hold, for messages.
+    command : str
+        Commands that make such a file, for messages.
+    repairable : bool
+        Whether ``cgkd verify --repair`` knows such files.
+    """
+
+    format: str
+    version: int
+    content: str
+    command: str
+    repairable: bool = False
+
+    @property
+    def attributes(self) -> dict[str, str | int]:
+        """The attributes of the root that mark a file as one of this kind."""
+        return {"format": self.format, "version": self.version}
+
+
+FRAMES = FileKind(
+    "openmm_cgkd frames", 1, "mapped frames", "'cgkd reference' or 'cgkd map'", repairable=True
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +121,7 @@ def create(
         beads is a chunk of its own, so that appending never rewrites an earlier frame.
     """
     file = h5py.File(path, "w", libver="latest")
-    file.attrs.update({"format": FORMAT, "version": VERSION, **attributes})
+    file.attrs.update({**FRAMES.attributes, **attributes})
     write_beads(file, beads)
     for name, shape in frame_shapes(beads.n_beads).items():
         rows = 256
@@ -118,11 +151,10 @@ def write_beads(file: h5py.File, beads: BeadTopology) -> None:
 def read_beads(file: h5py.File) -> BeadTopology:
     """What `write_beads` has written."""
     group = file["beads"]
-    bonds = group["bonds"][:] if "bonds" in group else None
     return BeadTopology(
-        tuple(str(name) for name in group.attrs["type_names"]),
-        *(group[name][:] for name in _BEAD_DATA),
-        bonds,
+        type_names=tuple(str(name) for name in group.attrs["type_names"]),
+        **{name: group[name][:] for name in _BEAD_DATA},
+        **({"bonds": group["bonds"][:]} if "bonds" in group else {}),
     )
 
 
@@ -141,33 +173,54 @@ def read_rows(file: h5py.File, rows: slice) -> tuple[dict[str, np.ndarray], np.n
 
 
 @contextmanager
-def open_frames(path: Path, mend: bool = False) -> Iterator[h5py.File]:
-    """Open for reading, whether the writer closed the file, still writes it, or was killed.
+def open_file(path: Path, kind: FileKind, mend: bool = False) -> Iterator[h5py.File]:
+    """Open a file for reading, whether its writer closed it, still writes it, or was killed.
 
     Parameters
     ----------
+    path : path
+    kind : FileKind
+        What the file must be.
     mend : bool
         Read zeros where the file's tail is lost.
 
     Raises
     ------
     FramesError
-        If the file is missing or is not readable HDF5.
+        If the file is missing, is not readable HDF5, or is of another kind or a newer version;
+        also if a part that is read within the block is damaged.
     """
     if not path.exists():
-        raise FramesError(
-            f"{path}: no such file; make mapped frames with 'cgkd reference' or 'cgkd map'."
-        )
+        raise FramesError(f"{path}: no such file; make {kind.content} with {kind.command}.")
     try:
         with _open(path, mend) as file:
+            if file.attrs.get("format") != kind.format:
+                raise FramesError(
+                    f"{path}: is not a file of {kind.content}; make one with {kind.command}."
+                )
+            if file.attrs["version"] > kind.version:
+                raise FramesError(
+                    f"{path}: has format version {file.attrs['version']}, this package reads up to"
+                    f" {kind.version}; upgrade openmm_cgkd."
+                )
             yield file
     except CGKDError:
         raise
     except READ_ERRORS as error:
+        repair = f"try 'cgkd verify {path} --repair', or make it again" if kind.repairable else ""
         raise FramesError(
-            f"{path}: is not an HDF5 file of mapped frames, or is damaged; try 'cgkd verify {path}"
-            " --repair', or make it again."
+            f"{path}: is not an HDF5 file of {kind.content}, or is damaged;"
+            f" {repair or f'make it again with {kind.command}'}."
         ) from error
+
+
+def file_attributes(file: h5py.File) -> dict[str, Any]:
+    """Provenance: attributes of the root as plain numbers and text, without format and version."""
+    return {
+        key: value.item() if isinstance(value, np.generic) else value
+        for key, value in file.attrs.items()
+        if key not in ("format", "version")
+    }
 
 
 @contextmanager
@@ -190,18 +243,8 @@ def read_header(file: h5py.File, path: Path) -> Header:
     Raises
     ------
     FramesError
-        If the file is of another kind or a newer version, or a quantity is missing or has another
-        shape.
+        If a quantity is missing or has another shape.
     """
-    if file.attrs.get("format") != FORMAT:
-        raise FramesError(
-            f"{path}: is not a file of mapped frames; make one with 'cgkd reference' or 'cgkd map'."
-        )
-    if file.attrs["version"] > VERSION:
-        raise FramesError(
-            f"{path}: has format version {file.attrs['version']}, this package reads up to"
-            f" {VERSION}; upgrade openmm_cgkd."
-        )
     missing = [name for name in (*QUANTITIES, "checksum") if name not in file]
     if missing:
         raise FramesError(
@@ -225,12 +268,5 @@ def read_header(file: h5py.File, path: Path) -> Header:
                 f"{path}: {name} have shape {file[name].shape[1:]} per frame, expected {expected}"
                 f" for {beads.n_beads} beads."
             )
-    attributes = {
-        key: _plain(value) for key, value in file.attrs.items() if key not in ("format", "version")
-    }
-    lengths = [len(file[name]) for name in (*QUANTITIES, "checksum")]
-    return Header(beads, attributes, min(lengths), max(lengths))
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+    rows = [len(file[name]) for name in (*QUANTITIES, "checksum")]
+    return Header(beads, file_attributes(file), min(rows), max(rows))

@@ -12,7 +12,10 @@ import io
 import os
 import struct
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 # with the version of the superblock that single-writer files have
 _SIGNATURE = b"\x89HDF\r\n\x1a\n\x03"
@@ -31,8 +34,9 @@ def is_open(path: Path) -> bool:
 
 
 def mark_as_written(path: Path) -> IO[bytes]:
-    """Mark a file as being written by this process until the returned file is closed or the
-    process ends.
+    """Mark a file as being written by this process.
+
+    The mark stays until the returned file is closed or the process ends.
     """
     file = open(path, "rb")  # noqa: SIM115 - closed by the caller
     try:
@@ -85,13 +89,14 @@ class TruncatedFile(io.RawIOBase):
         )
         return self._position
 
-    def readinto(self, buffer: memoryview) -> int:
-        n = max(0, min(len(buffer), self._end - self._position))
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        n = max(0, min(len(view), self._end - self._position))
         data = os.pread(self._file.fileno(), n, self._position)
         data += bytes(n - len(data))
         if self._position < _SUPERBLOCK:
             data = (self._head[self._position :] + data[_SUPERBLOCK - self._position :])[:n]
-        buffer[:n] = data
+        view[:n] = data
         self._position += n
         return n
 
@@ -101,8 +106,9 @@ class TruncatedFile(io.RawIOBase):
 
 
 def lookup3(data: bytes) -> int:
-    """Checksum of HDF5's metadata: ``hashlittle`` of Bob Jenkins' lookup3 (public domain, 2006)
-    with initial value 0.
+    """Checksum of HDF5's metadata.
+
+    It is ``hashlittle`` of Bob Jenkins' lookup3 (public domain, 2006) with initial value 0.
     """
     mask = 0xFFFFFFFF
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openmm_cgkd.exceptions import FramesError
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.mapping.beads import BeadTopology
 
 from .correlation import ForceAutocorrelation
 from .frames import Frames, iterate_frames, write_stream
@@ -64,8 +64,9 @@ def write_independent(
     attributes: dict[str, Any],
     correlation: ForceAutocorrelation,
 ) -> int:
-    """Write the independent frames of `path` to `output`, which may be the same file; returns their
-    number.
+    """Write the independent frames of `path` to `output`; returns their number.
+
+    Both may be the same file.
 
     Parameters
     ----------

@@ -12,15 +12,14 @@ import numpy as np
 
 from openmm_cgkd.exceptions import AnalysisError, FramesError
 from openmm_cgkd.utils.files import replacing
+from openmm_cgkd.utils.units import DENSITY_UNIT
 
 from .correlation import ForceAutocorrelation
 from .frames import Frames, frames_header, iterate_frames, write_stream
-from .hdf5 import READ_ERRORS, Header, open_frames, read_header, read_rows
+from .hdf5 import FRAMES, READ_ERRORS, Header, open_file, read_header, read_rows
 from .recovery import is_held, is_open
 
 logger = logging.getLogger(__name__)
-
-_AVOGADRO_NM3 = 602.214076  # (dalton / nm^3) per (g / cm^3)
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,9 @@ def describe(correlation: ForceAutocorrelation) -> str:
 
 
 def verify_frames(path: Path | str, repair: bool = False) -> FramesReport:
-    """Read a whole file of mapped frames and check its schema, checksums, values, steps, times and
-    boxes.
+    """Read a whole file of mapped frames and check it.
+
+    That is its schema, checksums, values, steps, times and boxes.
 
     Memory does not grow with the number of frames.
 
@@ -169,7 +169,7 @@ def _scan(path: Path, being_written: bool) -> FramesReport:
         time, step, n = frames.time[-1], frames.step[-1], n + len(frames)
         box += frames.box.sum(axis=0)
         volumes += volume.sum(), (volume**2).sum()
-        densities += (header.beads.masses.sum() / volume / _AVOGADRO_NM3).sum()
+        densities += (header.beads.masses.sum() / volume / DENSITY_UNIT).sum()
         squares += np.vdot(frames.forces, frames.forces)
         correlation.compute(frames)
     if n == 0:
@@ -220,7 +220,7 @@ def _check_growth(frames: Frames, time: float, step: float, n: int, path: Path) 
 def _repair(path: Path, problem: FramesError) -> FramesReport:
     """Write the whole frames to a new file, check it, and let it take the place of the old one."""
     try:
-        with open_frames(path, mend=True) as file:
+        with open_file(path, FRAMES, mend=True) as file:
             header = read_header(file, path)
     except FramesError:
         raise problem from None
@@ -239,12 +239,12 @@ def _repair(path: Path, problem: FramesError) -> FramesReport:
 def _rescued(path: Path, header: Header) -> Iterator[Frames]:
     """Whole frames one by one, up to the first that is torn or cannot be read."""
     torn = None
-    with open_frames(path, mend=True) as file:
+    with open_file(path, FRAMES, mend=True) as file:
         for k in range(header.rows):
             try:
                 arrays, good = read_rows(file, slice(k, k + 1))
             except READ_ERRORS:
-                good = [False]
+                good = np.array([False])
             if good[0] and torn is not None:
                 raise FramesError(
                     f"{path}: frame {torn} is damaged but frame {k} is not, so it is not the tail;"

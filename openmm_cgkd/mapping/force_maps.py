@@ -1,5 +1,4 @@
-"""Optimal linear force maps: of all that are consistent with the positions of the beads, the one
-with the least noise.
+"""Optimal linear force maps: of all maps consistent with the bead positions the least noisy.
 
 A map F = B f gives the mean force if B M^T = 1, where R = M r are the bead positions, and if atoms
 whose distance is constrained share their coefficients (Ciccotti et al., ChemPhysChem 2005, 6,
@@ -124,8 +123,9 @@ class OptimalForceMap:
             self._kinds.append(_Kind(name, atoms, inside, weights))
 
     def add(self, positions: np.ndarray, forces: np.ndarray) -> None:
-        """Add a frame: positions of whole molecules (n_atoms, 3), nm, and forces (n_atoms, 3),
-        kJ/mol/nm.
+        """Add a frame of all atoms.
+
+        Positions (n_atoms, 3) of whole molecules are in nm, forces (n_atoms, 3) in kJ/mol/nm.
         """
         for kind in self._kinds:
             kind.add(positions, forces)
@@ -183,8 +183,9 @@ class OptimalForceMap:
         return (join @ solution).T
 
     def _record(self, kind: _Kind, coefficients: np.ndarray) -> dict[str, object]:
-        """Coefficients of one kind of molecule with the RMS force component that they give,
-        kJ/mol/nm; logs the latter.
+        """Coefficients of one kind of molecule with the RMS force component that they give.
+
+        The latter is in kJ/mol/nm; it is logged, too.
         """
         atoms = [self._topology.atom(int(index)).name for index in kind.atoms[0]]
         group, beads = kind.groups(), []

@@ -9,76 +9,26 @@ and cancel. Other consistent force maps come from `force_maps`.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import mdtraj
 import numpy as np
 import openmm
 from scipy.sparse import csr_matrix
 
-from openmm_cgkd.config.run import SystemConfig
+from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import ConfigError, MappingError
+
+from .beads import BeadTopology
+from .molecules import bead_bonds
 
 _TOLERANCE = 1e-6  # of force-map coefficients, which are of order one
 
 
-@dataclass(frozen=True)
-class BeadTopology:
-    """What the coarse-grained model knows of its particles.
-
-    Attributes
-    ----------
-    type_names : tuple of str
-        Bead type names; `types` indexes them.
-    types : ndarray, shape (n_beads,), int64
-    masses : ndarray, shape (n_beads,), dalton
-    molecules : ndarray, shape (n_beads,), int64
-        Index of the molecule each bead belongs to.
-    charges : ndarray, shape (n_beads,), elementary charge
-        Sum of the atomic charges; zero if the force field was not read.
-    bonds : ndarray, shape (n_bonds, 2), int64
-        Pairs of beads of one molecule that are joined by a chemical bond, as `bead_bonds` gives.
-    """
-
-    type_names: tuple[str, ...]
-    types: np.ndarray
-    masses: np.ndarray
-    molecules: np.ndarray
-    charges: np.ndarray = field(default=None)
-    bonds: np.ndarray = field(default=None)
-
-    def __post_init__(self) -> None:
-        if self.charges is None:
-            object.__setattr__(self, "charges", np.zeros(len(self.types)))
-        if self.bonds is None:
-            object.__setattr__(self, "bonds", np.zeros((0, 2), dtype=np.int64))
-
-    @property
-    def n_beads(self) -> int:
-        return len(self.types)
-
-    @property
-    def names(self) -> list[str]:
-        """Type name of every bead."""
-        return [self.type_names[i] for i in self.types]
-
-    def to_mdtraj(self) -> mdtraj.Topology:
-        """MDTraj topology: one residue per molecule, one element-less atom per bead."""
-        topology = mdtraj.Topology()
-        chain = topology.add_chain()
-        residue, last = None, None
-        for name, molecule in zip(self.names, self.molecules, strict=True):
-            if residue is None or molecule != last:
-                residue, last = topology.add_residue(name, chain), molecule
-            topology.add_atom(name, mdtraj.element.virtual, residue)
-        for first, second in self.bonds:
-            topology.add_bond(topology.atom(first), topology.atom(second))
-        return topology
-
-
 class Mapping:
-    """Centre-of-mass map of a whole system; the force on a bead is the sum over its atoms unless
-    `with_force_map` says otherwise.
+    """Centre-of-mass map of a whole system.
+
+    The force on a bead is the sum over its atoms unless `with_force_map` says otherwise.
 
     Parameters
     ----------
@@ -146,8 +96,9 @@ class Mapping:
         return len(self.bead_of_atom)
 
     def with_bonds(self, atoms: mdtraj.Topology) -> Mapping:
-        """The same map, its beads bonded where bonds of an all-atom topology cross from one to
-        another.
+        """The same map with bonds between beads.
+
+        Beads are bonded where bonds of an all-atom topology cross from one to another.
         """
         bonds = np.array([(a.index, b.index) for a, b in atoms.bonds], dtype=int).reshape(-1, 2)
         other = copy.copy(self)
@@ -185,9 +136,7 @@ class Mapping:
         return other
 
     def map_positions(self, positions: np.ndarray) -> np.ndarray:
-        """Centres of mass, shape (n_beads, 3), nm; `positions` (n_atoms, 3) must hold whole
-        molecules.
-        """
+        """Centres of mass, shape (n_beads, 3), nm, of `positions` (n_atoms, 3) of whole molecules."""
         self._check_shape(positions, "positions")
         return self._mean @ positions
 
@@ -203,8 +152,9 @@ class Mapping:
         return self._force @ forces
 
     def check_constraints(self, system: openmm.System) -> None:
-        """Refuse a constraint between atoms that enter the mapped forces with different weights,
-        such as atoms of two beads.
+        """Refuse a constraint between atoms that enter the mapped forces with different weights.
+
+        Such are atoms of two beads.
 
         Its force would act on beads, and ``State.getForces`` leaves constraint forces out.
         """
@@ -309,7 +259,7 @@ def mapping_from_config(
     if charges is not None:
         # rounding removes the summation noise of float charges; force fields give at most five
         # decimals
-        object.__setattr__(mapping.topology, "charges", np.round(mapping._sum @ charges, 6))
+        mapping.topology = replace(mapping.topology, charges=np.round(mapping._sum @ charges, 6))
     return mapping
 
 
@@ -320,64 +270,3 @@ def _select(topology: mdtraj.Topology, selection: str) -> np.ndarray:
         raise MappingError(
             f"Selection '{selection}' is not valid MDTraj selection language."
         ) from error
-
-
-def bead_bonds(bead_of_atom: np.ndarray, bonds: np.ndarray) -> np.ndarray:
-    """Pairs of beads that a bond between their atoms joins.
-
-    Parameters
-    ----------
-    bead_of_atom : ndarray, shape (n_atoms,)
-        Bead of every atom, -1 for none: such an atom counts to the bead that is the fewest bonds
-        away.
-    bonds : ndarray, shape (n_atom_bonds, 2)
-
-    Returns
-    -------
-    ndarray, shape (n_bonds, 2), int64
-        Each pair once, the lower index first, sorted.
-    """
-    owner, ends = bead_of_atom.copy(), np.concatenate([bonds, bonds[:, ::-1]])
-    while True:
-        reached = ends[(owner[ends[:, 0]] < 0) & (owner[ends[:, 1]] >= 0)]
-        if len(reached) == 0:
-            break
-        nearest = np.full(len(owner), np.iinfo(owner.dtype).max)
-        np.minimum.at(nearest, reached[:, 0], owner[reached[:, 1]])
-        owner[reached[:, 0]] = nearest[reached[:, 0]]
-    pairs = np.sort(owner[bonds], axis=1)
-    return np.unique(pairs[(pairs[:, 0] >= 0) & (pairs[:, 0] < pairs[:, 1])], axis=0).astype(
-        np.int64
-    )
-
-
-def make_whole(positions: np.ndarray, box: np.ndarray, bonds: np.ndarray) -> np.ndarray:
-    """Put bonded atoms next to each other across periodic boundaries.
-
-    Parameters
-    ----------
-    positions : ndarray, shape (n_atoms, 3), nm
-    box : ndarray, shape (3, 3), nm
-        Box vectors as rows, triclinic allowed.
-    bonds : ndarray, shape (n_bonds, 2)
-        Ordered so that the first atom of each bond is placed before the second, as `bond_order`
-        gives.
-    """
-    if len(bonds) == 0:
-        return positions.copy()
-    crossings = np.round((positions[bonds[:, 1]] - positions[bonds[:, 0]]) @ np.linalg.inv(box))
-    images = np.zeros_like(positions)  # box vectors between each atom and the first of its molecule
-    for (i, j), crossing in zip(bonds, crossings, strict=True):
-        images[j] = images[i] + crossing
-    return positions - images @ box
-
-
-def bond_order(topology: mdtraj.Topology) -> np.ndarray:
-    """Bonds of a topology as a spanning forest, parents before children, shape (n, 2)."""
-    import networkx
-
-    graph = topology.to_bondgraph()
-    index = {atom: atom.index for atom in graph}
-    roots = [min(part, key=index.get) for part in networkx.connected_components(graph)]
-    order = [(index[a], index[b]) for root in roots for a, b in networkx.bfs_edges(graph, root)]
-    return np.array(order, dtype=int).reshape(-1, 2)

@@ -1,5 +1,6 @@
-"""Mapping files of OpenMSCG's ``cgmap`` (YAML with ``site-types`` and ``system``) as atoms-to-beads
-maps.
+"""Mapping files of OpenMSCG's ``cgmap`` as atoms-to-beads maps.
+
+They are YAML with ``site-types`` and ``system``.
 
 Format: OpenMSCG documentation, command ``cgmap``. Anchors of nested groups count from the start of
 the group around them.
@@ -18,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from openmm_cgkd.exceptions import MappingError
 
-from .mapping import BeadTopology, Mapping
+from .beads import BeadTopology
+from .mapping import Mapping
 
 _MASS_TOLERANCE = 0.02  # such files often write 12, 1 and 16 for the masses of C, H and O
 
@@ -111,7 +113,9 @@ def mapping_from_cgmap(path: Path, topology: mdtraj.Topology, partial: bool = Fa
     content = _load(path)
     elements = np.array([atom.element.mass for atom in topology.atoms])
     molecule_of_atom = np.array([atom.residue.index for atom in topology.atoms])
-    names, bead_atoms, molecules = [], [], []
+    names: list[str] = []
+    bead_atoms: list[np.ndarray] = []
+    molecules: list[int] = []
     for group in content.system:
         for name, anchor in group.anchors():
             atoms = _site_atoms(content, name, anchor, len(names), path, elements)

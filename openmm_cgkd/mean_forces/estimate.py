@@ -1,5 +1,4 @@
-"""Conditional mean forces: all-atom runs with the beads held, the mapped force averaged over all
-else.
+"""Conditional mean forces: mapped forces of all-atom runs in which the beads are held.
 
 The mapped force of a centre-of-mass map averages to minus the gradient of the potential of mean
 force (Noid et al., J. Chem. Phys. 2008, 128, 244114); what is averaged away here is the mapping
@@ -21,10 +20,12 @@ from openmm import unit
 
 from openmm_cgkd import __version__
 from openmm_cgkd.allatom.build import atomic_charges, build_topology, create_system
-from openmm_cgkd.config.run import MeanForceConfig, SystemConfig, dump
+from openmm_cgkd.config.section import dump
+from openmm_cgkd.config.system import MeanForceConfig, SystemConfig
 from openmm_cgkd.exceptions import ConfigError
 from openmm_cgkd.execution.tasks import map_tasks
-from openmm_cgkd.mapping.mapping import bond_order, make_whole, mapping_from_config
+from openmm_cgkd.mapping.mapping import mapping_from_config
+from openmm_cgkd.mapping.molecules import WholeMolecules, bond_order
 from openmm_cgkd.utils.files import file_hash, write_text
 from openmm_cgkd.utils.progress import log_to, progress
 
@@ -38,8 +39,9 @@ logger = logging.getLogger(__name__)
 def run_mean_forces(
     config: SystemConfig, trajectory: Path, folder: Path, count: int, share: float
 ) -> Path:
-    """Estimate mean forces at `count` configurations of an all-atom trajectory; resumable,
-    configurations side by side.
+    """Estimate mean forces at `count` configurations of an all-atom trajectory.
+
+    The work can be resumed; configurations are done side by side.
 
     The first start of a configuration has the conformations of the trajectory, a fair sample; each
     other one renews those of the start before by heating and cooling. That makes forces between
@@ -112,8 +114,9 @@ def run_mean_forces(
 
 
 def summary(main: MeanForces, checks: dict[str, Estimates]) -> list[str]:
-    """What a user wants to know of the estimates: magnitude and error per bead type, and what
-    the checks say.
+    """What a user wants to know of the estimates.
+
+    Magnitude and error by bead type, and what the checks say.
     """
     lines = []
     for index, name in enumerate(main.beads.type_names):
@@ -135,15 +138,17 @@ def summary(main: MeanForces, checks: dict[str, Estimates]) -> list[str]:
 
 
 def start_products(starts: np.ndarray) -> np.ndarray:
-    """Mean product of the forces of any two starts, shape (n_starts, n_starts), of starts of
-    shape (n_frames, n_starts, n_beads, 3).
+    """Mean product of the forces of any two starts, shape (n_starts, n_starts).
+
+    Forces have shape (n_frames, n_starts, n_beads, 3).
     """
     return np.einsum("fibx,fjbx->ij", starts, starts) / starts[:, 0].size
 
 
 def mean_and_error(starts: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over starts, each of which goes on from the atoms of the one before, and its standard
-    error.
+    """Mean over starts and its standard error.
+
+    Each start goes on from the atoms of the one before.
 
     A start remembers something of those before it, so the scatter between starts is less than what
     their mean can be wrong by. Starts half of all or more apart share the mean force alone: their
@@ -221,15 +226,15 @@ def _gather(
     main = MeanForces(
         positions, mean, error, snapshots.unitcell_vectors, snapshots.time, beads, attributes
     )
-    if anchored := correct_pair_part(main, forces[:, 0]):
-        main = anchored.mean_forces
+    if corrected := correct_pair_part(main, forces[:, 0]):
+        main = corrected.mean_forces
         main.attributes.update(
-            fair_pair_forces=anchored.ratio, fair_pair_forces_error=anchored.error
+            fair_pair_forces=corrected.ratio, fair_pair_forces_error=corrected.error
         )
         logger.info(
             "pair forces of the first starts, taken over: %.3f(%.3f) of those of the mean",
-            anchored.ratio,
-            anchored.error,
+            corrected.ratio,
+            corrected.error,
         )
     else:
         logger.info(
@@ -276,9 +281,7 @@ def _check_same_settings(config: SystemConfig, trajectory: Path, folder: Path) -
 def _read_snapshots(
     config: SystemConfig, path: Path, count: int, share: float
 ) -> mdtraj.Trajectory:
-    """`count` configurations, evenly spaced over the last share of a trajectory, molecules
-    whole.
-    """
+    """`count` evenly spaced configurations of the last share of a trajectory, molecules whole."""
     topology = mdtraj.Topology.from_openmm(build_topology(config))
     if not path.exists():
         raise ConfigError(
@@ -302,11 +305,8 @@ def _read_snapshots(
             " --frames or raise --last."
         )
     chosen = trajectory[np.linspace(first, len(trajectory) - 1, count).round().astype(int)]
-    bonds = bond_order(topology)
+    whole = WholeMolecules(bond_order(topology), topology.n_atoms)
     chosen.xyz = np.stack(
-        [
-            make_whole(x, box, bonds)
-            for x, box in zip(chosen.xyz, chosen.unitcell_vectors, strict=True)
-        ]
+        [whole(x, box) for x, box in zip(chosen.xyz, chosen.unitcell_vectors, strict=True)]
     )
     return chosen

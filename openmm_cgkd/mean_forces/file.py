@@ -1,6 +1,4 @@
-"""The HDF5 file of mean-force frames: conditional mean forces on beads, with their standard
-errors.
-"""
+"""The HDF5 file of mean-force frames: mean forces on beads, with their standard errors."""
 
 from __future__ import annotations
 
@@ -12,12 +10,11 @@ import h5py
 import numpy as np
 
 from openmm_cgkd.exceptions import FramesError
-from openmm_cgkd.frames.hdf5 import read_beads, write_beads
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.frames.hdf5 import FileKind, file_attributes, open_file, read_beads, write_beads
+from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.utils.files import replacing
 
-FORMAT = "openmm_cgkd mean forces"
-VERSION = 1
+MEAN_FORCES = FileKind("openmm_cgkd mean forces", 1, "mean-force frames", "'cgkd meanforce'")
 _ARRAYS = {"positions": "f4", "forces": "f4", "standard_error": "f4", "box": "f8", "time": "f8"}
 _ESTIMATES = ("first", "second", "first_error", "second_error")
 
@@ -54,8 +51,9 @@ class MeanForces:
         return len(self.positions)
 
     def variance(self, beads: np.ndarray | slice = slice(None)) -> float:
-        """Variance of the mean force per component over the chosen beads, (kJ/mol/nm)^2, freed of
-        its own error.
+        """Variance of the mean force per component over some beads, freed of its own error.
+
+        It is in (kJ/mol/nm)^2.
 
         The estimate's square is on average the true square plus the squared standard error, which
         is subtracted.
@@ -67,8 +65,9 @@ class MeanForces:
 
 @dataclass(frozen=True)
 class Estimates:
-    """Two estimates of what should be the same mean forces, each of shape (n_frames, n_beads, 3),
-    kJ/mol/nm.
+    """Two estimates of what should be the same mean forces.
+
+    Each has shape (n_frames, n_beads, 3), kJ/mol/nm.
 
     Attributes
     ----------
@@ -118,7 +117,7 @@ def write_mean_forces(
         By name; each becomes a group of the file.
     """
     with replacing(Path(path)) as fresh, h5py.File(fresh, "w") as file:
-        file.attrs.update({"format": FORMAT, "version": VERSION, **mean_forces.attributes})
+        file.attrs.update({**MEAN_FORCES.attributes, **mean_forces.attributes})
         write_beads(file, mean_forces.beads)
         for name, kind in _ARRAYS.items():
             _put(file, name, getattr(mean_forces, name), kind)
@@ -144,30 +143,10 @@ def read_mean_forces(path: Path | str) -> MeanForces:
         If the file is missing, foreign or damaged.
     """
     path = Path(path)
-    if not path.exists():
-        raise FramesError(f"{path}: no such file; make mean-force frames with 'cgkd meanforce'.")
-    try:
-        with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != FORMAT:
-                raise FramesError(
-                    f"{path}: is not a file of mean-force frames; make one with 'cgkd meanforce'."
-                )
-            if file.attrs["version"] > VERSION:
-                raise FramesError(
-                    f"{path}: has format version {file.attrs['version']}, this package reads up to"
-                    f" {VERSION}; upgrade openmm_cgkd."
-                )
-            beads = read_beads(file)
-            values = {name: file[name][:] for name in _ARRAYS}
-            attributes = {
-                key: value.item() if isinstance(value, np.generic) else value
-                for key, value in file.attrs.items()
-            }
-    except (OSError, KeyError, RuntimeError) as error:  # h5py raises all of these on damaged files
-        raise FramesError(
-            f"{path}: is not an HDF5 file of mean-force frames, or is damaged; make it again with"
-            " 'cgkd meanforce'."
-        ) from error
+    with open_file(path, MEAN_FORCES) as file:
+        beads = read_beads(file)
+        values = {name: file[name][:] for name in _ARRAYS}
+        attributes = file_attributes(file)
     for name in ("positions", "forces", "standard_error"):
         if not np.isfinite(values[name]).all():
             raise FramesError(

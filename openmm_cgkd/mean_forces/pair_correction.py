@@ -9,14 +9,17 @@ configurations, one sample each is enough.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
 
 import numpy as np
 
-from openmm_cgkd.analysis.observables.neighbors import largest_r_max
+from openmm_cgkd.potential.pairs import find_pairs
+from openmm_cgkd.utils.box import largest_r_max
 from openmm_cgkd.utils.statistics import jackknife_error
 
 from .file import MeanForces
-from .pair_forces import pair_forces
+
+KNOT_SPACING = 0.06  # nm, between the knots of pair forces
 
 _R_MAX = 1.0  # nm; farther pair forces of ethaline are nothing beside the noise
 # of forces for each parameter; fewer would bring in more noise than bias they take out
@@ -41,8 +44,9 @@ class PairCorrected:
 
 
 def correct_pair_part(estimates: MeanForces, fair: np.ndarray) -> PairCorrected | None:
-    """Replace the pair part of estimates by that of fair samples; what of the estimates is no pair
-    force stays.
+    """Replace the pair part of estimates by that of fair samples.
+
+    What of the estimates is no pair force stays.
 
     Parameters
     ----------
@@ -76,5 +80,48 @@ def correct_pair_part(estimates: MeanForces, fair: np.ndarray) -> PairCorrected 
     def ratio(means: np.ndarray) -> float:
         return float(means[0] / means[1])
 
-    anchored = replace(estimates, forces=forces + change, standard_error=error)
-    return PairCorrected(anchored, ratio(table.mean(axis=0)), jackknife_error(table, ratio))
+    corrected = replace(estimates, forces=forces + change, standard_error=error)
+    return PairCorrected(corrected, ratio(table.mean(axis=0)), jackknife_error(table, ratio))
+
+
+def pair_forces(mean_forces: MeanForces, r_max: float) -> np.ndarray:
+    """Candidates for a linear fit: central forces between beads of each pair of types.
+
+    They are piecewise linear in the distance and zero from r_max on.
+
+    Parameters
+    ----------
+    mean_forces : MeanForces
+        Whose configurations they are for.
+    r_max : float, nm
+        Within half of the box.
+
+    Returns
+    -------
+    ndarray, shape (n_frames, n_beads, 3, n_parameters)
+        One candidate per pair of types and knot.
+    """
+    beads = mean_forces.beads
+    n_types, knots = len(beads.type_names), np.arange(KNOT_SPACING, r_max, KNOT_SPACING)
+    kinds = {pair: k for k, pair in enumerate(combinations_with_replacement(range(n_types), 2))}
+    kind_of = np.array(
+        [[kinds[min(a, b), max(a, b)] for b in range(n_types)] for a in range(n_types)]
+    )
+    found = np.zeros((*mean_forces.positions.shape, len(kinds) * len(knots)))
+    for k, (positions, box) in enumerate(zip(mean_forces.positions, mean_forces.box, strict=True)):
+        positions = positions.astype(float)
+        pairs = find_pairs(positions, box, r_max)
+        vectors = positions[pairs.second] - positions[pairs.first] + pairs.shifts
+        distances = np.linalg.norm(vectors, axis=1)
+        along = vectors / distances[:, None]
+        column = kind_of[beads.types[pairs.first], beads.types[pairs.second]] * len(knots)
+        for j, knot in enumerate(knots):
+            height = 1 - np.abs(distances - knot) / KNOT_SPACING
+            near = np.flatnonzero(height > 0)
+            on_second = height[near, None] * along[near]
+            parameter = column[near] + j
+            # a view, because np.add.at with a slice among its indices is not typed
+            by_bead = found[k].swapaxes(1, 2)
+            np.add.at(by_bead, (pairs.second[near], parameter), on_second)
+            np.add.at(by_bead, (pairs.first[near], parameter), -on_second)
+    return found[..., np.any(found, axis=(0, 1, 2))]

@@ -1,11 +1,11 @@
-"""Restrained all-atom runs at one configuration of the beads: sample the mapped force, renew
-conformations, sample again.
+"""Restrained all-atom runs at one configuration of the beads.
+
+They sample the mapped force, renew the conformations, and sample again.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,12 @@ from openmm import app, unit
 
 from openmm_cgkd.allatom.backmap import add_restraint, set_restraint
 from openmm_cgkd.allatom.build import atomic_charges, build_topology, create_system
-from openmm_cgkd.allatom.run import langevin_simulation, phase_seed
-from openmm_cgkd.config.run import SystemConfig
+from openmm_cgkd.allatom.phases import langevin_simulation, phase_seed
+from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import SimulationError
 from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
 from openmm_cgkd.utils.files import replacing
+from openmm_cgkd.utils.progress import Report
 
 logger = logging.getLogger(__name__)
 
@@ -154,8 +155,9 @@ def sample_mean_force(
 
 
 def as_check(control: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[str, np.ndarray]:
-    """Fields of a `Estimates` of three successive runs, the first two under the same conditions, whose
-    difference gives the errors.
+    """Fields of `Estimates` from three successive runs.
+
+    The first two are under the same conditions; their difference gives the errors.
 
     Blocks of one run do not: what outlasts a block makes the run's own error look small, and then
     the slope is below 1 for two estimates that agree.
@@ -168,7 +170,7 @@ def run_configuration(
     config: SystemConfig,
     configuration: Configuration,
     folder: Path,
-    report: Callable[[float, str], None],
+    report: Report,
 ) -> None:
     """Do the restrained runs of one configuration that are not there yet.
 
@@ -237,8 +239,9 @@ class _Restrained:
         )
 
     def begin(self, start: int, atoms: np.ndarray) -> None:
-        """Put the atoms there; for all starts but the first renew their conformations, for
-        `_STRONG` thoroughly. Then equilibrate.
+        """Put the atoms there and equilibrate.
+
+        For all starts but the first conformations are renewed before, for `_STRONG` thoroughly.
         """
         self._put(atoms)
         for step in _SHORTER if start else ():
@@ -260,8 +263,9 @@ class _Restrained:
         return self.simulation.context.getState(positions=True).getPositions(asNumpy=True)._value
 
     def _renew(self, start: int, step: float) -> None:
-        """Heat and cool; new velocities at every stage take out the heat that falling potential
-        energy sets free.
+        """Heat and cool.
+
+        New velocities at every stage take out the heat that falling potential energy sets free.
         """
         protocol, seed, strong = self.protocol, self._seed(start), start == _STRONG
         hot = protocol.annealing_temperature * (_HOTTER if strong else 1)
@@ -276,8 +280,9 @@ class _Restrained:
             )
 
     def _run(self, temperature: float, duration: float, seed: int, step: float = 1.0) -> None:
-        """With fresh velocities; when hot, in steps in which atoms move no farther than at
-        `_FULL_STEP`, times `step`.
+        """Run with fresh velocities.
+
+        When hot, in steps in which atoms move no farther than at `_FULL_STEP`, times `step`.
         """
         timestep = (
             step * self.config.reference.timestep * min(1.0, np.sqrt(_FULL_STEP / temperature))
@@ -298,8 +303,9 @@ class _Restrained:
         )
 
     def check_constant(self) -> dict[str, np.ndarray]:
-        """Mean forces at the same mean positions with both restraint constants, one after the other
-        in one run.
+        """Mean forces at the same mean positions with both restraint constants.
+
+        They come one after the other in one run.
 
         At one restraint centre the two constants would hold the beads at different places, with
         different forces. So the centre moves by the difference of F/k, with F from sampling of its

@@ -14,14 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from openmm import unit
 from torch import Tensor, nn
 
 from openmm_cgkd.exceptions import FramesError, ModelFileError
 from openmm_cgkd.frames.frames import Frames
-from openmm_cgkd.mapping.mapping import BeadTopology
-
-_GAS_CONSTANT = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
+from openmm_cgkd.mapping.beads import BeadTopology
+from openmm_cgkd.utils.units import GAS_CONSTANT
 
 
 def find_angles(bonds: Tensor) -> Tensor:
@@ -66,6 +64,11 @@ class BondedPrior(nn.Module):
 
     def __init__(self, bond_table: Tensor, angle_table: Tensor) -> None:
         super().__init__()
+        self.bond_table: Tensor
+        self.angle_table: Tensor
+        self.members: Tensor
+        self.terms: Tensor
+        self.excluded: Tensor
         self.register_buffer("bond_table", bond_table.to(torch.float64))
         self.register_buffer("angle_table", angle_table.to(torch.float64))
         self.register_buffer("members", torch.zeros(0, 3, dtype=torch.int64))
@@ -250,7 +253,7 @@ def fit_bonded(frames: Frames) -> BondedParameters | None:
         cosines[k] = (arms[0] * arms[1]).sum(1) / np.prod(
             [np.linalg.norm(arm, axis=1) for arm in arms], axis=0
         )
-    energy = _GAS_CONSTANT * frames.temperature
+    energy = GAS_CONSTANT * frames.temperature
     return BondedParameters(
         molecules,
         [
@@ -290,7 +293,8 @@ def _moments(
 
 def _kinds(beads: BeadTopology) -> list[dict[str, Any]]:
     """Every kind of molecule once; checks that its bonds hold it together."""
-    names, found = beads.names, {}
+    names = beads.names
+    found: dict[tuple[str, ...], list[list[int]]] = {}
     starts = np.flatnonzero(np.diff(beads.molecules, prepend=-1))
     owner = np.searchsorted(starts, beads.bonds[:, 0], side="right") - 1
     order = np.argsort(owner, kind="stable")

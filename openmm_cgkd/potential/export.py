@@ -20,7 +20,7 @@ import torch
 from openmm_cgkd.config.run import RunConfig
 from openmm_cgkd.exceptions import ConfigError, MappingError, ModelFileError
 from openmm_cgkd.frames.frames import read_frames
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.training.checkpoint import load_checkpoint
 from openmm_cgkd.utils.files import file_hash, replacing

@@ -1,5 +1,4 @@
-"""Modules that become potential files: energy of beads from positions alone, scriptable by
-TorchScript.
+"""Modules that become potential files: energy of beads from positions alone, for TorchScript.
 
 `PortableModule` is plain PyTorch and runs anywhere; `FastModule` calls this package's
 operators and is much faster on a CPU, as is `PotentialWithForces` on a GPU with Triton.
@@ -10,134 +9,41 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from openmm_cgkd.config.run import ModelConfig
+
 from .bonded import BondedPrior
-from .network import TensorNetEnergies
-from .prior import PairRepulsion
-from .torch_ops import PackedNetwork, raise_failure
-
-
-def box_numbers(boxvectors: Tensor, cutoff: float) -> list[float]:
-    """Non-zero numbers ax, bx, by, cx, cy, cz of a box in OpenMM's reduced form, checked
-    against the cutoff.
-    """
-    rows: list[list[float]] = boxvectors.detach().to(torch.device("cpu"), torch.float64).tolist()
-    a, b, c = rows[0], rows[1], rows[2]
-    if a[1] != 0.0 or a[2] != 0.0 or b[2] != 0.0:
-        raise RuntimeError(
-            "Box vectors must be in OpenMM's reduced form: a along x, b in the xy plane."
-        )
-    volume = a[0] * b[1] * c[2]
-    # area of the face spanned by two vectors; height = volume / area
-    area_bc = ((b[1] * c[2]) ** 2 + (b[0] * c[2]) ** 2 + (b[0] * c[1] - b[1] * c[0]) ** 2) ** 0.5
-    area_ca = ((a[0] * c[2]) ** 2 + (a[0] * c[1]) ** 2) ** 0.5
-    height = min(volume / area_bc, min(volume / area_ca, c[2]))
-    # OpenMM passes boxes in single precision on some platforms
-    if height < 2.0 * cutoff * (1.0 - 1e-6):
-        raise RuntimeError(
-            f"The smallest box height of {height} nm is below twice the cutoff of {cutoff} nm; use"
-            " a larger box."
-        )
-    return [a[0], b[0], b[1], c[0], c[1], c[2]]
-
-
-def _image_shifts(
-    x: Tensor, y: Tensor, z: Tensor, box: list[float]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Nearest-image differences; in reduced form right for all distances up to half the
-    smallest box height.
-    """
-    ax, bx, by, cx, cy, cz = box[0], box[1], box[2], box[3], box[4], box[5]
-    images = torch.round(z / cz)
-    z = z - images * cz
-    if cy != 0.0:
-        y = y - images * cy
-    if cx != 0.0:
-        x = x - images * cx
-    images = torch.round(y / by)
-    y = y - images * by
-    if bx != 0.0:
-        x = x - images * bx
-    return x - torch.round(x / ax) * ax, y, z
-
-
-def _near_pairs(positions: Tensor, box: list[float], cutoff: float) -> tuple[Tensor, Tensor]:
-    """All pairs i < j closer than the cutoff; blocks of rows keep memory small for many beads."""
-    n = positions.shape[0]
-    columns = positions.t().contiguous()
-    x, y, z = columns[0], columns[1], columns[2]
-    rows = max(1, 32768 // max(n, 1))
-    found: list[Tensor] = []
-    for start in range(0, n, rows):
-        stop = min(start + rows, n)
-        dx = x[start:].unsqueeze(0) - x[start:stop].unsqueeze(1)  # (rows, n - start)
-        dy = y[start:].unsqueeze(0) - y[start:stop].unsqueeze(1)
-        dz = z[start:].unsqueeze(0) - z[start:stop].unsqueeze(1)
-        if len(box) > 0:
-            dx, dy, dz = _image_shifts(dx, dy, dz, box)
-        near = (dx * dx + dy * dy + dz * dz < cutoff * cutoff).triu(1)
-        found.append(torch.nonzero(near) + start)
-    pairs = (
-        torch.cat(found)
-        if len(found) > 0
-        else torch.zeros(0, 2, dtype=torch.int64, device=positions.device)
-    )
-    return pairs[:, 0].contiguous(), pairs[:, 1].contiguous()
-
-
-def _vectors(positions: Tensor, first: Tensor, second: Tensor, box: list[float]) -> Tensor:
-    """Nearest images of the vectors from `first` to `second`, shape (n_pairs, 3); open
-    boundaries if the box is empty.
-    """
-    vectors = positions.index_select(0, second) - positions.index_select(0, first)
-    if len(box) == 0:
-        return vectors
-    x, y, z = _image_shifts(vectors[:, 0], vectors[:, 1], vectors[:, 2], box)
-    return torch.stack([x, y, z], dim=1)
-
-
-def check_positions(positions: Tensor, types: Tensor) -> None:
-    """Refuse positions that are not finite or of another number of beads than the types."""
-    if positions.shape[0] != types.shape[0]:
-        raise RuntimeError(
-            f"Got positions of {positions.shape[0]} beads, types of {types.shape[0]}; call"
-            " set_types."
-        )
-    if not bool(torch.isfinite(positions).all()):
-        raise RuntimeError("Bead positions are not finite; use a smaller time step.")
-
-
-def checked_box(boxvectors: Tensor | None, cutoff: float) -> Tensor:
-    """Box vectors in double precision, shape (3, 3), or (0, 3) without a box; refuses a box
-    that is too small.
-    """
-    if boxvectors is None:
-        return torch.empty(0, 3, dtype=torch.float64)
-    box_numbers(boxvectors, cutoff)
-    return boxvectors.to(torch.float64)
+from .metadata import PotentialMetadata
+from .network import TensorNetEnergies, build_tensornet
+from .prior import PairRepulsion, PriorParameters
+from .script_geometry import check_positions, checked_box, near_pairs, pair_vectors, script_box
+from .torch_ops import PackedNetwork, raise_last_error
 
 
 class PortableModule(nn.Module):
-    """Energy of beads from positions alone: neighbour search, prior and network in one scriptable
-    module.
+    """Energy of beads from positions alone: neighbour search, prior and network in one module.
 
     Parameters
     ----------
     prior : PairRepulsion
         Evaluated in the type of the positions: it is steep, single precision would cost it five
         digits.
-    network : TensorNetEnergies
-        Evaluated in the type of its weights.
+    network : nn.Module
+        `TensorNetEnergies`, or any module that TorchScript compiles, that has a ``cutoff`` (nm) and
+        maps ``(types, first, second, vectors)`` to per-bead energies (n_beads,), kJ/mol. Evaluated
+        in the type of its weights.
     bonded : BondedPrior
         Evaluated in the type of the positions, too.
     """
 
-    def __init__(
-        self, prior: PairRepulsion, network: TensorNetEnergies, bonded: BondedPrior
-    ) -> None:
+    def __init__(self, prior: PairRepulsion, network: nn.Module, bonded: BondedPrior) -> None:
         super().__init__()
         self.prior, self.network, self.bonded = prior, network, bonded
         self.n_types = prior.n_types
-        self.cutoff = network.cutoff
+        self.cutoff: float = network.cutoff  # type: ignore[assignment]  # an attribute, no submodule
+        self.types: Tensor
+        # empty, of the network's floating type and on its device
+        self.like_network: Tensor
+        self.register_buffer("like_network", _empty_like_weights(network))
         self.register_buffer("types", torch.zeros(0, dtype=torch.int64))
 
     @torch.jit.export
@@ -175,13 +81,13 @@ class PortableModule(nn.Module):
         """
         check_positions(positions, self.types)
         self.bonded.check(self.types)
-        here = positions.to(self.network.scale.device)
+        here = positions.to(self.like_network.device)
         box: list[float] = []
         if boxvectors is not None:
-            box = box_numbers(boxvectors, self.cutoff)
-        first, second = _near_pairs(here.detach(), box, self.cutoff)
-        vectors = _vectors(here, first, second, box)
-        learned = self.network(self.types, first, second, vectors.to(self.network.scale.dtype))
+            box = script_box(boxvectors, self.cutoff)
+        first, second = near_pairs(here.detach(), box, self.cutoff)
+        vectors = pair_vectors(here, first, second, box)
+        learned = self.network(self.types, first, second, vectors.to(self.like_network.dtype))
         if not self.bonded.has_bonds:
             energies = self.prior(self.types, first, second, vectors) + learned.to(vectors.dtype)
             return energies.sum().to(positions.device)
@@ -190,13 +96,22 @@ class PortableModule(nn.Module):
             self.types, first[repels], second[repels], vectors[repels]
         ) + learned.to(vectors.dtype)
         start, end = self.bonded.ends()
-        bonded = self.bonded(_vectors(here, start, end, box))
+        bonded = self.bonded(pair_vectors(here, start, end, box))
         return (energies.sum() + bonded).to(positions.device)
 
 
+def _empty_like_weights(network: nn.Module) -> Tensor:
+    """An empty tensor of the type and on the device of a network's first floating-point weights."""
+    for tensor in [*network.parameters(), *network.buffers()]:
+        if tensor.is_floating_point():
+            return torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return torch.empty(0)
+
+
 class FastModule(nn.Module):
-    """The same energy from fused operators, equal to single precision; on a GPU it falls back on
-    the portable module.
+    """The same energy from compiled operators, equal to single precision.
+
+    On a GPU it calls the portable module; `PotentialWithForces` calls the Triton kernels.
 
     Parameters
     ----------
@@ -220,6 +135,7 @@ class FastModule(nn.Module):
         self.n_types = prior.n_types
         self.cutoff = network.cutoff
         self.fast = PackedNetwork(network, prior)
+        self.types: Tensor
         self.register_buffer("types", portable.types.clone())
 
     @torch.jit.export
@@ -249,7 +165,7 @@ class FastModule(nn.Module):
 
 
 class PotentialWithForces(nn.Module):
-    """A fused potential as `TorchForce` calls it when the module is to return the forces itself.
+    """A fast potential as `TorchForce` calls it when the module is to return the forces itself.
 
     The operator gives them with the energy; autograd around it would only cost time.
 
@@ -293,11 +209,12 @@ class PotentialWithForces(nn.Module):
         boundaries.
         """
         fast = self.potential.fast
-        members: Tensor | None = None
-        terms: Tensor | None = None
+        bonded_beads: Tensor | None = None
+        bonded_parameters: Tensor | None = None
         if hasattr(self.potential, "bonded"):  # files from before there were bonds lack it
             self.potential.bonded.check(self.potential.types)
-            members, terms = self.potential.bonded.members, self.potential.bonded.terms
+            bonded_beads = self.potential.bonded.members
+            bonded_parameters = self.potential.bonded.terms
         energy, gradient = torch.ops.openmm_cgkd.evaluate(
             points,
             box,
@@ -307,10 +224,10 @@ class PotentialWithForces(nn.Module):
             fast.contact,
             fast.sizes,
             fast.numbers,
-            members,
-            terms,
+            bonded_beads,
+            bonded_parameters,
         )
-        raise_failure(energy)
+        raise_last_error(energy)
         return energy, gradient
 
     @torch.jit.export
@@ -323,3 +240,30 @@ class PotentialWithForces(nn.Module):
         gradient = torch.autograd.grad([energy], [at])[0]
         assert gradient is not None  # TorchScript does not know
         return energy.detach(), gradient.neg()
+
+
+def fast_module(
+    portable: torch.jit.ScriptModule, metadata: PotentialMetadata
+) -> torch.jit.ScriptModule:
+    """Scripted `FastModule` of a loaded portable file, when a system is created.
+
+    Parameters
+    ----------
+    portable : torch.jit.ScriptModule
+        Becomes part of the result, which takes over its bead types.
+    metadata : PotentialMetadata
+        Of the same file.
+    """
+    # the scale is among the weights
+    settings = {name: value for name, value in metadata.network.items() if name != "scale"}
+    network = build_tensornet(ModelConfig(**settings), len(metadata.type_names), 1.0)
+    weights = {
+        name.removeprefix("network."): value
+        for name, value in portable.state_dict().items()
+        if name.startswith("network.")
+    }
+    network.load_state_dict(weights)
+    prior = PriorParameters(**metadata.prior)
+    return torch.jit.script(
+        FastModule(prior.build(metadata.cutoff), network, prior.build_bonded(), portable).eval()
+    )

@@ -1,16 +1,17 @@
 """TensorNet of torchmd-net with per-bead energies, evaluated on pairs.
 
 The network is made by torchmd-net's ``create_model`` and keeps its layers and weights (Simeon and
-De Fabritiis, NeurIPS 2023); the forward pass is ours. It takes each pair once and holds tensors as
-nine irreducible components in an orthonormal basis instead of 3x3 matrices. On a CPU it calls the
-fused kernels, with radial functions from splines; under ``torch.jit.script`` and on a GPU it is
-plain PyTorch, so that an exported file needs nothing but torch. Plain PyTorch equals torchmd-net to
-rounding, splines to 1e-7.
+De Fabritiis, NeurIPS 2023); the forward pass is this package's. It takes each pair once and holds
+tensors as nine irreducible components in an orthonormal basis instead of 3x3 matrices. On a CPU it
+calls the compiled loops of `autograd`, with radial functions from splines; under
+``torch.jit.script`` and on a GPU it is plain PyTorch, so that an exported file needs nothing but
+torch. Plain PyTorch equals torchmd-net to rounding, splines to 1e-7.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,10 +41,10 @@ def _irreducible_basis() -> Tensor:
     return basis.reshape(9, 9)
 
 
-class _Linears(nn.Module):
+class Linears(nn.Module):
     """One bias-free linear map per order l = 0, 1, 2."""
 
-    def __init__(self, scalar: nn.Module, vector: nn.Module, tensor: nn.Module) -> None:
+    def __init__(self, scalar: nn.Linear, vector: nn.Linear, tensor: nn.Linear) -> None:
         super().__init__()
         self.scalar, self.vector, self.tensor = scalar, vector, tensor
 
@@ -52,21 +53,21 @@ class _Linears(nn.Module):
         return torch.cat([self.scalar(scalar), self.vector(vector), self.tensor(tensor)], dim=1)
 
 
-class _Embedding(nn.Module):
+class Embedding(nn.Module):
     """torchmd-net's TensorEmbedding."""
 
-    def __init__(self, theirs: nn.Module, channels: int) -> None:
+    def __init__(self, torchmd: Any, channels: int) -> None:
         super().__init__()
         self.channels = channels
-        self.types, self.pair = theirs.emb, theirs.emb2
-        self.n_types = int(theirs.emb.num_embeddings)
+        self.types, self.pair = torchmd.emb, torchmd.emb2
+        self.n_types = int(torchmd.emb.num_embeddings)
         self.radial = nn.ModuleList(
-            [theirs.distance_proj1, theirs.distance_proj2, theirs.distance_proj3]
+            [torchmd.distance_proj1, torchmd.distance_proj2, torchmd.distance_proj3]
         )
-        self.norm, self.act = theirs.init_norm, theirs.act
-        self.hidden, self.out = theirs.linears_scalar[0], theirs.linears_scalar[1]
-        self.linears = _Linears(
-            theirs.linears_tensor[0], theirs.linears_tensor[1], theirs.linears_tensor[2]
+        self.norm, self.act = torchmd.init_norm, torchmd.act
+        self.hidden, self.out = torchmd.linears_scalar[0], torchmd.linears_scalar[1]
+        self.linears = Linears(
+            torchmd.linears_tensor[0], torchmd.linears_tensor[1], torchmd.linears_tensor[2]
         )
 
     def radial_filters(self, radial: Tensor) -> Tensor:  # (n, n_radial) -> (n, 3, channels)
@@ -90,19 +91,20 @@ class _Embedding(nn.Module):
         return self.linears(summed) * _per_component(gate)
 
 
-class _Interaction(nn.Module):
+class Interaction(nn.Module):
     """torchmd-net's Interaction, group O(3), neutral."""
 
-    def __init__(self, theirs: nn.Module, channels: int) -> None:
+    def __init__(self, torchmd: Any, channels: int) -> None:
         super().__init__()
         self.channels = channels
-        self.radial, self.act = theirs.linears_scalar, theirs.act
-        self.before = _Linears(
-            theirs.linears_tensor[0], theirs.linears_tensor[1], theirs.linears_tensor[2]
+        self.radial, self.act = torchmd.linears_scalar, torchmd.act
+        self.before = Linears(
+            torchmd.linears_tensor[0], torchmd.linears_tensor[1], torchmd.linears_tensor[2]
         )
-        self.after = _Linears(
-            theirs.linears_tensor[3], theirs.linears_tensor[4], theirs.linears_tensor[5]
+        self.after = Linears(
+            torchmd.linears_tensor[3], torchmd.linears_tensor[4], torchmd.linears_tensor[5]
         )
+        self.basis: Tensor
         self.register_buffer("basis", _irreducible_basis())
 
     def radial_filters(self, radial: Tensor) -> Tensor:  # (n, n_radial) -> (n, 3, channels)
@@ -115,16 +117,16 @@ class _Interaction(nn.Module):
         features = _normalized(features)
         return features, self.before(features)
 
-    def update(self, features: Tensor, ours: Tensor, message: Tensor) -> Tensor:
+    def update(self, features: Tensor, prepared: Tensor, message: Tensor) -> Tensor:
         """New features from the messages."""
-        product = self._anticommutator(ours, message)
+        product = self._anticommutator(prepared, message)
         update = self.after(_normalized(product))
         return features + update + 0.5 * self._anticommutator(update, update)
 
     def _anticommutator(self, left: Tensor, right: Tensor) -> Tensor:
         """AB + BA of the matrices that the features stand for."""
         if not torch.jit.is_scripting() and not left.is_cuda:
-            return _fused_anticommutator(left, right)
+            return _compiled_anticommutator(left, right)
         a, b = self._matrices(left), self._matrices(right)  # (n_beads, channels, 3, 3)
         product = torch.matmul(a, b) + torch.matmul(b, a)
         return torch.matmul(product.reshape(-1, self.channels, 9), self.basis.t()).transpose(1, 2)
@@ -147,12 +149,12 @@ def _normalized(features: Tensor) -> Tensor:
 
 
 @torch.jit.unused
-def _fused_anticommutator(left: Tensor, right: Tensor) -> Tensor:
+def _compiled_anticommutator(left: Tensor, right: Tensor) -> Tensor:
     return products.anticommutator(left, right)
 
 
 @torch.jit.unused
-def _fused_mix(
+def _compiled_mix(
     filters: Tensor,
     distances: Tensor,
     features: Tensor,
@@ -164,7 +166,7 @@ def _fused_mix(
 
 
 @torch.jit.unused
-def _fused_gather(
+def _compiled_gather(
     filters: Tensor,
     factors: Tensor,
     distances: Tensor,
@@ -191,7 +193,7 @@ def _mix(
     every pair for plain PyTorch.
     """
     if not torch.jit.is_scripting() and not features.is_cuda:
-        return _fused_mix(filters, distances, features, first, second, spacing)
+        return _compiled_mix(filters, distances, features, first, second, spacing)
     expanded = _per_component(filters)
     out = torch.zeros_like(features).index_add(
         0, first, expanded * features.index_select(0, second)
@@ -213,7 +215,7 @@ def _gather(
     in `_mix` and factors of each kind.
     """
     if not torch.jit.is_scripting() and not shape.is_cuda:
-        return _fused_gather(filters, factors, distances, shape, beads, kinds, n_beads, spacing)
+        return _compiled_gather(filters, factors, distances, shape, beads, kinds, n_beads, spacing)
     # (n_edges, 3, channels)
     weights = torch.cat([filters, filters]) * factors.index_select(0, kinds).unsqueeze(1)
     out = torch.zeros(n_beads, 9, weights.shape[2], dtype=weights.dtype, device=weights.device)
@@ -229,18 +231,21 @@ class TensorNetEnergies(nn.Module):
         From ``create_model`` with ``model="tensornet"``; its layers are shared, not copied.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
-        theirs = network.representation_model
-        self.channels = int(theirs.hidden_channels)
-        self.cutoff = float(theirs.cutoff_upper)
-        self.spacing = splines.grid_spacing(self.cutoff, int(theirs.num_rbf))
-        self.expansion = theirs.distance_expansion
-        self.embedding = _Embedding(theirs.tensor_embedding, self.channels)
-        self.layers = nn.ModuleList([_Interaction(layer, self.channels) for layer in theirs.layers])
-        self.norm, self.linear, self.act = theirs.out_norm, theirs.linear, theirs.act
+        torchmd = network.representation_model
+        self.channels = int(torchmd.hidden_channels)
+        self.cutoff = float(torchmd.cutoff_upper)
+        self.spacing = splines.grid_spacing(self.cutoff, int(torchmd.num_rbf))
+        self.expansion = torchmd.distance_expansion
+        self.embedding = Embedding(torchmd.tensor_embedding, self.channels)
+        self.layers: Any  # of `Interaction`; the type of a ModuleList does not say so
+        self.layers = nn.ModuleList([Interaction(layer, self.channels) for layer in torchmd.layers])
+        self.norm, self.linear, self.act = torchmd.out_norm, torchmd.linear, torchmd.act
         self.output = network.output_model.output_network
+        self.scale: Tensor
         self.register_buffer("scale", network.std.clone())
+        self.basis: Tensor
         self.register_buffer("basis", _irreducible_basis())
         self.to(network.std.dtype)
 
@@ -290,13 +295,18 @@ class TensorNetEnergies(nn.Module):
         features = self.embedding(summed + nn.functional.pad(own.unsqueeze(1), (0, 0, 0, 8)))
 
         for layer in self.layers:
-            features, ours = layer.prepare(features)
+            features, prepared = layer.prepare(features)
             message = _mix(
-                layer.radial_filters(radial) * switch, distances, ours, first, second, self.spacing
+                layer.radial_filters(radial) * switch,
+                distances,
+                prepared,
+                first,
+                second,
+                self.spacing,
             )
             # a bead is its own neighbour
-            message = message + _per_component(layer.radial_filters(at_zero)) * ours
-            features = layer.update(features, ours, message)
+            message = message + _per_component(layer.radial_filters(at_zero)) * prepared
+            features = layer.update(features, prepared, message)
 
         scalar, vector, tensor = torch.split(features * features, [1, 3, 5], dim=1)
         invariants = torch.cat([scalar.sum(1), vector.sum(1), tensor.sum(1)], dim=1)

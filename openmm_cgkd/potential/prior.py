@@ -50,6 +50,7 @@ class PairRepulsion(nn.Module):
         self.height = force * p / self.steepness  # s p / a, kJ/mol
         self.cutoff = cutoff
         self.n_types = int(contact.shape[0])
+        self.contact: Tensor
         self.register_buffer("contact", contact.reshape(-1))
 
     def forward(self, types: Tensor, first: Tensor, second: Tensor, vectors: Tensor) -> Tensor:
@@ -136,11 +137,15 @@ class Prior:
             pairs = pairs[
                 bonded.repels(torch.from_numpy(pairs.first), torch.from_numpy(pairs.second)).numpy()
             ]
-        arrays = (torch.from_numpy(array) for array in (pairs.first, pairs.second, pairs.shifts))
-        energies, forces = energies_and_forces(
-            self._repulsion, self._types, torch.from_numpy(positions.astype(float)), *arrays
+        energies, repulsive = energies_and_forces(
+            self._repulsion,
+            self._types,
+            torch.from_numpy(positions.astype(float)),
+            torch.from_numpy(pairs.first),
+            torch.from_numpy(pairs.second),
+            torch.from_numpy(pairs.shifts),
         )
-        energy, forces = float(energies.detach().sum()), forces.numpy()
+        energy, forces = float(energies.detach().sum()), repulsive.numpy()
         if bonded.has_bonds:
             first, second = (ends.numpy() for ends in bonded.ends())
             vectors = torch.from_numpy(

@@ -8,16 +8,21 @@ from typing import TYPE_CHECKING, Any, Literal
 import mdtraj
 import numpy as np
 import openmm
-from openmm import app, unit
-from openmm.app.internal.unitcell import reducePeriodicBoxVectors
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
+from openmm import app
 
-from openmm_cgkd.exceptions import BoxError, ConfigError, ModelFileError
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.exceptions import ModelFileError
+from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.potential.metadata import PotentialMetadata, read_metadata
+from openmm_cgkd.potential.pairs import check_cutoff
 
-from .engines import check_python_force, check_stack, choose_engine, import_torch_force
+from .engines import (
+    check_python_force,
+    check_stack,
+    choose_engine,
+    engine_named,
+    import_torch_force,
+)
+from .topology import bead_molecules, bead_names, box_in_nm, own_box
 
 if TYPE_CHECKING:
     import torch
@@ -33,12 +38,12 @@ class CGPotential:
     ----------
     file : path
         Potential written by ``cgkd export``, portable or fast.
-    engine : {"fused", "portable", "python"}, optional
-        "fused": `TorchForce`; a CPU evaluates the potential by this package's fused loops, an
+    engine : {"fast", "portable", "python"}, optional
+        "fast": `TorchForce`; a CPU evaluates the potential by this package's compiled loops, an
         NVIDIA GPU by its Triton kernels. "portable": `TorchForce` with plain PyTorch operations
         everywhere, on a CPU several times slower and equal to single precision. "python": OpenMM's
-        `PythonForce`, with the fused loops on a CPU and the Triton kernels, as a CUDA graph, on an
-        NVIDIA GPU; needs no openmmtorch and runs with newer torch. Absent: "fused" where
+        `PythonForce`, with the compiled loops on a CPU and the Triton kernels, as a CUDA graph, on
+        an NVIDIA GPU; needs no openmmtorch and runs with newer torch. Absent: "fast" where
         `TorchForce` can run, otherwise "python".
 
     Attributes
@@ -56,17 +61,18 @@ class CGPotential:
     """
 
     def __init__(
-        self, file: Path | str, engine: Literal["fused", "portable", "python"] | None = None
+        self,
+        file: Path | str,
+        engine: Literal["fast", "portable", "python", "fused"] | None = None,
     ) -> None:
-        if engine not in (None, "fused", "portable", "python"):
-            raise ConfigError(f"engine: got '{engine}'; choose 'fused', 'portable' or 'python'.")
         if engine is None:
-            engine = choose_engine()
-        elif engine == "python":
-            check_python_force()
+            self.engine = choose_engine()
         else:
-            check_stack()
-        self.engine = engine
+            self.engine = engine_named(engine)
+            if self.engine == "python":
+                check_python_force()
+            else:
+                check_stack()
         self.file = Path(file)
         self.metadata: PotentialMetadata = read_metadata(self.file)
         self.cutoff = self.metadata.cutoff
@@ -99,7 +105,7 @@ class CGPotential:
         BoxError
             If a box height is below twice the cutoff, or the box is not in OpenMM's form.
         """
-        box = _box(boxVectors if boxVectors is not None else _own_box(topology))
+        box = box_in_nm(boxVectors if boxVectors is not None else own_box(topology))
         system = openmm.System()
         for mass in self.bead_masses(topology):
             system.addParticle(mass)
@@ -141,15 +147,14 @@ class CGPotential:
         Raises
         ------
         CompatibilityError
-            If there is a GPU on which the kernels of the engine "fused" fail or give other forces
+            If there is a GPU on which the kernels of the engine "fast" fail or give other forces
             than on the processor.
         """
         import torch
 
-        from openmm_cgkd.potential.pairs import check_cutoff
         from openmm_cgkd.potential.prior import PriorParameters
 
-        box = _box(boxVectors)
+        box = box_in_nm(boxVectors)
         if box is not None:
             check_cutoff(box, self.cutoff)
         module = self.load()
@@ -162,7 +167,7 @@ class CGPotential:
             from .python_force import make_python_force
 
             return make_python_force(module, periodic=box is not None)
-        if self.engine == "fused":
+        if self.engine == "fast":
             from openmm_cgkd.potential.modules import PotentialWithForces
 
             if torch.cuda.is_available() and torch.ops.openmm_cgkd.has_gpu_kernels(
@@ -173,7 +178,7 @@ class CGPotential:
                 check_kernels(module.fast)
             module = torch.jit.script(PotentialWithForces(module).eval())
         force = import_torch_force()(module)
-        force.setOutputsForces(self.engine == "fused")
+        force.setOutputsForces(self.engine == "fast")
         # a graph cannot raise: what is wrong would show as NaN, in the energy alone
         force.setProperty("useCUDAGraphs", "false")
         force.setUsesPeriodicBoundaryConditions(box is not None)
@@ -190,9 +195,8 @@ class CGPotential:
         """
         import torch
 
-        from openmm_cgkd import operators  # noqa: F401  a fast file needs them
-
-        from .fused import fuse
+        # registers the operators, which a fast file needs
+        from openmm_cgkd.potential.modules import fast_module
 
         try:
             module = torch.jit.load(str(self.file), map_location="cpu").eval()
@@ -208,7 +212,7 @@ class CGPotential:
         fast = self.metadata.kind == "fast"
         if self.engine == "portable":
             return module.portable if fast else module
-        return module if fast else fuse(module, self.metadata)
+        return module if fast else fast_module(module, self.metadata)
 
     def _types(self, names: list[str]) -> np.ndarray:
         known = {name: k for k, name in enumerate(self.metadata.type_names)}
@@ -223,82 +227,3 @@ class CGPotential:
                 "The topology has no beads; give one atom per bead, named by its type."
             )
         return np.array([known[name] for name in names], dtype=np.int64)
-
-
-def bead_names(topology: app.Topology | mdtraj.Topology | BeadTopology) -> list[str]:
-    """Type name of every bead of a topology."""
-    if isinstance(topology, BeadTopology):
-        return topology.names
-    if isinstance(topology, app.Topology):
-        return [atom.name for atom in topology.atoms()]
-    return [atom.name for atom in topology.atoms]
-
-
-def bead_molecules(topology: app.Topology | mdtraj.Topology | BeadTopology) -> list[int]:
-    """Molecule of every bead of a topology: beads of one residue, and beads joined by bonds,
-    are of one molecule.
-    """
-    if isinstance(topology, BeadTopology):
-        return topology.molecules.tolist()
-    atoms, bonds = topology.atoms, topology.bonds
-    residues = [atom.residue.index for atom in (atoms() if callable(atoms) else atoms)]
-    pairs = [(a.index, b.index) for a, b in (bonds() if callable(bonds) else bonds)]
-    pairs += [(k - 1, k) for k in range(1, len(residues)) if residues[k] == residues[k - 1]]
-    joined = np.array(pairs, dtype=int).reshape(-1, 2)
-    graph = coo_matrix((np.ones(len(joined)), joined.T), shape=2 * (len(residues),))
-    return connected_components(graph, directed=False)[1].tolist()
-
-
-def bead_topology_to_openmm(beads: BeadTopology, box: np.ndarray | None = None) -> app.Topology:
-    """OpenMM topology of beads: one residue per molecule, one element-less atom per bead, named by
-    its type.
-
-    Parameters
-    ----------
-    beads : BeadTopology
-    box : ndarray, shape (3, 3), nm, optional
-        Box vectors as rows; absent for open boundaries.
-    """
-    topology = app.Topology()
-    chain = topology.addChain()
-    residue, last = None, None
-    for name, molecule in zip(beads.names, beads.molecules, strict=True):
-        if residue is None or molecule != last:
-            residue, last = topology.addResidue(name, chain), molecule
-        topology.addAtom(name, None, residue)
-    atoms = list(topology.atoms())
-    for first, second in beads.bonds:
-        topology.addBond(atoms[first], atoms[second])
-    if box is not None:
-        topology.setPeriodicBoxVectors(_box(box) * unit.nanometer)
-    return topology
-
-
-def _own_box(topology: app.Topology | mdtraj.Topology | BeadTopology) -> Any:
-    return topology.getPeriodicBoxVectors() if isinstance(topology, app.Topology) else None
-
-
-def _box(vectors: Any) -> np.ndarray | None:
-    """Box vectors as an array (3, 3) in nm, off-diagonals reduced to the same lattice's
-    smallest.
-    """
-    if vectors is None:
-        return None
-    if unit.is_quantity(vectors):
-        vectors = vectors.value_in_unit(unit.nanometer)
-    box = np.array(
-        [
-            [
-                float(x.value_in_unit(unit.nanometer)) if unit.is_quantity(x) else float(x)
-                for x in row
-            ]
-            for row in vectors
-        ]
-    )
-    if box.shape != (3, 3) or np.triu(box, 1).any() or not (np.diag(box) > 0).all():
-        raise BoxError(
-            f"Box vectors {box.tolist()} nm are not in OpenMM's form; put a along x and b in the xy"
-            " plane, as MDTraj does."
-        )
-    reduced = reducePeriodicBoxVectors([openmm.Vec3(*row) for row in box] * unit.nanometer)
-    return np.array(reduced.value_in_unit(unit.nanometer))

@@ -1,5 +1,4 @@
-"""The teachers at run time: as one potential, their mean, or as a committee that watches the
-student's trajectory.
+"""The teachers as a committee that watches the student's trajectory.
 
 Where the teachers disagree more than on their labels, the student is outside what it has learnt,
 and nobody knows the forces.
@@ -19,133 +18,15 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from openmm_cgkd.config.run import RunConfig
-from openmm_cgkd.exceptions import ConfigError, ModelFileError, SimulationError
-from openmm_cgkd.frames.frames import Frames
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.exceptions import ConfigError, SimulationError
+from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.platforms import choose_platform
-from openmm_cgkd.potential.export import export_potential, type_masses
-from openmm_cgkd.potential.metadata import PotentialMetadata
-from openmm_cgkd.run_folder import RunFolder, StageRecord
-from openmm_cgkd.training.checkpoint import load_checkpoint
-from openmm_cgkd.training.graphs import load_frames, load_prior
-from openmm_cgkd.training.labels import load_labels
-from openmm_cgkd.utils.files import file_hash
 
-from .cgpotential import CGPotential, bead_names
+from .cgpotential import CGPotential
 from .explosion import openmm_message, stop_error
+from .topology import bead_names
 
 logger = logging.getLogger(__name__)
-
-_MOST = 32  # OpenMM's number of force groups, of which `CustomCVForce` gives one to each member
-
-
-def export_members(run: RunConfig, frames: Frames) -> list[Path]:
-    """Write every teacher of a run as a potential file, ``potential.pt`` beside its checkpoint.
-
-    Raises
-    ------
-    ModelFileError
-        If a teacher has not been trained.
-    """
-    folder, found = RunFolder(run), []
-    for k in range(run.teachers.count):
-        checkpoint = folder.teacher(k) / "best.pt"
-        path = folder.teacher(k) / "potential.pt"
-        found.append(path)
-        network, stored = load_checkpoint(checkpoint)
-        inputs = {"checkpoint": file_hash(checkpoint), "prior": file_hash(folder.prior)}
-        stage = StageRecord(folder, f"export-teacher-{k:02d}", inputs, [path])
-        if stage.finished:
-            continue
-        prior = load_prior(folder.prior)
-        metadata = PotentialMetadata(
-            type_names=list(stored["type_names"]),
-            masses=type_masses(frames.beads),
-            cutoff=network.cutoff,
-            prior=prior.as_dict(),
-            network={**stored["model"], "scale": stored["scale"]},
-            temperature=frames.temperature,
-            training=stored["training"],
-            frames_sha256=stored["frames"],
-            checkpoint_sha256=inputs["checkpoint"],
-        )
-        export_potential(
-            path,
-            network,
-            prior,
-            metadata,
-            frames.beads.types,
-            frames.positions[-1],
-            frames.box[-1],
-            frames.beads.bonds,
-        )
-        stage.finish()
-    return found
-
-
-class EnsemblePotential:
-    """The mean of several potentials, as one for OpenMM: what the student is distilled from.
-
-    Parameters
-    ----------
-    files : sequence of path
-        Potential files of the members, at most 32.
-    engine : {"fused", "portable", "python"}, optional
-        As in `CGPotential`.
-
-    Attributes
-    ----------
-    members : list of CGPotential
-
-    Raises
-    ------
-    ModelFileError
-        If there are no files, too many, or members of different beads.
-    """
-
-    def __init__(
-        self,
-        files: Sequence[Path | str],
-        engine: Literal["fused", "portable", "python"] | None = None,
-    ) -> None:
-        if not 1 <= len(files) <= _MOST:
-            raise ModelFileError(
-                f"An ensemble has 1 to {_MOST} members, got {len(files)} files; name the teachers'"
-                " potentials."
-            )
-        self.members = [CGPotential(file, engine) for file in files]
-        first = self.members[0]
-        for member in self.members[1:]:
-            if (
-                member.metadata.type_names != first.metadata.type_names
-                or member.metadata.masses != first.metadata.masses
-            ):
-                raise ModelFileError(
-                    f"{member.file}: has other bead types or masses than {first.file}; name members"
-                    " of one ensemble."
-                )
-
-    def createSystem(
-        self,
-        topology: app.Topology | mdtraj.Topology | BeadTopology,
-        removeCMMotion: bool = True,
-        boxVectors: Any = None,
-    ) -> openmm.System:
-        """Make a system of beads; arguments and errors as `CGPotential.createSystem`."""
-        system = self.members[0].createSystem(topology, removeCMMotion, boxVectors)
-        box = (
-            system.getDefaultPeriodicBoxVectors()
-            if system.usesPeriodicBoundaryConditions()
-            else None
-        )
-        system.removeForce(0)  # the first member alone
-        names = [f"member{k}" for k in range(len(self.members))]
-        mean = openmm.CustomCVForce(f"({' + '.join(names)}) / {len(names)}")
-        for name, member in zip(names, self.members, strict=True):
-            mean.addCollectiveVariable(name, member.createForce(topology, box))
-        system.addForce(mean)
-        return system
 
 
 class Committee:
@@ -249,18 +130,6 @@ class SpreadRange:
             {name: float(values.mean(axis=1).max()) for name, values in columns.items()},
             {name: float(values.max()) for name, values in columns.items()},
         )
-
-
-def labeled_range(run: RunConfig, frames: Frames) -> SpreadRange:
-    """Range of the disagreement in the labels of a run.
-
-    Raises
-    ------
-    FramesError
-        If there are no labels, or labels of other frames.
-    """
-    labels = load_labels(RunFolder(run).labels, load_frames(run))
-    return SpreadRange.of(labels.force_spread, frames.beads.names)
 
 
 class CommitteeReporter:

@@ -1,4 +1,4 @@
-"""Stage 6: coarse-grained molecular dynamics; resumable, and stopped when it explodes."""
+"""Molecular dynamics of beads; resumable, and stopped when it explodes."""
 
 from __future__ import annotations
 
@@ -13,84 +13,20 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from openmm_cgkd.config.run import RunConfig, SimulationConfig
+from openmm_cgkd.config.run import SimulationConfig
 from openmm_cgkd.exceptions import ConfigError, SimulationError
-from openmm_cgkd.frames.frames import Frames, read_frames
-from openmm_cgkd.frames.split import split_frames
 from openmm_cgkd.platforms import choose_platform, platforms
-from openmm_cgkd.run_folder import RunFolder, StageRecord
-from openmm_cgkd.utils.files import file_hash, replacing, write_text
-from openmm_cgkd.utils.progress import log_to, progress
+from openmm_cgkd.utils.files import cut_table, replacing, write_text
+from openmm_cgkd.utils.progress import progress
 
-from .cgpotential import CGPotential, bead_topology_to_openmm
-from .committee import Committee, CommitteeReporter, SpreadRange, export_members, labeled_range
+from .committee import Committee, CommitteeReporter, SpreadRange
 from .engines import cuda_graphs
 from .explosion import ExplosionGuard, openmm_message, stop_error
-from .resume import cut_log, cut_trajectory, log_column, open_log, open_trajectory, write_topology
-from .timestep.search import simulation_settings
+from .resume import cut_trajectory, log_column, open_log, open_trajectory, write_topology
 
 logger = logging.getLogger(__name__)
 
 _FRAMES_PER_SAVE = 10
-
-
-def simulate(run: RunConfig) -> Path:
-    """Run the exported student from the last training frame, in that frame's box, and return the
-    trajectory's path.
-
-    Raises
-    ------
-    SimulationError
-        If the run explodes, or the teachers disagree and that is to stop it; trajectory and last
-        good state are kept.
-    """
-    folder = RunFolder(run)
-    with log_to(folder.log("simulate")):
-        potential, protocol = CGPotential(folder.model), simulation_settings(run)
-        frames = read_frames(folder.frames)
-        start = split_frames(
-            frames.time, run.split.validation, run.split.test, run.split.gap
-        ).training[-1]
-        identity = {
-            "model": file_hash(folder.model),
-            "frames": frames.identity,
-            "start": int(start),
-        }
-        trajectory = folder.simulation / f"trajectory.{protocol.trajectory}"
-        outputs = [
-            trajectory,
-            folder.simulation / "topology.pdb",
-            folder.simulation / "simulation.json",
-        ]
-        stage = StageRecord(
-            folder, "simulate", {**identity, "simulation": protocol, "seed": run.seed}, outputs
-        )
-        if not stage.finished:
-            topology = bead_topology_to_openmm(frames.beads, frames.box[start])
-            system, positions = potential.createSystem(topology), frames.positions[start]
-            watch = _committee(run, frames, topology) if protocol.committee else None
-            key = json.dumps(identity)
-            run_dynamics(
-                system,
-                topology,
-                positions,
-                folder.simulation,
-                protocol,
-                frames.temperature,
-                run.seed,
-                key,
-                watch,
-            )
-            stage.finish()
-    return trajectory
-
-
-def _committee(
-    run: RunConfig, frames: Frames, topology: app.Topology
-) -> tuple[Committee, SpreadRange]:
-    return Committee(
-        export_members(run, frames), topology, platform=run.simulation.platform
-    ), labeled_range(run, frames)
 
 
 def run_dynamics(
@@ -104,10 +40,10 @@ def run_dynamics(
     identity: str = "",
     committee: tuple[Committee, SpreadRange] | None = None,
 ) -> Path:
-    """Langevin dynamics of any system: equilibrate, then write a trajectory; call again to continue
-    after an interruption.
+    """Langevin dynamics of any system: equilibrate, then write a trajectory.
 
-    At constant volume, or with a Monte Carlo barostat if `simulation` names a pressure.
+    Call it again to continue after an interruption. At constant volume, or with a Monte Carlo
+    barostat if `simulation` names a pressure.
 
     Parameters
     ----------
@@ -149,27 +85,29 @@ def run_dynamics(
         kept.
     """
     started = np.asarray(positions, dtype=np.float64)
-    return _Dynamics(
+    return Dynamics(
         system, topology, started, Path(folder), simulation, temperature, seed, identity, committee
     ).run()
 
 
-class _Dynamics:
+class Dynamics:
+    """One run of `run_dynamics`, with the same arguments; `run` does it."""
+
     def __init__(
-        self, system, topology, positions, folder, protocol, temperature, seed, identity, committee
+        self,
+        system: openmm.System,
+        topology: app.Topology,
+        positions: np.ndarray,
+        folder: Path,
+        protocol: SimulationConfig,
+        temperature: float,
+        seed: int,
+        identity: str,
+        committee: tuple[Committee, SpreadRange] | None,
     ) -> None:
-        self.system, self.topology, self.positions, self.folder = (
-            system,
-            topology,
-            positions,
-            folder,
-        )
-        self.protocol, self.temperature, self.seed, self.committee = (
-            protocol,
-            temperature,
-            seed,
-            committee,
-        )
+        self.system, self.topology, self.positions = system, topology, positions
+        self.folder, self.protocol, self.committee = folder, protocol, committee
+        self.temperature, self.seed = temperature, seed
         if protocol.timestep is None:
             raise ConfigError(
                 "simulation.timestep: is absent; write one, or let 'cgkd timestep' find one."
@@ -179,10 +117,9 @@ class _Dynamics:
                 "simulation.pressure: needs a periodic box, and these beads have none; remove the"
                 " pressure."
             )
-        self.interval, self.total = (
-            round(protocol.frame_interval / protocol.timestep),
-            round(protocol.production / protocol.timestep),
-        )
+        self.timestep = protocol.timestep
+        self.interval = round(protocol.frame_interval / protocol.timestep)
+        self.total = round(protocol.production / protocol.timestep)
         self.warm_up = round(protocol.equilibration / protocol.timestep)
         spacing = f"simulation.frame_interval: {protocol.frame_interval:g} ps"
         if self.interval < 1:
@@ -195,17 +132,11 @@ class _Dynamics:
                 " no frame; shorten it."
             )
         self.trajectory = folder / f"trajectory.{protocol.trajectory}"
-        self.log, self.spread, self.record = (
-            folder / "state.csv",
-            folder / "committee.csv",
-            folder / "progress.json",
-        )
+        self.log, self.spread = folder / "state.csv", folder / "committee.csv"
+        self.record = folder / "progress.json"
         # of production, of equilibration, and one that was refused
-        self.state, self.warm_state, self.failed_state = (
-            folder / "state.xml",
-            folder / "equilibration.xml",
-            folder / "failure.xml",
-        )
+        self.state, self.warm_state = folder / "state.xml", folder / "equilibration.xml"
+        self.failed_state = folder / "failure.xml"
         inputs = {
             **protocol.model_dump(mode="json"),
             "temperature": temperature,
@@ -213,10 +144,11 @@ class _Dynamics:
             "identity": identity,
         }
         inputs.pop("production")  # a longer production continues a shorter one
-        self.done = {"inputs": inputs, "steps": 0, "seconds": 0.0, "measured": 0}
+        self.done: dict[str, Any] = {"inputs": inputs, "steps": 0, "seconds": 0.0, "measured": 0}
         self.guard = ExplosionGuard(self.interval, temperature, protocol.max_temperature_ratio)
 
     def run(self) -> Path:
+        """Run, or continue; the path of the trajectory."""
         self.folder.mkdir(parents=True, exist_ok=True)
         box = self.topology.getPeriodicBoxVectors()
         box = None if box is None else np.array(box.value_in_unit(unit.nanometer))
@@ -228,7 +160,7 @@ class _Dynamics:
         try:
             if self.state.exists():
                 simulation.loadState(str(self.state))
-                logger.info("resuming at %.4g ps", self.done["steps"] * self.protocol.timestep)
+                logger.info("resuming at %.4g ps", self.done["steps"] * self.timestep)
             else:
                 self._equilibrate(simulation)
             if frames:
@@ -237,16 +169,16 @@ class _Dynamics:
                     self.topology,
                     beads,
                     frames,
-                    self.protocol.timestep,
+                    self.timestep,
                     self.interval,
                 )
                 for table in (self.log, self.spread) if self.committee else (self.log,):
-                    cut_log(table, self.done["steps"])
+                    cut_table(table, self.done["steps"])
             self._produce(simulation, append=frames > 0)
         except BaseException as error:
             if isinstance(error, SimulationError):
                 logger.error("%s", error)
-            self._rescue(simulation)
+            self.rescue(simulation)
             raise
         self._summarize(simulation)
         return self.trajectory
@@ -279,7 +211,7 @@ class _Dynamics:
         integrator = openmm.LangevinMiddleIntegrator(
             self.temperature * unit.kelvin,
             self.protocol.friction / unit.picosecond,
-            self.protocol.timestep * unit.picosecond,
+            self.timestep * unit.picosecond,
         )
         done = self.done["steps"] + (
             self.warm_up if self.state.exists() else _steps_of(self.warm_state)
@@ -313,9 +245,7 @@ class _Dynamics:
     def _equilibrate(self, simulation: app.Simulation) -> None:
         if self.warm_state.exists():
             simulation.loadState(str(self.warm_state))
-            logger.info(
-                "resuming equilibration at %.4g ps", simulation.currentStep * self.protocol.timestep
-            )
+            logger.info("resuming equilibration at %.4g ps", simulation.currentStep * self.timestep)
         else:
             simulation.context.setPositions(self.positions)
             simulation.context.setVelocitiesToTemperature(self.temperature * unit.kelvin, self.seed)
@@ -323,37 +253,38 @@ class _Dynamics:
         with progress(
             "CG equilibration, ps",
             self.protocol.equilibration,
-            simulation.currentStep * self.protocol.timestep,
+            simulation.currentStep * self.timestep,
         ) as meter:
             while simulation.currentStep < self.warm_up:
-                self._step(simulation, self._piece(simulation.currentStep, self.warm_up))
-                _save_state(simulation, self.warm_state)
-                meter.update(simulation.currentStep * self.protocol.timestep)
+                self.step(simulation, self._piece(simulation.currentStep, self.warm_up))
+                save_state(simulation, self.warm_state)
+                meter.update(simulation.currentStep * self.timestep)
         simulation.reporters.clear()
         simulation.currentStep = 0
         simulation.context.setTime(0)
-        _save_state(simulation, self.state)
+        save_state(simulation, self.state)
         self.warm_state.unlink(missing_ok=True)
 
     def _produce(self, simulation: app.Simulation, append: bool) -> None:
         # the guard first: frames that it refuses are not written
-        simulation.reporters.extend([self.guard, *self._reporters(append)])
+        simulation.reporters.extend([self.guard, *self.reporters(append)])
         with progress(
             "CG simulation, ps",
             self.protocol.production,
-            self.done["steps"] * self.protocol.timestep,
+            self.done["steps"] * self.timestep,
         ) as meter:
             try:
                 while simulation.currentStep < self.total:
                     steps = self._piece(simulation.currentStep, self.total)
                     begin = time.perf_counter()
-                    self._step(simulation, steps)
-                    self._save(simulation, steps, time.perf_counter() - begin)
-                    meter.update(simulation.currentStep * self.protocol.timestep)
+                    self.step(simulation, steps)
+                    self.save(simulation, steps, time.perf_counter() - begin)
+                    meter.update(simulation.currentStep * self.timestep)
             finally:
                 simulation.reporters.clear()  # closes their files
 
-    def _reporters(self, append: bool) -> list[Any]:
+    def reporters(self, append: bool) -> list[Any]:
+        """Reporters of the production, whose files are continued or begun."""
         density = self.protocol.pressure is not None
         found = [
             open_trajectory(self.trajectory, self.interval, append),
@@ -361,7 +292,7 @@ class _Dynamics:
         ]
         if self.committee:
             settings, (committee, known) = self.protocol.committee, self.committee
-            every = max(1, round(settings.interval / self.protocol.timestep))
+            every = max(1, round(settings.interval / self.timestep))
             found.append(
                 CommitteeReporter(
                     self.spread,
@@ -380,7 +311,8 @@ class _Dynamics:
         piece = self.interval * _FRAMES_PER_SAVE
         return min(piece - step % piece, last - step)
 
-    def _step(self, simulation: app.Simulation, steps: int) -> None:
+    def step(self, simulation: app.Simulation, steps: int) -> None:
+        """Advance; what goes wrong becomes a `SimulationError`."""
         try:
             simulation.step(steps)
         except SimulationError:
@@ -389,14 +321,15 @@ class _Dynamics:
         except (openmm.OpenMMException, ValueError) as error:
             raise stop_error(simulation, openmm_message(error)) from error
 
-    def _save(self, simulation: app.Simulation, steps: int, seconds: float) -> None:
-        _save_state(simulation, self.state)
+    def save(self, simulation: app.Simulation, steps: int, seconds: float) -> None:
+        """Save the state, and record that `steps` more took `seconds`."""
+        save_state(simulation, self.state)
         self.done["steps"] = simulation.currentStep
         self.done["measured"] += steps
         self.done["seconds"] += seconds
         write_text(self.record, json.dumps(self.done, indent=1))
 
-    def _rescue(self, simulation: app.Simulation) -> None:
+    def rescue(self, simulation: app.Simulation) -> None:
         """After an error save the state: to resume from if it is good, to look at if it is not."""
         try:
             good, producing = self.guard.accepts(simulation), self.state.exists()
@@ -405,7 +338,7 @@ class _Dynamics:
                 # frames ago
                 return
             path = self.failed_state if not good else self.state if producing else self.warm_state
-            _save_state(simulation, path)
+            save_state(simulation, path)
             logger.info(
                 "state at step %d: %s%s",
                 simulation.currentStep,
@@ -421,12 +354,12 @@ class _Dynamics:
 
         seconds, measured = self.done["seconds"], self.done["measured"]
         summary: dict[str, Any] = {
-            "ns_per_day": measured * self.protocol.timestep * 1e-3 / seconds * 86400,
+            "ns_per_day": measured * self.timestep * 1e-3 / seconds * 86400,
             "step_time_ms": seconds / measured * 1e3,
             "seconds": seconds,
             "steps": self.done["steps"],
             "frames": self.done["steps"] // self.interval,
-            "timestep_ps": self.protocol.timestep,
+            "timestep_ps": self.timestep,
             "temperature": self.temperature,
             "mean_temperature": float(log_column(self.log, "Temperature").mean()),
             "platform": simulation.context.getPlatform().getName(),
@@ -445,7 +378,8 @@ class _Dynamics:
         )
 
 
-def _save_state(simulation: app.Simulation, path: Path) -> None:
+def save_state(simulation: app.Simulation, path: Path) -> None:
+    """Save the state of a simulation; the file is complete or unchanged."""
     with replacing(path) as fresh:
         simulation.saveState(str(fresh))
 

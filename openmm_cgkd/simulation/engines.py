@@ -1,5 +1,6 @@
-"""Can the installed libraries run `TorchForce` or `PythonForce`? Asked before they are
-imported: a wrong pair of them crashes.
+"""The engines of `CGPotential`, and whether the installed libraries can run them.
+
+Asked before the libraries are imported: a wrong pair of them crashes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any, Literal
 
-from openmm_cgkd.exceptions import CompatibilityError
+from openmm_cgkd.exceptions import CompatibilityError, ConfigError
 from openmm_cgkd.platforms import opencl_has_gpu, platforms
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,28 @@ INSTALL_NEWER = "pip install 'torch>=2.9' 'openmm>=8.5'"
 # openmmtorch 1.5 is compiled against torch 2.9 and OpenMM 8.4; it mixes badly with others, up to
 # killing the process
 _NEEDED = {"torch": ((2, 9), (2, 10)), "openmm": ((8, 4), (8, 5)), "openmmtorch": ((1, 5), (1, 6))}
+
+
+Engine = Literal["fast", "portable", "python"]
+_ENGINES: dict[str, Engine] = {
+    "fast": "fast",
+    "portable": "portable",
+    "python": "python",
+    "fused": "fast",  # its old name
+}
+
+
+def engine_named(name: str) -> Engine:
+    """The engine of this name, also of an old one.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    if name not in _ENGINES:
+        raise ConfigError(f"engine: got '{name}'; choose 'fast', 'portable' or 'python'.")
+    return _ENGINES[name]
 
 
 def check_stack() -> None:
@@ -75,7 +98,7 @@ def check_python_force() -> None:
             )
 
 
-def choose_engine() -> Literal["fused", "python"]:
+def choose_engine() -> Engine:
     """The engine that the installed libraries can run: `TorchForce` before `PythonForce`.
 
     Raises
@@ -85,7 +108,7 @@ def choose_engine() -> Literal["fused", "python"]:
     """
     try:
         check_stack()
-        return "fused"
+        return "fast"
     except CompatibilityError as error:
         try:
             check_python_force()

@@ -11,6 +11,7 @@ import openmm
 from openmm import app, unit
 
 from openmm_cgkd.exceptions import ExplosionError, SimulationError
+from openmm_cgkd.utils.units import GAS_CONSTANT
 
 
 class ExplosionGuard:
@@ -67,9 +68,8 @@ class ExplosionGuard:
         """What is wrong with a state that has positions and energies; None for a good one."""
         energy = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
         freedom = max(degrees_of_freedom(system), 1)
-        temperature = (
-            2 * state.getKineticEnergy() / (freedom * unit.MOLAR_GAS_CONSTANT_R) / unit.kelvin
-        )
+        kinetic = state.getKineticEnergy().value_in_unit(unit.kilojoule_per_mole)
+        temperature = 2 * kinetic / (freedom * GAS_CONSTANT)
         highest = self._temperature * max(self._ratio, 1 + 10 * math.sqrt(2 / freedom))
         if not np.isfinite(state.getPositions(asNumpy=True)._value).all():
             return "coordinates are not finite"

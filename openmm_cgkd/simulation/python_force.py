@@ -1,5 +1,6 @@
-"""Run a potential through OpenMM's `PythonForce`, where `TorchForce` cannot: needs torch and
-OpenMM 8.5 or newer, no plug-in.
+"""Run a potential through OpenMM's `PythonForce`, where `TorchForce` cannot.
+
+Needs torch and OpenMM 8.5 or newer, no plug-in.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from openmm import unit
 from openmm_cgkd.exceptions import CompatibilityError
 
 # registers the operators, also when a force is read from XML
-from openmm_cgkd.potential import torch_ops as fast  # noqa: F401
+from openmm_cgkd.potential import torch_ops  # noqa: F401
+from openmm_cgkd.potential.gpu.cuda_graph import GraphedPotential
 
 logger = logging.getLogger(__name__)
 
 
 class PotentialFunction:
-    """Energy and forces of beads as `PythonForce` asks for them: from a state. It can be pickled,
-    so systems can be saved as XML.
+    """Energy and forces of beads as `PythonForce` asks for them: from a state.
 
-    On an NVIDIA GPU with Triton the kernels run there, as a CUDA graph; otherwise the fused loops
-    run on the processor.
+    It can be pickled, so systems can be saved as XML. On an NVIDIA GPU with Triton the kernels run
+    there, as a CUDA graph; otherwise the compiled loops run on the processor.
 
     Parameters
     ----------
@@ -44,6 +45,9 @@ class PotentialFunction:
     """
 
     def __init__(self, module: torch.jit.ScriptModule, periodic: bool) -> None:
+        self._set(module, periodic)
+
+    def _set(self, module: torch.jit.ScriptModule, periodic: bool) -> None:
         self.module, self.periodic = module, periodic
         self._graphed = _on_gpu(module, periodic)
         self.cuda_graph = self._graphed is not None
@@ -75,7 +79,7 @@ class PotentialFunction:
         return {"module": content.getvalue(), "periodic": self.periodic}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(
+        self._set(
             torch.jit.load(io.BytesIO(state["module"]), map_location="cpu").eval(),
             state["periodic"],
         )
@@ -91,8 +95,7 @@ def _on_gpu(
         and torch.ops.openmm_cgkd.has_gpu_kernels(torch.empty(0, device="cuda"))
     ):
         return None
-    from openmm_cgkd.potential.gpu.cuda_graph import GraphedPotential
-    from openmm_cgkd.potential.gpu.self_test import check_kernels
+    from openmm_cgkd.potential.gpu.self_test import check_kernels  # here, because it imports Triton
 
     try:
         check_kernels(module.fast)

@@ -12,7 +12,7 @@ import numpy as np
 from openmm import Vec3, app, unit
 
 from openmm_cgkd.exceptions import SimulationError
-from openmm_cgkd.utils.files import replacing, write_text
+from openmm_cgkd.utils.files import replacing
 
 _CHUNK = 100  # frames held in memory while a trajectory is cut
 
@@ -137,15 +137,6 @@ def open_log(
         "speed": True,
     }
     return app.StateDataReporter(str(path), interval, append=append, density=density, **columns)
-
-
-def cut_log(path: Path, last_step: int) -> None:
-    """Keep the rows up to a step."""
-    lines = path.read_text().splitlines(keepends=True)
-    whole = [
-        line for line in lines[1:] if line.endswith("\n") and int(line.split(",")[0]) <= last_step
-    ]
-    write_text(path, "".join(lines[:1] + whole))
 
 
 def log_column(path: Path, name: str) -> np.ndarray:

@@ -16,7 +16,8 @@ from openmm_cgkd.analysis.comparison.figures import write_pictures
 from openmm_cgkd.analysis.comparison.models import Comparison, Result, compare_models, report
 from openmm_cgkd.analysis.comparison.sources import Source, read_source, source_of_frames
 from openmm_cgkd.analysis.comparison.tables import write_tables
-from openmm_cgkd.config.run import ComparisonConfig, RunConfig, describe_mistake
+from openmm_cgkd.config.run import ComparisonConfig, RunConfig, load_run
+from openmm_cgkd.config.section import describe_mistake
 from openmm_cgkd.exceptions import AnalysisError, ConfigError
 from openmm_cgkd.frames.frames import Frames, read_frames
 from openmm_cgkd.run_folder import RunFolder, StageRecord
@@ -101,10 +102,10 @@ def compare_runs(
     Parameters
     ----------
     models : sequence of str
-        Paths as `read_source` takes them, each with or without ``label=`` in front. Paths of one
-        label are independent trainings of one model.
+        Paths as `read_run_or_source` takes them, each with or without ``label=`` in front. Paths of
+        one label are independent trainings of one model.
     against : path
-        All-atom: a file of mapped frames, or anything else that `read_source` takes.
+        All-atom: a file of mapped frames, or anything else that `read_run_or_source` takes.
     folder : path
         Gets ``comparison.json``, CSV files and pictures.
     settings : ComparisonConfig
@@ -117,10 +118,10 @@ def compare_runs(
     Raises
     ------
     AnalysisError
-        As `compare_models` and `read_source`.
+        As `compare_models` and `read_run_or_source`.
     """
     folder = Path(folder)
-    all_atom = read_source(against)
+    all_atom = read_run_or_source(against)
     sources = [_labeled(model) for model in models]
     comparison = compare_models(all_atom, sources, settings)
     path = folder / "comparison.json"
@@ -134,6 +135,29 @@ def compare_runs(
     write_pictures(comparison, folder, _title(all_atom.attributes))
     _log_scores(comparison)
     return path
+
+
+def read_run_or_source(path: Path | str, label: str = "") -> Source:
+    """Read the trajectory of a run by its YAML file, or whatever else `read_source` takes.
+
+    Parameters
+    ----------
+    path : path
+    label : str
+        Name of the folder or of the file if empty.
+
+    Raises
+    ------
+    AnalysisError
+        As `read_source`.
+    ConfigError, FramesError
+        If a YAML file or a file of mapped frames is not valid.
+    """
+    path = Path(path)
+    if path.suffix in (".yaml", ".yml"):
+        root = RunFolder(load_run(path)).root
+        return read_source(root, label or root.name)
+    return read_source(path, label)
 
 
 def comparison_settings(**values: Any) -> ComparisonConfig:
@@ -156,8 +180,8 @@ def _labeled(model: str) -> Source:
     """A source from ``path`` or ``label=path``; a path may itself hold an equals sign."""
     label, sign, path = str(model).partition("=")
     if sign and path and not Path(model).exists():
-        return read_source(path, label)
-    return read_source(model)
+        return read_run_or_source(path, label)
+    return read_run_or_source(model)
 
 
 def _state(attributes: dict[str, Any]) -> dict[str, Any]:

@@ -208,9 +208,10 @@ def _train(
             len(split.training),
             len(beyond),
         )
-    with progress("student", student.training.epochs) as meter:
-        best = fit(task, meter.update)
-        meter.update(student.training.epochs)
+    epochs = student.training.epochs
+    with progress("student", epochs) as meter:
+        best = fit(task, lambda share, note: meter.update(share * epochs, note))
+        meter.update(epochs)
     _check(best, graphs, split.validation)
 
 

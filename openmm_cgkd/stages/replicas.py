@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ import torch
 from openmm_cgkd.config.run import RunConfig, SimulationConfig
 from openmm_cgkd.exceptions import ExplosionError
 from openmm_cgkd.execution.tasks import map_tasks
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.run_folder import RunFolder
-from openmm_cgkd.simulation.cgpotential import CGPotential, bead_topology_to_openmm
+from openmm_cgkd.simulation.cgpotential import CGPotential
 from openmm_cgkd.simulation.dynamics import run_dynamics
+from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.utils.files import write_text
-from openmm_cgkd.utils.progress import log_to, progress, progress_to
+from openmm_cgkd.utils.progress import Report, log_to, progress, progress_to
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def run_replica(
     start: ReplicaStart,
     protocol: SimulationConfig,
     temperature: float,
-    report: Callable[[float, str], None],
+    report: Report,
 ) -> dict[str, Any] | None:
     """Run or resume one replica; how it exploded, or None."""
     record, inputs = start.record(protocol, temperature)

@@ -27,7 +27,6 @@ from openmm_cgkd.analysis.observables.aggregation import (
     clusters_of,
     evenly_spaced,
 )
-from openmm_cgkd.analysis.observables.neighbors import largest_r_max
 from openmm_cgkd.analysis.observables.pressure import virial_pressure
 from openmm_cgkd.analysis.stability.figure import draw_stability
 from openmm_cgkd.analysis.stability.survival import CAUSES, Replica, Traces, failure_rate, survival
@@ -36,14 +35,16 @@ from openmm_cgkd.exceptions import AnalysisError, SimulationError
 from openmm_cgkd.frames.frames import Frames, read_frames
 from openmm_cgkd.platforms import platforms
 from openmm_cgkd.run_folder import RunFolder, StageRecord
-from openmm_cgkd.simulation.cgpotential import CGPotential, bead_topology_to_openmm
+from openmm_cgkd.simulation.cgpotential import CGPotential
 from openmm_cgkd.simulation.explosion import degrees_of_freedom
 from openmm_cgkd.simulation.resume import log_column
-from openmm_cgkd.simulation.timestep.search import simulation_settings
+from openmm_cgkd.simulation.topology import bead_topology_to_openmm
+from openmm_cgkd.utils.box import largest_r_max
 from openmm_cgkd.utils.files import file_hash, write_text
 from openmm_cgkd.utils.progress import log_to
 
 from .replicas import ReplicaStart, run_replicas
+from .timestep import simulation_settings
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from openmm_cgkd.config.run import LossWeights, RunConfig
-from openmm_cgkd.execution.processes import Report, cores
+from openmm_cgkd.execution.processes import cores
 from openmm_cgkd.execution.tasks import map_tasks
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.potential.pairs import check_cutoff
@@ -31,7 +31,7 @@ from openmm_cgkd.training.graphs import (
     write_prior,
 )
 from openmm_cgkd.training.mean_force_test import load_mean_force_test
-from openmm_cgkd.utils.progress import log_to, progress
+from openmm_cgkd.utils.progress import Report, log_to, progress
 
 logger = logging.getLogger(__name__)
 
@@ -171,13 +171,13 @@ def _train_members(run: RunConfig, members: list[StageRecord]) -> None:
     }
     with progress("teachers", count * epochs, sum(done.values())) as meter:
 
-        def report(name: str, epochs: float, note: str) -> None:
-            done[name] = epochs
+        def report(name: str, share: float, note: str) -> None:
+            done[name] = share * epochs
             meter.update(sum(done.values()), note)
 
         def finished(name: str, _: None) -> None:
             members[names.index(name)].finish()
-            report(name, epochs, "")
+            report(name, 1.0, "")
 
         map_tasks(
             _train_and_log,

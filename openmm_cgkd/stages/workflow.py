@@ -7,7 +7,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from openmm_cgkd.config.run import RunConfig, load_system
+from openmm_cgkd.config.run import RunConfig
+from openmm_cgkd.config.system import load_system
 from openmm_cgkd.exceptions import SimulationError
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.utils.files import file_hash
@@ -43,9 +44,8 @@ def run_all(run: RunConfig) -> None:
 
 def _stages(training: bool) -> dict[str, Callable[[RunConfig], object]]:
     """Stages after the all-atom one, in order; imported here because they load torch."""
-    from openmm_cgkd.simulation.dynamics import simulate
-
     from .compare import compare
+    from .simulate import simulate
 
     last = {"simulate": simulate, "compare": compare}
     if not training:
@@ -82,8 +82,9 @@ def simulate_student(run: RunConfig, checkpoint: Path, folder: Path) -> Path:
     from openmm_cgkd.frames.frames import read_frames
     from openmm_cgkd.potential.export import export_potential, type_masses
     from openmm_cgkd.potential.metadata import PotentialMetadata
-    from openmm_cgkd.simulation.cgpotential import CGPotential, bead_topology_to_openmm
+    from openmm_cgkd.simulation.cgpotential import CGPotential
     from openmm_cgkd.simulation.dynamics import run_dynamics
+    from openmm_cgkd.simulation.topology import bead_topology_to_openmm
     from openmm_cgkd.training.checkpoint import load_checkpoint
     from openmm_cgkd.training.graphs import load_prior, split_run
 

@@ -21,7 +21,8 @@ from openmm import app
 from openmm_cgkd.exceptions import ConformanceError
 from openmm_cgkd.simulation.explosion import openmm_message
 
-from .checks import Bench, Failed, MakesSystems, Subject, checks_of
+from .bench import Bench, Failed, MakesSystems, Subject
+from .checks import checks_of
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from openmm_cgkd.exceptions import CompatibilityError
-from openmm_cgkd.execution.processes import Report
 from openmm_cgkd.utils.files import replacing, write_text
+from openmm_cgkd.utils.progress import Report
 
 from .checkpoint import save_checkpoint
 from .lightning_module import NetworkFit
@@ -68,7 +68,8 @@ class EpochWriter(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: NetworkFit, outputs: Any, batch: Any, index: int
     ) -> None:
-        self._report(trainer.current_epoch + (index + 1) / trainer.num_training_batches, self._note)
+        epochs = trainer.current_epoch + (index + 1) / trainer.num_training_batches
+        self._report(epochs / self._task.settings.epochs, self._note)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: NetworkFit) -> None:
         rate = trainer.optimizers[0].param_groups[0]["lr"]

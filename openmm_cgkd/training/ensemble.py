@@ -31,7 +31,7 @@ from openmm_cgkd.utils.progress import progress
 from .callbacks import BEST
 from .checkpoint import load_checkpoint
 from .graphs import FrameGraphs, load_prior
-from .labels import FORMAT, UNITS, VERSION
+from .labels import LABELS, UNITS
 from .predict import device, predict
 
 logger = logging.getLogger(__name__)
@@ -225,9 +225,7 @@ def write_parts(
         for name in UNITS:
             file[name][place] = arrays[name][chosen]
         written = place.stop
-    file.attrs.update(
-        {"format": FORMAT, "version": VERSION, "type_names": list(frames.beads.type_names)}
-    )
+    file.attrs.update({**LABELS.attributes, "type_names": list(frames.beads.type_names)})
     file.attrs.update({"energy_offsets": offsets, "prior included": "no"})
 
 

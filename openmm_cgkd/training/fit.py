@@ -25,9 +25,9 @@ from torch.utils.data import DataLoader
 
 from openmm_cgkd.config.run import LossWeights, ModelConfig, TrainingConfig
 from openmm_cgkd.exceptions import ConfigError, TrainingError
-from openmm_cgkd.execution.processes import Report, free_port, run_together
+from openmm_cgkd.execution.processes import free_port, run_together
 from openmm_cgkd.potential.network import build_tensornet
-from openmm_cgkd.utils.progress import log_to
+from openmm_cgkd.utils.progress import Report, log_to
 
 from .batches import JointBatches
 from .callbacks import BEST, LAST, METRICS, TENSORBOARD, EpochWriter
@@ -93,7 +93,7 @@ def fit(task: TrainingTask, report: Report) -> Path:
     ----------
     task : Task
     report : callable
-        Gets the epochs done, as a float, and a figure of merit as text, after every batch.
+        Gets the share of the epochs that is done and a figure of merit as text, after every batch.
 
     Returns
     -------
@@ -140,7 +140,9 @@ def fit(task: TrainingTask, report: Report) -> Path:
         )
     port = free_port()
     run_together(
-        [(_optimize_share, (task, state is not None, rank, port)) for rank in range(world)], report
+        [(_optimize_share, (task, state is not None, rank, port)) for rank in range(world)],
+        report,
+        torch.get_num_threads(),
     )
     return best
 
@@ -173,7 +175,7 @@ def _optimize_share(task: TrainingTask, resume: bool, rank: int, port: int, repo
         _optimize(task, resume, report if rank == 0 else _silent, rank)
 
 
-def _silent(epochs: float, note: str) -> None:
+def _silent(share: float, note: str) -> None:
     """The report of all processes but the first."""
 
 

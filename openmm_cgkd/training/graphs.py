@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from openmm import unit
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -25,6 +24,7 @@ from openmm_cgkd.potential.pairs import find_pairs
 from openmm_cgkd.potential.prior import Prior, PriorParameters, fit_prior
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.utils.files import write_text
+from openmm_cgkd.utils.units import GAS_CONSTANT
 
 
 def load_frames(run: RunConfig) -> Frames:
@@ -44,9 +44,7 @@ def split_run(run: RunConfig, frames: Frames) -> Split:
 
 def thermal_energy(frames: Frames) -> float:
     """kB T in kJ/mol, the scale of a coarse-grained free energy."""
-    return frames.temperature * unit.MOLAR_GAS_CONSTANT_R.value_in_unit(
-        unit.kilojoule_per_mole / unit.kelvin
-    )
+    return frames.temperature * GAS_CONSTANT
 
 
 def write_prior(run: RunConfig, frames: Frames) -> PriorParameters:

@@ -13,11 +13,11 @@ import numpy as np
 
 from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.frames.frames import Frames
+from openmm_cgkd.frames.hdf5 import FileKind, open_file
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.utils.files import file_hash
 
-FORMAT = "openmm_cgkd labels"
-VERSION = 1
+LABELS = FileKind("openmm_cgkd labels", 1, "labels", "'cgkd label'")
 UNITS = {
     "forces": "kJ/mol/nm",
     "energies": "kJ/mol",
@@ -62,8 +62,9 @@ class Labels:
 
 
 def load_labels(path: Path, frames: Frames) -> Labels:
-    """Read the labels of the given frames, or of configurations labelled by teachers of the given
-    frames.
+    """Read the labels of some frames, or of configurations beyond them.
+
+    The latter were labelled by teachers of the given frames.
 
     Raises
     ------
@@ -81,24 +82,12 @@ def load_labels(path: Path, frames: Frames) -> Labels:
 def open_labels(path: Path, frames: Frames) -> Iterator[h5py.File]:
     """Open a file of labels to read parts of it; errors as `load_labels`."""
     path = Path(path)
-    if not path.exists():
-        raise FramesError(f"{path}: no such file; make labels with 'cgkd label'.")
-    try:
-        with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
-                raise FramesError(
-                    f"{path}: is not a file of labels that this version reads; make labels with"
-                    " 'cgkd label'."
-                )
-            if file.attrs["frames"] != frames.identity:
-                raise FramesError(
-                    f"{path}: labels other frames than the ones given; run 'cgkd label' again."
-                )
-            yield file
-    except (OSError, KeyError) as error:
-        raise FramesError(
-            f"{path}: is not an HDF5 file of labels, or is damaged; make labels with 'cgkd label'."
-        ) from error
+    with open_file(path, LABELS) as file:
+        if file.attrs["frames"] != frames.identity:
+            raise FramesError(
+                f"{path}: labels other frames than the ones given; run 'cgkd label' again."
+            )
+        yield file
 
 
 def refuse_stale(path: Path, attributes: dict[str, Any], folder: RunFolder) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write beside `path`; it takes the place of `path` only when the block
-    ends well.
+    """Yield a path to write beside `path`.
+
+    It takes the place of `path` only when the block ends well.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".tmp")
@@ -28,6 +29,27 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as fresh:
         fresh.write_text(text)
+
+
+def cut_table(path: Path, last_step: int) -> None:
+    """Drop rows of a CSV file that a resumed simulation will write again, and a torn last one.
+
+    Parameters
+    ----------
+    path : path
+        Its first line is the header, its first column the time step.
+    last_step : int
+        Rows up to this step stay.
+    """
+    header, *rows = path.read_text().splitlines(keepends=True)
+    kept = [
+        row
+        for row in rows
+        if row.endswith("\n")
+        and row.count(",") == header.count(",")
+        and int(row.split(",", 1)[0]) <= last_step
+    ]
+    write_text(path, "".join([header, *kept]))
 
 
 def file_hash(path: Path) -> str:

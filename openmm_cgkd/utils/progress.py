@@ -14,6 +14,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -23,7 +24,8 @@ from rich.progress import (
 logger = logging.getLogger("openmm_cgkd")
 console = Console(stderr=True)
 
-Report = Callable[[float, str], None]  # takes the share done, from 0 to 1, and a note
+# told how far a piece of work is: the share done, from 0 to 1, and a short note
+Report = Callable[[float, str], None]
 _report: ContextVar[Report | None] = ContextVar("report", default=None)
 
 
@@ -31,18 +33,20 @@ class Meter:
     """Counts work done; `update` is cheap enough to call at every small piece of work."""
 
     def __init__(self, label: str, total: float, done: float, bar: Progress | None) -> None:
-        self._label, self._total, self._bar = label, total, bar
+        self._label, self._total = label, total
         self._start, self._first, self._last_line = time.monotonic(), done, time.monotonic()
-        self._task = bar.add_task(label, total=total, completed=done) if bar else None
+        self._shown: tuple[Progress, TaskID] | None = None
+        if bar is not None:
+            self._shown = bar, bar.add_task(label, total=total)
+            bar.update(self._shown[1], completed=done)
 
     def update(self, done: float, note: str = "") -> None:
         """Set the amount done; `note` is a short figure of merit shown beside the bar."""
         if (report := _report.get()) is not None:
             report(done / self._total if self._total else 1.0, note)
-        elif self._bar is not None:
-            self._bar.update(
-                self._task, completed=done, description=f"{self._label} {note}".strip()
-            )
+        elif self._shown is not None:
+            bar, task = self._shown
+            bar.update(task, completed=done, description=f"{self._label} {note}".strip())
         elif time.monotonic() - self._last_line > 30:
             self._last_line = time.monotonic()
             rate = (done - self._first) / (self._last_line - self._start)
@@ -65,8 +69,9 @@ def progress(label: str, total: float, done: float = 0) -> Iterator[Meter]:
 
 @contextmanager
 def progress_to(report: Report) -> Iterator[None]:
-    """Within the block progress goes to `report` instead of to the terminal: for tasks on which
-    somebody else waits.
+    """Send progress within the block to `report` instead of to the terminal.
+
+    For tasks on which another process waits.
     """
     token = _report.set(report)
     try:

@@ -1,4 +1,4 @@
-"""Quantities with units in configuration files and signatures.
+"""Physical constants, and quantities with units in configuration files and signatures.
 
 Inside the package every number is in OpenMM's unit system: nm, ps, kJ/mol, dalton, kelvin,
 elementary charge (pressure in bar and density in g/cm^3, which that system lacks). Configuration
@@ -15,6 +15,14 @@ from typing import Annotated, Any
 import pint
 from openmm import unit as omm_unit
 from pydantic import BeforeValidator, Field, PlainSerializer
+
+GAS_CONSTANT: float = omm_unit.MOLAR_GAS_CONSTANT_R.value_in_unit(
+    omm_unit.kilojoule_per_mole / omm_unit.kelvin
+)
+DENSITY_UNIT = 602.214076  # dalton/nm^3 in 1 g/cm^3
+BAR = 0.0602214076  # kJ/mol/nm^3 in 1 bar
+ENERGY_DENSITY_UNIT = 16.6053907  # bar in 1 kJ/mol/nm^3
+COULOMB_CONSTANT = 138.935458  # kJ nm / mol / e^2
 
 
 @lru_cache(maxsize=1)
@@ -93,7 +101,7 @@ def _convert(value: Any, unit: str) -> float:
         ) from error
 
 
-def _dimension(unit: str, **bounds: float) -> Any:
+def _dimension(unit: str, gt: float | None = None, ge: float | None = None) -> Any:
     """Return an annotated float type whose input needs a unit and whose output carries one."""
 
     def parse(value: Any) -> float:
@@ -103,7 +111,7 @@ def _dimension(unit: str, **bounds: float) -> Any:
         return f"{value:.10g} {unit}"
 
     return Annotated[
-        float, BeforeValidator(parse), Field(**bounds, description=unit), PlainSerializer(write)
+        float, BeforeValidator(parse), Field(gt=gt, ge=ge, description=unit), PlainSerializer(write)
     ]
 
 

@@ -1,4 +1,4 @@
-"""What `benchmark_runtime` and `benchmark_gpu` compare: contexts, each with its time step in ps."""
+"""The OpenMM contexts that `runtime` and `gpu` compare, each with its time step in ps."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from openmm import unit
 
 from openmm_cgkd import CGPotential
 from openmm_cgkd.allatom.build import build_topology, create_system
-from openmm_cgkd.config.run import ModelConfig, SystemConfig, load_system
+from openmm_cgkd.config.run import ModelConfig
+from openmm_cgkd.config.system import SystemConfig, load_system
 from openmm_cgkd.frames.frames import Frames, read_frames
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.potential.export import export_potential, type_masses
 from openmm_cgkd.potential.metadata import PotentialMetadata
 from openmm_cgkd.potential.network import TensorNetEnergies, network_arguments
 from openmm_cgkd.potential.prior import PriorParameters
-from openmm_cgkd.simulation.cgpotential import bead_topology_to_openmm
-from openmm_cgkd.simulation.committee import EnsemblePotential
 from openmm_cgkd.simulation.engines import import_torch_force
+from openmm_cgkd.simulation.ensemble import EnsemblePotential
+from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 
 if TYPE_CHECKING:
     from torchmdnet.models.model import TorchMD_Net
@@ -35,7 +36,7 @@ TEACHERS = 8
 _TEMPERATURE = 363.15  # kelvin
 
 
-def context_of(
+def langevin_context(
     system: openmm.System, positions: np.ndarray, timestep: float, platform: str = "CPU"
 ) -> openmm.Context:
     """Langevin dynamics."""
@@ -129,9 +130,9 @@ def _mixture(n: int) -> BeadTopology:
     return BeadTopology(("A", "B", "C"), types, np.full(n, 60.0), np.arange(n))
 
 
-def network_sides(folder: Path) -> Contexts:
-    """300 beads with the same 64-channel network: torchmd-net's script, and ours fused and
-    portable.
+def network_contexts(folder: Path) -> Contexts:
+    """300 beads with the same 64-channel network: torchmd-net's script, and this package's engines
+    fast and portable.
     """
     beads, (positions, box) = _mixture(BEADS), lattice(BEADS, DENSITY)
     config, file = (
@@ -140,28 +141,31 @@ def network_sides(folder: Path) -> Contexts:
     )
     network = _write_untrained(file, config, beads, positions, box)
     systems = {"torchmd-net": _torchmdnet_system(network, beads.types, box)}
-    for engine in ("fused", "portable"):
+    for engine in ("fast", "portable"):
         systems[engine] = CGPotential(file, engine=engine).createSystem(beads, boxVectors=box)
-    return {name: (context_of(system, positions, 0.001), 0.001) for name, system in systems.items()}
+    return {
+        name: (langevin_context(system, positions, 0.001), 0.001)
+        for name, system in systems.items()
+    }
 
 
-def size_sides(folder: Path, numbers: list[int]) -> Contexts:
+def size_contexts(folder: Path, numbers: list[int]) -> Contexts:
     """A network of 16 channels with so many beads, at the same density."""
     config, file = (
         ModelConfig(channels=16, layers=1, cutoff=f"{CUTOFF} nanometer"),
         folder / "small.pt",
     )
     _write_untrained(file, config, _mixture(BEADS), *lattice(BEADS, DENSITY))
-    sides = {}
+    contexts = {}
     for n in numbers:
         positions, box = lattice(n, DENSITY)
-        sides[str(n)] = (
-            context_of(
+        contexts[str(n)] = (
+            langevin_context(
                 CGPotential(file).createSystem(_mixture(n), boxVectors=box), positions, 0.001
             ),
             0.001,
         )
-    return sides
+    return contexts
 
 
 def untrained_student(folder: Path) -> Path:
@@ -185,7 +189,7 @@ def _last_atoms(config: SystemConfig) -> tuple[np.ndarray, np.ndarray]:
     return frame.xyz[0].astype(np.float64), frame.unitcell_vectors[0].astype(np.float64)
 
 
-def all_atom_side(
+def all_atom_context(
     copies: tuple[int, int, int], platform: str = "CPU"
 ) -> tuple[openmm.Context, float]:
     """The shipped box, copied, with all atoms and the settings of its all-atom stage."""
@@ -195,7 +199,9 @@ def all_atom_side(
     topology = build_topology(config, names * int(np.prod(copies)))
     topology.setPeriodicBoxVectors(box * unit.nanometer)
     return (
-        context_of(create_system(config, topology), positions, config.reference.timestep, platform),
+        langevin_context(
+            create_system(config, topology), positions, config.reference.timestep, platform
+        ),
         config.reference.timestep,
     )
 
@@ -209,7 +215,7 @@ def _copied_beads(beads: BeadTopology, n: int) -> BeadTopology:
     )
 
 
-def student_side(
+def student_context(
     potential: Any, timestep: float, copies: tuple[int, int, int], platform: str = "Reference"
 ) -> tuple[openmm.Context, float]:
     """The shipped box, copied, with a potential of its beads; on the platform of `cgkd
@@ -220,23 +226,25 @@ def student_side(
         frames.positions[-1].astype(np.float64), frames.box[-1].astype(np.float64), copies
     )
     topology = bead_topology_to_openmm(_copied_beads(frames.beads, int(np.prod(copies))), box)
-    return context_of(potential.createSystem(topology), positions, timestep, platform), timestep
+    return langevin_context(
+        potential.createSystem(topology), positions, timestep, platform
+    ), timestep
 
 
-def fluid_sides(student: Path, timestep: float, copies: tuple[int, int, int]) -> Contexts:
+def fluid_contexts(student: Path, timestep: float, copies: tuple[int, int, int]) -> Contexts:
     """The same number of molecules with all atoms, and with the student."""
     return {
-        "all-atom": all_atom_side(copies),
-        "student": student_side(CGPotential(student), timestep, copies),
+        "all-atom": all_atom_context(copies),
+        "student": student_context(CGPotential(student), timestep, copies),
     }
 
 
-def ensemble_sides(student: Path, timestep: float) -> Contexts:
+def ensemble_contexts(student: Path, timestep: float) -> Contexts:
     """The student, and eight networks of its size as one potential: their weights do not matter
     for the time, so they are its own.
     """
     ensemble = EnsemblePotential([student] * TEACHERS)
     return {
-        "student": student_side(CGPotential(student), timestep, (1, 1, 1)),
-        "ensemble": student_side(ensemble, timestep, (1, 1, 1)),
+        "student": student_context(CGPotential(student), timestep, (1, 1, 1)),
+        "ensemble": student_context(ensemble, timestep, (1, 1, 1)),
     }

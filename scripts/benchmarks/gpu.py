@@ -1,8 +1,6 @@
-#!/usr/bin/env python
-"""Speed of the shipped ethaline student on an NVIDIA GPU: its evaluation, and its dynamics against
-the all-atom model's on the same GPU.
+"""Speed of the shipped student on an NVIDIA GPU: evaluation, and dynamics against all-atom.
 
-Sides of the dynamics alternate; medians. Prints tables and, as its last line, one JSON object.
+Contexts of the dynamics alternate; medians. Prints tables and, as its last line, one JSON object.
 """
 
 from __future__ import annotations
@@ -20,9 +18,9 @@ import torch
 
 from openmm_cgkd import CGPotential
 from openmm_cgkd.frames.frames import read_frames
-from openmm_cgkd.simulation.timestep.search import read_recommendation
+from openmm_cgkd.simulation.timestep.recommendation import read_recommendation
 
-from .contexts import ETHALINE, all_atom_side, replicated, student_side
+from .contexts import ETHALINE, all_atom_context, replicated, student_context
 from .measures import measure
 
 # of the shipped box
@@ -94,8 +92,10 @@ def evaluations(
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.benchmarks gpu", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--quick", action="store_true", help="rough figures within a minute")
     parser.add_argument(
         "--student",
@@ -103,9 +103,11 @@ def main() -> None:
         default=ETHALINE / "student.pt",
         help="potential of the ethaline box (the shipped one)",
     )
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     if not torch.cuda.is_available():
-        parser.error("there is no NVIDIA GPU; scripts/benchmark_runtime.py measures on a CPU.")
+        parser.error(
+            "there is no NVIDIA GPU; 'python -m scripts.benchmarks runtime' measures on a CPU."
+        )
     rounds, seconds = (3, 0.1) if given.quick else (7, 1.0)
     timestep = read_recommendation(given.student) or read_recommendation(ETHALINE / "student.pt")
     print(
@@ -113,7 +115,8 @@ def main() -> None:
         " energy and forces of the student"
     )
     print(
-        f"{'beads':>8}{'graph, positions from the processor':>37}{'graph':>8}{'kernels one by one':>20}{'plain PyTorch':>15}"
+        f"{'beads':>8}{'graph, positions from the processor':>37}{'graph':>8}"
+        f"{'kernels one by one':>20}{'plain PyTorch':>15}"
     )
     result: dict[str, float] = {}
     for n, copies in COPIES.items():
@@ -134,20 +137,20 @@ def main() -> None:
     for n, copies in COPIES.items():
         if int(n) > DYNAMICS:
             continue
-        sides = {"all-atom, CUDA": all_atom_side(copies, "CUDA")}
-        sides |= {
-            f"student, {name}": student_side(potential, timestep, copies, name)
+        contexts = {"all-atom, CUDA": all_atom_context(copies, "CUDA")}
+        contexts |= {
+            f"student, {name}": student_context(potential, timestep, copies, name)
             for name in ("CUDA", "Reference")
         }
         ms, speed = (
             measure(
-                {name: (Waiting(context), step) for name, (context, step) in sides.items()},
+                {name: (Waiting(context), step) for name, (context, step) in contexts.items()},
                 rounds,
                 seconds,
             ),
             {},
         )
-        for name, (context, step) in sides.items():
+        for name, (context, step) in contexts.items():
             speed[name] = step / ms[name] * 86400
             particles = context.getSystem().getNumParticles()
             print(

@@ -1,6 +1,4 @@
-"""How `benchmark_runtime` measures: step times of sides that alternate, memory, and what a step
-costs outside the network.
-"""
+"""How benchmarks measure: step times of contexts that alternate, memory, overhead of a step."""
 
 from __future__ import annotations
 
@@ -17,27 +15,29 @@ import openmm
 _WARM_UP = 5  # steps: compile, fill caches
 
 
-def measure(sides: dict[str, tuple[Any, float]], rounds: int, seconds: float) -> dict[str, float]:
-    """Median time of a step of each side, ms; sides alternate.
+def measure(
+    contexts: dict[str, tuple[Any, float]], rounds: int, seconds: float
+) -> dict[str, float]:
+    """Median time of a step of each context, ms; the contexts alternate.
 
     Parameters
     ----------
-    sides : dict
+    contexts : dict
         Context and time step by name.
     rounds : int
     seconds : float
-        Of one round of one side.
+        Of one round of one context.
     """
     steps = {}
-    for name, (context, _) in sides.items():
+    for name, (context, _) in contexts.items():
         integrator = context.getIntegrator()
         integrator.step(_WARM_UP)
         begin = time.perf_counter()
         integrator.step(_WARM_UP)
         steps[name] = max(3, int(seconds * _WARM_UP / (time.perf_counter() - begin)))
-    times: dict[str, list[float]] = {name: [] for name in sides}
+    times: dict[str, list[float]] = {name: [] for name in contexts}
     for _ in range(rounds):
-        for name, (context, _) in sides.items():
+        for name, (context, _) in contexts.items():
             begin = time.perf_counter()
             context.getIntegrator().step(steps[name])
             times[name].append((time.perf_counter() - begin) / steps[name] * 1e3)

@@ -1,10 +1,9 @@
-#!/usr/bin/env python
-"""Cost of mapping: the reporter on a running all-atom simulation, import of a trajectory, memory of
-a long file.
+"""Cost of mapping: reporter on a running simulation, import of a trajectory, memory of a long file.
 
-The simulation runs alternately with the reporter at one frame per ps and without any of our code, 1
-ps at a time: medians of many short pieces, in the order without, with, with, without, are little
-disturbed by what else the machine does. Prints a table and, as its last line, one JSON object.
+The simulation runs alternately with the reporter at one frame per ps and without any code of this
+package, 1 ps at a time: medians of many short pieces, in the order without, with, with, without,
+are little disturbed by what else the machine does. Prints a table and, as its last line, one JSON
+object.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ def all_atom_simulation():
     from openmm import unit
 
     from openmm_cgkd.allatom.build import create_system, pack
-    from openmm_cgkd.allatom.run import langevin_simulation
-    from openmm_cgkd.config.run import load_system
+    from openmm_cgkd.allatom.phases import langevin_simulation
+    from openmm_cgkd.config.system import load_system
     from openmm_cgkd.mapping.mapping import mapping_from_config
 
     config = load_system(SYSTEM)
@@ -83,7 +82,7 @@ def import_speed(folder: Path, atoms: list, rounds: int, frames: int) -> float:
     from openmm import app, unit
 
     from openmm_cgkd.allatom.import_trajectory import map_trajectory
-    from openmm_cgkd.config.run import load_system
+    from openmm_cgkd.config.system import load_system
 
     topology, positions, forces, box = atoms
     with open(folder / "topology.pdb", "w") as file:
@@ -113,7 +112,7 @@ def import_speed(folder: Path, atoms: list, rounds: int, frames: int) -> float:
 def long_file(path: Path) -> None:
     """Synthetic frames of independent numbers."""
     from openmm_cgkd.frames.frames import Frames, write_stream
-    from openmm_cgkd.mapping.mapping import BeadTopology
+    from openmm_cgkd.mapping.beads import BeadTopology
 
     size = 1000
     beads = BeadTopology(
@@ -133,7 +132,8 @@ def long_file(path: Path) -> None:
 def stream_peak(path: Path) -> float:
     """Peak resident memory of a process that verifies a file, MB."""
     done = subprocess.run(
-        [sys.executable, __file__, "--child", str(path)],
+        [sys.executable, "-m", "scripts.benchmarks.reporter", "--child", str(path)],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
@@ -154,11 +154,13 @@ def child(path: Path) -> None:
     print(int(status["VmHWM"].split()[0]) / 1024)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(given: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.benchmarks reporter", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--quick", action="store_true", help="within a minute")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     if arguments.child:
         child(arguments.child)
         return

@@ -1,8 +1,6 @@
-#!/usr/bin/env python
-"""Speed of coarse-grained dynamics on OpenMM's CPU platform, against torchmd-net's own script,
-all-atom and an ensemble.
+"""Speed of coarse-grained dynamics on a CPU, against torchmd-net's script, all-atom, an ensemble.
 
-Every comparison alternates both sides in one process and takes medians. Threads are set for child
+Every comparison alternates its contexts in one process and takes medians. Threads are set for child
 processes, so each number of cores is a process of its own. Waiting threads of libgomp spin for
 about a millisecond (its own default), unless OMP_WAIT_POLICY or GOMP_SPINCOUNT is set: benchmarks
 have the machine to themselves. Prints tables and, as its last line, one JSON object.
@@ -28,6 +26,7 @@ STUDENTS = [
     ROOT / "runs" / "quickstart" / "student.pt",
 ]
 COPIES = {"240": (1, 1, 1), "1000": (2, 2, 1)}  # of the shipped box of 240 molecules
+MODULE = "scripts.benchmarks.runtime"
 Result = dict[str, Any]
 
 
@@ -36,7 +35,7 @@ _SPINS = "300000"  # what libgomp takes where nothing is set; the package would 
 
 
 class Effort(NamedTuple):
-    """How long to measure: rounds of so many seconds per side, numbers of beads, steps for the
+    """How long to measure: rounds of so many seconds per context, numbers of beads, steps for the
     growth of memory.
     """
 
@@ -55,9 +54,9 @@ QUICK = Effort(3, 0.2, [1000, 4000], [], 2000)
 
 
 def _network(arguments: argparse.Namespace, effort: Effort, folder: Path) -> Result:
-    from .contexts import network_sides
+    from .contexts import network_contexts
 
-    return measure(network_sides(folder), effort.rounds, effort.seconds)
+    return measure(network_contexts(folder), effort.rounds, effort.seconds)
 
 
 def _fluid(arguments: argparse.Namespace, effort: Effort, folder: Path) -> Result:
@@ -66,10 +65,10 @@ def _fluid(arguments: argparse.Namespace, effort: Effort, folder: Path) -> Resul
     """
     from .contexts import (
         CGPotential,
-        ensemble_sides,
-        fluid_sides,
-        size_sides,
-        student_side,
+        ensemble_contexts,
+        fluid_contexts,
+        size_contexts,
+        student_context,
         untrained_student,
     )
 
@@ -77,28 +76,28 @@ def _fluid(arguments: argparse.Namespace, effort: Effort, folder: Path) -> Resul
     timestep = arguments.timestep * 1e-3
     found: Result = {}
     for name, copies in COPIES.items():
-        sides = fluid_sides(student, timestep, copies)
-        ms = measure(sides, effort.rounds, effort.seconds)
-        beads = sides["student"][0].getSystem().getNumParticles()
-        atoms = sides["all-atom"][0].getSystem().getNumParticles()
+        contexts = fluid_contexts(student, timestep, copies)
+        ms = measure(contexts, effort.rounds, effort.seconds)
+        beads = contexts["student"][0].getSystem().getNumParticles()
+        atoms = contexts["all-atom"][0].getSystem().getNumParticles()
         found[name] = {
             "ms": ms,
-            "fs": {side: step * 1e3 for side, (_, step) in sides.items()},
+            "fs": {kind: step * 1e3 for kind, (_, step) in contexts.items()},
             "beads": beads,
             "atoms": atoms,
         }
-    found["ensemble"] = measure(ensemble_sides(student, timestep), effort.rounds, effort.seconds)
-    context, _ = student_side(CGPotential(student), timestep, COPIES["240"])
+    found["ensemble"] = measure(ensemble_contexts(student, timestep), effort.rounds, effort.seconds)
+    context, _ = student_context(CGPotential(student), timestep, COPIES["240"])
     found |= overhead(context, effort.rounds, effort.seconds) | rss_growth(context, effort.steps)
     return found | {
-        "sizes": measure(size_sides(folder, effort.beads), effort.rounds, effort.seconds)
+        "sizes": measure(size_contexts(folder, effort.beads), effort.rounds, effort.seconds)
     }
 
 
 def _memory(arguments: argparse.Namespace, effort: Effort, folder: Path) -> Result:
-    from .contexts import size_sides
+    from .contexts import size_contexts
 
-    ((context, _),) = size_sides(folder, [arguments.beads]).values()
+    ((context, _),) = size_contexts(folder, [arguments.beads]).values()
     context.getIntegrator().step(5)
     return {"peak": peak()}
 
@@ -116,8 +115,10 @@ def run_child(kind: str, cores: int, options: list[str]) -> Result:
     environment = {**_ENVIRONMENT, **dict.fromkeys(names, str(cores))}
     if "OMP_WAIT_POLICY" not in environment:
         environment.setdefault("GOMP_SPINCOUNT", _SPINS)
-    command = [sys.executable, __file__, "--child", kind, *options]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", MODULE, "--child", kind, *options]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         sys.exit(f"error: the {kind} benchmark failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -127,7 +128,7 @@ def run_child(kind: str, cores: int, options: list[str]) -> Result:
 
 
 def network_table(one: Result, every: Result, cores: int) -> Result:
-    """torchmd-net's script against ours."""
+    """torchmd-net's script against the engines of this package."""
     print(
         "\n300 beads, 64 channels, 1 layer, cutoff 1 nm, ms per"
         f" step\n{'':<14}{'1 core':>10}{f'{cores} cores':>10}"
@@ -135,9 +136,9 @@ def network_table(one: Result, every: Result, cores: int) -> Result:
     for name in one:
         print(f"{name:<14}{one[name]:10.2f}{every[name]:10.2f}")
     return {
-        "fast_vs_torchmdnet_1core": one["torchmd-net"] / one["fused"],
-        "two_core_scaling": one["fused"] / every["fused"],
-        "fused_vs_portable": every["portable"] / every["fused"],
+        "fast_vs_torchmdnet_1core": one["torchmd-net"] / one["fast"],
+        "two_core_scaling": one["fast"] / every["fast"],
+        "fused_vs_portable": every["portable"] / every["fast"],
     }
 
 
@@ -149,14 +150,14 @@ def fluid_table(fluid: Result, cores: int) -> Result:
     )
     for name in COPIES:
         part, speed = fluid[name], {}
-        for side, particles in (("all-atom", part["atoms"]), ("student", part["beads"])):
-            ms, fs = part["ms"][side], part["fs"][side]
-            speed[side] = fs / ms * 86.4
-            print(f"{side:<28}{particles:10d}{ms:10.3f}{fs:6.1f}{speed[side]:10.1f}")
+        for kind, particles in (("all-atom", part["atoms"]), ("student", part["beads"])):
+            ms, fs = part["ms"][kind], part["fs"][kind]
+            speed[kind] = fs / ms * 86.4
+            print(f"{kind:<28}{particles:10d}{ms:10.3f}{fs:6.1f}{speed[kind]:10.1f}")
         found[f"cg_vs_aa_{name}"] = speed["student"] / speed["all-atom"]
     pair = fluid["ensemble"]
-    for side in ("ensemble", "student"):
-        print(f"{side + ', alternating':<28}{fluid['240']['beads']:10d}{pair[side]:10.3f}")
+    for kind in ("ensemble", "student"):
+        print(f"{kind + ', alternating':<28}{fluid['240']['beads']:10d}{pair[kind]:10.3f}")
     rest = fluid["overhead_ms"] - fluid["openmm_ms"] - fluid["list_ms"]
     print(
         f"a step of {fluid['step_ms']:.3f} ms spends {fluid['overhead_ms']:.3f} ms outside the"
@@ -190,8 +191,10 @@ def sizes_table(times: Result, peaks: dict[int, int], cores: int) -> Result:
 # --- the command ----------------------------------------------------------------------------------
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse(given: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.benchmarks runtime", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--quick", action="store_true", help="rough figures within a minute or so")
     parser.add_argument(
         "--student",
@@ -210,7 +213,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
     parser.add_argument("--beads", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     if not arguments.untrained and not arguments.child:
         arguments.student = arguments.student or next(
             (path for path in STUDENTS if path.exists()), STUDENTS[0]
@@ -221,7 +224,7 @@ def parse() -> argparse.Namespace:
                 " --untrained."
             )
         if arguments.timestep is None:
-            from openmm_cgkd.simulation.timestep.search import read_recommendation
+            from openmm_cgkd.simulation.timestep.recommendation import read_recommendation
 
             found = read_recommendation(arguments.student)
             if found is None:
@@ -234,8 +237,8 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def main() -> None:
-    arguments = parse()
+def main(given: list[str] | None = None) -> None:
+    arguments = parse(given)
     effort = QUICK if arguments.quick else FULL
     if arguments.child:
         with tempfile.TemporaryDirectory() as folder:
@@ -243,7 +246,9 @@ def main() -> None:
         return
     cores, before = os.cpu_count() or 1, os.getloadavg()[0]
     options = ["--quick"] * arguments.quick + ["--timestep", str(arguments.timestep)]
-    options += ["--untrained"] if arguments.untrained else ["--student", str(arguments.student)]
+    options += (
+        ["--untrained"] if arguments.untrained else ["--student", str(arguments.student.resolve())]
+    )
     student = "untrained" if arguments.untrained else str(arguments.student)
     waiting = (
         _ENVIRONMENT.get("OMP_WAIT_POLICY")

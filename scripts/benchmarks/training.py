@@ -1,10 +1,8 @@
-#!/usr/bin/env python
-"""Speed and memory of training: our step against torchmd-net's own, and two members side by side
-against one.
+"""Speed and memory of a training step against torchmd-net's own; two members side by side.
 
-Both sides train the same network on the same batches of the shipped ethaline frames under
+Both implementations train the same network on the same batches of the shipped ethaline frames under
 Lightning: data, forward, force loss, backward, clipping, optimiser. Their losses must agree step by
-step, or there is no result. Each side is a process of its own; they take turns. Prints a table and,
+step, or there is no result. Each is a process of its own; they take turns. Prints a table and,
 as its last line, one JSON object.
 """
 
@@ -24,8 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FRAMES = ROOT / "systems" / "ethaline" / "frames.h5"
 CHANNELS, CUTOFF, BATCH, SEED = 64, 1.0, 4, 1
-SIDES = ("torchmd-net", "openmm_cgkd")
-# the learning rate rises all the time, as both sides can do
+IMPLEMENTATIONS = ("torchmd-net", "openmm_cgkd")
+# the learning rate rises all the time, as both implementations can do
 RATE, WARM_UP, CLIP, EPOCHS = 1e-3, 0.5, 1.0, 4
 
 
@@ -52,7 +50,7 @@ class _EnoughError(Exception):
     """Ends a training."""
 
 
-def our_task(folder: Path, batches: int):
+def package_task(folder: Path, batches: int):
     """Force matching on shipped frames, as a teacher does it."""
     import numpy as np
 
@@ -86,15 +84,19 @@ def our_task(folder: Path, batches: int):
     )
 
 
-def train_ours(folder: Path, batches: int, after_batch: Callable, losses: list[float]) -> None:
+def train_with_package(
+    folder: Path, batches: int, after_batch: Callable, losses: list[float]
+) -> None:
     from openmm_cgkd.training import lightning_module as module
     from openmm_cgkd.training.fit import fit
 
     _record(module.NetworkFit, losses)
-    fit(our_task(folder, batches), after_batch)
+    fit(package_task(folder, batches), after_batch)
 
 
-def train_theirs(folder: Path, batches: int, after_batch: Callable, losses: list[float]) -> None:
+def train_with_torchmdnet(
+    folder: Path, batches: int, after_batch: Callable, losses: list[float]
+) -> None:
     """torchmd-net's LNNP with its own batches, its own network and its own neighbour search."""
     import lightning
     import torch
@@ -109,7 +111,7 @@ def train_theirs(folder: Path, batches: int, after_batch: Callable, losses: list
     from openmm_cgkd.training.batches import JointBatches
     from openmm_cgkd.training.graphs import thermal_energy
 
-    task = our_task(folder, batches)  # for frames and targets alone
+    task = package_task(folder, batches)  # for frames and targets alone
     frames = task.graphs.frames
     types = torch.from_numpy(frames.beads.types).long()
     data = []
@@ -172,7 +174,7 @@ def _record(module: type, losses: list[float]) -> None:
     module.training_step = recorded
 
 
-def child(side: str, rounds: int, steps: int) -> None:
+def child(implementation: str, rounds: int, steps: int) -> None:
     """Train, one round for every line of standard input; print its seconds per step, and at the
     end losses and peak memory.
     """
@@ -186,7 +188,7 @@ def child(side: str, rounds: int, steps: int) -> None:
         if not sys.stdin.readline():
             raise _EnoughError
 
-    train = train_ours if side == "openmm_cgkd" else train_theirs
+    train = train_with_package if implementation == "openmm_cgkd" else train_with_torchmdnet
     with tempfile.TemporaryDirectory() as folder:
         try:
             train(
@@ -207,15 +209,16 @@ def child(side: str, rounds: int, steps: int) -> None:
             )
 
 
-class Side:
-    """One side of the comparison, in a process with so many threads."""
+class TrainingProcess:
+    """One implementation of the step, in a process with so many threads."""
 
     def __init__(self, name: str, threads: int, rounds: int, steps: int) -> None:
         self.name = name
         names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS")
         command = [
             sys.executable,
-            __file__,
+            "-m",
+            "scripts.benchmarks.training",
             "--child",
             name,
             "--rounds",
@@ -226,7 +229,7 @@ class Side:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         environment = {**os.environ, **dict.fromkeys(names, str(threads))}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._log}
-        self._process = subprocess.Popen(command, env=environment, text=True, **pipes)
+        self._process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
 
     def read(self) -> str:
         """Next line that the process prints."""
@@ -255,27 +258,27 @@ class Side:
 def compare_steps(
     threads: int, rounds: int, steps: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Median seconds per step and peak memory (MB) of both sides; refuses to compare where
+    """Median seconds per step and peak memory (MB) of both; refuses to compare where
     losses differ.
     """
-    sides = [Side(name, threads, rounds, steps) for name in SIDES]
-    times: dict[str, list[float]] = {name: [] for name in SIDES}
-    for side in sides:
-        side.read()  # ready
+    processes = [TrainingProcess(name, threads, rounds, steps) for name in IMPLEMENTATIONS]
+    times: dict[str, list[float]] = {name: [] for name in IMPLEMENTATIONS}
+    for process in processes:
+        process.read()  # ready
     for _ in range(rounds):
-        for side in sides:
-            times[side.name].append(side.round())
-    results = {side.name: side.finish() for side in sides}
-    pairs = list(zip(*(results[name]["losses"] for name in SIDES), strict=True))
+        for process in processes:
+            times[process.name].append(process.round())
+    results = {process.name: process.finish() for process in processes}
+    pairs = list(zip(*(results[name]["losses"] for name in IMPLEMENTATIONS), strict=True))
     worst = max(abs(one / other - 1) for one, other in pairs)
     first = abs(pairs[0][0] / pairs[0][1] - 1)
     if first > 1e-5 or worst > 1e-3:  # rounding grows with every step of the optimiser
         sys.exit(
-            f"error: the two sides do different work: their losses differ by {first:.1e} at first"
-            f" and {worst:.1e} later."
+            "error: the two implementations do different work: their losses differ by"
+            f" {first:.1e} at first and {worst:.1e} later."
         )
-    return {name: statistics.median(times[name]) for name in SIDES}, {
-        name: results[name]["peak"] for name in SIDES
+    return {name: statistics.median(times[name]) for name in IMPLEMENTATIONS}, {
+        name: results[name]["peak"] for name in IMPLEMENTATIONS
     }
 
 
@@ -311,7 +314,7 @@ def member(
     batches = (2 * rounds + 1) * steps + 1
     with tempfile.TemporaryDirectory() as folder:
         try:
-            train_ours(
+            train_with_package(
                 Path(folder),
                 batches,
                 Rounds(steps, wait, lambda seconds: times[current[0]].append(seconds)),
@@ -326,7 +329,8 @@ def member_scaling(rounds: int, steps: int) -> tuple[float, float]:
     """Median seconds per step of one member alone and of each of two side by side, one core
     each.
     """
-    from openmm_cgkd.execution.tasks import ExecutionConfig, map_tasks
+    from openmm_cgkd.config.execution import ExecutionConfig
+    from openmm_cgkd.execution.tasks import map_tasks
 
     with tempfile.TemporaryDirectory() as name:
         meeting = Path(name) / "meeting"
@@ -337,15 +341,17 @@ def member_scaling(rounds: int, steps: int) -> tuple[float, float]:
     return alone, statistics.median(seconds for times in found for seconds in times["together"])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(given: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.benchmarks training", description=__doc__.splitlines()[0]
+    )
     parser.add_argument(
         "--quick", action="store_true", help="within a minute: fewer rounds, one core"
     )
-    parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=IMPLEMENTATIONS, help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     if arguments.child:
         child(arguments.child, arguments.rounds, arguments.steps)
         return
@@ -355,22 +361,25 @@ def main() -> None:
         f"ethaline, 240 beads, batch {BATCH}, {CHANNELS} channels, 1 layer, cutoff {CUTOFF} nm;"
         f" load {os.getloadavg()[0]:.1f}"
     )
-    print(f"  {'training step':<28}" + "".join(f"{name:>14}" for name in SIDES))
+    print(f"  {'training step':<28}" + "".join(f"{name:>14}" for name in IMPLEMENTATIONS))
     speedups = []
     for threads in [1] if arguments.quick else sorted({1, cores}):
         seconds, peaks = compare_steps(threads, rounds, steps)
-        speedups.append(seconds[SIDES[0]] / seconds[SIDES[1]])
+        speedups.append(seconds[IMPLEMENTATIONS[0]] / seconds[IMPLEMENTATIONS[1]])
         print(
             f"  {f'{threads} cores, ms':<28}"
-            + "".join(f"{1e3 * seconds[name]:14.0f}" for name in SIDES)
+            + "".join(f"{1e3 * seconds[name]:14.0f}" for name in IMPLEMENTATIONS)
             + f"   {speedups[-1]:.2f} x"
         )
         if threads == 1:
             memory = peaks
-    print(f"  {'peak memory, 1 core, MB':<28}" + "".join(f"{memory[name]:14.0f}" for name in SIDES))
+    print(
+        f"  {'peak memory, 1 core, MB':<28}"
+        + "".join(f"{memory[name]:14.0f}" for name in IMPLEMENTATIONS)
+    )
     result = {
         "step_speedup_vs_lnnp": min(speedups),
-        "peak_memory_ratio": memory[SIDES[1]] / memory[SIDES[0]],
+        "peak_memory_ratio": memory[IMPLEMENTATIONS[1]] / memory[IMPLEMENTATIONS[0]],
         "cores": cores,
     }
     if cores > 1:

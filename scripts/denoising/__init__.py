@@ -1,0 +1,1 @@
+"""Does distillation denoise? ``python -m scripts.denoising --help``; also ``explain_residual``."""

@@ -1,6 +1,6 @@
-#!/usr/bin/env python
-"""Does distillation denoise? Errors of teachers, students and direct force matching against forces
-without noise.
+"""Does distillation denoise? Errors of teachers, students and direct force matching.
+
+Errors are measured against forces without noise.
 
 Known truth: frames of a fluid whose potential is known, with Gaussian noise on its forces; the
 error against the number of frames; and, with --meanforce, ethaline against measured mean forces.
@@ -9,8 +9,8 @@ folder, prints tables and, as its last line, one JSON object. Interrupt it as yo
 command goes on.
 """
 
-# Processes of the trainings import this file, too: nothing here may load torch or OpenMM before
-# they know their number of threads.
+# Processes of the trainings import this package, too: nothing at the top of this file may load
+# torch or OpenMM before they know their number of threads.
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m scripts.denoising",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--folder", type=Path, required=True, help="results and everything on the way"

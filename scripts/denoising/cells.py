@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from openmm_cgkd.config.execution import ExecutionConfig
 from openmm_cgkd.config.run import RunConfig
 from openmm_cgkd.execution.processes import cores
-from openmm_cgkd.execution.tasks import ExecutionConfig, map_tasks
+from openmm_cgkd.execution.tasks import map_tasks
 from openmm_cgkd.frames.frames import Frames, read_frames, write_frames
 from openmm_cgkd.mean_forces.file import MeanForces, read_mean_forces, write_mean_forces
 from openmm_cgkd.mean_forces.noise import noise_floor
@@ -35,14 +36,12 @@ from openmm_cgkd.training.graphs import load_frames, load_prior, write_prior
 from openmm_cgkd.training.mean_force_test import MeanForceTest
 from openmm_cgkd.training.predict import predict
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
-from openmm_cgkd.utils.progress import console, progress
+from openmm_cgkd.utils.progress import Report, console, progress
 
 from .plan import DIRECT, ENSEMBLE, EXTRA, LABELS, TEACHER, Settings, TrainingSet
 from .truth import PARAMETERS, add_noise, join_trajectories, sample
 
 ERRORS = "errors.json"
-
-Report = Callable[[float, str], None]
 
 
 # --- data of the known truth ----------------------------------------------------------------------
@@ -108,8 +107,8 @@ def _run_tasks(
     done = dict.fromkeys(tasks, 0.0)
     with progress(title, sum(costs.values())) as meter:
 
-        def report(name: str, part: float, note: str) -> None:
-            done[name] = part
+        def report(name: str, share: float, note: str) -> None:
+            done[name] = share * costs[name]
             meter.update(sum(done.values()), f"{name}: {note}")
 
         ordered = dict(sorted(tasks.items(), key=lambda item: -costs[item[0]]))
@@ -119,7 +118,7 @@ def _run_tasks(
             ExecutionConfig(),
             folder,
             cores(),
-            lambda name, _: report(name, costs[name], "finished"),
+            lambda name, _: report(name, 1.0, "finished"),
             report,
         )
 
@@ -156,25 +155,29 @@ def work(cell: TrainingSet, report: Report) -> None:
     if multiprocessing.parent_process() is not None:
         console.file = open(os.devnull, "w")  # noqa: SIM115  open as long as the process
     done, costs = 0.0, cell.costs
+    whole = sum(costs.values())
     for name, cost in costs.items():
-        step = partial(_report_part, report, name, done, cost)
+        step = partial(_report_part, report, name, done / whole, cost / whole)
         if name in cell.variants:
             _train_variant(cell, name)
         else:
             _train_teacher(cell.teachers, int(name.split()[-1]), step)
         done += cost
-        report(done, name)
+        report(done / whole, name)
     write_text(
         cell.folder / ERRORS,
         json.dumps({"inputs": _inputs(cell), "errors": measure(cell)}, indent=1),
     )
 
 
-def _report_part(report: Report, name: str, done: float, cost: float, share: float) -> None:
-    report(done + cost * min(share, 1.0), name)
+def _report_part(
+    report: Report, name: str, done: float, part: float, share: float, note: str
+) -> None:
+    """Report a share of one part of the work; `done` and `part` are shares of the whole."""
+    report(done + part * min(share, 1.0), name)
 
 
-def _train_teacher(run: RunConfig, k: int, report: Callable[[float], None]) -> None:
+def _train_teacher(run: RunConfig, k: int, report: Report) -> None:
     """Train one teacher as `train_teachers` does, in this process."""
     folder, frames = RunFolder(run), load_frames(run)
     inputs = {
@@ -186,12 +189,7 @@ def _train_teacher(run: RunConfig, k: int, report: Callable[[float], None]) -> N
     )
     if not stage.finished:
         write_prior(run, frames)
-        train_member(
-            run,
-            k,
-            stage.fingerprint,
-            lambda epochs, note: report(epochs / run.teachers.training.epochs),
-        )
+        train_member(run, k, stage.fingerprint, report)
         stage.finish()
 
 
@@ -203,9 +201,9 @@ def _train_variant(cell: TrainingSet, name: str) -> None:
         copies = [(source.labels, folder.labels), (source.prior, folder.prior)]
         if name == EXTRA:
             copies.append((source.extra_labels, folder.extra_labels))
-        for theirs, ours in copies:
-            with replacing(ours) as fresh:
-                shutil.copyfile(theirs, fresh)
+        for original, copy in copies:
+            with replacing(copy) as fresh:
+                shutil.copyfile(original, fresh)
     train_student(run)
 
 

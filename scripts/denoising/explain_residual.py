@@ -1,6 +1,4 @@
-#!/usr/bin/env python
-"""What a potential misses of the mean forces: how much of its squared error would simple further
-forces explain?
+"""How much of what a potential misses of the mean forces would simple further forces explain?
 
 The difference between mean forces and a potential's forces is fitted with candidates, one at a
 time: more of the potential's own force, Coulomb forces between charged beads (particle-mesh Ewald),
@@ -25,16 +23,17 @@ import openmm
 from openmm import unit
 
 from openmm_cgkd import CGPotential
-from openmm_cgkd.analysis.observables.neighbors import Frame, largest_r_max, near_pairs
+from openmm_cgkd.analysis.observables.neighbors import Frame, near_pairs
 from openmm_cgkd.exceptions import CGKDError
 from openmm_cgkd.mean_forces.file import MeanForces, read_mean_forces
-from openmm_cgkd.mean_forces.pair_forces import pair_forces
+from openmm_cgkd.mean_forces.pair_correction import pair_forces
 from openmm_cgkd.potential.metadata import read_metadata
-from openmm_cgkd.simulation.cgpotential import bead_topology_to_openmm
+from openmm_cgkd.simulation.topology import bead_topology_to_openmm
+from openmm_cgkd.utils.box import largest_r_max
 from openmm_cgkd.utils.statistics import jackknife_error
+from openmm_cgkd.utils.units import COULOMB_CONSTANT
 
 SYSTEM = Path(__file__).resolve().parents[2] / "systems" / "ethaline"
-COULOMB_CONSTANT = 138.935458  # kJ nm / mol / e^2
 
 
 @dataclass(frozen=True)
@@ -123,14 +122,16 @@ def explained(missing: np.ndarray, standard_error: np.ndarray, candidate: np.nda
     n_frames = len(missing)
     design = candidate.reshape(n_frames, missing[0].size, -1)
     target = missing.reshape(n_frames, -1)
-    products, sides = (
+    products, right_hand_sides = (
         np.einsum("kij,kil->kjl", design, design, optimize=True),
         np.einsum("kij,ki->kj", design, target),
     )
     left = np.empty(n_frames)
     for k in range(n_frames):
         weights = np.linalg.lstsq(
-            products.sum(0) - products[k], sides.sum(0) - sides[k], rcond=1e-10
+            products.sum(0) - products[k],
+            right_hand_sides.sum(0) - right_hand_sides[k],
+            rcond=1e-10,
         )[0]
         left[k] = ((target[k] - design[k] @ weights) ** 2).sum()
     before, noise = (
@@ -170,7 +171,9 @@ def explain(potential: Path, mean_forces: MeanForces) -> tuple[float, dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.denoising.explain_residual", description=__doc__.splitlines()[0]
+    )
     parser.add_argument(
         "--potential",
         type=Path,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openmm_cgkd.config.run import RunConfig, parse
+from openmm_cgkd.config.run import RunConfig
+from openmm_cgkd.config.section import parse
 
 DIRECT, TEACHER, ENSEMBLE, STUDENT = "direct", "teacher", "ensemble", "student F+e"
 EXTRA = f"{STUDENT}, extra"

@@ -11,7 +11,6 @@ these forces.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,8 @@ import openmm
 from openmm import unit
 
 from openmm_cgkd.frames.frames import Frames, read_frames, write_frames
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.mapping.beads import BeadTopology
+from openmm_cgkd.utils.progress import Report
 
 PARAMETERS = {
     "beads": 64,
@@ -80,7 +80,7 @@ def known_system() -> openmm.System:
     return system
 
 
-def sample(path: Path, seed: int, n_frames: int, report: Callable[[float, str], None]) -> None:
+def sample(path: Path, seed: int, n_frames: int, report: Report) -> None:
     """Write frames of one Langevin trajectory with their true forces.
 
     Parameters
@@ -91,7 +91,7 @@ def sample(path: Path, seed: int, n_frames: int, report: Callable[[float, str], 
         Of initial positions, velocities and thermostat.
     n_frames : int
     report : callable
-        Gets the number of frames done.
+        Gets the share of the frames that is done.
     """
     if path.exists():
         return
@@ -114,7 +114,7 @@ def sample(path: Path, seed: int, n_frames: int, report: Callable[[float, str], 
         forces[k] = state.getForces(asNumpy=True).value_in_unit(
             unit.kilojoule_per_mole / unit.nanometer
         )
-        report(k + 1, f"seed {seed}")
+        report((k + 1) / n_frames, f"seed {seed}")
     write_frames(as_frames(positions, forces), path)
 
 

@@ -1,0 +1,1 @@
+"""All-atom models against the literature: ``python -m scripts.fluids --help``."""

@@ -1,6 +1,4 @@
-#!/usr/bin/env python
-"""All-atom model of a fluid against the literature: density, thermal expansion, heat capacity,
-structure, equilibration.
+"""All-atom model of a fluid against the literature: density, expansion, heat, structure.
 
 For every temperature and box size: pack, anneal, NPT, then NVT frames at the mean density, by the
 protocol of `cgkd reference`. On a CPU these runs go side by side, one on each core, which makes
@@ -21,10 +19,13 @@ import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from openmm_cgkd.allatom.run import phase_seed, run_reference
-from openmm_cgkd.config.run import SystemConfig, load_system, parse
+from openmm_cgkd.allatom.phases import phase_seed
+from openmm_cgkd.allatom.run import run_reference
+from openmm_cgkd.config.execution import ExecutionConfig
+from openmm_cgkd.config.section import parse
+from openmm_cgkd.config.system import SystemConfig, load_system
 from openmm_cgkd.exceptions import CGKDError
-from openmm_cgkd.execution.tasks import ExecutionConfig, map_tasks
+from openmm_cgkd.execution.tasks import map_tasks
 from openmm_cgkd.utils.files import replacing, write_text
 from openmm_cgkd.utils.progress import progress
 
@@ -292,7 +293,9 @@ def validate(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.fluids", description=__doc__.splitlines()[0]
+    )
     parser.add_argument(
         "system", type=Path, help="system.yaml of the fluid; literature.yaml stands beside it"
     )
@@ -335,7 +338,7 @@ def main() -> None:
     if given.at_once is not None and given.at_once < 1:
         parser.error(f"--at-once: got {given.at_once}; give a number of at least 1.")
     try:
-        command = shlex.join(["python", "scripts/validate_fluid.py", *sys.argv[1:]])
+        command = shlex.join(["python", "-m", "scripts.fluids", *sys.argv[1:]])
         states = [
             (pairs, temperature)
             for pairs in given.ion_pairs or [30]

@@ -1,4 +1,4 @@
-"""What `validate_fluid.py` measures in a finished all-atom run, and what the literature says."""
+"""What is measured in a finished all-atom run, and what the literature says."""
 
 from __future__ import annotations
 
@@ -16,17 +16,23 @@ from scipy.stats import linregress
 
 from openmm_cgkd.allatom.build import build_topology
 from openmm_cgkd.allatom.run import run_reference
-from openmm_cgkd.analysis.observables.neighbors import largest_r_max
 from openmm_cgkd.analysis.observables.rdf import RDF, block_rdfs, first_peak
-from openmm_cgkd.config.run import SystemConfig
+from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import AnalysisError, ConfigError
 from openmm_cgkd.frames.frames import read_frames
+from openmm_cgkd.utils.box import largest_r_max
 from openmm_cgkd.utils.progress import Report, progress_to
 from openmm_cgkd.utils.statistics import jackknife_error, standard_error
-from openmm_cgkd.utils.units import Density, Length, Temperature, to_float
+from openmm_cgkd.utils.units import (
+    BAR,
+    DENSITY_UNIT,
+    GAS_CONSTANT,
+    Density,
+    Length,
+    Temperature,
+    to_float,
+)
 
-GAS_CONSTANT = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
-PRESSURE_WORK = 0.0602214076  # kJ/mol per bar nm^3
 BLOCKS = 5  # for standard errors, over what follows the discarded first third
 # blocks to see how the run settles: a straight line through fewer has too uncertain an error
 SERIES = 10
@@ -167,10 +173,10 @@ class State:
         # the kinetic energy is known exactly: equipartition at the temperature of the thermostat
         kinetic = freedom / 2 * GAS_CONSTANT * self.temperature
         self.time = time
-        self.density_series = self.mass / volume / unit.AVOGADRO_CONSTANT_NA._value * 1e21  # g/cm^3
+        self.density_series = self.mass / volume / DENSITY_UNIT  # g/cm^3
         # kJ/mol
         self.enthalpy_series = (
-            potential + kinetic + PRESSURE_WORK * config.reference.pressure * volume
+            potential + kinetic + BAR * config.reference.pressure * volume
         ) / pairs
         used = slice(len(time) // 3, None)  # as run_reference does for the mean volume
         self.density, self.enthalpy = (

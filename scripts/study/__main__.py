@@ -1,21 +1,18 @@
-#!/usr/bin/env python
-"""Reproduce the study of arXiv:2510.26650 on the frames of a fluid, with standard deviations over
-independent trainings.
+"""Reproduce the study of arXiv:2510.26650 on the frames of a fluid, with standard deviations.
 
 Direct force matching, distillation from one teacher and from the ensemble with three kinds of
 labels each, and the ensemble itself as a committee; with --ablation one setting changed at a time.
 Interrupt it as you like: the same command goes on.
 """
 
-# Processes of the pieces import this file, too: nothing here may load torch, OpenMM or numba before
-# they know their number of threads.
+# Processes of the pieces import this package, too: nothing at the top of this file may load torch,
+# OpenMM or numba before they know their number of threads.
 
 from __future__ import annotations
 
 import argparse
 import logging
 import math
-import os
 import sys
 from pathlib import Path
 
@@ -25,7 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def parse_arguments() -> argparse.Namespace:
     """Read the command line; what is not given is None, so that configuration files can say it."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m scripts.study",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--system",
@@ -106,10 +105,6 @@ def _positive(text: str) -> int:
 def main() -> None:
     """Do what is left of the study, then write its report."""
     given = parse_arguments()
-    # workers of Parsl do not share the path of this process, from which they import `scripts`
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
-    )
     from openmm_cgkd.exceptions import CGKDError
 
     from .run import run_study

@@ -28,12 +28,15 @@ from openmm_cgkd.mean_forces.file import read_mean_forces
 from openmm_cgkd.platforms import choose_platform
 from openmm_cgkd.potential.export import export_student
 from openmm_cgkd.run_folder import RunFolder, StageRecord
-from openmm_cgkd.simulation.cgpotential import CGPotential, bead_topology_to_openmm
-from openmm_cgkd.simulation.committee import EnsemblePotential, export_members
-from openmm_cgkd.simulation.dynamics import run_dynamics, simulate
+from openmm_cgkd.simulation.cgpotential import CGPotential
+from openmm_cgkd.simulation.dynamics import run_dynamics
+from openmm_cgkd.simulation.ensemble import EnsemblePotential
 from openmm_cgkd.simulation.explosion import openmm_message
+from openmm_cgkd.simulation.topology import bead_topology_to_openmm
+from openmm_cgkd.stages.committee import export_members
 from openmm_cgkd.stages.compare import compare
 from openmm_cgkd.stages.label import label_frames, mapped_error
+from openmm_cgkd.stages.simulate import simulate
 from openmm_cgkd.stages.stability import check_stability
 from openmm_cgkd.stages.teach import train_teachers
 from openmm_cgkd.stages.workflow import distill
@@ -42,7 +45,7 @@ from openmm_cgkd.training.graphs import FrameGraphs, load_prior
 from openmm_cgkd.training.mean_force_test import load_mean_force_test
 from openmm_cgkd.training.predict import predict
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
-from openmm_cgkd.utils.progress import console, log_to
+from openmm_cgkd.utils.progress import Report, console, log_to
 from scripts.benchmarks.measures import measure
 
 from .plan import Study, VariantRun
@@ -60,8 +63,6 @@ _NOT_IN_RESULTS = {
     "workers",
     "execution",
 }
-
-Report = Callable[[float, str], None]
 
 
 def stamp(piece: VariantRun, frames: Frames) -> StageRecord:
@@ -97,7 +98,7 @@ def work(piece: VariantRun, costs: dict[str, float], deadline: float, report: Re
     deadline : float
         Time, as of `time.time`, after which no stage begins.
     report : callable
-        Gets the seconds done and the stage.
+        Gets the share done and the stage.
 
     Returns
     -------
@@ -107,11 +108,11 @@ def work(piece: VariantRun, costs: dict[str, float], deadline: float, report: Re
     # several bars on one terminal destroy each other
     if multiprocessing.parent_process() is not None:
         console.file = open(os.devnull, "w")  # noqa: SIM115  open as long as the process
-    done = 0.0
+    done, whole = 0.0, sum(costs.values())
     for name, seconds in costs.items():
         if time.time() > deadline:
             return False
-        report(done, name)
+        report(done / whole, name)
         with _timed(piece.run, name):
             _STAGES[name](piece)
         done += seconds
@@ -130,10 +131,10 @@ def _train(piece: VariantRun) -> None:
                 (source.teacher(k) / "best.pt", folder.teacher(k) / "best.pt")
                 for k in range(piece.run.teachers.count)
             ]
-        for theirs, ours in needed:
-            ours.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(ours) as fresh:
-                shutil.copyfile(theirs, fresh)
+        for original, copy in needed:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(copy) as fresh:
+                shutil.copyfile(original, fresh)
     distill(piece.run)
     export_student(piece.run)
 

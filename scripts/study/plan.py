@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from openmm_cgkd.config.run import ModelConfig, RunConfig, TrainingConfig, parse
+from openmm_cgkd.config.run import ModelConfig, RunConfig, TrainingConfig
+from openmm_cgkd.config.section import parse
 from openmm_cgkd.exceptions import ConfigError
 from openmm_cgkd.frames.frames import Frames
 
@@ -241,8 +242,7 @@ def choose(variants: Iterable[Variant], names: list[str] | None) -> tuple[Varian
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of work on all cores of this machine, by measurements on the processor that
-    docs/performance.md names.
+    """Seconds of work on all cores, by measurements on the processor of docs/performance.md.
 
     Attributes
     ----------
@@ -261,10 +261,10 @@ class Costs:
 
     def teachers(self, run: RunConfig) -> float:
         labels = run.teachers.count * self._frames(run) * self._pass(run.model) / 4
-        return run.teachers.count * self._training(run, run.teachers.training) + labels / _cores()
+        return run.teachers.count * self.training(run, run.teachers.training) + labels / _cores()
 
     def piece(self, piece: VariantRun) -> dict[str, float]:
-        """By the stages of `_study_pieces.work`."""
+        """By the stages of `pieces.work`."""
         run, protocol = piece.run, piece.run.simulation
         step = (
             (run.teachers.count if piece.variant.committee else 1)
@@ -282,7 +282,7 @@ class Costs:
             return seconds
         stability = per_ps * run.stability.replicas * run.stability.duration
         return {
-            "train": self._training(run, run.student.training),
+            "train": self.training(run, run.student.training),
             **seconds,
             "stability": stability,
         }
@@ -290,7 +290,8 @@ class Costs:
     def _frames(self, run: RunConfig) -> int:
         return min(run.max_frames or self.n_frames, self.n_frames)
 
-    def _training(self, run: RunConfig, training: TrainingConfig) -> float:
+    def training(self, run: RunConfig, training: TrainingConfig) -> float:
+        """One training, on all cores."""
         # validation needs no gradient of the weights
         share = 1 - run.split.test - 0.75 * run.split.validation
         return training.epochs * share * self._frames(run) * self._pass(run.model) / _cores()

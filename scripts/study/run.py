@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from openmm_cgkd.config.run import RunConfig, parse
+from openmm_cgkd.config.run import RunConfig
+from openmm_cgkd.config.section import parse
 from openmm_cgkd.exceptions import ConfigError, FramesError
 from openmm_cgkd.execution.tasks import map_tasks
 from openmm_cgkd.frames.frames import FrameWriter, read_frames
@@ -235,14 +236,14 @@ def _do_pieces(
         return
     with progress("pieces", len(waiting)) as meter:
 
-        def report(name: str, seconds: float, stage: str) -> None:
-            done[name] = seconds / sum(stages[name].values())
+        def report(name: str, share: float, stage: str) -> None:
+            done[name] = share
             meter.update(sum(done.values()), f"{name}: {stage}")
 
         def result(name: str, whole: bool) -> None:
             if whole:
                 finished.append(waiting[name])
-                report(name, sum(stages[name].values()), "finished")
+                report(name, 1.0, "finished")
                 state.add(sum(stages[name].values()), name)
 
         run = next(iter(waiting.values())).run

@@ -7,11 +7,12 @@ import yaml
 from openmm import unit
 from scipy.spatial.distance import pdist
 
-from openmm_cgkd.allatom import run as run_module
+from openmm_cgkd.allatom import phases
 from openmm_cgkd.allatom.backmap import place_molecules
 from openmm_cgkd.allatom.build import build_topology
 from openmm_cgkd.allatom.run import run_reference
-from openmm_cgkd.config.run import SystemConfig, parse
+from openmm_cgkd.config.section import parse
+from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import ConfigError, MappingError
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.mapping.mapping import mapping_from_config
@@ -36,14 +37,14 @@ def test_molecules_sit_on_their_beads_undistorted_and_apart(monkeypatch):
     residues = list(topology.residues())
     for residue in (residues[0], residues[-1]):
         atoms = [atom.index for atom in residue.atoms()]
-        template = run_module_template(config, residue.name)
+        template = template_of(config, residue.name)
         np.testing.assert_allclose(pdist(placed[atoms]), pdist(template), atol=1e-9)
     monkeypatch.setattr("openmm_cgkd.allatom.backmap._SWEEPS", 0)
     careless = place_molecules(config, topology, mapping, beads, box, seed=1)
     assert contacts(placed, topology, box) < 0.1 * contacts(careless, topology, box)
 
 
-def run_module_template(config, name):
+def template_of(config, name):
     from openmm_cgkd.allatom.build import load_molecule
 
     return load_molecule(config, name).getPositions(asNumpy=True).value_in_unit(unit.nanometer)
@@ -67,7 +68,7 @@ def test_two_beads_per_molecule_are_superposed():
     config = parse(SystemConfig, data, "two", ETHALINE)
     topology = build_topology(config)
     mapping = mapping_from_config(config, mdtraj.Topology.from_openmm(topology))
-    template = run_module_template(config, "EGL")
+    template = template_of(config, "EGL")
     length = np.linalg.norm(np.diff(mapping.map_positions(np.tile(template, (3, 1)))[:2], axis=0))
     direction = np.random.default_rng(0).normal(size=(3, 3))
     direction *= length / np.linalg.norm(direction, axis=1)[:, None]
@@ -101,8 +102,8 @@ def tiny(**changes):
 
 
 def test_run_from_mapped_frames(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "_WARM_UP", 0.2)
-    monkeypatch.setattr(run_module, "_COOLING", 0.1)
+    monkeypatch.setattr(phases, "WARM_UP", 0.2)
+    monkeypatch.setattr("openmm_cgkd.allatom.run.COOLING", 0.1)
     first = run_reference(tiny(), tmp_path / "first")
     last = read_frames(first)[-1:]
     second = run_reference(tiny(seed=2), tmp_path / "second", start=first)

@@ -15,9 +15,10 @@ import yaml
 from typer.testing import CliRunner
 
 from openmm_cgkd.allatom.build import build_topology
-from openmm_cgkd.allatom.import_trajectory import _WholeMolecules, map_trajectory
+from openmm_cgkd.allatom.import_trajectory import map_trajectory
 from openmm_cgkd.cli.commands import app
-from openmm_cgkd.config.run import SystemConfig, parse
+from openmm_cgkd.config.section import parse
+from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import (
     BoxError,
     CompatibilityError,
@@ -26,7 +27,7 @@ from openmm_cgkd.exceptions import (
     MappingError,
 )
 from openmm_cgkd.frames.frames import read_frames
-from openmm_cgkd.mapping import mapping as mapping_module
+from openmm_cgkd.mapping.molecules import WholeMolecules, bond_order
 from tests.cases.all_atom import STEPS, Case, wrapped
 from tests.cases.fluids import COUNTS, ETHALINE, small_config
 
@@ -83,13 +84,18 @@ def test_molecules_in_the_file_are_broken(case, tmp_path):
     assert max(np.linalg.norm(x[i] - x[j]) for i, j in bonds) > 0.5
 
 
-def test_whole_molecules_by_generations(any_box):
-    """As bond by bond."""
+def test_whole_molecules_as_bond_by_bond(any_box):
     frame, topology = any_box.raw[0], mdtraj.Topology.from_openmm(build_topology(any_box.config))
-    bonds = mapping_module.bond_order(topology)
+    bonds = bond_order(topology)
     x = wrapped(frame)
-    whole, length = _WholeMolecules(bonds, len(x))(x, frame["box"])
-    assert np.allclose(whole, mapping_module.make_whole(x, frame["box"], bonds), atol=1e-12)
+    molecules = WholeMolecules(bonds, len(x))
+    whole = molecules(x, frame["box"])
+    length = molecules.mean_bond_length(whole)
+    expected = x.copy()
+    for i, j in bonds:
+        images = np.round((x[j] - expected[i]) @ np.linalg.inv(frame["box"]))
+        expected[j] = x[j] - images @ frame["box"]
+    assert np.allclose(whole, expected, atol=1e-12)
     assert length == pytest.approx(np.mean([np.linalg.norm(whole[i] - whole[j]) for i, j in bonds]))
     assert 0.1 < length < 0.15
 

@@ -12,7 +12,8 @@ from openmm_cgkd.allatom.build import atomic_charges, create_system, pack
 from openmm_cgkd.allatom.reporter import MappedReporter
 from openmm_cgkd.exceptions import BoxError, ConfigError, MappingError
 from openmm_cgkd.frames.frames import read_frames
-from openmm_cgkd.mapping.mapping import BeadTopology, Mapping, mapping_from_config
+from openmm_cgkd.mapping.beads import BeadTopology
+from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
 from tests.cases.fluids import COUNTS, ETHALINE, simulation_of, small_config
 
 MASS = {"C": 12.011, "O": 15.999, "H": 1.008, "N": 14.007, "Cl": 35.45}

@@ -14,38 +14,25 @@ import pytest
 import yaml
 from openmm import unit
 
-from openmm_cgkd.allatom import run as run_module
+from openmm_cgkd.allatom import phases
 from openmm_cgkd.allatom.build import build_topology, load_molecule, pack
 from openmm_cgkd.allatom.reporter import MappedReporter
-from openmm_cgkd.allatom.run import run_reference
-from openmm_cgkd.config.run import SystemConfig, load_system
+from openmm_cgkd.allatom.run import at_mean_volume, run_reference
+from openmm_cgkd.config.system import load_system
 from openmm_cgkd.exceptions import BoxError, ConfigError, ForceFieldError, SimulationError
 from openmm_cgkd.frames.frames import read_frames
+from tests.cases.all_atom import TINY_COUNTS, tiny_system
 from tests.cases.fluids import small_config
 
-COUNTS = {"CHO": 2, "CL": 2, "EGL": 2}
 PRODUCTION = list(range(5, 101, 5))  # 0.4 ps at 4 fs, a frame every 20 fs
-
-
-def tiny(**changes) -> SystemConfig:
-    protocol = {
-        "annealing": "0.4 ps",
-        "npt": "1.6 ps",
-        "nvt": "0.2 ps",
-        "production": "0.4 ps",
-        "frame_interval": "20 fs",
-        "nonbonded_cutoff": "0.45 nm",
-        "initial_density": "0.3 g/cm^3",
-    }
-    return small_config(COUNTS, **{**protocol, **changes})
 
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
     """Save every 0.1 ps instead of every 10 ps."""
-    monkeypatch.setattr(run_module, "_SAVE_INTERVAL", 0.1)
-    monkeypatch.setattr(run_module, "_SAVE_EVERY", 0.0)
-    monkeypatch.setattr(run_module, "_WARM_UP", 0.2)
+    monkeypatch.setattr(phases, "SAVE_INTERVAL", 0.1)
+    monkeypatch.setattr(phases, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(phases, "WARM_UP", 0.2)
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +40,10 @@ def finished(tmp_path_factory) -> Path:
     """Folder of one uninterrupted run."""
     folder = tmp_path_factory.mktemp("reference") / "aa"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "_SAVE_INTERVAL", 0.1)
-        patch.setattr(run_module, "_SAVE_EVERY", 0.0)
-        patch.setattr(run_module, "_WARM_UP", 0.2)
-        assert run_reference(tiny(), folder) == folder / "frames.h5"
+        patch.setattr(phases, "SAVE_INTERVAL", 0.1)
+        patch.setattr(phases, "SAVE_EVERY", 0.0)
+        patch.setattr(phases, "WARM_UP", 0.2)
+        assert run_reference(tiny_system(), folder) == folder / "frames.h5"
     return folder
 
 
@@ -109,10 +96,10 @@ def test_nvt_runs_at_the_mean_volume_of_npt(finished):
 
 def test_scaling_to_the_mean_volume_keeps_molecules(finished):
     """Molecules are moved as rigid bodies: bonds before and after are the same."""
-    config = tiny()
+    config = tiny_system()
     npt = openmm.XmlSerializer.deserialize((finished / "npt.xml").read_text())
     topology = build_topology(config)
-    scaled = run_module._Reference(config, finished)._at_mean_volume(npt, topology)
+    scaled = at_mean_volume(npt, topology, finished / "npt.csv")
     before = npt.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
     after = scaled.getPositions().value_in_unit(unit.nanometer)
     for a, b in topology.bonds():
@@ -123,10 +110,10 @@ def test_scaling_to_the_mean_volume_keeps_molecules(finished):
 
 def test_finished_work_is_skipped(finished, monkeypatch):
     monkeypatch.setattr(
-        run_module, "create_system", lambda *_: pytest.fail("built the system again")
+        "openmm_cgkd.allatom.run.create_system", lambda *_: pytest.fail("built the system again")
     )
     stamp = (finished / "frames.h5").stat().st_mtime_ns
-    assert run_reference(tiny(), finished) == finished / "frames.h5"
+    assert run_reference(tiny_system(), finished) == finished / "frames.h5"
     assert (finished / "frames.h5").stat().st_mtime_ns == stamp
 
 
@@ -145,10 +132,10 @@ def test_interrupted_in_production(equilibrated, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(MappedReporter, "report", report)
             with pytest.raises(KeyboardInterrupt):
-                run_reference(tiny(), equilibrated)
+                run_reference(tiny_system(), equilibrated)
         assert read_frames(equilibrated / "frames.h5").step[-1] == stop
         assert not (equilibrated / "production.xml").exists()
-    frames = read_frames(run_reference(tiny(), equilibrated))
+    frames = read_frames(run_reference(tiny_system(), equilibrated))
     assert frames.step.tolist() == PRODUCTION
     assert frames.time == pytest.approx(0.004 * frames.step)
     assert "production: resuming at 0.3 ps" in (equilibrated / "reference.log").read_text()
@@ -157,9 +144,10 @@ def test_interrupted_in_production(equilibrated, monkeypatch):
 KILLED = """
 import sys
 from pathlib import Path
-from tests.allatom.test_run import run_module, tiny
-run_module._SAVE_INTERVAL, run_module._SAVE_EVERY = 0.1, 0.0
-run_module.run_reference(tiny(production="400 ps"), Path(sys.argv[1]))
+from openmm_cgkd.allatom import phases, run
+from tests.cases.all_atom import tiny_system
+phases.SAVE_INTERVAL, phases.SAVE_EVERY = 0.1, 0.0
+run.run_reference(tiny_system(production="400 ps"), Path(sys.argv[1]))
 """
 
 
@@ -181,7 +169,7 @@ def test_killed_in_production(equilibrated):
     before = read_frames(path)
     assert before.step.tolist() == list(range(5, 5 * len(before) + 1, 5))
     n = len(before) + 10
-    frames = read_frames(run_reference(tiny(production=f"{n * 20} fs"), equilibrated))
+    frames = read_frames(run_reference(tiny_system(production=f"{n * 20} fs"), equilibrated))
     assert frames.step.tolist() == list(range(5, 5 * n + 1, 5))
     # states are saved every 25 steps; the last one may not have been reached
     saved = 25 * (before.step[-1] // 25 - 1)
@@ -202,23 +190,23 @@ def test_interrupted_before_production(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(openmm.app.Simulation, "saveState", save)
         with pytest.raises(KeyboardInterrupt):
-            run_reference(tiny(), folder)
+            run_reference(tiny_system(), folder)
     assert (folder / "npt.csv").read_text().count("\n") == 1 + 3
-    run_reference(tiny(), folder)
+    run_reference(tiny_system(), folder)
     with open(folder / "npt.csv") as file:
         assert [int(row['#"Step"']) for row in csv.DictReader(file)] == list(range(50, 401, 50))
 
 
 def test_every_phase_and_resumed_piece_has_its_own_noise():
     seeds = [
-        run_module.phase_seed(seed, phase, step)
+        phases.phase_seed(seed, phase, step)
         for seed in (1, 2)
         for phase in ("npt", "nvt")
         for step in (0, 2500)
     ]
     assert len(set(seeds)) == len(seeds)
     assert all(0 < seed < 2**31 for seed in seeds)
-    assert run_module.phase_seed(1, "npt", 0) == run_module.phase_seed(1, "npt", 0)
+    assert phases.phase_seed(1, "npt", 0) == phases.phase_seed(1, "npt", 0)
 
 
 def test_other_settings_in_the_same_folder(finished):
@@ -226,13 +214,13 @@ def test_other_settings_in_the_same_folder(finished):
         ConfigError,
         match=r"friction 1 picosecond\S+, got 2 picosecond\S+; put it back or use another folder",
     ):
-        run_reference(tiny(friction="2 / ps"), finished)
+        run_reference(tiny_system(friction="2 / ps"), finished)
     with pytest.raises(ConfigError, match=r"holds a run with production 0\.4 picosecond, got 0\.8"):
-        run_reference(tiny(production="0.8 ps"), finished)
+        run_reference(tiny_system(production="0.8 ps"), finished)
     with pytest.raises(ConfigError, match="holds a run with counts"):
         run_reference(
             small_config(
-                {**COUNTS, "EGL": 3},
+                {**TINY_COUNTS, "EGL": 3},
                 **yaml.safe_load((finished / "system.yaml").read_text())["reference"],
             ),
             finished,
@@ -250,14 +238,14 @@ def test_box_below_twice_the_cutoff(tmp_path):
             r"nonbonded_cutoff 1 nm is above half the box .* use more molecules or a shorter cutoff"
         ),
     ):
-        run_reference(tiny(nonbonded_cutoff="1 nm"), tmp_path)
+        run_reference(tiny_system(nonbonded_cutoff="1 nm"), tmp_path)
 
 
 def test_unknown_platform(tmp_path):
     with pytest.raises(
         ConfigError, match=r"reference\.platform: got Abacus, but this OpenMM has Reference"
     ):
-        run_reference(tiny(platform="Abacus"), tmp_path)
+        run_reference(tiny_system(platform="Abacus"), tmp_path)
 
 
 def test_time_step_that_explodes(tmp_path):
@@ -265,12 +253,12 @@ def test_time_step_that_explodes(tmp_path):
         SimulationError,
         match=r"failed in phase annealing: .*; lower the time step or initial_density",
     ):
-        run_reference(tiny(timestep="200 fs", annealing="200 ps"), tmp_path)
+        run_reference(tiny_system(timestep="200 fs", annealing="200 ps"), tmp_path)
     assert not (tmp_path / "frames.h5").exists()
 
 
 def test_packing(monkeypatch):
-    config = tiny(initial_density="0.5 g/cm^3")
+    config = tiny_system(initial_density="0.5 g/cm^3")
     topology, positions = pack(config)
     edge = topology.getPeriodicBoxVectors()[0][0].value_in_unit(unit.nanometer)
     mass = sum(atom.element.mass.value_in_unit(unit.dalton) for atom in topology.atoms())
@@ -293,7 +281,7 @@ def test_packing_that_cannot_succeed():
         ForceFieldError,
         match=r"Packmol could not pack the box at 9(\.0)? g/cm\^3; lower initial_density",
     ):
-        pack(tiny(initial_density="9 g/cm^3"))
+        pack(tiny_system(initial_density="9 g/cm^3"))
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,11 @@ from openmm import app, unit
 
 from openmm_cgkd.allatom.build import create_system, pack
 from openmm_cgkd.allatom.reporter import MappedReporter
+from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.mapping.mapping import mapping_from_config
 from tests.cases.fluids import simulation_of, small_config
 
+TINY_COUNTS = {"CHO": 2, "CL": 2, "EGL": 2}
 STEPS = [10, 20, 30, 40]
 # LAMMPS unit styles: length in nm, force in kJ/mol/nm, time in ps, by openmm.unit
 LAMMPS = {
@@ -27,6 +29,20 @@ LAMMPS = {
     # 1 eV/angstrom, from the charge of an electron and Avogadro's number
     "metal": (0.1, 964.853321, 1.0),
 }
+
+
+def tiny_system(**changes) -> SystemConfig:
+    """Two ions and two molecules with an all-atom protocol of a few hundred steps."""
+    protocol = {
+        "annealing": "0.4 ps",
+        "npt": "1.6 ps",
+        "nvt": "0.2 ps",
+        "production": "0.4 ps",
+        "frame_interval": "20 fs",
+        "nonbonded_cutoff": "0.45 nm",
+        "initial_density": "0.3 g/cm^3",
+    }
+    return small_config(TINY_COUNTS, **{**protocol, **changes})
 
 
 class Recorder:

@@ -5,7 +5,8 @@ import openmm
 import yaml
 from openmm import app, unit
 
-from openmm_cgkd.config.run import SystemConfig, parse
+from openmm_cgkd.config.section import parse
+from openmm_cgkd.config.system import SystemConfig
 from tests.cases.paths import ETHALINE
 
 COUNTS = {"CHO": 3, "CL": 3, "EGL": 6}

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from openmm_cgkd.frames.frames import FrameWriter, read_frames
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.mapping.beads import BeadTopology
 
 N = 7
 TRICLINIC = np.array([[3.0, 0.0, 0.0], [1.2, 2.5, 0.0], [-0.7, 0.9, 2.2]])

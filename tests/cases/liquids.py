@@ -5,9 +5,10 @@ from __future__ import annotations
 import mdtraj
 import numpy as np
 
-from openmm_cgkd.config.run import RunConfig, parse
+from openmm_cgkd.config.run import RunConfig
+from openmm_cgkd.config.section import parse
 from openmm_cgkd.frames.frames import FrameWriter
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.mapping.beads import BeadTopology
 
 
 def beads_of(*counts: int, names: tuple[str, ...] = ("A", "B", "C")) -> BeadTopology:

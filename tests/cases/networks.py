@@ -1,4 +1,4 @@
-"""TODO"""
+"""Random networks and configurations of beads, without a file."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def tensors(positions, types, box, cutoff, dtype):
 
 
 def torchmd_pair(layers, channels=8, cutoff="0.9 nanometer", dtype=torch.float64, seed=0):
-    """torchmd-net's model and ours on the same random weights."""
+    """torchmd-net's model and this package's on the same random weights."""
     torch.manual_seed(seed)
     config = ModelConfig(channels=channels, layers=layers, cutoff=cutoff, radial_functions=12)
     arguments = network_arguments(config, 3) | {"derivative": True, "reduce_op": "sum"}
-    theirs = create_model(arguments, std=torch.tensor(2.5)).to(dtype)
-    for parameter in theirs.parameters():  # zero-initialised biases would hide a dropped term
+    torchmd = create_model(arguments, std=torch.tensor(2.5)).to(dtype)
+    for parameter in torchmd.parameters():  # zero-initialised biases would hide a dropped term
         parameter.data.add_(0.1 * torch.randn_like(parameter))
-    return theirs, TensorNetEnergies(theirs).to(dtype)
+    return torchmd, TensorNetEnergies(torchmd).to(dtype)
 
 
 PRIOR = PairRepulsion(torch.full((3, 3), 0.27), 100.0, 0.05, 0.015, 0.9)

@@ -13,7 +13,7 @@ import torch
 from torchmdnet.models.model import TorchMD_Net, create_model
 
 from openmm_cgkd.config.run import ModelConfig
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.potential.export import export_potential
 from openmm_cgkd.potential.metadata import PotentialMetadata, content_hash
 from openmm_cgkd.potential.network import TensorNetEnergies, network_arguments

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from openmm_cgkd.config.run import ModelConfig, RunConfig, StudentConfig, TrainingConfig, parse
+from openmm_cgkd.config.run import ModelConfig, RunConfig, StudentConfig, TrainingConfig
+from openmm_cgkd.config.section import parse
 from openmm_cgkd.frames.frames import Frames, FrameWriter
 from openmm_cgkd.frames.split import split_frames
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.stages.teach import FORCES_ONLY
 from openmm_cgkd.training.fit import TrainingTask
 from openmm_cgkd.training.graphs import FrameGraphs, Targets, mapped_targets, target_variances

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from openmm_cgkd.exceptions import TrainingError
-from openmm_cgkd.execution.processes import Report, run_together
+from openmm_cgkd.exceptions import ExecutionError
+from openmm_cgkd.execution.processes import run_together
+from openmm_cgkd.utils.progress import Report
 
 
 def share(folder: Path, rank: int, report: Report) -> None:
@@ -21,7 +22,7 @@ def share(folder: Path, rank: int, report: Report) -> None:
 
 
 def test_one_failing_share_ends_all(tmp_path):
-    with pytest.raises(TrainingError, match="OSError: no luck"):
-        run_together([(share, (tmp_path, rank)) for rank in range(2)], lambda epochs, note: None)
+    with pytest.raises(ExecutionError, match="OSError: no luck"):
+        run_together([(share, (tmp_path, rank)) for rank in range(2)], lambda part, note: None, 2)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from openmm_cgkd.config.execution import ExecutionConfig, SlurmConfig
 from openmm_cgkd.exceptions import ConfigError, ExecutionError, TrainingError
-from openmm_cgkd.execution.tasks import ExecutionConfig, SlurmConfig, map_tasks
+from openmm_cgkd.execution.tasks import map_tasks
 from tests.cases import tasks as execution_tasks
 from tests.cases.paths import ROOT
 
@@ -110,8 +111,9 @@ def test_failures_come_after_everything_else(tmp_path):
 def test_tasks_end_with_the_one_who_waits(tmp_path, backend, how):
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom tests.cases import tasks as execution_tasks\nfrom openmm_cgkd.execution.tasks"
-        " import ExecutionConfig, map_tasks\nif __name__ == '__main__':\n    folder ="
+        "import sys\nfrom pathlib import Path\nfrom tests.cases import tasks as execution_tasks\n"
+        "from openmm_cgkd.config import ExecutionConfig\n"
+        "from openmm_cgkd.execution.tasks import map_tasks\nif __name__ == '__main__':\n    folder ="
         f" Path({str(tmp_path)!r})\n    tasks = {{'a': (folder / 'pid',)}}\n   "
         f" map_tasks(execution_tasks.run_forever, tasks, ExecutionConfig(backend='{backend}'),"
         " folder, 1)\n"
@@ -132,9 +134,9 @@ def test_tasks_end_with_the_one_who_waits(tmp_path, backend, how):
 
 def test_task_ends_when_another_run_takes_its_place(tmp_path):
     script = (
-        "import pickle\nfrom pathlib import Path\nimport execution_tasks\nfrom"
-        " openmm_cgkd.execution import _run\nf ="
-        f" Path({str(tmp_path)!r})\n_run(pickle.dumps((execution_tasks.run_forever, (f / 'pid',))),"
+        "import pickle\nfrom pathlib import Path\nfrom tests.cases import tasks as execution_tasks\nfrom"
+        " openmm_cgkd.execution.tasks import run_task\nf ="
+        f" Path({str(tmp_path)!r})\nrun_task(pickle.dumps((execution_tasks.run_forever, (f / 'pid',))),"
         " f / 'log', f / 'reports-old' / 'a', 1)\n"
     )
     (tmp_path / "reports-old").mkdir()

@@ -6,7 +6,7 @@ import pytest
 from openmm_cgkd.exceptions import AnalysisError
 from openmm_cgkd.frames.correlation import ForceAutocorrelation
 from openmm_cgkd.frames.frames import Frames
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.mapping.beads import BeadTopology
 
 INTERVAL = 0.05  # ps
 

@@ -11,7 +11,7 @@ from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.frames.frames import FrameWriter, read_frames, write_frames
 from openmm_cgkd.frames.hdf5 import checksums
 from openmm_cgkd.frames.split import split_frames
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.utils.box import smallest_height
 from tests.cases.frames import BEADS, TRICLINIC, N, check, frame, kill, start_writer, write
 

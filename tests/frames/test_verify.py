@@ -16,7 +16,7 @@ from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.frames.frames import Frames, FrameWriter, read_frames, write_frames, write_stream
 from openmm_cgkd.frames.recovery import is_held, is_open, lookup3
 from openmm_cgkd.frames.verify import verify_frames
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.mapping.beads import BeadTopology
 from tests.cases.cli import call
 from tests.cases.frames import BEADS, check, frame, kill, start_writer, write
 

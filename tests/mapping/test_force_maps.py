@@ -15,11 +15,13 @@ from scipy.sparse import csr_matrix
 from openmm_cgkd.allatom.build import build_topology, create_system, pack
 from openmm_cgkd.allatom.import_trajectory import map_trajectory
 from openmm_cgkd.allatom.reporter import MappedReporter
-from openmm_cgkd.config.run import SystemConfig, parse
+from openmm_cgkd.config.section import parse
+from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import ConfigError, MappingError
 from openmm_cgkd.frames.frames import read_frames
+from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.mapping.force_maps import OptimalForceMap
-from openmm_cgkd.mapping.mapping import BeadTopology, Mapping, mapping_from_config
+from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
 from tests.cases.all_atom import Case, Recorder
 from tests.cases.fluids import COUNTS, ETHALINE, simulation_of, small_config
 

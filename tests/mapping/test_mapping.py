@@ -8,13 +8,9 @@ from openmm import app, unit
 
 from openmm_cgkd.allatom.build import atomic_charges, build_topology, create_system, pack
 from openmm_cgkd.exceptions import MappingError
-from openmm_cgkd.mapping.mapping import (
-    BeadTopology,
-    Mapping,
-    bond_order,
-    make_whole,
-    mapping_from_config,
-)
+from openmm_cgkd.mapping.beads import BeadTopology
+from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
+from openmm_cgkd.mapping.molecules import WholeMolecules, bond_order
 from tests.cases.fluids import small_config
 
 TRICLINIC = np.array([[3.0, 0.0, 0.0], [1.2, 2.5, 0.0], [-0.7, 0.9, 2.2]])
@@ -238,12 +234,12 @@ def test_whole_molecules_across_the_box_edge(box):
     config = small_config({"EGL": 4})
     openmm_topology, positions = pack(config)
     topology = mdtraj.Topology.from_openmm(openmm_topology)
-    mapping, bonds = mapping_from_config(config, topology), bond_order(topology)
+    mapping = mapping_from_config(config, topology)
     # centred on a corner of the box, so that molecules straddle its faces
     positions = positions - positions.mean(axis=0)
     fractional = positions @ np.linalg.inv(box)
     wrapped = (fractional - np.floor(fractional)) @ box
-    whole = make_whole(wrapped, box, bonds)
+    whole = WholeMolecules(bond_order(topology), topology.n_atoms)(wrapped, box)
     for a, b in topology.bonds:  # every bond has its true length again
         assert np.linalg.norm(whole[a.index] - whole[b.index]) == pytest.approx(
             np.linalg.norm(positions[a.index] - positions[b.index])
@@ -254,23 +250,24 @@ def test_whole_molecules_across_the_box_edge(box):
     broken = (mapping.map_positions(wrapped) - mapping.map_positions(positions)) @ np.linalg.inv(
         box
     )
-    # without make_whole beads would be misplaced
+    # without it beads would be misplaced
     assert np.abs(broken - np.round(broken)).max() > 0.01
 
 
-def test_make_whole_by_hand():
+def test_whole_molecules_by_hand():
     """A chain of three atoms that crosses the upper and lower face of a triclinic box."""
     a, b, c = TRICLINIC
     chain = np.array([[0.1, 0.1, 0.1], [0.0, 0.0, -0.05], [-0.1, -0.1, -0.1]])
-    bonds = np.array([[0, 1], [1, 2]])
-    assert make_whole(chain + np.array([0 * a, c, a + b + c]), TRICLINIC, bonds) == pytest.approx(
-        chain
+    whole = WholeMolecules(np.array([[0, 1], [1, 2]]), 3)
+    assert whole(chain + np.array([0 * a, c, a + b + c]), TRICLINIC) == pytest.approx(chain)
+    assert whole.mean_bond_length(chain) == pytest.approx(
+        (np.linalg.norm([0.1, 0.1, 0.15]) + np.linalg.norm([0.1, 0.1, 0.05])) / 2
     )
     # follows the first atom
-    assert make_whole(chain + np.array([b, -2 * c, a]), TRICLINIC, bonds) == pytest.approx(
-        chain + b
-    )
-    assert make_whole(chain[:1], TRICLINIC, np.zeros((0, 2), dtype=int)) == pytest.approx(chain[:1])
+    assert whole(chain + np.array([b, -2 * c, a]), TRICLINIC) == pytest.approx(chain + b)
+    alone = WholeMolecules(np.zeros((0, 2), dtype=int), 1)
+    assert alone(chain[:1], TRICLINIC) == pytest.approx(chain[:1])
+    assert alone.mean_bond_length(chain[:1]) is None
 
 
 def test_bond_order_places_parents_first():

@@ -14,14 +14,16 @@ from openmm import unit
 from openmm_cgkd import CGPotential
 from openmm_cgkd.allatom.build import create_system, pack
 from openmm_cgkd.allatom.reporter import MappedReporter
-from openmm_cgkd.config.run import RunConfig, SystemConfig, parse
+from openmm_cgkd.config.run import RunConfig
+from openmm_cgkd.config.section import parse
+from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.frames.frames import Frames, read_frames
 from openmm_cgkd.mapping.mapping import mapping_from_config
 from openmm_cgkd.potential.bonded import nearest_vectors
 from openmm_cgkd.potential.export import export_student
 from openmm_cgkd.potential.metadata import read_metadata
-from openmm_cgkd.simulation.cgpotential import bead_topology_to_openmm
 from openmm_cgkd.simulation.resume import write_topology
+from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.stages.label import label_frames
 from openmm_cgkd.stages.teach import train_member
 from openmm_cgkd.stages.workflow import distill

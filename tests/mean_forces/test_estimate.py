@@ -11,7 +11,8 @@ from openmm_cgkd.allatom.backmap import add_restraint, set_restraint
 from openmm_cgkd.allatom.build import build_topology
 from openmm_cgkd.allatom.run import run_reference
 from openmm_cgkd.exceptions import ConfigError, FramesError
-from openmm_cgkd.mapping.mapping import BeadTopology, Mapping
+from openmm_cgkd.mapping.beads import BeadTopology
+from openmm_cgkd.mapping.mapping import Mapping
 from openmm_cgkd.mean_forces.estimate import mean_and_error, run_mean_forces
 from openmm_cgkd.mean_forces.file import Estimates, MeanForces, read_mean_forces, write_mean_forces
 from openmm_cgkd.mean_forces.restrained import (
@@ -450,11 +451,11 @@ def test_bad_input(atoms, tmp_path):
 
 def test_snapshots_survive_a_resumed_run(atoms, tmp_path):
     """Production cut back to an earlier state writes every snapshot once."""
-    from openmm_cgkd.allatom.run import _keep_snapshots
+    from openmm_cgkd.allatom.phases import keep_snapshots
 
     copy = tmp_path / "production.xtc"
     copy.write_bytes(atoms[1].read_bytes()[:-100])  # torn
-    _keep_snapshots(copy, 7)
+    keep_snapshots(copy, 7)
     with (
         mdtraj.formats.XTCTrajectoryFile(str(copy)) as file,
         mdtraj.formats.XTCTrajectoryFile(str(atoms[1])) as whole,

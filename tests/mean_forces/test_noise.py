@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from openmm_cgkd.cli.commands import app
 from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.frames.frames import Frames, write_frames
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.mean_forces.file import MeanForces, write_mean_forces
 from openmm_cgkd.mean_forces.noise import noise_floor
 

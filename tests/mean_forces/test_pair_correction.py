@@ -1,14 +1,13 @@
-"""Mean forces anchored to fair samples, where the truth is known."""
+"""Mean forces with the pair forces of fair samples, where the truth is known."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.mean_forces.file import MeanForces
-from openmm_cgkd.mean_forces.pair_correction import correct_pair_part
-from openmm_cgkd.mean_forces.pair_forces import pair_forces
+from openmm_cgkd.mean_forces.pair_correction import correct_pair_part, pair_forces
 
 FRAMES, BEADS, BOX = 20, 120, 2.4
 NOISE, FAIR_NOISE, BIAS = 30.0, 120.0, 1.2

@@ -14,13 +14,14 @@ from openmm_cgkd import CGPotential
 from openmm_cgkd.config.run import PriorConfig
 from openmm_cgkd.exceptions import FramesError, ModelFileError
 from openmm_cgkd.frames.frames import Frames, read_frames, write_frames
-from openmm_cgkd.mapping.mapping import BeadTopology, bead_bonds
+from openmm_cgkd.mapping.beads import BeadTopology
+from openmm_cgkd.mapping.molecules import bead_bonds
 from openmm_cgkd.potential.bonded import BondedParameters, bonded_prior, find_angles, fit_bonded
 from openmm_cgkd.potential.export import export_potential
 from openmm_cgkd.potential.network import TensorNetEnergies
 from openmm_cgkd.potential.pairs import find_pairs
 from openmm_cgkd.potential.prior import Prior, PriorParameters, fit_prior
-from openmm_cgkd.simulation.cgpotential import bead_topology_to_openmm
+from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.testing.validate import validate_potential
 from tests.cases.potential import (
     CONTACT,
@@ -179,8 +180,8 @@ def test_file_needs_bonds(file):
 
 @pytest.mark.parametrize(
     ("engine", "platform", "box"),
-    [("fused", "CPU", CUBIC), ("portable", "Reference", None)],
-    ids=["fused", "portable"],
+    [("fast", "CPU", CUBIC), ("portable", "Reference", None)],
+    ids=["fast", "portable"],
 )
 def test_conformance(file, engine, platform, box):
     """Finite differences, lattice shifts, single molecules and all else that a potential must
@@ -210,9 +211,9 @@ def test_topologies_and_fast_file(file, tmp_path):
     without = BeadTopology(NAMES, BEADS.types, BEADS.masses, BEADS.molecules)
     energies = []
     cases = [
-        (file, "fused", topology),
-        (file, "fused", without.to_mdtraj()),
-        (fast, "fused", BEADS),
+        (file, "fast", topology),
+        (file, "fast", without.to_mdtraj()),
+        (fast, "fast", BEADS),
         (file, "portable", topology),
     ]
     for path, engine, beads in cases:

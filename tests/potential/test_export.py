@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_cgkd.config.run import RunConfig, parse
+from openmm_cgkd.config.run import RunConfig
+from openmm_cgkd.config.section import parse
 from openmm_cgkd.exceptions import MappingError, ModelFileError
 from openmm_cgkd.frames.frames import read_frames
-from openmm_cgkd.mapping.mapping import BeadTopology
-from openmm_cgkd.potential import export
-from openmm_cgkd.potential import modules as scripted
+from openmm_cgkd.mapping.beads import BeadTopology
+from openmm_cgkd.potential import export, script_geometry
 from openmm_cgkd.potential.export import export_potential, export_student, fast_path, type_masses
 from openmm_cgkd.potential.metadata import VERSION, read_metadata
 from openmm_cgkd.potential.network import TensorNetEnergies, build_tensornet
@@ -152,13 +152,17 @@ def test_finds_the_pairs_of_explicit_images(box):
         # far out of the box, as in a simulation that is not wrapped
         positions += rng.integers(-5, 6, (60, 3)) @ box
     first, second, vectors = images(positions, box)
-    numbers = [] if box is None else scripted.box_numbers(torch.from_numpy(box), CUTOFF)
-    found = torch.stack(scripted._near_pairs(torch.from_numpy(positions), numbers, CUTOFF)).numpy()
+    numbers = [] if box is None else script_geometry.script_box(torch.from_numpy(box), CUTOFF)
+    found = torch.stack(
+        script_geometry.near_pairs(torch.from_numpy(positions), numbers, CUTOFF)
+    ).numpy()
     assert len(first) > 10
     assert sorted(zip(*found, strict=True)) == sorted(zip(first, second, strict=True))
     if box is not None:
         delta = torch.from_numpy(positions[second] - positions[first])
-        nearest = torch.stack(scripted._image_shifts(*delta.unbind(1), numbers), dim=1).numpy()
+        nearest = torch.stack(
+            script_geometry.image_shifts(*delta.unbind(1), numbers), dim=1
+        ).numpy()
         np.testing.assert_allclose(nearest, vectors, atol=1e-12)
 
 
@@ -166,7 +170,7 @@ def test_blocks_of_the_pair_search_miss_nothing(model):
     n = 700  # several blocks
     rng = np.random.default_rng(5)
     positions = rng.uniform(0, 9, (n, 3))
-    found = torch.stack(scripted._near_pairs(torch.from_numpy(positions), [], CUTOFF)).numpy()
+    found = torch.stack(script_geometry.near_pairs(torch.from_numpy(positions), [], CUTOFF)).numpy()
     distance = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
     expected = np.argwhere(np.triu(distance < CUTOFF, 1))
     assert n * n > 2 * 32768

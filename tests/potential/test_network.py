@@ -11,7 +11,7 @@ import torch
 from openmm_cgkd.config.run import ModelConfig, PriorConfig
 from openmm_cgkd.exceptions import BoxError
 from openmm_cgkd.frames.frames import Frames
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.potential import network as tensornet_module
 from openmm_cgkd.potential.autograd import anticommutator as products
 from openmm_cgkd.potential.autograd import messages as kernels
@@ -25,14 +25,14 @@ from tests.cases.networks import TRICLINIC, random_system, tensors, torchmd_pair
 @pytest.mark.parametrize("layers", [0, 1, 2])
 @pytest.mark.parametrize("box", [TRICLINIC, None], ids=["triclinic", "open"])
 def test_energy_and_forces_equal_torchmd_net(layers, box):
-    theirs, ours = torchmd_pair(layers)
+    torchmd, network = torchmd_pair(layers)
     positions, types = random_system(seed=layers)
     box_tensor = None if box is None else torch.from_numpy(box)
-    expected, expected_forces = theirs(
+    expected, expected_forces = torchmd(
         torch.from_numpy(types), torch.from_numpy(positions), box=box_tensor
     )
     energies, forces = energies_and_forces(
-        ours, *tensors(positions, types, box, 0.9, torch.float64)
+        network, *tensors(positions, types, box, 0.9, torch.float64)
     )
     # torchmd-net's Warp kernels hold some constants in single precision; its plain PyTorch path
     # agrees to 1e-14
@@ -41,63 +41,63 @@ def test_energy_and_forces_equal_torchmd_net(layers, box):
 
 
 def test_float32_equals_torchmd_net_to_rounding():
-    theirs, ours = torchmd_pair(1, channels=32, dtype=torch.float32)
+    torchmd, network = torchmd_pair(1, channels=32, dtype=torch.float32)
     positions, types = random_system(seed=5)
     z, pos, box = (
         torch.from_numpy(types),
         torch.from_numpy(positions).float(),
         torch.from_numpy(TRICLINIC).float(),
     )
-    expected, expected_forces = theirs(z, pos, box=box)
+    expected, expected_forces = torchmd(z, pos, box=box)
     energies, forces = energies_and_forces(
-        ours, *tensors(positions, types, TRICLINIC, 0.9, torch.float32)
+        network, *tensors(positions, types, TRICLINIC, 0.9, torch.float32)
     )
     assert energies.sum().item() == pytest.approx(expected.item(), rel=1e-5)
     assert (forces - expected_forces).abs().max() < 1e-5 * expected_forces.abs().max()
 
 
 def test_per_bead_energies_are_those_of_torchmd_net():
-    theirs, ours = torchmd_pair(1)
+    torchmd, network = torchmd_pair(1)
     positions, types = random_system(seed=3)
     z, pos = torch.from_numpy(types), torch.from_numpy(positions)
     batch = torch.arange(len(z))  # summing over single-bead "molecules" is the per-bead energy
-    x, v, *_ = theirs.representation_model(
+    x, v, *_ = torchmd.representation_model(
         z, pos, torch.zeros_like(z), box=torch.from_numpy(TRICLINIC)
     )
-    expected = theirs.output_model.pre_reduce(x, v, z, pos, batch).squeeze(1) * theirs.std
+    expected = torchmd.output_model.pre_reduce(x, v, z, pos, batch).squeeze(1) * torchmd.std
     energies, _ = energies_and_forces(
-        ours, *tensors(positions, types, TRICLINIC, 0.9, torch.float64)
+        network, *tensors(positions, types, TRICLINIC, 0.9, torch.float64)
     )
     torch.testing.assert_close(energies.detach(), expected.detach(), rtol=1e-6, atol=1e-7)
 
 
-def test_plain_torch_path_equals_fused_kernels(monkeypatch):
-    _, ours = torchmd_pair(2)
+def test_plain_torch_path_equals_compiled_kernels(monkeypatch):
+    _, network = torchmd_pair(2)
     positions, types = random_system(seed=7)
     arguments = tensors(positions, types, TRICLINIC, 0.9, torch.float64)
-    fused = energies_and_forces(ours, *arguments)
+    compiled = energies_and_forces(network, *arguments)
     monkeypatch.setattr(tensornet_module.torch.jit, "is_scripting", lambda: True)
-    plain = energies_and_forces(ours, *arguments)
-    for one, other in zip(fused, plain, strict=True):  # the splines' error
+    plain = energies_and_forces(network, *arguments)
+    for one, other in zip(compiled, plain, strict=True):  # the splines' error
         assert (one - other).abs().max() < 1e-7 * other.abs().max()
 
 
 def test_gradient_of_a_force_loss_equals_torchmd_net():
     """With respect to every weight, with the derivatives left out that training leaves out."""
-    theirs, ours = torchmd_pair(2)
+    torchmd, network = torchmd_pair(2)
     positions, types = random_system(seed=7)
     target = torch.from_numpy(np.random.default_rng(0).normal(size=positions.shape))
-    energy, forces = theirs.train()(
+    energy, forces = torchmd.train()(
         torch.from_numpy(types), torch.from_numpy(positions), box=torch.from_numpy(TRICLINIC)
     )
-    weights = dict(theirs.named_parameters())
+    weights = dict(torchmd.named_parameters())
     expected = torch.autograd.grad(
         ((forces - target) ** 2).mean() + 0.1 * energy.sum(),
         list(weights.values()),
         allow_unused=True,
     )
     energies, forces = energies_and_forces(
-        ours, *tensors(positions, types, TRICLINIC, 0.9, torch.float64), create_graph=True
+        network, *tensors(positions, types, TRICLINIC, 0.9, torch.float64), create_graph=True
     )
     with kernels.skip_derivatives("distances"):
         (((forces - target) ** 2).mean() + 0.1 * energies.sum()).backward()
@@ -292,11 +292,11 @@ def test_gaussian_basis_resolves_liquid_distances():
 
 
 def test_scripted_network_equals_eager():
-    _, ours = torchmd_pair(1)
+    _, network = torchmd_pair(1)
     positions, types = random_system(seed=19)
     arguments = tensors(positions, types, TRICLINIC, 0.9, torch.float64)
-    expected = energies_and_forces(ours, *arguments)
-    scripted = torch.jit.script(ours)
+    expected = energies_and_forces(network, *arguments)
+    scripted = torch.jit.script(network)
     # the splines' error
     for one, other in zip(energies_and_forces(scripted, *arguments), expected, strict=True):
         assert (one - other).abs().max() < 1e-7 * other.abs().max()

@@ -19,7 +19,7 @@ from tests.cases.potential import CUBIC, beads, liquid
 from openmm_cgkd import CGPotential
 from openmm_cgkd.simulation.explosion import openmm_message
 from openmm_cgkd.potential import torch_ops
-from openmm_cgkd.simulation.cgpotential import bead_topology_to_openmm
+from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 
 types, positions = liquid()
 topology = bead_topology_to_openmm(beads(types), CUBIC)
@@ -56,14 +56,14 @@ def lines(model: Path, script: str) -> list[str]:
 def test_error_in_an_operator_is_a_sentence_and_the_next_step_works(model):
     script = """
 before = energy()
-evaluate = fast.evaluate
+evaluate = torch_ops.evaluate
 
 def broken(*arguments):
     raise OSError("no room for compiled code")
 
-fast.evaluate = broken
+torch_ops.evaluate = broken
 print(message())
-fast.evaluate = evaluate
+torch_ops.evaluate = evaluate
 print(energy() == before)
 """
     assert lines(model, script) == ["OSError: no room for compiled code", "True"]
@@ -96,7 +96,8 @@ for run in (lambda: simulation.step(10**9), lambda: [integrator.step(20) for _ i
         try:
             run()
         except KeyboardInterrupt:
-            print("interrupted", simulation.context.getStepCount() > begin, np.isfinite(energy()), sys.gettrace())
+            stepped = simulation.context.getStepCount() > begin
+            print("interrupted", stepped, np.isfinite(energy()), sys.gettrace())
 simulation.step(10)
 print("on")
 """

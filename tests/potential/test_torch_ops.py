@@ -1,6 +1,4 @@
-"""Fused evaluation against the reference network; the cell list against the pair search of
-training.
-"""
+"""The CPU kernels against the reference network; the cell list against the search of training."""
 
 import numpy as np
 import pytest
@@ -11,7 +9,9 @@ from openmm_cgkd.potential.cpu.edges import edge_space, find_edges
 from openmm_cgkd.potential.forces import SumModel, energies_and_forces
 from openmm_cgkd.potential.pairs import find_pairs
 from openmm_cgkd.potential.prior import PairRepulsion
-from openmm_cgkd.potential.torch_ops import PackedNetwork, tabulate
+from openmm_cgkd.potential.torch_ops import PackedNetwork
+from openmm_cgkd.potential.weights import tabulate
+from openmm_cgkd.utils.box import kernel_box
 from tests.cases.networks import PRIOR, TRICLINIC, random_system, tensors, torchmd_pair
 
 # zero in double precision
@@ -92,7 +92,7 @@ def test_edges_are_the_pairs_of_the_reference_search(n, cutoff, scale, periodic,
     space = edge_space(len(listed.column), np.dtype(np.float64))
     found = find_edges(
         positions,
-        cells.box_numbers(cell),
+        kernel_box(cell.tolist()),
         cutoff,
         64,
         listed.row,
@@ -105,9 +105,9 @@ def test_edges_are_the_pairs_of_the_reference_search(n, cutoff, scale, periodic,
         [*zip(pairs.first, pairs.second, strict=True), *zip(pairs.second, pairs.first, strict=True)]
     )
     active = np.concatenate(
-        [np.arange(a, a + k) for a, k in zip(found.start, found.count, strict=True)]
+        [np.arange(a, a + k) for a, k in zip(found.start, found.degree, strict=True)]
     ).astype(int)
-    first = np.repeat(np.arange(n), found.count)
+    first = np.repeat(np.arange(n), found.degree)
     assert list(zip(first, found.column[active], strict=True)) == expected  # sorted, too
     vectors = found.unit[active] * found.distance[active, None]
     shifts = vectors - (positions[found.column[active]] - positions[first])
@@ -136,7 +136,7 @@ def test_kept_list_is_replaced_before_a_pair_is_missed():
         if step == 30:
             positions, box = positions * 1.01, box * 1.01
         energy, forces = evaluate(network, positions, types, box, PRIOR)
-        made.append(id(cells._recent[0]))
+        made.append(id(cells.recent_lists[0]))
         fresh_energy, fresh_forces = fresh(network, positions, types, box)
         assert energy == fresh_energy
         assert torch.equal(forces, fresh_forces)
@@ -145,10 +145,10 @@ def test_kept_list_is_replaced_before_a_pair_is_missed():
 
 def fresh(network, positions, types, box):
     """Evaluate without the kept lists, and leave these as they were."""
-    kept = list(cells._recent)
-    cells._recent.clear()
+    kept = list(cells.recent_lists)
+    cells.recent_lists.clear()
     result = evaluate(network, positions, types, box, PRIOR)
-    cells._recent[:] = kept
+    cells.recent_lists[:] = kept
     return result
 
 
@@ -188,7 +188,7 @@ def test_weights_of_another_layout_are_refused(monkeypatch):
     network = torchmd_pair(1, channels=24, dtype=torch.float32)[1]
     positions, types = random_system(20)
     with monkeypatch.context() as patch:
-        patch.setattr("openmm_cgkd.potential.torch_ops.padded", lambda n: -(-n // 8) * 8)
+        patch.setattr("openmm_cgkd.potential.weights.padded", lambda n: -(-n // 8) * 8)
         before = PackedNetwork(network, NO_PRIOR)
     points, cell = torch.from_numpy(positions), torch.from_numpy(TRICLINIC)
     with pytest.raises(

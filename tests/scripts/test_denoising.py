@@ -19,7 +19,7 @@ from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.training.checkpoint import load_checkpoint
 from openmm_cgkd.training.graphs import load_prior
 from scripts.claims import verdict
-from scripts.denoising import __main__ as benchmark_denoising
+from scripts.denoising import __main__ as denoising_main
 from scripts.denoising import plan
 from scripts.denoising.cells import finished, make_data, run_cells, work
 from scripts.denoising.report import markdown, read_rows, summarize, write_files
@@ -213,8 +213,12 @@ def test_students_differ_in_what_they_learn_alone(tiny):
     assert len(set(shared)) == 1
     weights = {name: tuple(s["weights"].values()) for name, s in settings.items()}
     assert weights == {
-        plan.DIRECT: (1, 0, 0), "student F": (1, 0, 0), "student F+E": (1, 0.1, 0), plan.STUDENT: (1, 0, 0.1), plan.EXTRA: (1, 0, 0.1)
-    }  # fmt: skip
+        plan.DIRECT: (1, 0, 0),
+        "student F": (1, 0, 0),
+        "student F+E": (1, 0.1, 0),
+        plan.STUDENT: (1, 0, 0.1),
+        plan.EXTRA: (1, 0, 0.1),
+    }
     assert {name for name, s in settings.items() if s["targets"] == "noisy"} == {plan.DIRECT}
     assert (
         settings[plan.EXTRA]["configurations_beyond_frames"]
@@ -358,8 +362,8 @@ def test_what_does_not_fit_is_refused_before_any_work(tiny, tmp_path):
     _, cells = tiny
     (tmp_path / "settings.json").write_text("{}")
     with pytest.raises(ConfigError, match="other settings"):
-        benchmark_denoising.benchmark(
-            benchmark_denoising.parse_arguments(["--quick", "--folder", str(tmp_path)])
+        denoising_main.benchmark(
+            denoising_main.parse_arguments(["--quick", "--folder", str(tmp_path)])
         )
     # not ethaline's
     arguments = [
@@ -370,5 +374,5 @@ def test_what_does_not_fit_is_refused_before_any_work(tiny, tmp_path):
         str(cells[0].mean_forces),
     ]
     with pytest.raises(FramesError, match="same system"):
-        benchmark_denoising.benchmark(benchmark_denoising.parse_arguments(arguments))
+        denoising_main.benchmark(denoising_main.parse_arguments(arguments))
     assert not (tmp_path / "new" / "data").exists()

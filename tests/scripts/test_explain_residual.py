@@ -1,6 +1,4 @@
-"""`scripts/explain_residual.py`: its candidates against other sums, its shares where the answer
-is known.
-"""
+"""`explain_residual`: its candidates against other sums, its shares where the answer is known."""
 
 import json
 import math
@@ -9,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.special import erfc
 
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.mean_forces.file import MeanForces
-from openmm_cgkd.mean_forces.pair_forces import KNOT_SPACING
+from openmm_cgkd.mean_forces.pair_correction import KNOT_SPACING
 from scripts.denoising import explain_residual
 
 N_FRAMES, N_BEADS, BOX = 6, 12, 2.4
@@ -131,7 +129,7 @@ def test_more_parameters_alone_explain_nothing():
 
 
 def test_what_the_shipped_student_misses_is_not_pairwise(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["explain_residual.py"])
+    monkeypatch.setattr("sys.argv", ["explain_residual"])
     explain_residual.main()
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found.pop("rmse") == pytest.approx(92.3, abs=1.0)
@@ -140,7 +138,7 @@ def test_what_the_shipped_student_misses_is_not_pairwise(monkeypatch, capsys):
 
 
 def test_potential_that_is_not_there(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["explain_residual.py", "--potential", "none.pt"])
+    monkeypatch.setattr("sys.argv", ["explain_residual", "--potential", "none.pt"])
     with pytest.raises(SystemExit, match="2"):
         explain_residual.main()
     assert "error: none.pt" in capsys.readouterr().err

@@ -1,6 +1,4 @@
-"""`scripts/validate_fluid.py`: a run of seconds, resumed, and its numbers against time series
-whose answer is known.
-"""
+"""`scripts.fluids`: a run of seconds, resumed, and its numbers against known time series."""
 
 import csv
 import math
@@ -12,13 +10,13 @@ import numpy as np
 import pytest
 import yaml
 
-from openmm_cgkd.allatom import run as run_module
+from openmm_cgkd.allatom import phases
 from openmm_cgkd.allatom.run import run_reference
-from openmm_cgkd.analysis.observables.neighbors import largest_r_max
 from openmm_cgkd.analysis.observables.rdf import all_rdfs, first_peak
 from openmm_cgkd.exceptions import AnalysisError, ConfigError
 from openmm_cgkd.frames.frames import read_frames
-from scripts.fluids import __main__ as validate_fluid
+from openmm_cgkd.utils.box import largest_r_max
+from scripts.fluids import __main__ as fluids
 from scripts.fluids.results import Response, State, Value, block_value, load_literature
 from tests.cases.fluids import DONOR, small_config
 from tests.cases.paths import SYSTEMS
@@ -50,9 +48,9 @@ def tiny(tmp_path_factory) -> Path:
 def finished(tiny) -> Path:
     folder = tiny.parent / "runs"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "_WARM_UP", 0.2)
+        patch.setattr(phases, "WARM_UP", 0.2)
         command = [
-            "validate_fluid.py",
+            "scripts.fluids",
             str(tiny),
             "--temperature",
             str(HOT),
@@ -72,7 +70,7 @@ def finished(tiny) -> Path:
             "1",
         ]
         patch.setattr("sys.argv", command)
-        validate_fluid.main()
+        fluids.main()
     return folder
 
 
@@ -100,9 +98,9 @@ def test_report_of_a_whole_run(finished, capsys):
 def test_second_call_only_reports(finished, tiny, monkeypatch, capsys):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.xml")}
     monkeypatch.setattr(
-        run_module, "create_system", lambda *_: pytest.fail("built the system again")
+        "openmm_cgkd.allatom.run.create_system", lambda *_: pytest.fail("built the system again")
     )
-    states = validate_fluid.validate(tiny, STATES, TIMES, finished, "again", None)
+    states = fluids.validate(tiny, STATES, TIMES, finished, "again", None)
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.xml")}
     assert capsys.readouterr().out.startswith("# Validation of reline")
     assert [state.temperature for state in states] == [HOT, COLD]
@@ -122,7 +120,7 @@ def test_unfinished_states_go_to_processes(finished, tiny, tmp_path):
     lost, kept = folder / f"{PAIRS}-{COLD:g}K", folder / f"{PAIRS}-{HOT:g}K"
     (lost / "production.xml").unlink()
     before = {path: path.stat().st_mtime_ns for path in kept.iterdir()}
-    validate_fluid.validate(tiny, STATES, TIMES, folder, "again", 2)
+    fluids.validate(tiny, STATES, TIMES, folder, "again", 2)
     assert (lost / "production.xml").exists()
     assert read_frames(lost / "frames.h5").time[-1] == pytest.approx(0.4)
     assert before == {path: path.stat().st_mtime_ns for path in kept.iterdir()}
@@ -130,7 +128,7 @@ def test_unfinished_states_go_to_processes(finished, tiny, tmp_path):
 
 def test_another_size_at_one_temperature(tiny, tmp_path, monkeypatch):
     found = []
-    monkeypatch.setattr(validate_fluid, "validate", lambda path, states, *_: found.extend(states))
+    monkeypatch.setattr(fluids, "validate", lambda path, states, *_: found.extend(states))
     options = [
         "--temperature",
         "363.15",
@@ -143,13 +141,13 @@ def test_another_size_at_one_temperature(tiny, tmp_path, monkeypatch):
         "--folder",
         str(tmp_path),
     ]
-    monkeypatch.setattr("sys.argv", ["validate_fluid.py", str(tiny), *options])
-    validate_fluid.main()
+    monkeypatch.setattr("sys.argv", ["scripts.fluids", str(tiny), *options])
+    fluids.main()
     assert found == [(30, 363.15), (30, 333.15), (60, 363.15)]
 
 
 def test_every_state_has_its_own_seed_and_counts(tiny):
-    config = validate_fluid.state_config(
+    config = fluids.state_config(
         tiny, 333.15, 30, {"annealing": 50.0, "npt": 200.0, "production": 100.0}
     )
     assert [molecule.count for molecule in config.molecules] == [30, 30, 60]
@@ -161,7 +159,7 @@ def test_every_state_has_its_own_seed_and_counts(tiny):
     ) == (333.15, 50, 200, 100)
     assert config.path(config.force_field).exists()
     seeds = {
-        validate_fluid.state_config(tiny, t, n, TIMES).reference.seed
+        fluids.state_config(tiny, t, n, TIMES).reference.seed
         for t in (333.15, 363.15)
         for n in (30, 60)
     }
@@ -248,7 +246,7 @@ def test_box_size_table():
         SimpleNamespace(temperature=t, pairs=n, density=Value(rho, 0.003))
         for t, n, rho in ((363, 60, 1.15), (363, 30, 1.14), (333, 30, 1.16))
     ]
-    table = validate_fluid.size_table(states).splitlines()
+    table = fluids.size_table(states).splitlines()
     assert table[2:] == ["| 363 | 30 to 60 | 0.010(4) | 2.4 |"]
 
 
@@ -305,7 +303,7 @@ def test_missing_literature_is_said_before_anything_runs(tmp_path, monkeypatch, 
     monkeypatch.setattr(
         "sys.argv",
         [
-            "validate_fluid.py",
+            "scripts.fluids",
             str(tmp_path / "system.yaml"),
             "--temperature",
             "363",
@@ -314,7 +312,7 @@ def test_missing_literature_is_said_before_anything_runs(tmp_path, monkeypatch, 
         ],
     )
     with pytest.raises(SystemExit) as stop:
-        validate_fluid.main()
+        fluids.main()
     assert stop.value.code == 2
     assert (
         "literature.yaml: cannot be read; write the literature values of the fluid there"
@@ -330,6 +328,6 @@ def test_npt_that_is_too_short(finished, tmp_path):
 
 
 def test_other_length_in_the_same_folder(finished, tiny):
-    config = validate_fluid.state_config(tiny, COLD, PAIRS, TIMES | {"npt": 8.0})
+    config = fluids.state_config(tiny, COLD, PAIRS, TIMES | {"npt": 8.0})
     with pytest.raises(ConfigError, match="npt 4 picosecond, got 8 picosecond"):
         run_reference(config, finished / f"{PAIRS}-{COLD:g}K")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.benchmarks import measures as _benchmark_measures
+from scripts.benchmarks import measures
 from scripts.benchmarks.measures import exponent, measure
 from tests.cases.paths import ROOT
 
@@ -19,9 +19,13 @@ here=$(dirname "$0")
 case "$*" in
     --version) echo "Python 3.11.0" ;;
     "-c import sys"*) exit ${STUB_WRONG:-0} ;;
-    "-m venv"*) mkdir -p "$4/bin" && touch "$4/pyvenv.cfg" && for name in python cgkd ruff; do cp "$0" "$4/bin/$name"; done ;;
+    "-m venv"*)
+        mkdir -p "$4/bin" && touch "$4/pyvenv.cfg"
+        for name in python cgkd ruff; do cp "$0" "$4/bin/$name"; done ;;
     "-m pip --version") [ -f "$here/../pyvenv.cfg" ] ;;
-    "-m pip install"*) echo "pip install ${*: -1}" >>"$CALLS"; [ -z "$STUB_PIP" ] || { echo "ERROR: $STUB_PIP"; exit 1; } ;;
+    "-m pip install"*)
+        echo "pip install ${*: -1}" >>"$CALLS"
+        [ -z "$STUB_PIP" ] || { echo "ERROR: $STUB_PIP"; exit 1; } ;;
     *) echo "$(basename "$0") $*" >>"$CALLS" ;;
 esac
 """
@@ -201,7 +205,7 @@ class Steps:
 
 
 def test_benchmark_compares_step_times_and_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_benchmark_measures.time, "perf_counter", lambda: Steps.now)
+    monkeypatch.setattr(measures.time, "perf_counter", lambda: Steps.now)
     fast, slow = Steps(0.002), Steps(0.02)
     found = measure({"fast": (fast, 1.0), "slow": (slow, 1.0)}, rounds=3, seconds=0.1)
     assert found == pytest.approx({"fast": 2, "slow": 20})  # ms
@@ -210,15 +214,12 @@ def test_benchmark_compares_step_times_and_sizes(monkeypatch: pytest.MonkeyPatch
 
 
 def test_benchmark_needs_a_student_and_its_time_step(tmp_path: Path) -> None:
-    script = [sys.executable, ROOT / "scripts" / "benchmark_runtime.py", "--student"]
-    result = subprocess.run(
-        [*script, tmp_path / "student.pt"], capture_output=True, text=True, check=False
-    )
+    student = tmp_path / "student.pt"
+    command = [sys.executable, "-m", "scripts.benchmarks", "runtime", "--student", student]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "is not there; train one with 'cgkd run'" in result.stderr
-    (tmp_path / "student.pt").touch()
-    result = subprocess.run(
-        [*script, tmp_path / "student.pt"], capture_output=True, text=True, check=False
-    )
+    student.touch()
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "run 'cgkd timestep' on it" in result.stderr

@@ -1,6 +1,4 @@
-"""`scripts/reproduce_study.py`: a study of seconds on a Lennard-Jones liquid, continued, and
-its numbers against other ways to them.
-"""
+"""`scripts.study`: a study of seconds, continued, and its numbers against other ways to them."""
 
 import csv
 import json
@@ -18,7 +16,8 @@ import yaml
 from openmm import unit
 
 from openmm_cgkd import CGPotential
-from openmm_cgkd.config.run import RunConfig, load_run, parse
+from openmm_cgkd.config.run import RunConfig, load_run
+from openmm_cgkd.config.section import parse
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.frames.split import split_frames
 from openmm_cgkd.mean_forces.file import MeanForces, write_mean_forces
@@ -26,8 +25,8 @@ from openmm_cgkd.stages import compare as compare_module
 from openmm_cgkd.stages import distill as distill_module
 from openmm_cgkd.stages import stability as stability_module
 from openmm_cgkd.stages import teach as teach_module
-from scripts.study import __main__ as reproduce_study
-from scripts.study import run as _study_run
+from scripts.study import __main__ as study_main
+from scripts.study import run as study_run
 from scripts.study.pieces import work
 from scripts.study.plan import BASE, Costs, ablation_variants, merge, study_variants
 from scripts.study.tables import claim_rows, claims_markdown, peak_rows, summarize
@@ -86,14 +85,14 @@ def command(fluid: Path, folder: Path, *options: str, only=VARIANTS) -> list[str
 
 def call(arguments: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["reproduce_study.py", *arguments])
-        for module in (_study_run, teach_module):
+        patch.setattr("sys.argv", ["scripts.study", *arguments])
+        for module in (study_run, teach_module):
             patch.setattr(module, "map_tasks", serially)
         # have tests of their own, and take most of the time
         patch.setattr(compare_module, "write_pictures", lambda *_: None)
         patch.setattr(stability_module, "draw_stability", lambda *_: None)
         patch.setattr(stability_module, "_PRESSURE_FRAMES", 2)
-        reproduce_study.main()
+        study_main.main()
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +290,7 @@ def plan(frames: Path, **changes) -> RunConfig:
 
 def test_pieces_reach_processes_whole_and_seeds_do_not_meet(fluid, tmp_path):
     common = plan(fluid / "frames.h5")
-    study = _study_run.Study(
+    study = study_run.Study(
         tmp_path, common.model_dump(mode="json"), tuple(study_variants(common)), 3
     )
     pieces = study.pieces()
@@ -342,7 +341,7 @@ def test_ablation_changes_one_setting(kind, fluid, tmp_path):
     common = plan(
         fluid / "frames.h5", model={"channels": 24, "cutoff": "0.9 nm", "radial_functions": 24}
     )
-    study = _study_run.Study(
+    study = study_run.Study(
         tmp_path, common.model_dump(mode="json"), tuple(ablation_variants(common, frames, kind)), 1
     )
     runs = {piece.variant.name: piece.run.model_dump(mode="json") for piece in study.pieces()}
@@ -448,24 +447,25 @@ def test_estimate_of_a_known_run(ethaline, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     run = load_run(ethaline.with_name("quickstart.yaml"))
     costs = Costs.of(read_frames(ethaline.with_name("frames.h5")))
-    assert 400 < costs.teachers(run) + costs._training(run, run.student.training) < 800
+    assert 400 < costs.teachers(run) + costs.training(run, run.student.training) < 800
 
 
-def test_script_starts_without_the_libraries_of_its_workers():
+@pytest.mark.parametrize(
+    "module",
+    ["scripts.study.__main__", "scripts.denoising.__main__", "scripts.benchmarks.__main__"],
+)
+def test_script_starts_without_the_libraries_of_its_workers(module):
     """Their threads are counted when they are imported, which must come after the worker has
     set the number.
     """
     check = (
-        "import sys, reproduce_study; print(sorted({'torch', 'openmm', 'numba', 'numpy'} &"
+        f"import sys, {module}; print(sorted({{'torch', 'openmm', 'numba', 'numpy'}} &"
         " set(sys.modules)))"
     )
-    folder = Path(reproduce_study.__file__).parent
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", check], cwd=folder, capture_output=True, text=True, check=True
-        ).stdout
-        == "[]\n"
+    found = subprocess.run(
+        [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True
     )
+    assert found.stdout == "[]\n"
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from openmm import app, unit
 
 from openmm_cgkd import CGPotential
 from openmm_cgkd.exceptions import BoxError, ModelFileError
-from openmm_cgkd.simulation.cgpotential import bead_topology_to_openmm
 from openmm_cgkd.simulation.engines import cuda_graphs, import_torch_force
+from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from tests.cases.potential import (
     BOXES,
     CUBIC,

@@ -17,16 +17,11 @@ from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.potential.export import export_potential
 from openmm_cgkd.potential.network import TensorNetEnergies
 from openmm_cgkd.run_folder import RunFolder
-from openmm_cgkd.simulation.cgpotential import bead_topology_to_openmm
-from openmm_cgkd.simulation.committee import (
-    Committee,
-    CommitteeReporter,
-    EnsemblePotential,
-    SpreadRange,
-    export_members,
-    labeled_range,
-)
+from openmm_cgkd.simulation.committee import Committee, CommitteeReporter, SpreadRange
 from openmm_cgkd.simulation.dynamics import run_dynamics
+from openmm_cgkd.simulation.ensemble import EnsemblePotential
+from openmm_cgkd.simulation.topology import bead_topology_to_openmm
+from openmm_cgkd.stages.committee import export_members, labeled_range
 from tests.cases.potential import CUBIC, NAMES, PRIOR, beads, liquid, metadata, torchmd_network
 
 TYPES, POSITIONS = liquid()

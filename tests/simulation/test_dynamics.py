@@ -14,12 +14,12 @@ from openmm import app, unit
 from openmm_cgkd import CGPotential
 from openmm_cgkd.config.run import SimulationConfig
 from openmm_cgkd.exceptions import ConfigError, SimulationError
-from openmm_cgkd.mapping.mapping import BeadTopology
-from openmm_cgkd.simulation import dynamics as simulate_module
-from openmm_cgkd.simulation.cgpotential import bead_topology_to_openmm
+from openmm_cgkd.mapping.beads import BeadTopology
+from openmm_cgkd.simulation import dynamics
 from openmm_cgkd.simulation.dynamics import run_dynamics
 from openmm_cgkd.simulation.explosion import ExplosionGuard
 from openmm_cgkd.simulation.resume import log_column
+from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from tests.cases.potential import CUBIC, NAMES, beads, liquid, write_potential
 
 TEMPERATURE = 200.0
@@ -164,10 +164,10 @@ def test_resume_after_a_kill_repeats_no_frame(tmp_path, monkeypatch, suffix, mom
             raise KilledError
         write_text(path, text)
 
-    original, write_text = simulate_module._Dynamics._save, simulate_module.write_text
-    monkeypatch.setattr(simulate_module._Dynamics, "_save", killed_save)
+    original, write_text = dynamics.Dynamics.save, dynamics.write_text
+    monkeypatch.setattr(dynamics.Dynamics, "save", killed_save)
     if moment != "before the save":
-        monkeypatch.setattr(simulate_module, "write_text", killed_write)
+        monkeypatch.setattr(dynamics, "write_text", killed_write)
     with pytest.raises(KilledError):
         run_dynamics(*case, tmp_path, settings, TEMPERATURE)
     monkeypatch.undo()
@@ -194,7 +194,7 @@ def test_resume_after_a_kill_repeats_no_frame(tmp_path, monkeypatch, suffix, mom
 
 def test_equilibration_resumes_after_a_kill(tmp_path, monkeypatch, caplog):
     case, settings = harmonic_case(), protocol(equilibration="0.6 ps")  # 300 steps, saved every 100
-    original, calls = simulate_module._save_state, []
+    original, calls = dynamics.save_state, []
 
     def killed(simulation, path):
         calls.append(path.name)
@@ -202,18 +202,18 @@ def test_equilibration_resumes_after_a_kill(tmp_path, monkeypatch, caplog):
             raise KilledError
         original(simulation, path)
 
-    monkeypatch.setattr(simulate_module, "_save_state", killed)
+    monkeypatch.setattr(dynamics, "save_state", killed)
     # as if nothing could be done any more
-    monkeypatch.setattr(simulate_module._Dynamics, "_rescue", lambda *_: None)
+    monkeypatch.setattr(dynamics.Dynamics, "rescue", lambda *_: None)
     with pytest.raises(KilledError):
         run_dynamics(*case, tmp_path, settings, TEMPERATURE)
     monkeypatch.undo()
     assert set(calls) == {"equilibration.xml"}
     steps = []
-    step = simulate_module._Dynamics._step
+    step = dynamics.Dynamics.step
     monkeypatch.setattr(
-        simulate_module._Dynamics,
-        "_step",
+        dynamics.Dynamics,
+        "step",
         lambda self, sim, n: (steps.append(n), step(self, sim, n)),
     )
     with caplog.at_level("INFO", "openmm_cgkd"):
@@ -237,10 +237,10 @@ def test_good_state_is_saved_on_an_error_and_resumed_from(tmp_path, monkeypatch)
         def report(self, simulation, state):
             raise OSError("No space left on device")
 
-    case, original = harmonic_case(), simulate_module._Dynamics._reporters
+    case, original = harmonic_case(), dynamics.Dynamics.reporters
     monkeypatch.setattr(
-        simulate_module._Dynamics,
-        "_reporters",
+        dynamics.Dynamics,
+        "reporters",
         lambda self, append: [*original(self, append), FullDisk()],
     )
     with pytest.raises(OSError, match="No space"):
@@ -377,14 +377,14 @@ def test_explosion_keeps_trajectory_and_last_good_state(tmp_path, monkeypatch):
         push.addParticle(k, [])
     system.addForce(push)
 
-    original = simulate_module._Dynamics._save
+    original = dynamics.Dynamics.save
 
     def save_then_push(self, simulation, steps, seconds):
         original(self, simulation, steps, seconds)
         if simulation.currentStep == 200:
             simulation.context.setParameter("push", 1e5)
 
-    monkeypatch.setattr(simulate_module._Dynamics, "_save", save_then_push)
+    monkeypatch.setattr(dynamics.Dynamics, "save", save_then_push)
     with pytest.raises(
         SimulationError,
         match=r"step 210 \(0\.42 ps\): the temperature is \d+ K, set is 200 K, allowed 600 K",

@@ -15,6 +15,7 @@ from openmm_cgkd.simulation.engines import (
     check_python_force,
     check_stack,
     choose_engine,
+    engine_named,
     stack_report,
 )
 
@@ -89,7 +90,7 @@ def test_potential_refuses_before_it_looks_at_the_file(pretend):
 
 
 def test_python_force_takes_over_where_torch_force_cannot_run(pretend, caplog):
-    assert choose_engine() == "fused"
+    assert choose_engine() == "fast"
     pretend(torch="2.15.0", openmm="8.6.1", openmmtorch=None)
     with caplog.at_level("INFO"):
         assert choose_engine() == "python"
@@ -119,7 +120,7 @@ def test_python_force_needs_a_newer_openmm(pretend, changes, sentence):
 def test_engines_that_cannot_run_or_do_not_exist():
     with pytest.raises(CompatibilityError, match="PythonForce needs"):
         CGPotential("student.pt", engine="python")
-    with pytest.raises(ConfigError, match="got 'turbo'; choose 'fused', 'portable' or 'python'"):
+    with pytest.raises(ConfigError, match="got 'turbo'; choose 'fast', 'portable' or 'python'"):
         CGPotential("student.pt", engine="turbo")
 
 
@@ -170,3 +171,7 @@ def test_openmm_may_be_imported_first():
 
 def test_openmm_itself_is_the_version_that_metadata_says():
     assert version("openmm").startswith(openmm.Platform.getOpenMMVersion())
+
+
+def test_old_name_of_an_engine_means_the_new_one():
+    assert engine_named("fused") == engine_named("fast") == "fast"

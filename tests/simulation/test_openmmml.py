@@ -12,7 +12,7 @@ import pytest
 
 from openmm_cgkd import CGPotential
 from openmm_cgkd.exceptions import ConfigError
-from openmm_cgkd.simulation.cgpotential import bead_topology_to_openmm
+from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from tests.cases.potential import CUBIC, MASSES, beads, liquid, write_potential
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from openmm_cgkd import CGPotential
-from openmm_cgkd.simulation.cgpotential import bead_topology_to_openmm
 from openmm_cgkd.simulation.python_force import PotentialFunction
+from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from tests.cases.potential import BOXES, CUBIC, beads, liquid, write_potential
 
 

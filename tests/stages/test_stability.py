@@ -13,10 +13,12 @@ from typer.testing import CliRunner
 
 from openmm_cgkd.analysis.stability.survival import Replica, failure_rate, survival
 from openmm_cgkd.cli.commands import app
-from openmm_cgkd.config.run import RunConfig, StabilityConfig, parse
+from openmm_cgkd.config.run import RunConfig, StabilityConfig
+from openmm_cgkd.config.section import parse
 from openmm_cgkd.exceptions import AnalysisError, ExplosionError, SimulationError
 from openmm_cgkd.frames.frames import FrameWriter
-from openmm_cgkd.simulation.cgpotential import CGPotential, bead_topology_to_openmm
+from openmm_cgkd.simulation.cgpotential import CGPotential
+from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.stages import replicas
 from openmm_cgkd.stages.stability import check_stability, drift, hottest
 from tests.cases.potential import CUBIC, beads, liquid, write_potential

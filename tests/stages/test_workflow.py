@@ -9,9 +9,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from openmm_cgkd.cli import commands as cli
+from openmm_cgkd.cli import options
 from openmm_cgkd.cli.commands import app
-from openmm_cgkd.config.run import load_run, load_system
+from openmm_cgkd.config.run import load_run
+from openmm_cgkd.config.system import load_system
 from openmm_cgkd.potential.metadata import read_metadata
 from openmm_cgkd.stages import workflow
 
@@ -191,7 +192,7 @@ def test_a_fluid_with_a_student_runs_by_its_name(finished_run, small_run, tmp_pa
     fluid.mkdir(parents=True)
     settings = {**small_run, "folder": "../../runs/water", "potential": str(potential)}
     (fluid / "simulate.yaml").write_text(yaml.safe_dump(settings))
-    monkeypatch.setattr(cli, "SYSTEMS", tmp_path / "systems")
+    monkeypatch.setattr(options, "SYSTEMS", tmp_path / "systems")
     call("simulate", "water", "--folder", tmp_path / "out")
     assert (tmp_path / "out" / "simulation" / "trajectory.dcd").stat().st_size > 0
     result = CliRunner().invoke(app, ["simulate", "wine"])

@@ -19,11 +19,12 @@ from openmm_cgkd.allatom.build import (
     load_molecule,
     pack,
 )
-from openmm_cgkd.allatom.run import langevin_simulation
-from openmm_cgkd.config.run import SystemConfig, load_system
+from openmm_cgkd.allatom.phases import langevin_simulation
+from openmm_cgkd.config.system import SystemConfig, load_system
 from openmm_cgkd.frames.frames import read_frames
-from openmm_cgkd.mapping.mapping import bond_order, make_whole, mapping_from_config
-from openmm_cgkd.mean_forces.file import Check, read_mean_forces
+from openmm_cgkd.mapping.mapping import mapping_from_config
+from openmm_cgkd.mapping.molecules import WholeMolecules, bond_order
+from openmm_cgkd.mean_forces.file import Estimates, read_mean_forces
 from tests.cases.fluids import DONOR, small_config
 from tests.cases.force_field_table import TABLE, Cluster, Molecule, energies, ewald, published
 from tests.cases.paths import SYSTEMS
@@ -298,10 +299,11 @@ def test_shipped_atoms_are_those_of_the_shipped_frames():
         mdtraj.load(SYSTEMS / "ethaline" / "atoms.xtc", top=topology),
     )
     assert (atoms.time[0], atoms.time[-21], atoms.time[-1]) == (1417, 1647, 1847)
-    mapping, bonds = mapping_from_config(config, topology), bond_order(topology)
+    mapping = mapping_from_config(config, topology)
+    whole = WholeMolecules(bond_order(topology), topology.n_atoms)
     for k in (0, 23, 42):
         (same,) = np.flatnonzero(frames.time == atoms.time[k])
-        beads = mapping.map_positions(make_whole(atoms.xyz[k], atoms.unitcell_vectors[k], bonds))
+        beads = mapping.map_positions(whole(atoms.xyz[k], atoms.unitcell_vectors[k]))
         away = (beads - frames.positions[same]) @ np.linalg.inv(frames.box[same])
         assert np.abs(away - away.round()).max() < 1e-3
 
@@ -323,7 +325,7 @@ def test_shipped_mean_forces_are_known_to_a_third():
 
 def test_shipped_mean_forces_do_not_depend_on_the_restraint_constant():
     with h5py.File(SYSTEMS / "ethaline" / "mean_forces.h5") as file:
-        check = Check(
+        check = Estimates(
             *(
                 file[f"checks/other_constant/{name}"][:]
                 for name in ("first", "second", "first_error", "second_error")

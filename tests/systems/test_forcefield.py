@@ -9,7 +9,7 @@ import pytest
 from openmm import unit
 
 from openmm_cgkd.allatom.build import build_topology, create_system
-from openmm_cgkd.config.run import SystemConfig
+from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import ForceFieldError
 from tests.cases.fluids import ETHALINE, small_config
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import yaml
 
-from openmm_cgkd.allatom import run as run_module
+from openmm_cgkd.allatom import phases
 from openmm_cgkd.allatom.build import build_topology
 from openmm_cgkd.allatom.run import run_reference
 from openmm_cgkd.analysis.observables.rdf import all_rdfs, first_peak
-from openmm_cgkd.config.run import SystemConfig, load_system, parse
+from openmm_cgkd.config.section import parse
+from openmm_cgkd.config.system import SystemConfig, load_system
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.mapping.mapping import mapping_from_config
 from tests.cases.fluids import ETHALINE
@@ -50,7 +51,7 @@ def test_paper_size():
 
 
 def test_small_version_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "_WARM_UP", 0.1)
+    monkeypatch.setattr(phases, "WARM_UP", 0.1)
     data = yaml.safe_load(PAPER.read_text())
     data["molecules"] = [
         dict(molecule, count=molecule["count"] // 125) for molecule in data["molecules"]

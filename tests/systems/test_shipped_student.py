@@ -13,8 +13,9 @@ from openmm_cgkd.config.run import load_run
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.mean_forces.file import read_mean_forces
 from openmm_cgkd.potential.metadata import read_metadata
-from openmm_cgkd.simulation.cgpotential import bead_topology_to_openmm
-from openmm_cgkd.simulation.timestep.search import read_recommendation, simulation_settings
+from openmm_cgkd.simulation.timestep.recommendation import read_recommendation
+from openmm_cgkd.simulation.topology import bead_topology_to_openmm
+from openmm_cgkd.stages.timestep import simulation_settings
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_it_runs_by_the_name_of_the_fluid_at_the_recommended_time_step(
     assert simulation_settings(run).timestep == read_recommendation(folder / "student.pt") > 0
     short = {"equilibration": 0.1, "production": 0.5, "frame_interval": 0.1}
     quick = run.model_copy(update={"simulation": run.simulation.model_copy(update=short)})
-    monkeypatch.setattr("openmm_cgkd.cli.commands.load_run", lambda path: quick)
+    monkeypatch.setattr("openmm_cgkd.cli.options.load_run", lambda path: quick)
     result = CliRunner().invoke(app, ["simulate", "ethaline", "--folder", str(tmp_path / "run")])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "run" / "simulation" / "trajectory.dcd").stat().st_size > 5 * 240 * 3 * 4

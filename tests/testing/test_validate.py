@@ -11,8 +11,8 @@ from openmm import app, unit
 
 from openmm_cgkd import CGPotential
 from openmm_cgkd.exceptions import CGKDError, ConformanceError
-from openmm_cgkd.simulation.cgpotential import bead_topology_to_openmm
 from openmm_cgkd.simulation.engines import import_torch_force
+from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.testing.validate import validate_potential
 from tests.cases.potential import CUBIC, TRICLINIC, beads, liquid, write_potential
 

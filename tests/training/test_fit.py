@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from openmm_cgkd.config.run import LossWeights, ModelConfig, PriorConfig, TrainingConfig
 from openmm_cgkd.exceptions import TrainingError
-from openmm_cgkd.execution.processes import Report, Worker
+from openmm_cgkd.execution.processes import Worker
 from openmm_cgkd.frames.split import split_frames
 from openmm_cgkd.mean_forces.file import MeanForces
 from openmm_cgkd.potential.network import build_tensornet
@@ -32,6 +32,7 @@ from openmm_cgkd.training.graphs import FrameGraphs, Targets, mapped_targets
 from openmm_cgkd.training.lightning_module import NetworkFit
 from openmm_cgkd.training.mean_force_test import MeanForceTest
 from openmm_cgkd.training.predict import predict
+from openmm_cgkd.utils.progress import Report
 from tests.cases.training import CUTOFF, SMALL, ignore, make_frames, make_task
 
 
@@ -189,13 +190,13 @@ def test_best_checkpoint_and_metrics(tmp_path, case, graphs):
         tmp_path, graphs, targets, settings=settings, mean_forces=mean_forces, tensorboard=True
     )
     notes = []
-    network, content = load_checkpoint(fit(task, lambda epochs, note: notes.append((epochs, note))))
+    network, content = load_checkpoint(fit(task, lambda share, note: notes.append((share, note))))
     rows = rows_of(tmp_path)
     losses = [row["validation_loss"] for row in rows]
     best = int(np.argmin(losses))
     assert content["training"]["best"]["epoch"] == best + 1
     assert len(rows) == min(6, best + 1 + settings.patience)
-    assert notes[-1][0] == len(rows)
+    assert notes[-1][0] == len(rows) / settings.epochs
     assert "of label variance" in notes[-1][1]
     assert fit(task, ignore) == tmp_path / BEST  # finished, though before the last epoch
     assert len(rows_of(tmp_path)) == len(rows)

@@ -11,9 +11,9 @@ import numpy as np
 
 from openmm_cgkd.analysis.observables.aggregation import AggregationLimits
 from openmm_cgkd.analysis.observables.diffusion import Diffusion
-from openmm_cgkd.analysis.observables.neighbors import largest_r_max
 from openmm_cgkd.config.run import ComparisonConfig
 from openmm_cgkd.exceptions import AnalysisError
+from openmm_cgkd.utils.box import largest_r_max
 
 from .curves import MEASURES, Curve, CurveComparison
 from .dynamics import (

@@ -1,4 +1,4 @@
-"""What can be compared: run folders, trajectories of beads, files of mapped frames."""
+"""What can be compared: trajectories of beads and files of mapped frames."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ import h5py
 import numpy as np
 
 from openmm_cgkd.analysis.observables.neighbors import Frame
-from openmm_cgkd.config.run import load_run
 from openmm_cgkd.exceptions import AnalysisError
 from openmm_cgkd.frames.frames import Frames, read_frames
-from openmm_cgkd.mapping.mapping import BeadTopology
-from openmm_cgkd.run_folder import RunFolder
+from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.simulation.resume import log_column
 from openmm_cgkd.utils.files import file_hash
 
@@ -111,14 +109,14 @@ def source_of_frames(frames: Frames, path: Path, label: str = "AA") -> Source:
 
 
 def read_source(path: Path | str, label: str = "") -> Source:
-    """Read a run folder, its run.yaml, a trajectory or a file of mapped frames.
+    """Read a trajectory, the folder that holds it, or a file of mapped frames.
 
     Parameters
     ----------
     path : path
-        A folder with ``simulation/trajectory.dcd`` (or xtc), or with the trajectory itself; a YAML
-        file of a run; an HDF5 file of mapped frames; or a trajectory that MDTraj reads with
-        ``topology.pdb``, or a PDB file of its own name, beside it.
+        A folder with ``simulation/trajectory.dcd`` (or xtc), or with the trajectory itself; an HDF5
+        file of mapped frames; or a trajectory that MDTraj reads with ``topology.pdb``, or a PDB
+        file of its own name, beside it.
     label : str
         Name of the folder or of the file if empty.
 
@@ -126,13 +124,10 @@ def read_source(path: Path | str, label: str = "") -> Source:
     ------
     AnalysisError
         If there is no trajectory, no topology, or it cannot be read.
-    ConfigError, FramesError
-        If a YAML file or a file of mapped frames is not valid.
+    FramesError
+        If a file of mapped frames is not valid.
     """
     path = Path(path)
-    if path.suffix in (".yaml", ".yml"):
-        path = RunFolder(load_run(path)).root
-        label = label or path.name
     if path.is_dir():
         label = label or path.resolve().name
         path = _trajectory_in(path)

@@ -14,7 +14,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from openmm_cgkd.exceptions import AnalysisError
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.mapping.beads import BeadTopology
 
 from .neighbors import Frame, Neighbors
 from .rdf import RDF, all_rdfs

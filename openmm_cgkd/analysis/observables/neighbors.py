@@ -10,7 +10,7 @@ import numpy as np
 
 from openmm_cgkd.exceptions import BoxError
 from openmm_cgkd.potential.pairs import find_pairs
-from openmm_cgkd.utils.box import smallest_height
+from openmm_cgkd.utils.box import largest_r_max, smallest_height
 
 
 class Frame(NamedTuple):
@@ -171,11 +171,6 @@ def near_pairs(frame: Frame, r_max: float) -> tuple[np.ndarray, np.ndarray, np.n
     pairs = find_pairs(positions, frame.box, r_max)
     vectors = positions[pairs.second] - positions[pairs.first] + pairs.shifts
     return pairs.first, pairs.second, vectors, np.linalg.norm(vectors, axis=1)
-
-
-def largest_r_max(boxes: np.ndarray) -> float:
-    """Half the smallest height of boxes (..., 3, 3), rounded down to 0.001 nm."""
-    return float(np.floor(500 * smallest_height(boxes) - 1e-6) / 1000)
 
 
 def volume(box: np.ndarray) -> float:

@@ -22,11 +22,10 @@ from openmm import unit
 from openmm_cgkd.exceptions import AnalysisError
 from openmm_cgkd.platforms import choose_platform
 from openmm_cgkd.simulation.explosion import openmm_message
+from openmm_cgkd.utils.units import ENERGY_DENSITY_UNIT, GAS_CONSTANT
 
 # relative change of lengths: energies in single precision leave about 0.2 bar of noise
 _STRAIN = 5e-4
-_BAR = 16.6053907  # bar per kJ/mol/nm^3
-_KB = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
 
 
 def virial_pressure(
@@ -78,7 +77,9 @@ def virial_pressure(
             f"The energy in slightly scaled boxes cannot be computed ({openmm_message(error)}); {cure}."
         ) from error
     volumes = np.abs(np.linalg.det(boxes))
-    return _BAR * (system.getNumParticles() * _KB * temperature / volumes - slopes)
+    return ENERGY_DENSITY_UNIT * (
+        system.getNumParticles() * GAS_CONSTANT * temperature / volumes - slopes
+    )
 
 
 def _energy_per_volume(context: openmm.Context, positions: np.ndarray, box: np.ndarray) -> float:

@@ -21,7 +21,7 @@ import numpy as np
 from scipy.signal import find_peaks, savgol_filter
 
 from openmm_cgkd.exceptions import AnalysisError
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.mapping.beads import BeadTopology
 
 from .base import Observable
 from .neighbors import Frame, Neighbors, near_pairs, volume

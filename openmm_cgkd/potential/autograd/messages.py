@@ -1,4 +1,4 @@
-"""Message passing as fused loops, differentiable to any order.
+"""Message passing as compiled loops, differentiable to any order.
 
 Two sums do all the work between beads: `gather` of pair vectors onto beads and `mix` of the
 features of neighbours, both weighted by functions of the distance, per order and channel, which
@@ -19,228 +19,20 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import splines
-
-_jit = numba.njit(fastmath=True, cache=True, nogil=True, error_model="numpy")
-
-
-@_jit
-def _splines(out, basis, t):
-    """Values of the six splines at t."""
-    for k in range(6):
-        b = basis[k]
-        out[k] = b[0] + t * (b[1] + t * (b[2] + t * (b[3] + t * (b[4] + t * b[5]))))
-
-
-@_jit
-def _place(u, rows):
-    """Interval of u and place in it; beyond the table -1."""
-    k = int(u)
-    return (k if u >= 0 and k < rows - 5 else -1), u - k
-
-
-@_jit
-def _weights(out, table, first, s, scale):
-    """Weights of one pair, shape (3 channels,), from the table's rows from `first` on."""
-    a, b, c, d, e, f = (
-        table[first],
-        table[first + 1],
-        table[first + 2],
-        table[first + 3],
-        table[first + 4],
-        table[first + 5],
-    )
-    s0, s1, s2, s3, s4, s5 = (
-        scale * s[0],
-        scale * s[1],
-        scale * s[2],
-        scale * s[3],
-        scale * s[4],
-        scale * s[5],
-    )
-    for k in range(out.shape[0]):
-        out[k] = s0 * a[k] + s1 * b[k] + s2 * c[k] + s3 * d[k] + s4 * e[k] + s5 * f[k]
-
-
-@_jit
-def _spread(table, first, s, scale, values):
-    """Transpose of `_weights`: add values, shape (3 channels,), to the table's rows from
-    `first` on.
-    """
-    a, b, c, d, e, f = (
-        table[first],
-        table[first + 1],
-        table[first + 2],
-        table[first + 3],
-        table[first + 4],
-        table[first + 5],
-    )
-    s0, s1, s2, s3, s4, s5 = (
-        scale * s[0],
-        scale * s[1],
-        scale * s[2],
-        scale * s[3],
-        scale * s[4],
-        scale * s[5],
-    )
-    for k in range(values.shape[0]):
-        v = values[k]
-        a[k] += s0 * v
-        b[k] += s1 * v
-        c[k] += s2 * v
-        d[k] += s3 * v
-        e[k] += s4 * v
-        f[k] += s5 * v
-
-
-@_jit
-def _order(component):
-    return 0 if component == 0 else (1 if component < 4 else 2)
-
-
-@_jit
-def _mix(out, table, basis, per_nm, distances, scales, features, first, second):
-    channels = features.shape[2]
-    w, s = np.empty(3 * channels, features.dtype), np.empty(6, features.dtype)
-    for p in range(first.shape[0]):
-        row, t = _place(distances[p] * per_nm, table.shape[0])
-        if row < 0:
-            continue
-        _splines(s, basis, t)
-        _weights(w, table, row, s, scales[p])
-        i, j = first[p], second[p]
-        for c in range(9):
-            v = w[_order(c) * channels : (_order(c) + 1) * channels]
-            to_i, to_j, of_i, of_j = out[i, c], out[j, c], features[i, c], features[j, c]
-            for f in range(channels):
-                to_i[f] += v[f] * of_j[f]
-                to_j[f] += v[f] * of_i[f]
-
-
-@_jit
-def _products(out, left, right, i, j):
-    """Products of features of two beads, summed over the components of each order, shape (3
-    channels,).
-    """
-    channels = left.shape[2]
-    out[:] = 0
-    for c in range(9):
-        v = out[_order(c) * channels : (_order(c) + 1) * channels]
-        left_i, left_j, right_i, right_j = left[i, c], left[j, c], right[i, c], right[j, c]
-        for f in range(channels):
-            v[f] += left_i[f] * right_j[f] + left_j[f] * right_i[f]
-
-
-@_jit
-def _correlate(out, table, basis, per_nm, distances, left, right, first, second):
-    channels = left.shape[2]
-    w, v, s = (
-        np.empty(3 * channels, left.dtype),
-        np.empty(3 * channels, left.dtype),
-        np.empty(6, left.dtype),
-    )
-    for p in range(first.shape[0]):
-        row, t = _place(distances[p] * per_nm, table.shape[0])
-        out[p] = 0
-        if row < 0:
-            continue
-        _splines(s, basis, t)
-        _weights(w, table, row, s, w.dtype.type(1))
-        _products(v, left, right, first[p], second[p])
-        total = w.dtype.type(0)
-        for k in range(3 * channels):
-            total += w[k] * v[k]
-        out[p] = total
-
-
-@_jit
-def _mix_table(out, basis, per_nm, distances, scales, left, right, first, second):
-    channels = left.shape[2]
-    v, s = np.empty(3 * channels, left.dtype), np.empty(6, left.dtype)
-    for p in range(first.shape[0]):
-        row, t = _place(distances[p] * per_nm, out.shape[0])
-        if row < 0:
-            continue
-        _splines(s, basis, t)
-        _products(v, left, right, first[p], second[p])
-        _spread(out, row, s, scales[p], v)
-
-
-@_jit
-def _gather(out, table, basis, per_nm, distances, shape, beads, kinds):
-    channels = out.shape[2]
-    w, s = np.empty(3 * channels, out.dtype), np.empty(6, out.dtype)
-    for e in range(beads.shape[0]):
-        row, t = _place(distances[e] * per_nm, table.shape[1])
-        if row < 0:
-            continue
-        _splines(s, basis, t)
-        _weights(w, table[kinds[e]], row, s, w.dtype.type(1))
-        for c in range(9):
-            v, g, to = (
-                w[_order(c) * channels : (_order(c) + 1) * channels],
-                shape[e, c],
-                out[beads[e], c],
-            )
-            for f in range(channels):
-                to[f] += g * v[f]
-
-
-@_jit
-def _gather_shape(out, table, basis, per_nm, distances, features, beads, kinds):
-    channels = features.shape[2]
-    w, s = np.empty(3 * channels, out.dtype), np.empty(6, out.dtype)
-    for e in range(beads.shape[0]):
-        row, t = _place(distances[e] * per_nm, table.shape[1])
-        out[e] = 0
-        if row < 0:
-            continue
-        _splines(s, basis, t)
-        _weights(w, table[kinds[e]], row, s, w.dtype.type(1))
-        for c in range(9):
-            v, of, total = (
-                w[_order(c) * channels : (_order(c) + 1) * channels],
-                features[beads[e], c],
-                w.dtype.type(0),
-            )
-            for f in range(channels):
-                total += v[f] * of[f]
-            out[e, c] = total
-
-
-@_jit
-def _gather_table(out, basis, per_nm, distances, shape, features, beads, kinds):
-    channels = features.shape[2]
-    w, s = np.empty(3 * channels, out.dtype), np.empty(6, out.dtype)
-    for e in range(beads.shape[0]):
-        row, t = _place(distances[e] * per_nm, out.shape[1])
-        if row < 0:
-            continue
-        _splines(s, basis, t)
-        w[:] = 0
-        for c in range(9):
-            v, g, of = (
-                w[_order(c) * channels : (_order(c) + 1) * channels],
-                shape[e, c],
-                features[beads[e], c],
-            )
-            for f in range(channels):
-                v[f] += g * of[f]
-        _spread(out[kinds[e]], row, s, w.dtype.type(1), w)
-
+from . import loops, splines
 
 _left_out: ContextVar[str | None] = ContextVar("derivatives left out", default=None)
 
 
 @contextmanager
 def skip_derivatives(derivatives: Literal["tables", "distances"]) -> Iterator[None]:
-    """Leave out derivatives that nobody asks for in a backward pass; autograd does not tell a
-    `Function` which those are.
+    """Leave out derivatives that nobody asks for in a backward pass.
+
+    Autograd does not tell a `Function` which those are.
 
     Parameters
     ----------
@@ -256,8 +48,9 @@ def skip_derivatives(derivatives: Literal["tables", "distances"]) -> Iterator[No
 
 
 def _needed(ctx: Any, *kinds: str) -> list[bool]:
-    """Which of the first inputs need a derivative; `kinds` are theirs, as for `skip_derivatives`, or
-    empty.
+    """Which of the first inputs need a derivative.
+
+    `kinds` are the kinds of these inputs, as for `skip_derivatives`, or empty.
     """
     return [
         need and kind != _left_out.get()
@@ -309,7 +102,7 @@ class _Mix(torch.autograd.Function):
         ctx.save_for_backward(table, distances, scales, features)
         ctx.edges, ctx.order = edges, order
         out = torch.zeros_like(features, memory_format=torch.contiguous_format)
-        _mix(out.numpy(), _flat(table), *edges.arguments(order, distances, scales, features))
+        loops.mix(out.numpy(), _flat(table), *edges.arguments(order, distances, scales, features))
         return out
 
     @staticmethod
@@ -352,7 +145,7 @@ class _Correlate(torch.autograd.Function):
         ctx.save_for_backward(table, distances, left, right)
         ctx.edges, ctx.order = edges, order
         out = torch.empty_like(distances)
-        _correlate(out.numpy(), _flat(table), *edges.arguments(order, distances, left, right))
+        loops.correlate(out.numpy(), _flat(table), *edges.arguments(order, distances, left, right))
         return out
 
     @staticmethod
@@ -392,7 +185,9 @@ class _MixTable(torch.autograd.Function):
         ctx.save_for_backward(distances, scales, left, right)
         ctx.edges, ctx.order = edges, order
         out = left.new_zeros(rows, 3, left.shape[2])
-        _mix_table(out.flatten(1).numpy(), *edges.arguments(order, distances, scales, left, right))
+        loops.mix_table(
+            out.flatten(1).numpy(), *edges.arguments(order, distances, scales, left, right)
+        )
         return out
 
     @staticmethod
@@ -428,7 +223,7 @@ class _Gather(torch.autograd.Function):
         ctx.save_for_backward(table, distances, shape)
         ctx.edges, ctx.order = edges, order
         out = table.new_zeros(n_beads, 9, table.shape[3])
-        _gather(out.numpy(), _flat(table), *edges.arguments(order, distances, shape))
+        loops.gather(out.numpy(), _flat(table), *edges.arguments(order, distances, shape))
         return out
 
     @staticmethod
@@ -461,7 +256,7 @@ class _GatherShape(torch.autograd.Function):
         ctx.save_for_backward(table, distances, features)
         ctx.edges, ctx.order = edges, order
         out = distances.new_empty(distances.shape[0], 9)
-        _gather_shape(out.numpy(), _flat(table), *edges.arguments(order, distances, features))
+        loops.gather_shape(out.numpy(), _flat(table), *edges.arguments(order, distances, features))
         return out
 
     @staticmethod
@@ -503,7 +298,9 @@ class _GatherTable(torch.autograd.Function):
         ctx.save_for_backward(distances, shape, features)
         ctx.edges, ctx.order = edges, order
         out = features.new_zeros(*size, 3, features.shape[2])
-        _gather_table(out.flatten(2).numpy(), *edges.arguments(order, distances, shape, features))
+        loops.gather_table(
+            out.flatten(2).numpy(), *edges.arguments(order, distances, shape, features)
+        )
         return out
 
     @staticmethod

@@ -1,5 +1,4 @@
-"""Algebra of one bead's features, eight or sixteen channels at a time; compiled into the kernels of
-`fused`.
+"""Algebra of one bead's features, eight or sixteen channels at a time, compiled into the kernels.
 
 Nine vectors stand for the nine components of as many channels' 3x3 tensors: l = 0, then three of l
 = 1, then five of l = 2.

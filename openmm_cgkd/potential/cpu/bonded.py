@@ -1,7 +1,8 @@
 """Bonds and angles for simulation: the terms of `bonded.BondedPrior` with analytic forces.
 
-``members`` (n_terms, 3) holds the beads of bonds, the third of them -1, and of angles, the middle
-one in the middle; ``terms`` (n_terms, 2) their k (kJ/mol/nm^2, kJ/mol) and r0 (nm) or c0.
+``bonded_beads`` (n_terms, 3) holds the beads of bonds, the third of them -1, and of angles, the
+middle one in the middle; ``bonded_parameters`` (n_terms, 2) their k (kJ/mol/nm^2, kJ/mol) and r0
+(nm) or c0.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ _serial = compiled()
 
 
 @_serial
-def exclude_bonded(start, count, column, distance, members):
+def exclude_bonded(start, count, column, distance, bonded_beads):
     """Distances of edges, so large between the ends of bonds and angles that no repulsion acts
     there.
     """
-    if len(members) == 0:
+    if len(bonded_beads) == 0:
         return distance
     apart = distance.copy()
-    for m in range(len(members)):
-        i, j = members[m, 0], members[m, 1] if members[m, 2] < 0 else members[m, 2]
+    for m in range(len(bonded_beads)):
+        i, j = (
+            bonded_beads[m, 0],
+            bonded_beads[m, 1] if bonded_beads[m, 2] < 0 else bonded_beads[m, 2],
+        )
         for a, b in ((i, j), (j, i)):
             for e in range(start[a], start[a] + count[a]):
                 if column[e] == b:
@@ -41,14 +45,14 @@ def _vector(points, box, i, j):
 
 
 @_serial
-def bonded(points, box, members, terms, gradient):
+def bonded(points, box, bonded_beads, bonded_parameters, gradient):
     """Energy, kJ/mol; its gradient is added to ``gradient`` (n_beads, 3). ``box`` is that of
-    `cells.box_numbers`.
+    `kernel_box`.
     """
     energy = 0.0
-    for m in range(len(members)):
-        i, j, k = members[m]
-        constant, center = terms[m]
+    for m in range(len(bonded_beads)):
+        i, j, k = bonded_beads[m]
+        constant, center = bonded_parameters[m]
         if k < 0:
             x, y, z = _vector(points, box, i, j)
             r = math.sqrt(x * x + y * y + z * z)

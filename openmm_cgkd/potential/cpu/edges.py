@@ -22,8 +22,8 @@ class Edges(NamedTuple):
 
     Attributes
     ----------
-    start, count : ndarray, shape (n_beads,)
-        Edges of bead i are ``start[i] : start[i] + count[i]``.
+    start, degree : ndarray, shape (n_beads,)
+        Edges of bead i are ``start[i] : start[i] + degree[i]``.
     column, knot : ndarray, shape (n_listed,)
         Neighbour, and interval of the distance in radial tables.
     place : ndarray, shape (n_listed,)
@@ -35,7 +35,7 @@ class Edges(NamedTuple):
     """
 
     start: np.ndarray
-    count: np.ndarray
+    degree: np.ndarray
     column: np.ndarray
     knot: np.ndarray
     place: np.ndarray
@@ -62,7 +62,7 @@ def find_edges(positions, box, cutoff, n_intervals, row, listed, reverse, space)
     """Edges shorter than the cutoff, at positions for which a neighbour list (`row`, `listed`,
     `reverse`) holds.
 
-    ``box`` is that of `cells.box_numbers`, ``space`` that of `edge_space`.
+    ``box`` is that of `kernel_box`, ``space`` that of `edge_space`.
     """
     short, place, unit, distance, long = space
     column, knot = short[0], short[1]

@@ -6,13 +6,15 @@ import threading
 
 import numpy as np
 
-from . import network as fused
+from openmm_cgkd.potential.weights import N_INTERVALS, padded
+
+from . import network
 from .bonded import bonded, exclude_bonded
 from .edges import edge_space, find_edges, position_gradient
+from .embedding import embed, embed_gradient
 from .jit import compiled
-from .simd import padded
-
-N_INTERVALS = 512  # of the distance, in radial tables
+from .repulsion import repulsion
+from .simd import padded_width
 
 _serial = compiled()
 
@@ -77,8 +79,8 @@ def evaluate(
     cutoff,
     height,
     steepness,
-    members,
-    terms,
+    bonded_beads,
+    bonded_parameters,
     space,
 ):
     """Energy, kJ/mol, and its gradient with respect to the positions (n_beads, 3), kJ/mol/nm.
@@ -87,29 +89,29 @@ def evaluate(
     ----------
     points : ndarray, shape (n_beads, 3), nm
     box : tuple of float
-        As `cells.box_numbers`.
+        As `kernel_box`.
     row, listed, reverse : ndarray
         Neighbour list that holds for the points: `NeighborList.row`, ``column`` and ``reverse``.
     types : ndarray, shape (n_beads,)
     w, o : ndarray
-        Weights and offsets, see `fused`; their type is that of the network's arithmetic, all else
-        is double precision.
+        Weights and offsets, see `potential.weights`; their type is that of the network's
+        arithmetic, all else is double precision.
     contact : ndarray, shape (n_types, n_types), nm
     channels, n_layers, hidden : int
     cutoff, height, steepness : float
         The last two are the prior's.
-    members, terms : ndarray
-        Bonds and angles, see `fused_bonded`.
+    bonded_beads, bonded_parameters : ndarray
+        Bonds and angles, see `bonded`.
     space : tuple
         Of `workspace`.
     """
-    n, n_types, c = len(points), len(contact), padded(channels)
+    n, n_types, c = len(points), len(contact), padded_width(channels)
     for_edges, edge_gradient, by_layer, by_bead = space
     found = find_edges(points, box, cutoff, N_INTERVALS, row, listed, reverse, for_edges)
     start, count, column, knot, place, unit, distance = found[:7]
     energies = np.zeros(n)
-    apart = exclude_bonded(start, count, column, distance, members)
-    fused.repulsion(
+    apart = exclude_bonded(start, count, column, distance, bonded_beads)
+    repulsion(
         start,
         count,
         column,
@@ -124,7 +126,7 @@ def evaluate(
     )
 
     size, spacing = 9 * c * n, cutoff / N_INTERVALS
-    features, ours = by_layer[: n_layers + 1], by_layer[n_layers + 1 : 2 * n_layers + 1]
+    features, prepared = by_layer[: n_layers + 1], by_layer[n_layers + 1 : 2 * n_layers + 1]
     message, update = by_layer[2 * n_layers + 1 : 3 * n_layers + 1], by_layer[3 * n_layers + 1 :]
     kept = (
         by_bead[:size],
@@ -132,7 +134,7 @@ def evaluate(
         by_bead[2 * size : 2 * size + 2 * c * n],
         by_bead[2 * size + 2 * c * n :],
     )
-    fused.embed(
+    embed(
         start,
         count,
         column,
@@ -149,8 +151,8 @@ def evaluate(
         kept,
     )
     for k in range(n_layers):
-        fused.prepare(w, o, k, c, features[k], ours[k])
-        fused.interact(
+        network.prepare(w, o, k, c, features[k], prepared[k])
+        network.interact(
             start,
             count,
             column,
@@ -161,7 +163,7 @@ def evaluate(
             k,
             c,
             features[k],
-            ours[k],
+            prepared[k],
             message[k],
             update[k],
             features[k + 1],
@@ -169,13 +171,13 @@ def evaluate(
     # from here on gradients take the place of what is not needed any more: kernels read a bead's
     # values before they write
     gradient = features[n_layers]
-    fused.output(w, o, channels, c, hidden, features[n_layers], energies, gradient)
+    network.output(w, o, channels, c, hidden, features[n_layers], energies, gradient)
     for k in range(n_layers - 1, -1, -1):
-        d_ours, d_message = update[k], message[k]
-        fused.update_gradient(
-            w, o, k, c, ours[k], message[k], update[k], gradient, d_ours, d_message
+        d_prepared, d_message = update[k], message[k]
+        network.update_gradient(
+            w, o, k, c, prepared[k], message[k], update[k], gradient, d_prepared, d_message
         )
-        fused.interact_gradient(
+        network.interact_gradient(
             start,
             count,
             column,
@@ -188,13 +190,13 @@ def evaluate(
             k,
             c,
             features[k],
-            ours[k],
-            d_ours,
+            prepared[k],
+            d_prepared,
             d_message,
             gradient,
             edge_gradient,
         )
-    fused.embed_gradient(
+    embed_gradient(
         start,
         count,
         column,
@@ -215,4 +217,4 @@ def evaluate(
     )
     out = np.empty((n, 3))
     position_gradient(start, count, found.opposite, edge_gradient, out)
-    return energies.sum() + bonded(points, box, members, terms, out), out
+    return energies.sum() + bonded(points, box, bonded_beads, bonded_parameters, out), out

@@ -1,6 +1,4 @@
-"""Compilation of the simulation kernels by numba, kept on disk until a source file of this
-folder changes.
-"""
+"""Compilation of the simulation kernels by numba, kept on disk until their source changes."""
 
 from __future__ import annotations
 
@@ -12,16 +10,18 @@ from typing import Any
 import numba
 
 
-def source_stamp(folder: Path) -> str:
-    """SHA-256 of all Python files of a folder."""
+def source_stamp(*paths: Path) -> str:
+    """SHA-256 of source files."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
+    for path in paths:
         content = path.read_bytes()
         digest.update(f"{path.name} {len(content)}\n".encode() + content)
     return digest.hexdigest()
 
 
-_STAMP = source_stamp(Path(__file__).parent)
+_HERE = Path(__file__).parent
+# the kernels also compile in the layout of the weights
+_STAMP = source_stamp(*sorted(_HERE.glob("*.py")), _HERE.parent / "weights.py")
 
 
 def compiled(**options: bool) -> Callable[[Callable], Callable]:

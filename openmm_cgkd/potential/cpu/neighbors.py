@@ -1,7 +1,7 @@
 """Neighbour search for simulation: linked cells, linear in the number of beads, and lists that are
 kept while they hold.
 
-A box is passed to compiled code as nine numbers, see `box_numbers`.
+A box is passed to compiled code as nine numbers, see `openmm_cgkd.utils.box.kernel_box`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from openmm_cgkd.utils.box import smallest_height
+from openmm_cgkd.utils.box import kernel_box, smallest_height
 
 from .jit import compiled
 
@@ -31,27 +31,12 @@ _ROUND = 1.5 * 2.0**52
 _FARTHEST = 1e12
 
 
-def box_numbers(box: np.ndarray) -> tuple[float, ...]:
-    """Numbers cx, cy, cz, bx, by, ax of a box and 1 / cz, 1 / by, 1 / ax; all zero for open
-    boundaries.
-
-    Parameters
-    ----------
-    box : ndarray, shape (3, 3) or (0, 3), nm
-        Reduced box vectors as rows; empty for open boundaries.
-    """
-    if len(box) == 0:
-        return (0.0,) * 9
-    (ax, _, _), (bx, by, _), (cx, cy, cz) = box.tolist()
-    return cx, cy, cz, bx, by, ax, 1 / cz, 1 / by, 1 / ax
-
-
 @_serial
 def image(x, y, z, box):
     """Nearest image of a difference vector; right for all distances up to half the smallest box
     height.
     """
-    cx, cy, cz, bx, by, ax, per_c, per_b, per_a = box
+    ax, bx, by, cx, cy, cz, per_a, per_b, per_c = box
     n = (z * per_c + _ROUND) - _ROUND
     x, y, z = x - n * cx, y - n * cy, z - n * cz
     n = (y * per_b + _ROUND) - _ROUND
@@ -64,14 +49,14 @@ def image(x, y, z, box):
 
 
 @_serial
-def _sorted_by_cell(positions, box, radius):
+def sorted_by_cell(positions, box, radius):
     """Sort beads by cells no narrower than the radius.
 
     Returns the numbers of cells along the axes, where each cell begins among the sorted beads,
     these beads, and their points (3, n).
     """
-    n, periodic = positions.shape[0], box[2] > 0
-    cx, cy, cz, bx, by, ax, per_c, per_b, per_a = box
+    n, periodic = positions.shape[0], box[0] > 0
+    ax, bx, by, cx, cy, cz, per_a, per_b, per_c = box
     counts, low, per_width = np.ones(3, np.int64), np.zeros(3), np.ones(3)
     at = np.empty((n, 3))  # fractional coordinates if periodic
     if periodic:
@@ -153,11 +138,15 @@ def _square(px, py, pz, m, k, box):
 
 
 @_parallel
-def _count_neighbors(counts, start, order, points, box, limit, degree):
+def count_neighbors(counts, start, order, points, box, limit, degree):
+    """Numbers of neighbours, into ``degree`` (n_beads,), from the result of `sorted_by_cell`.
+
+    ``limit`` is the square of the radius.
+    """
     for c in numba.prange(len(start) - 1):
         px, py, pz = points[0], points[1], points[2]
         ranges = np.empty((18, 2), np.int64)
-        n = _ranges_around(c, counts, box[2] > 0, start, ranges)
+        n = _ranges_around(c, counts, box[0] > 0, start, ranges)
         for m in range(start[c], start[c + 1]):
             found = -1  # not itself
             for s in range(n):
@@ -167,11 +156,12 @@ def _count_neighbors(counts, start, order, points, box, limit, degree):
 
 
 @_parallel
-def _fill_neighbors(counts, start, order, points, box, limit, row, column):
+def fill_neighbors(counts, start, order, points, box, limit, row, column):
+    """Neighbours, unsorted, into ``column``, those of bead i from ``row[i]`` on."""
     for c in numba.prange(len(start) - 1):
         px, py, pz = points[0], points[1], points[2]
         ranges = np.empty((18, 2), np.int64)
-        n = _ranges_around(c, counts, box[2] > 0, start, ranges)
+        n = _ranges_around(c, counts, box[0] > 0, start, ranges)
         longest = 0
         for s in range(n):
             longest = max(longest, ranges[s, 1] - ranges[s, 0])
@@ -220,10 +210,11 @@ def _opposite_edges(row, column, out):
 
 
 @_serial
-def _find_neighbors(positions, box, radius):
-    counts, start, order, points = _sorted_by_cell(positions, box, radius)
+def find_neighbors(positions, box, radius):
+    """Rows, neighbours and opposite edges of a `NeighborList`."""
+    counts, start, order, points = sorted_by_cell(positions, box, radius)
     row = np.zeros(len(positions) + 1, np.int64)
-    _count_neighbors(counts, start, order, points, box, radius * radius, row[1:])
+    count_neighbors(counts, start, order, points, box, radius * radius, row[1:])
     for i in range(len(positions)):
         row[i + 1] += row[i]
     unsorted, column, reverse = (
@@ -231,7 +222,7 @@ def _find_neighbors(positions, box, radius):
         np.empty(row[-1], np.int32),
         np.empty(row[-1], np.int64),
     )
-    _fill_neighbors(counts, start, order, points, box, radius * radius, row, unsorted)
+    fill_neighbors(counts, start, order, points, box, radius * radius, row, unsorted)
     # sorted, so that sums over neighbours do not depend on when the list was made
     _transposed(row, unsorted, column)
     _opposite_edges(row, column, reverse)
@@ -312,11 +303,11 @@ def neighbor_list(
         )
     if len(box) > 0:
         skin = max(0.0, min(skin, 0.5 * smallest_height(box) - cutoff))
-    found = _find_neighbors(positions, box_numbers(box), cutoff + skin)
-    return NeighborList(*found, positions.copy(), box.tobytes(), cutoff, skin)
+    row, column, reverse = find_neighbors(positions, kernel_box(box.tolist()), cutoff + skin)
+    return NeighborList(row, column, reverse, positions.copy(), box.tobytes(), cutoff, skin)
 
 
-_recent: list[NeighborList] = []
+recent_lists: list[NeighborList] = []
 _lock = threading.Lock()
 
 
@@ -327,13 +318,13 @@ def recent_list(positions: np.ndarray, box: np.ndarray, cutoff: float) -> Neighb
     context or thread made one.
     """
     with _lock:
-        known = list(_recent)
+        known = list(recent_lists)
     for each in known:
         if each.holds(positions, box, cutoff):
             return each
     fresh = neighbor_list(positions, box, cutoff, SKIN)
     with _lock:
-        _recent.insert(0, fresh)
-        sizes = np.cumsum([len(each.column) for each in _recent])
-        del _recent[min(_KEPT, max(2, int(np.searchsorted(sizes, _KEPT_EDGES)))) :]
+        recent_lists.insert(0, fresh)
+        sizes = np.cumsum([len(each.column) for each in recent_lists])
+        del recent_lists[min(_KEPT, max(2, int(np.searchsorted(sizes, _KEPT_EDGES)))) :]
     return fresh

@@ -10,26 +10,20 @@ from __future__ import annotations
 import math
 import operator
 
-from llvmlite import binding, ir
+from llvmlite import binding, ir  # type: ignore[import-untyped]  # it has no stubs
 from numba.core import cgutils, types
 from numba.core.datamodel import models, register_default
 from numba.core.typing import signature
 from numba.core.typing.templates import ConcreteTemplate, infer_global
 from numba.extending import intrinsic, lower_builtin
 
+from openmm_cgkd.potential.weights import padded
+
 from .jit import compiled
 
 # numbers per vector: single precision fills an AVX-512 register, or an AVX2 one
 WIDTH = 16 if binding.get_host_cpu_features().get("avx512f", False) else 8
-# arrays are padded to it whatever the processor, because potential files go from one to another
-_WIDEST = 16
-
-
-@compiled()
-def padded(n):
-    """Smallest multiple of the widest vector that is not below n."""
-    return -(-n // _WIDEST) * _WIDEST
-
+padded_width = compiled()(padded)
 
 _FAST = ("fast",)
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)

@@ -1,3 +1,4 @@
-"""The operators of `fast` on a GPU, in Triton. Imported on their first call there, so that
-nothing else needs Triton.
+"""The operators on a GPU, in Triton.
+
+Imported on their first call there, so that nothing else needs Triton.
 """

@@ -1,4 +1,4 @@
-"""Bonds and angles for a GPU, in Triton: the terms of `fused_bonded`, whose arrays these are."""
+"""Bonds and angles for a GPU, in Triton: the terms and the arrays of `cpu.bonded`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from .neighbors import image, point, read_box
 
 
 @triton.jit
-def mark_bonded(members, rows, n_found, bonded, ROW: tl.constexpr):
+def mark_bonded(bonded_beads, rows, n_found, bonded, ROW: tl.constexpr):
     """Set `bonded` where a neighbour list joins the ends of one bond or angle; it is zero
     before.
     """
     m, k = tl.program_id(0).to(tl.int64), tl.arange(0, ROW)
-    third = tl.load(members + 3 * m + 2)
-    i, j = tl.load(members + 3 * m), tl.where(third < 0, tl.load(members + 3 * m + 1), third)
+    third = tl.load(bonded_beads + 3 * m + 2)
+    i, j = (
+        tl.load(bonded_beads + 3 * m),
+        tl.where(third < 0, tl.load(bonded_beads + 3 * m + 1), third),
+    )
     one = tl.full((ROW,), 1, tl.int8)
     there = tl.load(rows + i * ROW + k, mask=k < tl.load(n_found + i), other=-1)
     tl.store(bonded + i * ROW + k, one, mask=there == j)
@@ -41,8 +44,8 @@ def _pull(gradient, i, here, x, y, z):
 def add_bonded(
     positions,
     box,
-    members,
-    terms,
+    bonded_beads,
+    bonded_parameters,
     n_terms,
     energies,
     gradient,
@@ -57,15 +60,15 @@ def add_bonded(
     m = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here, cell = m < n_terms, read_box(box, PERIODIC)
     i, j = (
-        tl.load(members + 3 * m, mask=here, other=0),
-        tl.load(members + 3 * m + 1, mask=here, other=0),
+        tl.load(bonded_beads + 3 * m, mask=here, other=0),
+        tl.load(bonded_beads + 3 * m + 1, mask=here, other=0),
     )
-    k = tl.load(members + 3 * m + 2, mask=here, other=-1)
+    k = tl.load(bonded_beads + 3 * m + 2, mask=here, other=-1)
     angle = k >= 0
     k = tl.where(angle, k, i)  # a bond is its own second arm
     constant, center = (
-        tl.load(terms + 2 * m, mask=here, other=0.0),
-        tl.load(terms + 2 * m + 1, mask=here, other=0.0),
+        tl.load(bonded_parameters + 2 * m, mask=here, other=0.0),
+        tl.load(bonded_parameters + 2 * m + 1, mask=here, other=0.0),
     )
     ux, uy, uz = _arm(positions, j, i, here, cell, PERIODIC)
     vx, vy, vz = _arm(positions, j, k, here, cell, PERIODIC)

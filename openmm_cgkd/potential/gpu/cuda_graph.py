@@ -33,7 +33,7 @@ class GraphedPotential:
         n = len(module.types)
         self._at = torch.empty(n, 3, dtype=torch.float64, device=device)
         self._box = torch.empty(3, 3, dtype=torch.float64, device=device) if periodic else None
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self.graph: torch.cuda.CUDAGraph | None = None  # None: captured at the next call
         self._out: Tensor
         self._lock = threading.Lock()  # contexts of one system share the buffers
 
@@ -54,7 +54,7 @@ class GraphedPotential:
             self._at.copy_(torch.from_numpy(positions))
             if self._box is not None:
                 self._box.copy_(torch.from_numpy(box))
-            if self._graph is None:
+            if self.graph is None:
                 self._capture()
             found = self._found()
             if not np.isfinite(found[0]):
@@ -66,7 +66,8 @@ class GraphedPotential:
         """Queue the kernels once more, for the positions of the last call, and wait for
         nothing; to see how long they take.
         """
-        self._graph.replay()
+        assert self.graph is not None  # after a call
+        self.graph.replay()
 
     def _found(self) -> np.ndarray:
         self.launch()
@@ -76,7 +77,7 @@ class GraphedPotential:
         """Run outside of a graph first: it compiles the kernels, finds the sizes of the list
         and raises what is wrong.
         """
-        self._graph = None
+        self.graph = None
         try:
             self.module(self._at, self._box)
         except torch.jit.Error as error:
@@ -87,4 +88,4 @@ class GraphedPotential:
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             energy, forces = self.module(self._at, self._box)
             self._out = torch.cat([energy.reshape(1), forces.reshape(-1)])
-        self._graph = graph
+        self.graph = graph

@@ -1,15 +1,14 @@
-"""Neighbour search for a GPU, in Triton: linked cells, lists with a skin, and the edges and the
-repulsion of every step.
+"""Neighbour search for a GPU, in Triton: linked cells, and lists with a skin.
 
 All sizes are fixed, so that a CUDA graph can hold the kernels: every cell has room for CELL beads
 and every bead for ROW neighbours. Nothing is decided on the host. `check_list` says in `counters`
 whether the list still holds, and the kernels that would make it anew return at once if it does.
-Beads without room are counted, never written; `find_edges` then makes all results NaN.
+Beads without room are counted, never written; `edges.find_edges` then makes all results NaN.
 
 `counters` holds: whether the list is made anew, beads in the fullest cell, neighbours of the
 busiest bead, what is wrong (1: positions that are not finite, 2: a box that is too small or not in
-OpenMM's reduced form), and from 4 on the beads in every cell. Geometry and repulsion are in double
-precision, whatever the positions come in.
+OpenMM's reduced form), and from 4 on the beads in every cell. Geometry is in double precision,
+whatever the positions come in.
 """
 
 from __future__ import annotations
@@ -17,30 +16,29 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-_NOTHING = tl.constexpr(-50.0)  # e^-50 is below the rounding error of one
 _LAST = tl.constexpr(2**31 - 1)  # sorted behind every bead
 
 
 @triton.jit
 def read_box(box, PERIODIC: tl.constexpr):
-    """Numbers cx, cy, cz, bx, by, ax of a box; ones for open boundaries, where nobody reads
+    """Numbers ax, bx, by, cx, cy, cz of a box; ones for open boundaries, where nobody reads
     them.
     """
     if PERIODIC:
+        ax, bx, by = (
+            tl.load(box).to(tl.float64),
+            tl.load(box + 3).to(tl.float64),
+            tl.load(box + 4).to(tl.float64),
+        )
         cx, cy, cz = (
             tl.load(box + 6).to(tl.float64),
             tl.load(box + 7).to(tl.float64),
             tl.load(box + 8).to(tl.float64),
         )
-        bx, by, ax = (
-            tl.load(box + 3).to(tl.float64),
-            tl.load(box + 4).to(tl.float64),
-            tl.load(box).to(tl.float64),
-        )
     else:
         one = tl.full((), 1.0, tl.float64)
-        cx, cy, cz, bx, by, ax = one, one, one, one, one, one
-    return cx, cy, cz, bx, by, ax
+        ax, bx, by, cx, cy, cz = one, one, one, one, one, one
+    return ax, bx, by, cx, cy, cz
 
 
 @triton.jit
@@ -49,11 +47,12 @@ def image(x, y, z, cell, PERIODIC: tl.constexpr):
     height.
     """
     if PERIODIC:
-        n = tl.floor(z / cell[2] + 0.5)
-        x, y, z = x - n * cell[0], y - n * cell[1], z - n * cell[2]
-        n = tl.floor(y / cell[4] + 0.5)
-        x, y = x - n * cell[3], y - n * cell[4]
-        x -= tl.floor(x / cell[5] + 0.5) * cell[5]
+        ax, bx, by, cx, cy, cz = cell
+        n = tl.floor(z / cz + 0.5)
+        x, y, z = x - n * cx, y - n * cy, z - n * cz
+        n = tl.floor(y / by + 0.5)
+        x, y = x - n * bx, y - n * by
+        x -= tl.floor(x / ax + 0.5) * ax
     return x, y, z
 
 
@@ -73,7 +72,7 @@ def point(positions, i, here):
 
 @triton.jit
 def _heights(cell):
-    cx, cy, cz, bx, by, ax = cell
+    ax, bx, by, cx, cy, cz = cell
     volume, tilt = ax * by * cz, bx * cy - by * cx
     height_a = volume / tl.sqrt(by * by * cz * cz + bx * bx * cz * cz + tilt * tilt)
     return height_a, volume / tl.sqrt(ax * ax * cz * cz + ax * ax * cy * cy), cz
@@ -170,9 +169,10 @@ def fill_cells(
     if PERIODIC:
         k = tl.arange(0, 16)
         tl.store(listed_box + k, tl.load(box + k, mask=k < 9, other=0.0).to(tl.float64), mask=k < 9)
-        z = z / cell[2]
-        y = (y - z * cell[1]) / cell[4]
-        x = (x - y * cell[3] - z * cell[0]) / cell[5]
+        ax, bx, by, cx, cy, cz = cell
+        z = z / cz
+        y = (y - z * cy) / by
+        x = (x - y * bx - z * cx) / ax
     # the grid repeats itself: cells that coincide hold more candidates, all of which are looked at
     else:
         x, y, z = x / (radius * nx), y / (radius * ny), z / (radius * nz)
@@ -242,62 +242,3 @@ def sort_rows(counters, found, n_found, rows, ROW: tl.constexpr):
     tl.store(
         rows + i * ROW + k, tl.sort(tl.load(found + i * ROW + k, mask=here, other=_LAST)), mask=here
     )
-
-
-@triton.jit
-def find_edges(
-    positions, box, counters, rows, n_found, bonded, types, n_types, contact, count, column, knot,
-    place, unit, per_length, n_slots,
-    energies, gradient, CUTOFF: tl.constexpr, HEIGHT: tl.constexpr, STEEPNESS: tl.constexpr,
-    INTERVALS: tl.constexpr,
-    CELL: tl.constexpr, ROW: tl.constexpr, PERIODIC: tl.constexpr, BONDED: tl.constexpr,
-):  # fmt: skip
-    """Edges of one bead shorter than the cutoff, and its energy and its gradient from the repulsion
-    alone.
-
-    Edges: neighbour (`column`), interval of the radial tables (`knot`) and place in it, unit vector
-    (three planes of n_slots), inverse length. The energy is half of U(r) = HEIGHT exp(STEEPNESS
-    (contact - r)), which does not act where `bonded` is set.
-    """
-    i, k = tl.program_id(0).to(tl.int64), tl.arange(0, ROW)
-    cell, slot = read_box(box, PERIODIC), i * ROW + k
-    listed = k < tl.load(n_found + i)
-    j = tl.load(rows + slot, mask=listed, other=0)
-    x0, y0, z0 = point(positions, i, True)
-    x, y, z = point(positions, j.to(tl.int64), listed)
-    x, y, z = image(x - x0, y - y0, z - z0, cell, PERIODIC)
-    square = x * x + y * y + z * z
-    near = listed & (square < CUTOFF * CUTOFF)
-    r = tl.sqrt(tl.where(near, square, 1.0))
-    per_r = 1 / r
-    x, y, z = x * per_r, y * per_r, z * per_r
-
-    near_before = tl.cumsum(near.to(tl.int32), 0) - 1
-    to, scaled = i * ROW + near_before, r * (INTERVALS / CUTOFF)
-    interval = tl.minimum(scaled.to(tl.int32), INTERVALS - 1)
-    kind = place.dtype.element_ty
-    tl.store(count + i, tl.sum(near.to(tl.int32), 0))
-    tl.store(column + to, j, mask=near)
-    tl.store(knot + to, interval, mask=near)
-    tl.store(place + to, (scaled - interval).to(kind), mask=near)
-    tl.store(unit + to, x.to(kind), mask=near)
-    tl.store(unit + n_slots + to, y.to(kind), mask=near)
-    tl.store(unit + 2 * n_slots + to, z.to(kind), mask=near)
-    tl.store(per_length + to, per_r.to(kind), mask=near)
-
-    at = tl.load(types + i) * n_types + tl.load(types + j, mask=near, other=0)
-    exponent = (tl.load(contact + at, mask=near, other=0.0) - r) * STEEPNESS
-    repels = near & (exponent > _NOTHING)
-    if BONDED:
-        repels &= tl.load(bonded + slot, mask=near, other=0) == 0
-    u = tl.where(repels, tl.exp(tl.where(repels, exponent, 0.0)) * HEIGHT, 0.0)
-    failed = (
-        (tl.load(counters + 1) > CELL)
-        | (tl.load(counters + 2) > ROW)
-        | (tl.load(counters + 3) != 0)
-    )
-    start = tl.where(failed, float("nan"), 0.0)  # later kernels add to it
-    tl.store(energies + i, start + 0.5 * tl.sum(u, 0))
-    tl.store(gradient + 3 * i, start + tl.sum(u * x, 0) * STEEPNESS)
-    tl.store(gradient + 3 * i + 1, start + tl.sum(u * y, 0) * STEEPNESS)
-    tl.store(gradient + 3 * i + 2, start + tl.sum(u * z, 0) * STEEPNESS)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from openmm_cgkd.exceptions import CompatibilityError
+from openmm_cgkd.potential.signature import Numbers, OperatorArguments
 
 from . import evaluate as evaluation
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _BEADS = 24
 _TOLERANCE = 1e-3  # of the largest force; single precision has 1e-4 of it
+_TENSORS = "positions", "box", "types", "weights", "offsets", "contact"
 _CURE = "take engine='portable' and report it"
 
 
@@ -32,7 +34,7 @@ def check_kernels(fast: PackedNetwork, device: torch.device | str = "cuda") -> N
     CompatibilityError
         If the kernels cannot be compiled or run there, or their forces are others.
     """
-    edge, n_types = 2.2 * fast.numbers[0], len(fast.contact)
+    edge, n_types = 2.2 * Numbers(*fast.numbers).cutoff, len(fast.contact)
     sites = torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(4)).to(
         torch.float64
     )
@@ -43,18 +45,20 @@ def check_kernels(fast: PackedNetwork, device: torch.device | str = "cuda") -> N
         shaken * edge / torch.tensor([2.0, 3.0, 4.0], dtype=torch.float64),
         edge * torch.eye(3, dtype=torch.float64),
     )
-    tensors = (
+    given = OperatorArguments(
         positions,
         box,
         torch.arange(_BEADS) % n_types,
         fast.weights,
         fast.offsets,
         fast.contact,
+        [*fast.sizes],
+        [*fast.numbers],
     )
-    numbers = list(fast.sizes), list(fast.numbers)
-    _, expected = torch.ops.openmm_cgkd.evaluate(*tensors, *numbers)
+    _, expected = torch.ops.openmm_cgkd.evaluate(*given)
     try:
-        _, found = evaluation.evaluate(*(tensor.to(device) for tensor in tensors), *numbers)
+        there = given._replace(**{name: getattr(given, name).to(device) for name in _TENSORS})
+        _, found = evaluation.evaluate(there)
         difference = float((found.cpu() - expected).abs().max() / expected.abs().max())
     except Exception as error:  # compilers and drivers raise all kinds
         raise CompatibilityError(

@@ -1,19 +1,15 @@
-"""Picture of a time step search: energy drift, temperatures and potential energy against the
-time step.
-"""
+"""Picture of a time step search: drift, temperatures and potential energy against the time step."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from .search import Measurement, TimestepSearch
+from .criteria import Measurement, TimestepSearch
 
 _FIRST, _SECOND = "black", "#D55E00"  # told apart with every colour vision and in grey print
 _BAND = {"color": "0.85", "zorder": 0}
@@ -33,15 +29,21 @@ def draw(
     search : TimestepSearch
     temperature : float, kelvin
     """
-    whole = [m for m in measurements if m.conservation and m.averages]
-    steps = 1e3 * np.array([m.timestep for m in whole])
+    whole = [
+        (m.timestep, m.conservation, m.averages)
+        for m in measurements
+        if m.conservation and m.averages
+    ]
+    steps = 1e3 * np.array([timestep for timestep, _, _ in whole])
+    conservations = [conservation for _, conservation, _ in whole]
+    averages = [average for _, _, average in whole]
     figure = Figure(figsize=(13.5, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     energy, kinetic, potential = figure.subplots(1, 3)
 
     energy.axhspan(0, search.max_drift, **_BAND)
-    drifts = np.abs([m.conservation.drift for m in whole])
-    errors = 2 * np.array([m.conservation.drift_se for m in whole])
+    drifts = np.abs([each.drift for each in conservations])
+    errors = 2 * np.array([each.drift_se for each in conservations])
     energy.errorbar(
         steps,
         drifts,
@@ -55,7 +57,7 @@ def draw(
     _points(
         energy,
         steps,
-        [m.conservation.fluctuation for m in whole],
+        [each.fluctuation for each in conservations],
         None,
         _SECOND,
         "fluctuation, kT per bead$^{1/2}$",
@@ -72,12 +74,12 @@ def draw(
         ("", _FIRST, "half-step velocities"),
         ("full_step_", _SECOND, "full-step velocities"),
     ):
-        values = [getattr(m.averages, f"{name}temperature") for m in whole]
+        values = [getattr(each, f"{name}temperature") for each in averages]
         _points(
             kinetic,
             steps,
             values,
-            [getattr(m.averages, f"{name}temperature_se") for m in whole],
+            [getattr(each, f"{name}temperature_se") for each in averages],
             color,
             label,
         )
@@ -85,12 +87,12 @@ def draw(
 
     potential.axhspan(-search.max_energy_error, search.max_energy_error, **_BAND)
     if whole:
-        shifts = [m.averages.energy - whole[0].averages.energy for m in whole]
+        shifts = [each.energy - averages[0].energy for each in averages]
         _points(
             potential,
             steps,
             shifts,
-            [m.averages.energy_se for m in whole],
+            [each.energy_se for each in averages],
             _FIRST,
             "against the smallest step",
         )

@@ -25,14 +25,12 @@ from typing import NamedTuple
 
 import numpy as np
 import openmm
-from openmm import unit
 from scipy.stats import linregress, sem
 
 from openmm_cgkd.exceptions import SimulationError
 from openmm_cgkd.platforms import choose_platform, platforms
 from openmm_cgkd.simulation.explosion import openmm_message
-
-GAS_CONSTANT = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
+from openmm_cgkd.utils.units import GAS_CONSTANT
 
 _SAMPLING = 0.02  # ps between samples: a few per period of the fastest motion of beads
 _PIECE = 50  # steps between chances to interrupt
@@ -301,6 +299,6 @@ def _context(
         return openmm.Context(system, integrator, found, {"Precision": "double"} if precise else {})
     except openmm.OpenMMException as error:
         raise SimulationError(
-            f"Platform {platform or '(none named)'} cannot run the system ({openmm_message(error)});"
-            f" loaded here: {', '.join(platforms())}."
+            f"Platform {platform or '(none named)'} cannot run the system"
+            f" ({openmm_message(error)}); loaded here: {', '.join(platforms())}."
         ) from error

@@ -1,6 +1,4 @@
-"""Do two runs sample the same structure? A permutation test on the radial distribution
-functions of time blocks.
-"""
+"""Do two runs sample the same structure? A permutation test on RDFs of time blocks."""
 
 from __future__ import annotations
 
@@ -44,7 +42,7 @@ def compare_sampling(first: np.ndarray, second: np.ndarray, seed: int = 1) -> Sa
     Parameters
     ----------
     first, second : ndarray, shape (blocks, pairs, bins)
-        RDFs of the time blocks of each run, as `block_rdfs` makes them.
+        RDFs of the time blocks of each run, as `time_block_rdfs` makes them.
     seed : int
         Of the random permutations, of which there are 9999 or, for few blocks, all.
     """
@@ -63,7 +61,7 @@ def compare_sampling(first: np.ndarray, second: np.ndarray, seed: int = 1) -> Sa
     )
 
 
-def block_rdfs(
+def time_block_rdfs(
     positions: np.ndarray, box: np.ndarray, names: list[str], r_max: float, blocks: int
 ) -> np.ndarray:
     """RDFs of every pair of bead types in every time block.

@@ -1,10 +1,7 @@
-"""The longest time step that is safe for a potential: measure, recommend, and remember beside the
-potential.
+"""The longest time step that is safe for a potential: measure, recommend, and remember beside it.
 
-A time step passes when energy at constant energy drifts no faster than `max_drift`, and the kinetic
-temperature (half-step, see `integration`) and the mean potential energy under Langevin dynamics are
-off by no more than their bounds, each with two standard errors added. What is recommended is the
-largest time step that passes together with all smaller ones.
+What is recommended is the largest time step that passes (see `criteria`) together with all smaller
+ones.
 """
 
 from __future__ import annotations
@@ -13,122 +10,31 @@ import csv
 import io
 import json
 import logging
-import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from openmm_cgkd.config.run import RunConfig, SimulationConfig, describe_mistake, load_run
-from openmm_cgkd.exceptions import ConfigError, SimulationError
-from openmm_cgkd.frames.frames import Frames, read_frames
-from openmm_cgkd.run_folder import RunFolder
-from openmm_cgkd.simulation.cgpotential import CGPotential, bead_topology_to_openmm
+from openmm_cgkd.exceptions import SimulationError
+from openmm_cgkd.frames.frames import Frames
+from openmm_cgkd.simulation.cgpotential import CGPotential
+from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.utils.box import smallest_height
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
 from openmm_cgkd.utils.progress import progress
-from openmm_cgkd.utils.units import Duration, Rate, Time
 
+from .criteria import Measurement, TimestepSearch, objections, passing
+from .figure import draw
 from .integrate import Averages, Conservation, Integration, Start, Unstable
-from .same_structure import SameSampling, block_rdfs, compare_sampling
+from .recommendation import FORMAT, VERSION, recommendation_path
+from .same_structure import SameSampling, compare_sampling, time_block_rdfs
 
 logger = logging.getLogger(__name__)
 
-FORMAT, VERSION = "openmm_cgkd time step", 1
-_SPACING = 1.0  # ps between the states from which energy conservation is measured
-_SHORTEST = 20  # ps of Langevin dynamics, for the potential energy, whatever the number of beads
+SPACING = 1.0  # ps between the states from which energy conservation is measured
 _FRAME_INTERVAL = 0.2  # ps between frames for radial distribution functions
-
-
-class TimestepSearch(BaseModel):
-    """Settings of the search; quantities carry a unit."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-    timesteps: list[Time] = Field(
-        [f"{k} femtosecond" for k in range(2, 16, 2)], min_length=2, description="time steps to try"
-    )
-    friction: Rate = "1 / picosecond"
-    equilibration: Duration = "5 picosecond"
-    states: int = Field(4, ge=2, description="starts for energy conservation, 1 ps apart")
-    nve: Time = Field("4 picosecond", description="at constant energy, from each start")
-    nvt: Time | None = Field(
-        None,
-        description=(
-            "Langevin dynamics with each time step; absent: long enough for the temperature"
-        ),
-    )
-    blocks: int = Field(
-        10, ge=2, description="time blocks for standard errors and for the test of the structure"
-    )
-    max_drift: float = Field(1.0, gt=0, description="of the total energy per bead, kT/ns")
-    max_temperature_error: float = Field(
-        0.02, gt=0, description="of the kinetic temperature, relative"
-    )
-    max_energy_error: float = Field(
-        0.1,
-        gt=0,
-        description="of the mean potential energy per bead, kT, against the smallest time step",
-    )
-    validate_structure: bool = Field(
-        False, description="compare the structure with that at half the time step"
-    )
-    validation: Time = Field(
-        "100 picosecond", description="Langevin dynamics with the time step, and with half of it"
-    )
-    min_p_value: float = Field(
-        0.01, gt=0, lt=1, description="of the test that the structure is unchanged"
-    )
-    seed: int = Field(1, ge=1, lt=2**31)
-    platform: str | None = Field(None, description="OpenMM platform; the fastest one if absent")
-
-    @field_validator("timesteps")
-    @classmethod
-    def _ascending(cls, values: list[float]) -> list[float]:
-        return sorted(set(values))
-
-    def long_enough(self, n_beads: int) -> Self:
-        """With a duration `nvt` if it has none: for a standard error of the temperature of a fifth
-        of its bound.
-
-        The variance of the temperature of N beads is 2/(3N) T^2 and the thermostat alone lets it
-        decay as exp(-2 friction t), so the variance of its mean over a time t is 2/(3N friction t)
-        T^2; collisions only make it smaller.
-        """
-        if self.nvt is not None:
-            return self
-        duration = 2 / (3 * n_beads * self.friction * (self.max_temperature_error / 5) ** 2)
-        return self.model_copy(update={"nvt": math.ceil(max(duration, _SHORTEST))})
-
-    @classmethod
-    def of(cls, **values: Any) -> Self:
-        """Settings from values that may be absent (None).
-
-        Raises
-        ------
-        ConfigError
-            Naming the field, the value and the cure.
-        """
-        try:
-            return cls(**{name: value for name, value in values.items() if value is not None})
-        except ValidationError as error:
-            raise ConfigError(describe_mistake("time step search", error)) from error
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What one time step does; `failure` says why there are no numbers, `objections` which
-    bounds are broken.
-    """
-
-    timestep: float
-    conservation: Conservation | None
-    averages: Averages | None
-    failure: str | None
-    objections: tuple[str, ...] = ()
 
 
 def measure(
@@ -149,6 +55,7 @@ def measure(
         Gets the number of time steps done.
     """
     found: list[Measurement] = []
+    reference: Averages | None = None
     for done, timestep in enumerate(search.timesteps, start=1):
         try:
             conservation = integration.conservation(starts, timestep, search.nve)
@@ -157,8 +64,8 @@ def measure(
             found.append(Measurement(timestep, None, None, str(error), (f"explodes ({error})",)))
             logger.info("%g fs: explodes (%s)", timestep * 1e3, error)
             break
-        reference = found[0].averages if found else averages
-        broken = _objections(conservation, averages, reference, integration.temperature, search)
+        reference = reference or averages
+        broken = objections(conservation, averages, reference, integration.temperature, search)
         found.append(Measurement(timestep, conservation, averages, None, tuple(broken)))
         logger.info(
             "%g fs: drift %.2g +- %.2g kT/ns per bead, %.1f +- %.1f K (full step %.1f K), "
@@ -171,60 +78,6 @@ def measure(
     return found
 
 
-def _objections(
-    conservation: Conservation,
-    averages: Averages,
-    reference: Averages,
-    temperature: float,
-    search: TimestepSearch,
-) -> list[str]:
-    shift = averages.energy - reference.energy
-    shift_se = (
-        math.hypot(averages.energy_se, reference.energy_se) if reference is not averages else 0.0
-    )
-    hot, hot_se = averages.temperature / temperature - 1, averages.temperature_se / temperature
-    checks = [
-        (
-            "energy drift",
-            conservation.drift,
-            conservation.drift_se,
-            search.max_drift,
-            " kT/ns per bead",
-            1,
-        ),
-        ("kinetic temperature off by", hot, hot_se, search.max_temperature_error, " %", 100),
-        ("potential energy off by", shift, shift_se, search.max_energy_error, " kT per bead", 1),
-    ]
-    return [
-        f"{name} {value * factor:.2g} +- {error * factor:.2g}{unit}, allowed {bound * factor:g}"
-        for name, value, error, bound, unit, factor in checks
-        if not abs(value) + 2 * error <= bound
-    ]
-
-
-def passing(measurements: list[Measurement]) -> list[float]:
-    """Time steps that pass together with all smaller ones, ascending.
-
-    Raises
-    ------
-    SimulationError
-        If there are none.
-    """
-    good = []
-    for measurement in measurements:
-        if measurement.objections:
-            break
-        good.append(measurement.timestep)
-    if not good:
-        first = measurements[0]
-        raise SimulationError(
-            f"No time step passes, already {first.timestep * 1e3:g} fs does not"
-            f" ({'; '.join(first.objections)}); try smaller ones, longer runs if the errors are"
-            " large, or a better trained potential."
-        )
-    return good
-
-
 def validate(
     integration: Integration,
     start: Start,
@@ -233,8 +86,7 @@ def validate(
     names: list[str],
     search: TimestepSearch,
 ) -> SameSampling:
-    """Compare the radial distribution functions of Langevin dynamics with a time step and with half
-    of it.
+    """Compare the RDFs of Langevin dynamics with a time step and with half of it.
 
     Raises
     ------
@@ -248,21 +100,15 @@ def validate(
             [state.getPositions(asNumpy=True)._value for state in states], dtype=np.float32
         )
         settled = positions[len(positions) // 10 :]
-        found.append(block_rdfs(settled, box, names, smallest_height(box) / 2, search.blocks))
-    return compare_sampling(*found, seed=search.seed)
-
-
-# --- the search on a potential file ---------------------------------------------------------------
-
-
-def recommendation_path(model: Path) -> Path:
-    """Where the recommended time step of a potential is kept."""
-    return model.with_name("timestep.json")
+        found.append(time_block_rdfs(settled, box, names, smallest_height(box) / 2, search.blocks))
+    first, second = found
+    return compare_sampling(first, second, seed=search.seed)
 
 
 def search_timestep(model: Path, frames: Frames, search: TimestepSearch) -> Path:
-    """Find the longest safe time step of a potential; writes ``timestep.json``, ``timestep.csv``
-    and ``timestep.png`` beside it.
+    """Find the longest safe time step of a potential.
+
+    Writes ``timestep.json``, ``timestep.csv`` and ``timestep.png`` beside it.
 
     Parameters
     ----------
@@ -290,17 +136,16 @@ def search_timestep(model: Path, frames: Frames, search: TimestepSearch) -> Path
     )
     logger.info("time step: equilibrating at %g fs", search.timesteps[0] * 1e3)
     starts = integration.starts(
-        frames.positions[-1], search.timesteps[0], search.equilibration, search.states, _SPACING
+        frames.positions[-1], search.timesteps[0], search.equilibration, search.states, SPACING
     )
     with progress("time steps", len(search.timesteps)) as meter:
         measurements = measure(integration, starts, search, meter.update)
     # the table and the picture tell most when nothing passes
     write_text(model.with_name("timestep.csv"), _table(measurements))
     with replacing(model.with_name("timestep.png")) as fresh:
-        from .figure import draw
-
         draw(fresh, measurements, search, frames.temperature)
-    good, tested = passing(measurements), []
+    good = passing(measurements)
+    tested: list[dict[str, Any]] = []
     if search.validate_structure:
         good, tested = _validated(integration, starts[-1], good, frames, search)
     content = {
@@ -372,63 +217,3 @@ def _table(measurements: list[Measurement]) -> str:
             }
         )
     return text.getvalue()
-
-
-def read_recommendation(model: Path) -> float | None:
-    """Recommended time step of a potential, ps; None if there is none for this very file."""
-    try:
-        content = json.loads(recommendation_path(model).read_text())
-        same = (
-            content["format"] == FORMAT
-            and content["version"] == VERSION
-            and content["model_sha256"] == file_hash(model)
-        )
-        return float(content["timestep_ps"]) if same else None
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError):
-        logger.warning("%s: is damaged; searching again", recommendation_path(model))
-        return None
-
-
-def simulation_settings(run: RunConfig) -> SimulationConfig:
-    """The `simulation` section with its time step: the one that is written there, or the
-    recommended one, searched now if need be.
-
-    Raises
-    ------
-    SimulationError
-        If no time step is safe.
-    """
-    settings, model = run.simulation, RunFolder(run).model
-    if settings.timestep is not None:
-        return settings
-    timestep = read_recommendation(model)
-    if timestep is None:
-        logger.info(
-            "simulation.timestep is not given and %s is not there: searching",
-            recommendation_path(model).name,
-        )
-        search = TimestepSearch(
-            friction=f"{settings.friction} / picosecond", platform=settings.platform, seed=run.seed
-        )
-        search_timestep(model, read_frames(RunFolder(run).frames), search)
-        timestep = read_recommendation(model)
-    return settings.model_copy(update={"timestep": timestep})
-
-
-def frames_of(model: Path, frames: Path | None) -> Frames:
-    """Frames to start from: the file given, or that of the run in whose folder the potential lies.
-
-    Raises
-    ------
-    ConfigError
-        If there is neither.
-    """
-    if frames is not None:
-        return read_frames(frames)
-    if not model.with_name("run.yaml").exists():
-        raise ConfigError(
-            f"{model}: has no run.yaml beside it; name mapped frames to start from with --frames."
-        )
-    return read_frames(RunFolder(load_run(model.with_name("run.yaml"))).frames)

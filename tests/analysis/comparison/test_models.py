@@ -19,7 +19,12 @@ from openmm_cgkd.analysis.observables.neighbors import Frame
 from openmm_cgkd.cli.commands import app
 from openmm_cgkd.exceptions import AnalysisError, ConfigError, FramesError
 from openmm_cgkd.stages import compare as compare_module
-from openmm_cgkd.stages.compare import compare, compare_runs, comparison_settings
+from openmm_cgkd.stages.compare import (
+    compare,
+    compare_runs,
+    comparison_settings,
+    read_run_or_source,
+)
 from openmm_cgkd.utils.statistics import curve_error
 from tests.cases.comparison import BEADS, BOX, NAMES, SETTINGS, write_frames, write_run
 from tests.cases.liquids import liquid, make_run
@@ -243,7 +248,7 @@ def test_every_kind_of_source_is_the_same_trajectory(tmp_path):
         tmp_path / "frames.h5",
         tmp_path / "alone.xtc",
     ]
-    sources = [read_source(path) for path in (*paths, tmp_path / "run.yaml")]
+    sources = [read_run_or_source(path) for path in (*paths, tmp_path / "run.yaml")]
     assert [source.label for source in sources] == [
         "run",
         "simulation",
@@ -268,7 +273,7 @@ def test_bad_sources_are_refused(tmp_path):
     with pytest.raises(AnalysisError, match="holds no trajectory"):
         read_source(tmp_path)
     with pytest.raises(ConfigError, match="no such file"):
-        read_source(tmp_path / "run.yaml")
+        read_run_or_source(tmp_path / "run.yaml")
     folder = write_run(tmp_path / "run", liquid(3, seed=13))
     (folder / "simulation" / "topology.pdb").unlink()
     with pytest.raises(AnalysisError, match="has no topology beside it"):

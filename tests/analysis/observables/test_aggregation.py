@@ -11,7 +11,7 @@ from openmm_cgkd.analysis.observables.aggregation import (
 )
 from openmm_cgkd.analysis.observables.neighbors import Frame
 from openmm_cgkd.exceptions import AnalysisError, BoxError
-from openmm_cgkd.mapping.mapping import BeadTopology
+from openmm_cgkd.mapping.beads import BeadTopology
 
 BOX = 3.0 * np.eye(3)
 BEADS = BeadTopology(("A", "B"), np.repeat([0, 1], [30, 60]), np.full(90, 20.0), np.arange(90))

@@ -9,10 +9,11 @@ import pytest
 from matplotlib.image import imread
 
 from openmm_cgkd.analysis.comparison.trajectory import read_trajectory
-from openmm_cgkd.analysis.observables.neighbors import Frame, largest_r_max
+from openmm_cgkd.analysis.observables.neighbors import Frame
 from openmm_cgkd.analysis.observables.rdf import RDF, all_rdfs, block_rdfs
 from openmm_cgkd.exceptions import AnalysisError, BoxError
 from openmm_cgkd.stages.compare import compare
+from openmm_cgkd.utils.box import largest_r_max
 from tests.cases.liquids import beads_of, liquid, make_run
 
 TRICLINIC = np.array([[2.0, 0.0, 0.0], [0.7, 1.9, 0.0], [-0.5, 0.6, 2.1]])

@@ -6,18 +6,19 @@ import sys
 
 _SETUP = """
 import numpy as np
-from openmm_cgkd.potential import cells
-positions, box = np.random.default_rng(0).random((200, 3)) * 3, cells.box_numbers(3 * np.eye(3))
+from openmm_cgkd.potential.cpu import neighbors
+from openmm_cgkd.utils.box import kernel_box
+positions, box = np.random.default_rng(0).random((200, 3)) * 3, kernel_box((3 * np.eye(3)).tolist())
 """
 _PARALLEL = """
-of_cells = cells._sorted_by_cell(positions, box, 1.0)
+of_cells = neighbors.sorted_by_cell(positions, box, 1.0)
 row = np.zeros(201, np.int64)
-cells._count_neighbors(*of_cells, box, 1.0, row[1:])
+neighbors.count_neighbors(*of_cells, box, 1.0, row[1:])
 row = row.cumsum()
-cells._fill_neighbors(*of_cells, box, 1.0, row, np.empty(row[-1], np.int32))
+neighbors.fill_neighbors(*of_cells, box, 1.0, row, np.empty(row[-1], np.int32))
 print(row[-1])
 """
-_CALLER = "print(len(cells.neighbor_list(positions, 3 * np.eye(3), 1.0).column))"
+_CALLER = "print(len(neighbors.neighbor_list(positions, 3 * np.eye(3), 1.0).column))"
 
 
 def test_caller_of_a_parallel_function_that_was_on_disk(tmp_path):
@@ -37,4 +38,4 @@ def test_caller_of_a_parallel_function_that_was_on_disk(tmp_path):
         assert result.returncode == 0, result.stderr
         found.append(int(result.stdout))
     assert found == 3 * [found[0]]
-    assert len(list(tmp_path.rglob("cells._find_neighbors*.nbc"))) == 1
+    assert len(list(tmp_path.rglob("neighbors.find_neighbors*.nbc"))) == 1

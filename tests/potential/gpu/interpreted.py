@@ -1,5 +1,5 @@
 """The kernels for a GPU in Triton's interpreter, on the CPU, against the operator on a CPU.
-`test_gpu` runs this with TRITON_INTERPRET=1.
+`test_evaluate` runs this with TRITON_INTERPRET=1.
 
 The interpreter takes a fifth of a second for one bead, so systems are small and edges are taken 32
 at a time.
@@ -16,11 +16,13 @@ from openmm_cgkd.exceptions import CompatibilityError
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.potential.network import TensorNetEnergies
 from openmm_cgkd.potential.prior import PairRepulsion
+from openmm_cgkd.potential.signature import OperatorArguments
 from openmm_cgkd.potential.torch_ops import PackedNetwork
 from tests.cases.networks import PRIOR, TRICLINIC, random_system, torchmd_pair
+from tests.cases.paths import ETHALINE
 
 OPEN = torch.empty(0, 3, dtype=torch.float64)
-from tests.cases.paths import ETHALINE
+
 
 STUDENT = ETHALINE / "student.pt"
 
@@ -41,13 +43,14 @@ def _patch(function, original=interpreter._patch_lang):
 interpreter._patch_lang = _patch
 
 from openmm_cgkd.potential.gpu import evaluate as gpu  # noqa: E402
+from openmm_cgkd.potential.gpu import lists  # noqa: E402
 from openmm_cgkd.potential.gpu import self_test as check  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     """No lists of earlier tests, and blocks of many edges, which the interpreter likes."""
-    for kept in (gpu._lists, gpu._rooms, gpu._networks):
+    for kept in (lists.lists, lists.capacities, gpu.networks):
         kept.clear()
     monkeypatch.setattr(gpu, "EDGES", 32)
 
@@ -57,7 +60,7 @@ def arguments(network, positions, types, box, prior=PRIOR, bonds=()):
     fast = network if not isinstance(network, TensorNetEnergies) else PackedNetwork(network, prior)
     cell = OPEN if box is None else torch.as_tensor(box, dtype=torch.float64)
     sizes, numbers = list(fast.sizes), list(fast.numbers)
-    return (
+    return OperatorArguments(
         torch.as_tensor(positions),
         cell,
         torch.as_tensor(types),
@@ -75,7 +78,7 @@ def repulsion(monkeypatch):
     """Arguments for a repulsion that acts on all edges, between beads 0.25 nm apart; the
     network is zero, and is left out, to save time.
     """
-    monkeypatch.setattr(gpu, "_run_network", lambda *arguments: None)
+    monkeypatch.setattr(gpu, "run_network", lambda *arguments: None)
     _, network = torchmd_pair(0, channels=4)
     fast = PackedNetwork(network, PairRepulsion(torch.full((3, 3), 0.8), 100.0, 0.5, 0.3, 0.9))
     fast.weights.zero_()
@@ -88,7 +91,7 @@ def repulsion(monkeypatch):
 
 def deviations(given):
     """Relative deviation from the operator on a CPU, of the energy and of the gradient."""
-    energy, gradient = gpu.evaluate(*given)
+    energy, gradient = gpu.evaluate(given)
     expected, expected_gradient = torch.ops.openmm_cgkd.evaluate(*given)
     scale = expected_gradient.abs().max()
     assert (energy.dtype, gradient.dtype, energy.shape) == (torch.float64, torch.float64, ())
@@ -127,19 +130,19 @@ def test_single_precision_within_tolerance(channels, edges, monkeypatch):
 
 
 def test_shipped_student_on_a_real_configuration():
-    """Against the fused loops and the plain PyTorch of the file, which has another pair search,
+    """Against the compiled loops and the plain PyTorch of the file, which has another pair search,
     too.
     """
     frames = read_frames(STUDENT.parent / "frames.h5")[-1:]
     points, box = frames.positions[0].astype(float), frames.box[0].astype(float)
     near = np.argsort(np.linalg.norm(points - points[0], axis=1))[:20]  # a drop
-    module = CGPotential(STUDENT, "fused").load()
+    module = CGPotential(STUDENT, "fast").load()
     module.set_types(torch.from_numpy(frames.beads.types[near]))
     box[1, 0], box[2, :2] = 0.3, (-0.2, 0.4)
     points -= 5 * np.round(points @ np.linalg.inv(box)) @ box  # beads may be in any image
     cell = torch.from_numpy(box)
     given = arguments(module.fast, points[near], module.types, cell)
-    found, found_gradient = gpu.evaluate(*given)
+    found, found_gradient = gpu.evaluate(given)
     expected, expected_gradient = torch.ops.openmm_cgkd.evaluate(*given)
     at = torch.tensor(points[near], requires_grad=True)
     plain = module.portable(at, cell)
@@ -159,7 +162,7 @@ def test_one_bead_and_two(distance, box):
         : 1 if distance is None else 2
     ]
     given = arguments(network, positions, np.arange(len(positions)), box)
-    energy, gradient = gpu.evaluate(*given)
+    energy, gradient = gpu.evaluate(given)
     expected, expected_gradient = torch.ops.openmm_cgkd.evaluate(*given)
     assert energy.item() == pytest.approx(expected.item(), rel=1e-12)
     torch.testing.assert_close(
@@ -176,16 +179,16 @@ def test_bonds_and_angles():
     """
     _, network = torchmd_pair(0, channels=4)
     positions, types = random_system(12, seed=8)
-    members = torch.tensor(
+    bonded_beads = torch.tensor(
         [[0, 1, -1], [1, 2, -1], [0, 2, -1], [5, 7, -1], [0, 1, 2], [1, 2, 0], [4, 3, 9]]
     )
-    terms = torch.tensor(
+    bonded_parameters = torch.tensor(
         [[800, 0.5], [700, 0.4], [900, 0.6], [500, 0.3], [40, -0.5], [30, 0.1], [20, 0.9]],
         dtype=torch.float64,
     )
     positions[7] = positions[5] + [0.02, 0.03, 0.04]  # where the repulsion would be 1e20
     energy, forces = deviations(
-        arguments(network, positions, types, TRICLINIC, bonds=(members, terms))
+        arguments(network, positions, types, TRICLINIC, bonds=(bonded_beads, bonded_parameters))
     )
     assert energy < 1e-12
     assert forces < 1e-11
@@ -195,9 +198,9 @@ def test_single_precision_positions_as_openmm_gives_them():
     _, network = torchmd_pair(1)
     positions, types = random_system(8, seed=4)
     given = arguments(network, positions, types, TRICLINIC)
-    single = given[0].float(), given[1].float(), *given[2:]
-    rounded = given[0].float().double(), given[1].float().double(), *given[2:]
-    for found, expected in zip(gpu.evaluate(*single), gpu.evaluate(*rounded), strict=True):
+    single = given._replace(positions=given.positions.float(), box=given.box.float())
+    rounded = given._replace(positions=single.positions.double(), box=single.box.double())
+    for found, expected in zip(gpu.evaluate(single), gpu.evaluate(rounded), strict=True):
         assert torch.equal(found, expected)
 
 
@@ -253,63 +256,64 @@ def test_list_is_made_anew_when_needed_and_only_then(repulsion):
         (moved, box),
     ):
         assert max(deviations((at, cell, *others))) < 1e-11
-        made.append(list(gpu._lists.values())[-1].counters[0].item())
+        made.append(list(lists.lists.values())[-1].counters[0].item())
     assert made == [1, 0, 1, 0, 1, 1]
 
 
 def test_list_that_is_too_short_grows_or_refuses(repulsion, monkeypatch):
     given = repulsion(20)
     room = gpu.ListCapacity(4, 2, (2, 2, 2))
-    gpu.evaluate(*given)
-    (key,) = gpu._rooms
-    gpu._rooms[key] = room
+    gpu.evaluate(given)
+    (key,) = lists.capacities
+    lists.capacities[key] = room
     assert max(deviations(given)) < 1e-11
-    grown = gpu._rooms[key]
+    grown = lists.capacities[key]
     assert grown.row > 4
     assert grown.cell > 2
-    gpu._rooms[key] = room
+    lists.capacities[key] = room
     monkeypatch.setattr(gpu, "LARGEST", 4)
     with pytest.raises(RuntimeError, match="whose capacity is 4"):
-        gpu.evaluate(*given)
-    assert not gpu._lists
+        gpu.evaluate(given)
+    assert not lists.lists
 
 
 def test_inside_a_capture_an_overflow_makes_all_nan(repulsion, monkeypatch):
     given = repulsion(14)
-    energy, gradient = gpu.evaluate(*given)
-    monkeypatch.setattr(gpu, "_capturing", lambda positions: True)
-    captured, captured_gradient = gpu.evaluate(*given)
+    energy, gradient = gpu.evaluate(given)
+    monkeypatch.setattr(gpu, "in_capture", lambda positions: True)
+    captured, captured_gradient = gpu.evaluate(given)
     assert captured == energy
     assert torch.equal(captured_gradient, gradient)
-    (key,) = gpu._rooms
-    for room in (gpu._rooms[key]._replace(row=4), gpu._rooms[key]._replace(cell=1)):
-        gpu._rooms[key] = room
-        energy, gradient = gpu.evaluate(*given)
+    (key,) = lists.capacities
+    for room in (lists.capacities[key]._replace(row=4), lists.capacities[key]._replace(cell=1)):
+        lists.capacities[key] = room
+        energy, gradient = gpu.evaluate(given)
         assert energy.isnan()
         assert gradient.isnan().all()
-    gpu._rooms.clear()
+    lists.capacities.clear()
     with pytest.raises(RuntimeError, match="before the capture"):
-        gpu.evaluate(*given)
+        gpu.evaluate(given)
 
 
 def test_bad_positions_and_boxes(repulsion, monkeypatch):
     good = repulsion(8)
-    gpu.evaluate(*good)
-    lost, far, small, tilted = good[0].clone(), good[0].clone(), good[1].clone(), good[1].clone()
+    gpu.evaluate(good)
+    lost, far = good.positions.clone(), good.positions.clone()
+    small, tilted = good.box.clone(), good.box.clone()
     lost[3, 1], far[3, 1], small[2, 2], tilted[0, 1] = torch.nan, torch.inf, 1.7, 0.1
-    cases = [(points, good[1], "not finite") for points in (lost, far)]
+    cases = [(points, good.box, "not finite") for points in (lost, far)]
     cases += [
-        (good[0], box, message)
+        (good.positions, box, message)
         for box, message in ((small, "below twice"), (tilted, "reduced form"))
     ]
     for points, box, message in cases:
         with pytest.raises(RuntimeError, match=message):
-            gpu.evaluate(points, box, *good[2:])
+            gpu.evaluate(good._replace(positions=points, box=box))
     with pytest.raises(RuntimeError, match="call set_types"):
-        gpu.evaluate(good[0][:-1], *good[1:])
-    monkeypatch.setattr(gpu, "_capturing", lambda positions: True)
+        gpu.evaluate(good._replace(positions=good.positions[:-1]))
+    monkeypatch.setattr(gpu, "in_capture", lambda positions: True)
     for points, box, _ in cases:
-        energy, gradient = gpu.evaluate(points, box, *good[2:])
+        energy, gradient = gpu.evaluate(good._replace(positions=points, box=box))
         assert energy.isnan()
         assert gradient.isnan().all()
 
@@ -318,12 +322,12 @@ def test_forces_are_derivatives_of_the_energy():
     _, network = torchmd_pair(1, channels=4)
     positions, types = random_system(6, seed=2, box=0.5 * TRICLINIC)
     given = arguments(network, positions, types, None)
-    _, gradient = gpu.evaluate(*given)
+    _, gradient = gpu.evaluate(given)
     energy, step = [], 1e-6
     for sign in (1, -1):
-        moved = given[0].clone()
+        moved = given.positions.clone()
         moved[1, 0] += sign * step
-        energy.append(gpu.evaluate(moved, *given[1:])[0].item())
+        energy.append(gpu.evaluate(given._replace(positions=moved))[0].item())
     assert gradient[1, 0].item() == pytest.approx(
         (energy[0] - energy[1]) / (2 * step), rel=1e-5, abs=1e-5
     )

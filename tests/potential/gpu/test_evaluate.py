@@ -15,6 +15,7 @@ import torch
 
 from openmm_cgkd.potential.bonded import BondedPrior
 from openmm_cgkd.potential.modules import FastModule, PortableModule, PotentialWithForces
+from openmm_cgkd.potential.signature import OperatorArguments
 from openmm_cgkd.potential.torch_ops import PackedNetwork
 from tests.cases.networks import PRIOR, TRICLINIC, random_system, torchmd_pair
 
@@ -68,6 +69,7 @@ def launches(channels: int) -> list[tuple]:
     constants.
     """
     from openmm_cgkd.potential.gpu import evaluate as gpu
+    from openmm_cgkd.potential.gpu import lists
 
     found = []
 
@@ -76,17 +78,26 @@ def launches(channels: int) -> list[tuple]:
 
     _, network = torchmd_pair(1, channels=channels, dtype=torch.float32)
     fast = PackedNetwork(network, PRIOR)
-    members, terms = torch.tensor([[0, 1, -1], [0, 1, 2]]), torch.ones(2, 2, dtype=torch.float64)
+    bonded_beads = torch.tensor([[0, 1, -1], [0, 1, 2]])
+    bonded_parameters = torch.ones(2, 2, dtype=torch.float64)
     positions, types = random_system(40)
-    given = fast.weights, fast.offsets, fast.contact, fast.sizes, fast.numbers, members, terms
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu, "launch", record)
+        patch.setattr(lists, "launch", record)
         patch.setattr(gpu, "has_room", lambda beads, listed: True)
         gpu.evaluate(
-            torch.from_numpy(positions).float(),
-            torch.from_numpy(TRICLINIC).float(),
-            torch.from_numpy(types),
-            *given,
+            OperatorArguments(
+                torch.from_numpy(positions).float(),
+                torch.from_numpy(TRICLINIC).float(),
+                torch.from_numpy(types),
+                fast.weights,
+                fast.offsets,
+                fast.contact,
+                fast.sizes,
+                fast.numbers,
+                bonded_beads,
+                bonded_parameters,
+            )
         )
     return found
 
@@ -167,9 +178,9 @@ def liquid():
     positions, types = random_system(40, seed=3)
     none = BondedPrior(torch.zeros(3, 3, 2), torch.zeros(3, 3, 3, 2))
     portable = torch.jit.script(PortableModule(PRIOR, network, none).eval())
-    fused = torch.jit.script(FastModule(PRIOR, network, none, portable).eval())
-    fused.set_types(torch.from_numpy(types))
-    return positions, fused
+    fast = torch.jit.script(FastModule(PRIOR, network, none, portable).eval())
+    fast.set_types(torch.from_numpy(types))
+    return positions, fast
 
 
 @with_gpu
@@ -179,17 +190,17 @@ def test_on_a_gpu(box):
     """The operator and the module as `TorchForce` calls it, against the CPU; then as a CUDA
     graph with beads that move.
     """
-    from openmm_cgkd.potential.gpu import evaluate as gpu
+    from openmm_cgkd.potential.gpu import lists
 
-    positions, fused = liquid()
-    on_cpu = torch.jit.script(PotentialWithForces(fused).eval())
+    positions, fast = liquid()
+    on_cpu = torch.jit.script(PotentialWithForces(fast).eval())
     points, cell = (
         torch.from_numpy(positions).float(),
         None if box is None else torch.from_numpy(box).float(),
     )
     moved = points + 0.1 * torch.rand(points.shape)
     expected = [on_cpu(at, cell) for at in (points, moved)]
-    on_gpu = torch.jit.script(PotentialWithForces(fused).eval()).cuda()
+    on_gpu = torch.jit.script(PotentialWithForces(fast).eval()).cuda()
     at, cell = points.cuda(), None if box is None else cell.cuda()
 
     def check(energy, forces, k):
@@ -215,8 +226,8 @@ def test_on_a_gpu(box):
     assert energy.isnan()
     at.copy_(points)
     with pytest.MonkeyPatch.context() as patch, torch.cuda.graph(small := torch.cuda.CUDAGraph()):
-        for key, room in gpu._rooms.items():
-            patch.setitem(gpu._rooms, key, room._replace(row=4))
+        for key, capacity in lists.capacities.items():
+            patch.setitem(lists.capacities, key, capacity._replace(row=4))
         energy, forces = on_gpu(at, cell)
     small.replay()
     assert energy.isnan()
@@ -230,11 +241,11 @@ def test_graph_for_positions_on_the_processor(box):
     """Against the CPU, for beads and boxes that change; refuses what is wrong and goes on;
     remakes a list that is too short.
     """
-    from openmm_cgkd.potential.gpu import evaluate as gpu
+    from openmm_cgkd.potential.gpu import lists
     from openmm_cgkd.potential.gpu.cuda_graph import GraphedPotential
 
-    positions, fused = liquid()
-    on_cpu = torch.jit.script(PotentialWithForces(fused).eval())
+    positions, fast = liquid()
+    on_cpu = torch.jit.script(PotentialWithForces(fast).eval())
     graphed = GraphedPotential(liquid()[1], periodic=box is not None)
 
     def check(scale):
@@ -253,7 +264,7 @@ def test_graph_for_positions_on_the_processor(box):
     with pytest.raises(RuntimeError, match="not finite"):
         graphed(lost, box)
     check(1.0)
-    for key, room in gpu._rooms.items():
-        gpu._rooms[key] = room._replace(row=4)
-    graphed._graph = None
+    for key, capacity in lists.capacities.items():
+        lists.capacities[key] = capacity._replace(row=4)
+    graphed.graph = None
     check(1.01)

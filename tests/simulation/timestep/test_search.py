@@ -13,21 +13,23 @@ import pytest
 from typer.testing import CliRunner
 
 from openmm_cgkd.cli.commands import app
-from openmm_cgkd.config.run import RunConfig, parse
+from openmm_cgkd.config.run import RunConfig
+from openmm_cgkd.config.section import parse
 from openmm_cgkd.exceptions import ConfigError, SimulationError
 from openmm_cgkd.frames.frames import Frames, write_frames
-from openmm_cgkd.simulation.timestep import search as timestep_module
-from openmm_cgkd.simulation.timestep.integrate import Integration, Start
-from openmm_cgkd.simulation.timestep.same_structure import block_rdfs, compare_sampling
-from openmm_cgkd.simulation.timestep.search import (
-    Measurement,
-    TimestepSearch,
-    measure,
-    passing,
+from openmm_cgkd.simulation.timestep import search as search_module
+from openmm_cgkd.simulation.timestep.criteria import Measurement, TimestepSearch, passing
+from openmm_cgkd.simulation.timestep.criteria import objections as objections_to
+from openmm_cgkd.simulation.timestep.integrate import Averages, Conservation, Integration, Start
+from openmm_cgkd.simulation.timestep.recommendation import (
+    FORMAT,
     read_recommendation,
-    simulation_settings,
-    validate,
+    recommendation_path,
 )
+from openmm_cgkd.simulation.timestep.same_structure import compare_sampling, time_block_rdfs
+from openmm_cgkd.simulation.timestep.search import measure, search_timestep, validate
+from openmm_cgkd.stages.timestep import frames_of, simulation_settings
+from openmm_cgkd.utils.files import file_hash
 from tests.cases.potential import CUBIC, beads, liquid, write_potential
 
 TEMPERATURE, MASS, STIFFNESS = 200.0, 60.0, 1000.0
@@ -125,10 +127,8 @@ def test_search_ends_where_the_system_explodes():
 
 def numbers(**changes):
     values = {"drift": 0.1, "temperature": 200.5, "energy": 1.0, **changes}
-    conservation = timestep_module.Conservation(values["drift"], 0.05, 0.01)
-    return conservation, timestep_module.Averages(
-        values["temperature"], 0.5, 199.0, 0.5, values["energy"], 0.01
-    )
+    conservation = Conservation(values["drift"], 0.05, 0.01)
+    return conservation, Averages(values["temperature"], 0.5, 199.0, 0.5, values["energy"], 0.01)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def numbers(**changes):
 def test_bounds_hold_with_two_standard_errors(changes, message):
     search = TimestepSearch()
     reference = numbers()[1]
-    objections = timestep_module._objections(*numbers(**changes), reference, 200.0, search)
+    objections = objections_to(*numbers(**changes), reference, 200.0, search)
     if message is None:
         assert objections == []
     else:
@@ -194,19 +194,19 @@ def test_structure_is_the_same_at_half_the_step_and_other_at_another_stiffness()
                 for state in integration.langevin(start, step, 100.0, 0.2)
             ]
         )
-        found.append(block_rdfs(frames.astype(np.float32), box, names, 2.0, 8))
+        found.append(time_block_rdfs(frames.astype(np.float32), box, names, 2.0, 8))
     softer = compare_sampling(*found)
     assert softer.p_value < 1e-3
     assert softer.difference > 2 * softer.expected
 
 
-def test_block_rdfs_of_an_ideal_gas():
+def test_time_block_rdfs_of_an_ideal_gas():
     positions = np.random.default_rng(3).uniform(0, 3, (300, 40, 3)).astype(np.float32)
-    curves = block_rdfs(positions, 3 * np.eye(3), ["A"] * 20 + ["B"] * 20, 1.5, 3)
+    curves = time_block_rdfs(positions, 3 * np.eye(3), ["A"] * 20 + ["B"] * 20, 1.5, 3)
     assert curves.shape == (3, 3, 75)
     np.testing.assert_allclose(curves[:, :, 30:].mean(axis=(0, 2)), 1.0, atol=0.03)
     with pytest.raises(SimulationError, match="300 frames do not make 301 time blocks"):
-        block_rdfs(positions, 3 * np.eye(3), ["A"] * 40, 1.5, 301)
+        time_block_rdfs(positions, 3 * np.eye(3), ["A"] * 40, 1.5, 301)
 
 
 @pytest.fixture(scope="module")
@@ -249,12 +249,12 @@ LOOSE = {"max_drift": 1e9, "max_temperature_error": 1e3, "max_energy_error": 1e3
 
 
 def test_recommendation_is_kept_beside_the_potential_and_used(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(timestep_module, "_SPACING", 0.01)
+    monkeypatch.setattr(search_module, "SPACING", 0.01)
     model = tmp_path / "run" / "student.pt"
     assert read_recommendation(model) is None
-    frames = timestep_module.frames_of(model, tmp_path / "frames.h5")
+    frames = frames_of(model, tmp_path / "frames.h5")
     search = TimestepSearch(timesteps=["1 fs", "2 fs"], **SHORT, **LOOSE)
-    path = timestep_module.search_timestep(model, frames, search)
+    path = search_timestep(model, frames, search)
     content = json.loads(path.read_text())
     assert path == tmp_path / "run" / "timestep.json"
     assert content["timestep_ps"] == pytest.approx(0.002)
@@ -280,25 +280,23 @@ def test_recommendation_is_kept_beside_the_potential_and_used(run, tmp_path, mon
 
     def found(file, frames, search):
         searched.append((file, frames.temperature, search.friction, search.platform))
-        content["model_sha256"] = timestep_module.file_hash(file)
+        content["model_sha256"] = file_hash(file)
         path.write_text(json.dumps({**content, "timestep_ps": 0.004}))
 
-    monkeypatch.setattr(timestep_module, "search_timestep", found)
+    monkeypatch.setattr("openmm_cgkd.stages.timestep.search_timestep", found)
     assert simulation_settings(run).timestep == 0.004
     assert simulation_settings(run).timestep == 0.004
     assert searched == [(model, 1000.0, 1.0, "CPU")]
 
 
 def test_nothing_passes_and_the_table_says_why(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(timestep_module, "_SPACING", 0.01)
+    monkeypatch.setattr(search_module, "SPACING", 0.01)
     model = tmp_path / "run" / "student.pt"
     search = TimestepSearch(timesteps=["1 fs", "2 fs"], **SHORT, max_temperature_error=1e-9)
     with pytest.raises(
         SimulationError, match=r"already 1 fs does not .*kinetic temperature off by"
     ):
-        timestep_module.search_timestep(
-            model, timestep_module.frames_of(model, tmp_path / "frames.h5"), search
-        )
+        search_timestep(model, frames_of(model, tmp_path / "frames.h5"), search)
     assert "kinetic temperature" in (tmp_path / "run" / "timestep.csv").read_text()
     assert not (tmp_path / "run" / "timestep.json").exists()
 
@@ -309,20 +307,20 @@ def test_command(run, tmp_path, monkeypatch):
     def call(*arguments):
         return CliRunner().invoke(app, ["timestep", str(model), *arguments])
 
-    def search_timestep(file, frames, search):
+    def fake_search(file, frames, search):
         done.append((file, len(frames), search))
         facts = {
-            "format": timestep_module.FORMAT,
+            "format": FORMAT,
             "version": 1,
-            "model_sha256": timestep_module.file_hash(file),
+            "model_sha256": file_hash(file),
             "timestep_ps": 0.006,
         }
-        path = timestep_module.recommendation_path(file)
+        path = recommendation_path(file)
         path.write_text(json.dumps(facts))
         return path
 
     done = []
-    monkeypatch.setattr(timestep_module, "search_timestep", search_timestep)
+    monkeypatch.setattr("openmm_cgkd.simulation.timestep.search.search_timestep", fake_search)
     result = call()
     assert result.exit_code == 2
     assert "has no run.yaml beside it" in result.output

@@ -1,0 +1,132 @@
+"""Commands that train, export and simulate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import FolderOption, RunFile, RunOrFluid, open_run, setting, shipped
+
+
+def teach(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> None:
+    """Train the teachers: an ensemble of networks that match the noisy mapped forces."""
+    config = open_run(ctx, run, folder)
+    from openmm_cgkd.stages.teach import train_teachers
+
+    for path in train_teachers(config):
+        typer.echo(path)
+
+
+def label(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> None:
+    """Label the frames with the teachers: mean forces, centred per-bead energies and their
+    spread.
+    """
+    config = open_run(ctx, run, folder)
+    from openmm_cgkd.stages.label import label_frames
+
+    typer.echo(label_frames(config))
+
+
+def distill(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> None:
+    """Train the student on the labels."""
+    config = open_run(ctx, run, folder)
+    from openmm_cgkd.stages.workflow import distill
+
+    typer.echo(distill(config))
+
+
+def export(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> None:
+    """Write the student as TorchScript files that OpenMM can run: student.pt, which needs torch
+    alone, and student-fast.pt.
+    """
+    config = open_run(ctx, run, folder)
+    from openmm_cgkd.potential.export import export_student
+
+    typer.echo(export_student(config))
+
+
+def simulate(ctx: typer.Context, run: RunOrFluid, folder: FolderOption = None) -> None:
+    """Run coarse-grained Langevin dynamics with the exported student of a run, or with the one
+    that a fluid comes with.
+    """
+    config = open_run(ctx, shipped(run), folder)
+    from openmm_cgkd.stages.simulate import simulate
+
+    typer.echo(simulate(config))
+
+
+def timestep(
+    student: Annotated[
+        Path, typer.Argument(help="Potential file of 'cgkd export'.", show_default=False)
+    ],
+    frames: Annotated[
+        Path | None,
+        setting(
+            "Mapped frames to start from; those of the run.yaml beside the potential if absent."
+        ),
+    ] = None,
+    timestep: Annotated[
+        list[str] | None,
+        setting("Time step to try, repeatable; default '2 fs' to '14 fs', every second."),
+    ] = None,
+    nve: Annotated[
+        str | None,
+        setting("Duration at constant energy; default '4 ps', from each of four starts."),
+    ] = None,
+    nvt: Annotated[
+        str | None,
+        setting("Duration of Langevin dynamics; default: long enough for the temperature."),
+    ] = None,
+    friction: Annotated[str | None, setting("Default '1 / ps'.")] = None,
+    max_drift: Annotated[
+        float | None, setting("Energy drift allowed, kT/ns per bead; default 1.")
+    ] = None,
+    max_temperature_error: Annotated[
+        float | None, setting("Relative error of the kinetic temperature allowed; default 0.02.")
+    ] = None,
+    max_energy_error: Annotated[
+        float | None, setting("Change of mean potential energy allowed, kT per bead; default 0.1.")
+    ] = None,
+    platform: Annotated[str | None, setting("OpenMM platform; the fastest one if absent.")] = None,
+    seed: Annotated[int, typer.Option()] = 1,
+    validate: Annotated[
+        bool, typer.Option("--validate", help="Also compare RDFs with those at half the time step.")
+    ] = False,
+) -> None:
+    """Find the longest time step that conserves energy and keeps temperature and averages;
+    'cgkd simulate' uses it by default.
+    """
+    from openmm_cgkd.simulation.timestep.criteria import TimestepSearch
+    from openmm_cgkd.simulation.timestep.recommendation import read_recommendation
+    from openmm_cgkd.simulation.timestep.search import search_timestep
+    from openmm_cgkd.stages.timestep import frames_of
+
+    bounds = {
+        "max_drift": max_drift,
+        "max_temperature_error": max_temperature_error,
+        "max_energy_error": max_energy_error,
+    }
+    options = {
+        "timesteps": timestep or None,
+        "nve": nve,
+        "nvt": nvt,
+        "friction": friction,
+        "platform": platform,
+        "seed": seed,
+    }
+    search = TimestepSearch.of(**options, **bounds, validate_structure=validate)
+    path = search_timestep(student, frames_of(student, frames), search)
+    typer.echo(f"{read_recommendation(student) * 1e3:g} fs  {path}")
+
+
+def run(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> None:
+    """Run all stages in order; without frames in RUN.yaml the all-atom stage comes first."""
+    config = open_run(ctx, run, folder)
+    from openmm_cgkd.stages.workflow import run_all, summary
+
+    run_all(config)
+    typer.echo()
+    for label, value in summary(config):
+        typer.echo(f"{label:<24} {value}")

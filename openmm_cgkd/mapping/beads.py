@@ -1,0 +1,63 @@
+"""The particles of a coarse-grained model: types, masses, molecules, charges, bonds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import mdtraj
+import numpy as np
+
+_NO_CHARGES = np.zeros(0)  # stands for one zero per bead
+
+
+@dataclass(frozen=True)
+class BeadTopology:
+    """What the coarse-grained model knows of its particles.
+
+    Attributes
+    ----------
+    type_names : tuple of str
+        Bead type names; `types` indexes them.
+    types : ndarray, shape (n_beads,), int64
+    masses : ndarray, shape (n_beads,), dalton
+    molecules : ndarray, shape (n_beads,), int64
+        Index of the molecule each bead belongs to.
+    charges : ndarray, shape (n_beads,), elementary charge
+        Sum of the atomic charges; zero if the force field was not read.
+    bonds : ndarray, shape (n_bonds, 2), int64
+        Pairs of beads of one molecule that are joined by a chemical bond, as
+        `molecules.bead_bonds` gives.
+    """
+
+    type_names: tuple[str, ...]
+    types: np.ndarray
+    masses: np.ndarray
+    molecules: np.ndarray
+    charges: np.ndarray = field(default_factory=lambda: _NO_CHARGES)
+    bonds: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
+
+    def __post_init__(self) -> None:
+        if self.charges is _NO_CHARGES:
+            object.__setattr__(self, "charges", np.zeros(len(self.types)))
+
+    @property
+    def n_beads(self) -> int:
+        return len(self.types)
+
+    @property
+    def names(self) -> list[str]:
+        """Type name of every bead."""
+        return [self.type_names[i] for i in self.types]
+
+    def to_mdtraj(self) -> mdtraj.Topology:
+        """MDTraj topology: one residue per molecule, one element-less atom per bead."""
+        topology = mdtraj.Topology()
+        chain = topology.add_chain()
+        residue, last = None, None
+        for name, molecule in zip(self.names, self.molecules, strict=True):
+            if residue is None or molecule != last:
+                residue, last = topology.add_residue(name, chain), molecule
+            topology.add_atom(name, mdtraj.element.virtual, residue)
+        for first, second in self.bonds:
+            topology.add_bond(topology.atom(first), topology.atom(second))
+        return topology

@@ -1,0 +1,82 @@
+"""The mean of several potentials as one potential for OpenMM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import mdtraj
+import openmm
+from openmm import app
+
+from openmm_cgkd.exceptions import ModelFileError
+from openmm_cgkd.mapping.beads import BeadTopology
+
+from .cgpotential import CGPotential
+
+_MOST = 32  # OpenMM's number of force groups, of which `CustomCVForce` gives one to each member
+
+
+class EnsemblePotential:
+    """The mean of several potentials, as one for OpenMM: what the student is distilled from.
+
+    Parameters
+    ----------
+    files : sequence of path
+        Potential files of the members, at most 32.
+    engine : {"fused", "portable", "python"}, optional
+        As in `CGPotential`.
+
+    Attributes
+    ----------
+    members : list of CGPotential
+
+    Raises
+    ------
+    ModelFileError
+        If there are no files, too many, or members of different beads.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path | str],
+        engine: Literal["fused", "portable", "python"] | None = None,
+    ) -> None:
+        if not 1 <= len(files) <= _MOST:
+            raise ModelFileError(
+                f"An ensemble has 1 to {_MOST} members, got {len(files)} files; name the teachers'"
+                " potentials."
+            )
+        self.members = [CGPotential(file, engine) for file in files]
+        first = self.members[0]
+        for member in self.members[1:]:
+            if (
+                member.metadata.type_names != first.metadata.type_names
+                or member.metadata.masses != first.metadata.masses
+            ):
+                raise ModelFileError(
+                    f"{member.file}: has other bead types or masses than {first.file}; name members"
+                    " of one ensemble."
+                )
+
+    def createSystem(
+        self,
+        topology: app.Topology | mdtraj.Topology | BeadTopology,
+        removeCMMotion: bool = True,
+        boxVectors: Any = None,
+    ) -> openmm.System:
+        """Make a system of beads; arguments and errors as `CGPotential.createSystem`."""
+        system = self.members[0].createSystem(topology, removeCMMotion, boxVectors)
+        box = (
+            system.getDefaultPeriodicBoxVectors()
+            if system.usesPeriodicBoundaryConditions()
+            else None
+        )
+        system.removeForce(0)  # the first member alone
+        names = [f"member{k}" for k in range(len(self.members))]
+        mean = openmm.CustomCVForce(f"({' + '.join(names)}) / {len(names)}")
+        for name, member in zip(names, self.members, strict=True):
+            mean.addCollectiveVariable(name, member.createForce(topology, box))
+        system.addForce(mean)
+        return system
