@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +17,26 @@ from .utils.files import write_text
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class RunFolder:
-    """Paths of a run; stages talk through these files only."""
+class RunFiles:
+    """Paths in the folder of a run; stages talk through these files only.
 
-    config: RunConfig
+    Parameters
+    ----------
+    root : path
+        The folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
 
     @property
-    def root(self) -> Path:
-        return self.config.run_folder
+    def run_file(self) -> Path:
+        """The configuration as the last stage has read it."""
+        return self.root / "run.yaml"
 
     @property
     def reference(self) -> Path:
         return self.root / "reference"
-
-    @property
-    def frames(self) -> Path:
-        """Mapped all-atom frames.
-
-        The file named in the configuration, or the product of the all-atom stage.
-        """
-        if self.config.frames is not None:
-            return self.config.path(self.config.frames)
-        return self.reference / "frames.h5"
 
     @property
     def prior(self) -> Path:
@@ -68,18 +64,8 @@ class RunFolder:
         return self.on_policy(k) / "student" if k else self.root / "student"
 
     @property
-    def student(self) -> Path:
-        """Folder of the final student's training."""
-        return self.student_of_round(self.config.student.on_policy.rounds)
-
-    @property
-    def model(self) -> Path:
-        """The exported TorchScript file.
-
-        The one named in the configuration, or the product of the export stage.
-        """
-        if self.config.potential is not None:
-            return self.config.path(self.config.potential)
+    def exported(self) -> Path:
+        """Potential file of the export stage."""
         return self.root / "student.pt"
 
     @property
@@ -87,8 +73,36 @@ class RunFolder:
         return self.root / "simulation"
 
     @property
+    def simulation_report(self) -> Path:
+        """Speed and mean temperature."""
+        return self.simulation / "simulation.json"
+
+    @property
     def comparison(self) -> Path:
         return self.root / "comparison"
+
+    @property
+    def comparison_report(self) -> Path:
+        """Errors and scores."""
+        return self.comparison / "comparison.json"
+
+    @property
+    def stability(self) -> Path:
+        return self.root / "stability"
+
+    @property
+    def stability_report(self) -> Path:
+        """What became of every replica."""
+        return self.stability / "stability.json"
+
+    @property
+    def survival(self) -> Path:
+        """Share of the replicas that are still physical, against time."""
+        return self.stability / "survival.csv"
+
+    def stage(self, name: str) -> Path:
+        """Inputs of a finished stage."""
+        return self.root / "stages" / f"{name}.json"
 
     def tasks(self, stage: str) -> Path:
         """Folder for tracebacks and logs of a stage's tasks side by side."""
@@ -96,6 +110,41 @@ class RunFolder:
 
     def log(self, stage: str) -> Path:
         return self.root / "logs" / f"{stage}.log"
+
+
+class RunFolder(RunFiles):
+    """Files of a run by its configuration, which may name some that lie elsewhere.
+
+    Parameters
+    ----------
+    config : RunConfig
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config.run_folder)
+        self.config = config
+
+    @property
+    def frames(self) -> Path:
+        """Mapped all-atom frames.
+
+        The file named in the configuration, or the product of the all-atom stage.
+        """
+        if self.config.frames is not None:
+            return self.config.path(self.config.frames)
+        return self.reference / "frames.h5"
+
+    @property
+    def student(self) -> Path:
+        """Folder of the final student's training."""
+        return self.student_of_round(self.config.student.on_policy.rounds)
+
+    @property
+    def model(self) -> Path:
+        """The potential file: the one named in the configuration, or that of the export stage."""
+        if self.config.potential is not None:
+            return self.config.path(self.config.potential)
+        return self.exported
 
 
 class StageRecord:
@@ -115,9 +164,9 @@ class StageRecord:
         self, folder: RunFolder, name: str, inputs: dict[str, Any], outputs: list[Path]
     ) -> None:
         self.name, self.outputs = name, outputs
-        self._stamp = folder.root / "stages" / f"{name}.json"
+        self._stamp = folder.stage(name)
         self._inputs = json.loads(json.dumps(inputs, default=_plain))
-        write_text(folder.root / "run.yaml", dump(folder.config, folder.root))
+        write_text(folder.run_file, dump(folder.config, folder.root))
 
     @property
     def fingerprint(self) -> str:

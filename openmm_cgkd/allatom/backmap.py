@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import MappingError
 from openmm_cgkd.mapping.mapping import Mapping
+from openmm_cgkd.utils.box import nearest_images
 
 from .build import load_molecule
 
@@ -65,11 +66,9 @@ def place_molecules(
     positions = np.concatenate([m.orientations(beads[m.beads], 1, random)[0] for m in molecules])
     centers = np.stack([beads[m.beads].mean(axis=0) for m in molecules])
     radii = np.array([m.radius for m in molecules])
-    inverse = np.linalg.inv(box)
     for _ in range(_SWEEPS):
         for k in random.permutation(len(molecules)):
-            d = centers - centers[k]
-            distance = np.linalg.norm(d - np.round(d @ inverse) @ box, axis=1)
+            distance = np.linalg.norm(nearest_images(centers - centers[k], box), axis=1)
             near = np.flatnonzero(
                 (distance < radii + radii[k] + _CONTACT) & (np.arange(len(molecules)) != k)
             )
@@ -80,16 +79,13 @@ def place_molecules(
             trials = np.concatenate(
                 [now[None], molecules[k].orientations(beads[molecules[k].beads], _TRIALS, random)]
             )
-            positions[molecules[k].atoms] = trials[np.argmin(_clash(trials, others, box, inverse))]
+            positions[molecules[k].atoms] = trials[np.argmin(_clash(trials, others, box))]
     return positions
 
 
-def _clash(
-    trials: np.ndarray, others: np.ndarray, box: np.ndarray, inverse: np.ndarray
-) -> np.ndarray:
+def _clash(trials: np.ndarray, others: np.ndarray, box: np.ndarray) -> np.ndarray:
     """Sum of squared overlaps of every trial, shape (n_trials,), nm^2."""
-    d = trials[:, :, None] - others
-    d -= np.round(d @ inverse) @ box
+    d = nearest_images(trials[:, :, None] - others, box)
     overlap = np.maximum(0.0, _CONTACT - np.linalg.norm(d, axis=-1))
     return (overlap**2).sum(axis=(1, 2))
 

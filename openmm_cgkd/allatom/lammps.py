@@ -179,7 +179,7 @@ class LammpsDump:
         return found[0], _FORCES
 
     def _box(self, flags: list[str], bounds: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Origin (3,) and box vectors (3, 3) from the bounding box and the tilt factors xy, xz, yz."""
+        """Origin (3,) and box vectors (3, 3), from the bounding box and the tilts xy, xz, yz."""
         if flags[-3:] != 3 * ["pp"]:
             raise BoxError(
                 f"{self._path}: frame {k} has boundaries {' '.join(flags[-3:])}; only boxes"

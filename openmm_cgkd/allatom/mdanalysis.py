@@ -22,6 +22,7 @@ from openmm_cgkd.exceptions import (
     FramesError,
     MappingError,
 )
+from openmm_cgkd.utils.box import box_volume
 
 from .lammps import AtomFrame, LammpsDump
 
@@ -167,7 +168,7 @@ class _Reader:
                     " nstfout = nstxout)."
                 )
         box = frame.triclinic_dimensions
-        if box is None or np.linalg.det(box) <= 0:
+        if box is None or box_volume(box) <= 0:
             raise BoxError(
                 f"{path}: frame {k} has no periodic box; only periodic fluids can be mapped."
             )

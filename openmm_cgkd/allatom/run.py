@@ -20,6 +20,7 @@ from openmm_cgkd.config.system import SystemConfig, load_system
 from openmm_cgkd.exceptions import ConfigError
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
+from openmm_cgkd.utils.box import box_volume
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
 from openmm_cgkd.utils.progress import log_to
 from openmm_cgkd.utils.units import DENSITY_UNIT
@@ -256,8 +257,8 @@ def at_mean_volume(npt: openmm.State, topology: app.Topology, table: Path) -> St
         volume = np.array([float(row["Box Volume (nm^3)"]) for row in csv.DictReader(file)])
     box = npt.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
     # a very short NPT run has no rows
-    mean = volume[len(volume) // 3 :].mean() if len(volume) else np.linalg.det(box)
-    scale = (mean / np.linalg.det(box)) ** (1 / 3)
+    mean = volume[len(volume) // 3 :].mean() if len(volume) else box_volume(box)
+    scale = (mean / box_volume(box)) ** (1 / 3)
     positions = npt.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
     molecule = np.array([atom.residue.index for atom in topology.atoms()])
     count = np.bincount(molecule)

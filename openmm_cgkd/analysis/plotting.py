@@ -1,4 +1,4 @@
-"""Pictures of a comparison."""
+"""Drawing of curves, maps and bars; which data they show is the caller's choice."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from openmm_cgkd.utils.files import replacing
@@ -21,8 +22,8 @@ from openmm_cgkd.utils.files import replacing
 # lightness, in grey print
 REFERENCE = "black"
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_LETTERS = 11  # of the caption, per inch
-_DASHES = ("-", "--", "-.")  # one more turn through the colours each
+_LETTERS = 11  # letters of the caption per inch
+_DASHES = ("-", "--", "-.")  # line styles; each serves for one round of the colours
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Axis:
 def draw_curves(
     panels: Sequence[Panel], axis: Axis, title: str, caption: str, columns: int | None = None
 ) -> Figure:
-    """One panel beside the other.
+    """Draw panels in rows.
 
     Parameters
     ----------
@@ -115,14 +116,14 @@ def draw_curves(
     width, height = (3.0, 2.6) if many else (4.0, 3.2)
     figure = new_figure(max(8.4, width * columns), height * rows + 1.5)
     axes = figure.subplots(rows, columns, sharex=True, sharey=axis.same_height, squeeze=False)
-    for place, panel in zip(axes.flat, panels, strict=False):
-        _draw(place, panel, axis, 3 if many else 8)
+    for subplot, panel in zip(axes.flat, panels, strict=False):
+        _draw(subplot, panel, axis, 3 if many else 8)
     if axis.same_height and not (axis.logarithmic or axis.signed):
         axes[0, 0].set_ylim(
             0, 1.04 * max(np.max(line.y + line.band) for panel in panels for line in panel.lines)
         )
-    for place in axes.flat[len(panels) :]:
-        place.set_visible(False)
+    for subplot in axes.flat[len(panels) :]:
+        subplot.set_visible(False)
     for index in range(len(panels)):
         row, column = divmod(index, columns)
         if column == 0:
@@ -135,9 +136,8 @@ def draw_curves(
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of some inches that no window system needs to know of."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.1)
+    """An empty figure of a size in inches; it needs no window system."""
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.1))
     FigureCanvasAgg(figure)
     return figure
 
@@ -145,14 +145,21 @@ def new_figure(width: float, height: float) -> Figure:
 def put_caption(
     figure: Figure, title: str, caption: str, legend: tuple[list[Any], list[str]] | None = None
 ) -> None:
-    """Title in the upper left corner, legend beside it if both fit on a line and below it
-    otherwise, wrapped caption at the bottom.
+    """Put title, legend and caption on a figure.
+
+    The title stands in the upper left corner, the legend beside it if both fit on a line and below
+    it otherwise, the wrapped caption at the bottom.
     """
     width, height = figure.get_size_inches()
     rows = 0
     if legend is not None:
         handles, labels = legend
-        style = {"loc": "upper right", "fontsize": 15, "frameon": False, "borderaxespad": 0.1}
+        style: dict[str, Any] = {
+            "loc": "upper right",
+            "fontsize": 15,
+            "frameon": False,
+            "borderaxespad": 0.1,
+        }
         lengths = [0.9 + 0.11 * len(label) for label in labels]  # inches
         if 0.18 * len(title) + sum(lengths) < width:
             figure.legend(handles, labels, ncols=len(labels), **style)
@@ -169,36 +176,38 @@ def put_caption(
     figure.supxlabel("\n".join(lines), fontsize=11, color="0.3")
 
 
-def _draw(place: Axes, panel: Panel, axis: Axis, ticks: int) -> None:
+def _draw(subplot: Axes, panel: Panel, axis: Axis, ticks: int) -> None:
     for k, line in enumerate(panel.lines):
         color = REFERENCE if k == 0 else COLORS[(k - 1) % len(COLORS)]
-        style = {
+        style: dict[str, Any] = {
             "color": color,
             "linewidth": 2.2 if k == 0 else 2.0,
             "linestyle": _DASHES[max(k - 1, 0) // len(COLORS) % len(_DASHES)],
         }
         if axis.markers:
             style |= {"marker": "o", "markersize": 5}
-        place.fill_between(
+        subplot.fill_between(
             panel.x, line.y - line.band, line.y + line.band, color=color, alpha=0.22, linewidth=0
         )
-        place.plot(panel.x, line.y, label=line.label, **style)
+        subplot.plot(panel.x, line.y, label=line.label, **style)
     if axis.baseline is not None:
-        place.axhline(axis.baseline, color="0.6", linewidth=0.8, zorder=0)
-    place.text(0.97, 0.95, panel.note, transform=place.transAxes, ha="right", va="top", fontsize=12)
-    place.set_title(panel.title, fontsize=15)
-    place.tick_params(labelsize=13)
-    place.spines[["top", "right"]].set_visible(False)
+        subplot.axhline(axis.baseline, color="0.6", linewidth=0.8, zorder=0)
+    subplot.text(
+        0.97, 0.95, panel.note, transform=subplot.transAxes, ha="right", va="top", fontsize=12
+    )
+    subplot.set_title(panel.title, fontsize=15)
+    subplot.tick_params(labelsize=13)
+    subplot.spines[["top", "right"]].set_visible(False)
     if axis.logarithmic:
-        place.set(xscale="log", yscale="log")
+        subplot.set(xscale="log", yscale="log")
     else:
-        place.xaxis.set_major_locator(
+        subplot.xaxis.set_major_locator(
             MaxNLocator(ticks, steps=[1, 2, 5, 6, 10] if axis.angles else [1, 2, 5, 10])
         )
         if not axis.signed:
-            place.set_ylim(bottom=0)
+            subplot.set_ylim(bottom=0)
     if axis.x_limits is not None:
-        place.set_xlim(*axis.x_limits)
+        subplot.set_xlim(*axis.x_limits)
 
 
 @dataclass(frozen=True)
@@ -220,8 +229,9 @@ class MapRow:
 
 
 def draw_maps(rows: Sequence[MapRow], title: str, caption: str) -> Figure:
-    """A row of colour maps per distribution, all-atom first; a row has one colour scale, an ideal
-    gas is 1.
+    """Draw a row of colour maps per distribution, all-atom first.
+
+    A row has one colour scale, on which an ideal gas is 1.
 
     Parameters
     ----------
@@ -232,11 +242,11 @@ def draw_maps(rows: Sequence[MapRow], title: str, caption: str) -> Figure:
     columns = len(rows[0].maps)
     figure = new_figure(max(8.4, 4.1 * columns + 1), 2.9 * len(rows) + 1.4)
     axes = figure.subplots(len(rows), columns, sharex="row", sharey=True, squeeze=False)
-    for row, places in zip(rows, axes, strict=True):
+    for row, subplots in zip(rows, axes, strict=True):
         # no single noisy cell near 0 or 180 degrees sets the scale
         top = np.quantile(next(iter(row.maps.values())), 0.998)
-        for place, (label, values) in zip(places, row.maps.items(), strict=True):
-            mesh = place.pcolormesh(
+        for subplot, (label, values) in zip(subplots, row.maps.items(), strict=True):
+            mesh = subplot.pcolormesh(
                 row.r_edges,
                 row.angle_edges,
                 values.T,
@@ -245,17 +255,18 @@ def draw_maps(rows: Sequence[MapRow], title: str, caption: str) -> Figure:
                 cmap="magma_r",
                 rasterized=True,
             )
-            place.set_title(f"{row.title}   {label}", fontsize=14)
-            place.set_yticks([0, 60, 120, 180])
-            place.tick_params(labelsize=12)
-        first = np.argmax(sum(values.sum(axis=1) for values in row.maps.values()) > 0)
-        places[0].set_xlim(row.r_edges[max(0, first - 1)], row.r_edges[-1])
-        places[0].set_ylabel("angle / degrees", fontsize=14)
-        bar = figure.colorbar(mesh, ax=places, pad=0.01)
+            subplot.set_title(f"{row.title}   {label}", fontsize=14)
+            subplot.set_yticks([0, 60, 120, 180])
+            subplot.tick_params(labelsize=12)
+        filled = np.sum([values.sum(axis=1) for values in row.maps.values()], axis=0) > 0
+        first = int(np.argmax(filled))
+        subplots[0].set_xlim(row.r_edges[max(0, first - 1)], row.r_edges[-1])
+        subplots[0].set_ylabel("angle / degrees", fontsize=14)
+        bar = figure.colorbar(mesh, ax=subplots, pad=0.01)
         bar.set_label("relative to ideal gas", fontsize=12)
         bar.ax.tick_params(labelsize=12)
-    for place in axes[-1]:
-        place.set_xlabel("r / nm", fontsize=14)
+    for subplot in axes[-1]:
+        subplot.set_xlabel("r / nm", fontsize=14)
     put_caption(figure, title, caption)
     return figure
 
@@ -267,7 +278,9 @@ def draw_bars(
     title: str,
     caption: str,
 ) -> Figure:
-    """Groups of bars with error bars, one bar per model, and a line where the all-atom halves are.
+    """Draw groups of bars with error bars, and a line for the all-atom halves.
+
+    A group has one bar per model.
 
     Parameters
     ----------
@@ -278,14 +291,14 @@ def draw_bars(
     y_label, title, caption : str
     """
     figure = new_figure(max(8.4, 2.4 * len(groups)), 4.6)
-    place = figure.subplots()
+    subplot = figure.subplots()
     labels = list(next(iter(groups.values())))
     width = 0.8 / len(labels)
     for k, label in enumerate(labels):
         heights, errors = np.array([groups[name][label] for name in groups]).T
         x = np.arange(len(groups)) + (k - (len(labels) - 1) / 2) * width
         color = COLORS[k % len(COLORS)]
-        place.bar(
+        subplot.bar(
             x,
             heights,
             0.92 * width,
@@ -296,24 +309,24 @@ def draw_bars(
             alpha=1 if k < len(COLORS) else 0.5,
         )
     for k, name in enumerate(groups):
-        place.hlines(
+        subplot.hlines(
             floor[name],
             k - 0.44,
             k + 0.44,
             color=REFERENCE,
             linewidth=2.2,
-            label="all-atom halves" if k == 0 else None,
+            label="all-atom halves" if k == 0 else "",
         )
-    place.set_xticks(np.arange(len(groups)), list(groups), fontsize=15)
-    place.set_ylabel(y_label, fontsize=15)
-    place.tick_params(axis="y", labelsize=13)
-    place.spines[["top", "right"]].set_visible(False)
-    put_caption(figure, title, caption, place.get_legend_handles_labels())
+    subplot.set_xticks(np.arange(len(groups)), list(groups), fontsize=15)
+    subplot.set_ylabel(y_label, fontsize=15)
+    subplot.tick_params(axis="y", labelsize=13)
+    subplot.spines[["top", "right"]].set_visible(False)
+    put_caption(figure, title, caption, subplot.get_legend_handles_labels())
     return figure
 
 
 def save(figure: Figure, path: Path, formats: Sequence[str] = ("png",)) -> None:
-    """Write a picture, in each of some formats with the fitting suffix."""
+    """Write a picture in each of the formats; `path` gets the suffix of each."""
     for kind in formats:
         with replacing(path.with_suffix(f".{kind}")) as fresh:
             figure.savefig(fresh, dpi=200, format=kind)

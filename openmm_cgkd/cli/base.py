@@ -1,15 +1,13 @@
-"""What the commands of `cgkd` have in common: their help, their log on the terminal, and what
-becomes of an error.
-"""
+"""What the commands of `cgkd` share: help, log on the terminal, messages of errors."""
 
 from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, NoReturn, cast, get_args, get_origin
 
 import typer
 from pydantic import BaseModel, BeforeValidator, PlainSerializer
@@ -26,6 +24,9 @@ from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import CGKDError
 from openmm_cgkd.utils.files import write_text
 from openmm_cgkd.utils.progress import console, logger
+
+# `typer.Context` narrows the argument of typer's own methods, whose type has no public name
+_Context = Any
 
 # what each command reads of its YAML file, shown by --help
 READS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
@@ -85,7 +86,7 @@ READS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
 class CommandGroup(TyperGroup):
     """All commands; options of the group are welcome after a command, too."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: _Context, args: list[str]) -> list[str]:
         if "--debug" in args:
             args = ["--debug", *(arg for arg in args if arg != "--debug")]
         return super().parse_args(ctx, args)
@@ -94,7 +95,7 @@ class CommandGroup(TyperGroup):
 class Command(TyperCommand):
     """A command whose errors become one message and an exit code."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: _Context) -> Any:
         ctx.obj = {"folder": None}
         debug = ctx.find_root().params["debug"]
         with _log_to_terminal():
@@ -111,8 +112,9 @@ class Command(TyperCommand):
 class StageCommand(Command):
     """A stage: its help lists the fields it reads."""
 
-    def format_help(self, ctx: typer.Context, formatter: Any) -> None:
+    def format_help(self, ctx: _Context, formatter: Any) -> None:
         super().format_help(ctx, formatter)
+        assert self.name is not None  # `commands` gives every command a name
         model, names = READS[self.name]
         file = "RUN.yaml" if model is RunConfig else "SYSTEM.yaml"
         table = Table(
@@ -126,7 +128,7 @@ class StageCommand(Command):
         Console().print(table)
 
 
-def _fail(message: str, code: int, debug: bool) -> None:
+def _fail(message: str, code: int, debug: bool) -> NoReturn:
     if debug:
         console.file.write(traceback.format_exc())
     console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
@@ -146,17 +148,17 @@ def _unexpected(error: Exception, folder: Path | None) -> str:
 
 @contextmanager
 def _log_to_terminal() -> Iterator[None]:
-    plain = {
-        "show_path": False,
-        "show_level": False,
-        "omit_repeated_times": False,
-        "log_time_format": "%H:%M:%S",
-    }
-    handler = (
-        RichHandler(console=console, **plain)
-        if console.is_terminal
-        else logging.StreamHandler(console.file)
-    )
+    handler: logging.Handler
+    if console.is_terminal:
+        handler = RichHandler(
+            console=console,
+            show_path=False,
+            show_level=False,
+            omit_repeated_times=False,
+            log_time_format="%H:%M:%S",
+        )
+    else:
+        handler = logging.StreamHandler(console.file)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -169,9 +171,7 @@ def _log_to_terminal() -> Iterator[None]:
 def _field_rows(
     model: type[BaseModel], names: tuple[str, ...], indent: str = ""
 ) -> Iterator[tuple[str, str, str]]:
-    """Rows (field, default, meaning) of a configuration section, nested sections indented as in
-    YAML.
-    """
+    """Rows (field, default, meaning) of a section; nested sections are indented as in YAML."""
     for name in names:
         field = model.model_fields[name]
         section = _section(field)
@@ -206,8 +206,9 @@ def _section(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def _unit(field: FieldInfo) -> str:
-    """Unit of a dimensional field, as its serializer writes it; only dimensional types parse
-    their input.
+    """Unit of a field with a dimension, as its serializer writes it.
+
+    Only such fields parse their input.
     """
     parts = [
         *field.metadata,
@@ -216,4 +217,4 @@ def _unit(field: FieldInfo) -> str:
     if not any(isinstance(part, BeforeValidator) for part in parts):
         return ""
     write = next(part.func for part in parts if isinstance(part, PlainSerializer))
-    return write(1.0).removeprefix("1 ")
+    return cast(Callable[[float], str], write)(1.0).removeprefix("1 ")

@@ -6,6 +6,7 @@ and OpenMM.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -49,7 +50,7 @@ def _options(
 
 
 # in the order of the help
-_COMMANDS = {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "reference": frame_commands.reference,
     "meanforce": frame_commands.meanforce,
     "noise": frame_commands.noise,

@@ -42,7 +42,7 @@ _SIMULATION = "simulate.yaml"  # of a fluid that comes with a student
 
 
 def open_run(ctx: typer.Context, path: Path, folder: Path | None) -> RunConfig:
-    """Read a run; an error that nobody expected leaves its traceback in the folder of the run.
+    """Read a run; the traceback of an unexpected error will go to the folder of the run.
 
     Raises
     ------
@@ -77,5 +77,5 @@ def shipped(name: str | Path) -> Path:
 
 
 def setting(meaning: str) -> Any:
-    """An option whose default is told by its meaning."""
+    """An option whose help names the default."""
     return typer.Option(help=meaning, show_default=False)

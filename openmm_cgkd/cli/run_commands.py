@@ -118,7 +118,9 @@ def timestep(
     }
     search = TimestepSearch.of(**options, **bounds, validate_structure=validate)
     path = search_timestep(student, frames_of(student, frames), search)
-    typer.echo(f"{read_recommendation(student) * 1e3:g} fs  {path}")
+    recommended = read_recommendation(student)
+    assert recommended is not None  # the search has written it
+    typer.echo(f"{recommended * 1e3:g} fs  {path}")
 
 
 def run(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> None:

@@ -99,7 +99,7 @@ class Worker:
         self._process.join()
 
     def terminate(self) -> None:
-        """Ask the operating system to end the process; for other threads than the one that waits."""
+        """Have the operating system end the process; for threads other than the one that waits."""
         self._process.terminate()
 
 

@@ -1,8 +1,8 @@
 """HDF5 files: how all kinds are opened and checked, and the layout of mapped frames.
 
-A file of mapped frames (``docs/formats.md``) has one extendable dataset per quantity with the frame as first axis, a CRC-32 per frame, bead data
-under ``/beads``, provenance as attributes of the root. What the frames mean, and how they are read
-and written, is in ``frames.py``.
+A file of mapped frames (``docs/formats.md``) has one extendable dataset per quantity with the frame
+as first axis, a CRC-32 per frame, bead data under ``/beads``, provenance as attributes of the root.
+What the frames mean, and how they are read and written, is in ``frames.py``.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from openmm_cgkd.exceptions import AnalysisError, FramesError
+from openmm_cgkd.utils.box import box_volume
 from openmm_cgkd.utils.files import replacing
 from openmm_cgkd.utils.units import DENSITY_UNIT
 
@@ -159,7 +160,7 @@ def _scan(path: Path, being_written: bool) -> FramesReport:
     correlation = ForceAutocorrelation()
     for frames in iterate_frames(path):
         _check_growth(frames, time, step, n, path)
-        volume = np.linalg.det(frames.box)  # nm^3
+        volume = box_volume(frames.box)  # nm^3
         if not (volume > 0).all():
             raise FramesError(
                 f"{path}: the box of frame {n + np.argmin(volume > 0)} has no volume; remove that"

@@ -136,7 +136,7 @@ class Mapping:
         return other
 
     def map_positions(self, positions: np.ndarray) -> np.ndarray:
-        """Centres of mass, shape (n_beads, 3), nm, of `positions` (n_atoms, 3) of whole molecules."""
+        """Centres of mass (n_beads, 3), nm, from `positions` (n_atoms, 3) of whole molecules."""
         self._check_shape(positions, "positions")
         return self._mean @ positions
 
@@ -154,9 +154,7 @@ class Mapping:
     def check_constraints(self, system: openmm.System) -> None:
         """Refuse a constraint between atoms that enter the mapped forces with different weights.
 
-        Such are atoms of two beads.
-
-        Its force would act on beads, and ``State.getForces`` leaves constraint forces out.
+        Atoms of two beads are such atoms. The constraint's force would act on beads, and ``State.getForces`` leaves constraint forces out.
         """
         pairs = np.array(
             [system.getConstraintParameters(k)[:2] for k in range(system.getNumConstraints())],

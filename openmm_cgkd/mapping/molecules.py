@@ -5,6 +5,8 @@ from __future__ import annotations
 import mdtraj
 import numpy as np
 
+from openmm_cgkd.utils.box import lattice_coordinates
+
 
 def bead_bonds(bead_of_atom: np.ndarray, bonds: np.ndarray) -> np.ndarray:
     """Pairs of beads that a bond between their atoms joins.
@@ -68,11 +70,10 @@ class WholeMolecules:
             Box vectors as rows, triclinic allowed.
         """
         # images: box vectors between an atom and the first atom of its molecule
-        inverse, images = np.linalg.inv(box), np.zeros_like(positions)
+        images = np.zeros_like(positions)
         for parents, children in self._generations:
-            images[children] = images[parents] + np.round(
-                (positions[children] - positions[parents]) @ inverse
-            )
+            bonds = positions[children] - positions[parents]
+            images[children] = images[parents] + np.round(lattice_coordinates(bonds, box))
         return positions - images @ box
 
     def mean_bond_length(self, whole: np.ndarray) -> float | None:

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from openmm_cgkd.exceptions import FramesError, ModelFileError
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.mapping.beads import BeadTopology
+from openmm_cgkd.utils.box import nearest_images
 from openmm_cgkd.utils.units import GAS_CONSTANT
 
 
 def find_angles(bonds: Tensor) -> Tensor:
-    """Triples end, middle, end of all pairs of bonds that share a bead, shape (n_angles, 3),
-    int64; for bonds (n_bonds, 2).
+    """Triples end, middle, end of all pairs of bonds (n_bonds, 2) that share a bead.
+
+    Shape (n_angles, 3), int64.
     """
     pairs: list[list[int]] = bonds.tolist()
     near: dict[int, list[int]] = {}
@@ -125,17 +127,16 @@ class BondedPrior(nn.Module):
         return torch.logical_not(torch.isin(keys, self.excluded[:, 0] * n + self.excluded[:, 1]))
 
     def ends(self) -> tuple[Tensor, Tensor]:
-        """Beads from and to which the vectors of `forward` point: of all bonds, then of the
-        first and of the second arms of all angles.
+        """Beads from and to which the vectors of `forward` point.
+
+        Of all bonds, then of the first and of the second arms of all angles.
         """
         n = self.n_bonds
         i, j, k = self.members[:, 0], self.members[:, 1], self.members[:, 2]
         return torch.cat([i[:n], j[n:], j[n:]]), torch.cat([j[:n], i[n:], k[n:]])
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Energy, scalar, kJ/mol, from the vectors (n_bonds + 2 n_angles, 3), nm, between
-        `ends`.
-        """
+        """Energy, scalar, kJ/mol, from vectors between `ends`, (n_bonds + 2 n_angles, 3), nm."""
         n, m = self.n_bonds, self.members.shape[0] - self.n_bonds
         bonds, angles = self.terms[:n].to(vectors.dtype), self.terms[n:].to(vectors.dtype)
         lengths = torch.linalg.vector_norm(vectors, dim=1)
@@ -224,16 +225,18 @@ def bonded_prior(type_names: tuple[str, ...], parameters: BondedParameters | Non
 def nearest_vectors(
     positions: np.ndarray, box: np.ndarray | None, first: np.ndarray, second: np.ndarray
 ) -> np.ndarray:
-    """Vectors from `first` to `second` of pairs closer than half the smallest box height, shape
-    (n_pairs, 3), nm.
+    """Vectors from `first` to `second`, shape (n_pairs, 3), nm.
+
+    Of pairs closer than half the smallest box height.
     """
     vectors = positions[second].astype(float) - positions[first]
-    return vectors if box is None else vectors - np.round(vectors @ np.linalg.inv(box)) @ box
+    return vectors if box is None else nearest_images(vectors, box)
 
 
 def fit_bonded(frames: Frames) -> BondedParameters | None:
-    """Boltzmann inversion of all bonds and angles of the frames, type by type; None for molecules
-    of one bead each.
+    """Boltzmann inversion of all bonds and angles of the frames, type by type.
+
+    None for molecules of one bead each.
 
     Raises
     ------
@@ -270,8 +273,9 @@ def fit_bonded(frames: Frames) -> BondedParameters | None:
 def _moments(
     beads: BeadTopology, members: np.ndarray, values: np.ndarray, power: int
 ) -> list[tuple[list[str], float, float]]:
-    """Types, mean and variance of values (n_frames, n_members) with weights values**power, for
-    every kind of members.
+    """Types, mean and variance of values for every kind of members.
+
+    Values have shape (n_frames, n_members), their weights are values**power.
     """
     kinds: dict[tuple[int, ...], list[int]] = {}
     for k, types in enumerate(beads.types[members].tolist()):

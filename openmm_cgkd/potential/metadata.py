@@ -8,13 +8,13 @@ import zipfile
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from openmm_cgkd.exceptions import ModelFileError
 
-FORMAT = "openmm_cgkd potential"
+FORMAT: Final = "openmm_cgkd potential"
 VERSION = 2
 FILE_NAME = "metadata.json"
 _UNITS = {

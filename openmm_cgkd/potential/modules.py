@@ -58,8 +58,9 @@ class PortableModule(nn.Module):
 
     @torch.jit.export
     def set_bonds(self, bonds: Tensor) -> None:
-        """Say which beads are bonded: int64, shape (n_bonds, 2); after `set_types`, for
-        molecules of several beads.
+        """Say which beads are bonded: int64, shape (n_bonds, 2).
+
+        After `set_types`, for molecules of several beads.
         """
         self.bonded.set_bonds(self.types, bonds)
 
@@ -181,10 +182,9 @@ class PotentialWithForces(nn.Module):
         self.potential = potential
 
     def forward(self, positions: Tensor, boxvectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Potential energy, scalar, kJ/mol, and forces, shape (n_beads, 3), kJ/mol/nm; arguments as
-        `PortableModule.forward`.
+        """Potential energy, scalar, kJ/mol, and forces, shape (n_beads, 3), kJ/mol/nm.
 
-        Both in the type and on the device of the positions; neither can be differentiated.
+        Arguments as `PortableModule.forward`. Both results are in the type and on the device of the positions; neither can be differentiated.
         """
         types = self.potential.types
         if types.is_cuda:
@@ -205,9 +205,7 @@ class PotentialWithForces(nn.Module):
         return energy.to(positions.dtype), gradient.neg().to(positions.dtype)
 
     def by_operator(self, points: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
-        """Potential energy and its gradient, double precision; ``box`` is empty for open
-        boundaries.
-        """
+        """Potential energy and its gradient, double precision; ``box`` may be empty: open."""
         fast = self.potential.fast
         bonded_beads: Tensor | None = None
         bonded_parameters: Tensor | None = None

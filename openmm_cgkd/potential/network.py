@@ -24,8 +24,9 @@ from .autograd import splines
 
 
 def _irreducible_basis() -> Tensor:
-    """Nine orthonormal 3x3 matrices, shape (9, 9): identity, three skew, five symmetric and
-    traceless.
+    """Nine orthonormal 3x3 matrices, shape (9, 9).
+
+    Identity, three skew ones, five symmetric and traceless ones.
 
     Frobenius inner products become plain dot products of components.
     """
@@ -136,8 +137,9 @@ class Interaction(nn.Module):
 
 
 def _per_component(per_order: Tensor) -> Tensor:
-    """Repeat values of l = 0, 1, 2 over their 1, 3, 5 components: (n, 3, channels) -> (n, 9,
-    channels).
+    """Repeat values of l = 0, 1, 2 over their 1, 3, 5 components.
+
+    (n, 3, channels) -> (n, 9, channels).
     """
     scalar, vector, tensor = torch.split(per_order, [1, 1, 1], dim=1)
     return torch.cat([scalar, vector.expand(-1, 3, -1), tensor.expand(-1, 5, -1)], dim=1)
@@ -189,8 +191,9 @@ def _mix(
     second: Tensor,
     spacing: float,
 ) -> Tensor:
-    """Sum of neighbours' features times filters, which are on the grid for the kernels and at
-    every pair for plain PyTorch.
+    """Sum of neighbours' features times filters.
+
+    The filters are on the grid for the kernels and at every pair for plain PyTorch.
     """
     if not torch.jit.is_scripting() and not features.is_cuda:
         return _compiled_mix(filters, distances, features, first, second, spacing)
@@ -211,8 +214,9 @@ def _gather(
     n_beads: int,
     spacing: float,
 ) -> Tensor:
-    """Sum of shapes of directed edges, the pairs one way and then the other, times filters as
-    in `_mix` and factors of each kind.
+    """Sum of shapes of directed edges, times filters as in `_mix` and factors of each kind.
+
+    The edges are the pairs one way and then the other.
     """
     if not torch.jit.is_scripting() and not shape.is_cuda:
         return _compiled_gather(filters, factors, distances, shape, beads, kinds, n_beads, spacing)
@@ -314,16 +318,18 @@ class TensorNetEnergies(nn.Module):
         return out.squeeze(1) * self.scale
 
     def _points(self, distances: Tensor) -> Tensor:
-        """Where radial functions are evaluated: on a grid for the kernels, at every pair for
-        plain PyTorch.
+        """Where radial functions are evaluated.
+
+        On a grid for the kernels, at every pair for plain PyTorch.
         """
         if not torch.jit.is_scripting() and not distances.is_cuda:
             return splines.grid(self.cutoff, self.spacing)
         return distances
 
     def _switch(self, distances: Tensor) -> Tensor:
-        """Smooth cutoff. Splines end by themselves; the points that they need beyond their end
-        continue the function.
+        """Smooth cutoff.
+
+        Splines end by themselves; the points that they need beyond their end continue the function.
         """
         switch = 0.5 * (torch.cos(distances * (math.pi / self.cutoff)) + 1.0)
         if not torch.jit.is_scripting() and not distances.is_cuda:
@@ -331,8 +337,9 @@ class TensorNetEnergies(nn.Module):
         return switch * (distances < self.cutoff).to(distances.dtype)
 
     def _shape(self, unit: Tensor) -> Tensor:
-        """Components of identity, skew matrix and traceless outer product of unit vectors, (n,
-        3) -> (n, 9).
+        """Components of the shapes of unit vectors, (n, 3) -> (n, 9).
+
+        They are those of identity, skew matrix and traceless outer product.
         """
         outer = (unit.unsqueeze(2) * unit.unsqueeze(1)).reshape(-1, 9)
         scalar = torch.full_like(unit[:, :1], math.sqrt(3.0))

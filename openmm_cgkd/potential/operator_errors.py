@@ -1,7 +1,6 @@
-"""No exception may leave an operator that is written in Python and called by TorchForce: it ends
-the process with a segmentation fault.
+"""Errors and Ctrl-C inside the operators, which are written in Python and called by TorchForce.
 
-So an error becomes NaN and a message, which TorchScript raises; and Ctrl-C, which Python turns into
+No exception may leave such an operator: it ends the process with a segmentation fault. So an error becomes NaN and a message, which TorchScript raises; and Ctrl-C, which Python turns into
 an exception wherever it happens to be, waits until OpenMM is back.
 """
 
@@ -25,9 +24,7 @@ _latest = threading.local()
 
 
 def last_error(energy: Tensor) -> str:
-    """Why the operator of this thread that gave this energy gave NaN, once; empty if it did not
-    fail.
-    """
+    """Why this thread's last operator gave NaN; empty without a failure, and if asked again."""
     message, _latest.message = getattr(_latest, "message", ""), ""
     return message
 
@@ -35,8 +32,9 @@ def last_error(energy: Tensor) -> str:
 def nan_on_error(
     function: Callable[..., tuple[Tensor, Tensor]],
 ) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Decorator for an operator that gives an energy and a gradient like its first argument:
-    NaN in place of any exception.
+    """Decorator for an operator: energy and gradient are NaN in place of any exception.
+
+    The gradient has the shape of the operator's first argument.
     """
 
     @functools.wraps(function)

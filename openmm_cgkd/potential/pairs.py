@@ -1,5 +1,6 @@
-"""Pairs of beads within the cutoff, periodic or not; the one neighbour search for training and
-analysis in Python.
+"""Pairs of beads within the cutoff, periodic or not.
+
+The one neighbour search for training and analysis in Python.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ class Pairs:
 
 
 def check_cutoff(box: np.ndarray, cutoff: float) -> None:
-    """Refuse a cutoff above half the smallest box height, where a bead would meet two images of
-    another.
+    """Refuse a cutoff above half the smallest box height.
+
+    Beyond it a bead would meet two images of another.
 
     Raises
     ------

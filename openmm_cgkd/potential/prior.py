@@ -1,5 +1,6 @@
-"""Fixed prior: a pair repulsion that keeps beads from overlapping where the all-atom data are
-silent, and bonded terms.
+"""Fixed prior: a pair repulsion, and bonds and angles.
+
+The repulsion keeps beads from overlapping where the all-atom data are silent.
 
 For each pair of bead types U(r) = (s p / a) exp(a (t - r)) with a = ln(1/p) / d, where t is the
 first r with g(r) > threshold, s the mean magnitude of the mapped force components, p the share of s
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from openmm_cgkd.config.run import PriorConfig
 from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.frames.frames import Frames
+from openmm_cgkd.utils.box import box_volume
 
 from .bonded import BondedParameters, BondedPrior, bonded_prior, fit_bonded, nearest_vectors
 from .forces import energies_and_forces
@@ -54,8 +56,9 @@ class PairRepulsion(nn.Module):
         self.register_buffer("contact", contact.reshape(-1))
 
     def forward(self, types: Tensor, first: Tensor, second: Tensor, vectors: Tensor) -> Tensor:
-        """Per-bead energies (n_beads,), kJ/mol, half of each pair to either bead; arguments as
-        `TensorNetEnergies`.
+        """Per-bead energies (n_beads,), kJ/mol, half of each pair to either bead.
+
+        Arguments as `TensorNetEnergies`.
         """
         distances = torch.linalg.vector_norm(vectors, dim=1)
         kinds = types.index_select(0, first) * self.n_types + types.index_select(0, second)
@@ -161,8 +164,7 @@ class Prior:
 
 
 def fit_prior(frames: Frames, config: PriorConfig, bin_width: float = 0.005) -> PriorParameters:
-    """Read contact distances off the all-atom radial distribution functions, and fit bonds and
-    angles.
+    """Read contact distances off the all-atom radial distribution functions; fit bonds and angles.
 
     Pairs of beads one or two bonds apart do not count in the distribution functions, since they
     feel no repulsion.
@@ -205,7 +207,7 @@ def fit_prior(frames: Frames, config: PriorConfig, bin_width: float = 0.005) -> 
         a, b = frames.beads.types[pairs.first], frames.beads.types[pairs.second]
         np.add.at(counts, (a, b, bins), 1)
         np.add.at(counts, (b, a, bins), 1)
-        density += possible / np.linalg.det(box)
+        density += possible / box_volume(box)
     shell = 4 / 3 * np.pi * np.diff(edges**3)
     contact = np.zeros((n_types, n_types))
     for a in range(n_types):

@@ -1,5 +1,6 @@
-"""Pairs of beads, nearest images and checks in pure TorchScript, for files that run without this
-package.
+"""Pairs of beads, nearest images and checks in pure TorchScript.
+
+For files that run without this package.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from openmm_cgkd.utils.box import checked_box_numbers
 def image_shifts(
     x: Tensor, y: Tensor, z: Tensor, box: list[float]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Nearest-image differences; in reduced form right for all distances up to half the
-    smallest box height.
+    """Nearest images of differences.
+
+    In reduced form right for all distances up to half the smallest box height.
     """
     ax, bx, by, cx, cy, cz = box[0], box[1], box[2], box[3], box[4], box[5]
     images = torch.round(z / cz)
@@ -55,8 +57,9 @@ def near_pairs(positions: Tensor, box: list[float], cutoff: float) -> tuple[Tens
 
 
 def pair_vectors(positions: Tensor, first: Tensor, second: Tensor, box: list[float]) -> Tensor:
-    """Nearest images of the vectors from `first` to `second`, shape (n_pairs, 3); open
-    boundaries if the box is empty.
+    """Nearest images of the vectors from `first` to `second`, shape (n_pairs, 3).
+
+    Open boundaries if the box is empty.
     """
     vectors = positions.index_select(0, second) - positions.index_select(0, first)
     if len(box) == 0:
@@ -83,8 +86,9 @@ def script_box(boxvectors: Tensor, cutoff: float) -> list[float]:
 
 
 def checked_box(boxvectors: Tensor | None, cutoff: float) -> Tensor:
-    """Box vectors in double precision, shape (3, 3), or (0, 3) without a box; refuses a box
-    that is too small.
+    """Box vectors in double precision, shape (3, 3), or (0, 3) without a box.
+
+    Refuses a box that is too small.
     """
     if boxvectors is None:
         return torch.empty(0, 3, dtype=torch.float64)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from openmm_cgkd.utils.box import kernel_box
 
 from .cpu.evaluate import evaluate, workspace
-from .cpu.neighbors import recent_list
+from .cpu.lists import recent_list
 from .network import TensorNetEnergies
 from .operator_errors import last_error, nan_on_error
 from .prior import PairRepulsion
@@ -152,9 +152,7 @@ def _evaluate_on_gpu(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 def _has_gpu_kernels(where: Tensor) -> bool:
-    """Whether the operators run on the GPU that a tensor is on: Triton is installed and knows
-    such GPUs.
-    """
+    """Whether the operators run on a tensor's GPU: Triton is installed and knows such GPUs."""
     return find_spec("triton") is not None and torch.cuda.get_device_capability(where.device) >= (
         7,
         0,

@@ -1,5 +1,7 @@
-"""Charts as Bokeh figures. Colours are those of light paper; ``report.js`` follows the theme of
-the page and finds lines by their tags.
+"""Charts as Bokeh figures.
+
+Colours are those of light paper; ``report.js`` follows the theme of the page and finds lines by
+their tags.
 """
 
 from __future__ import annotations
@@ -30,23 +32,23 @@ from .run_record import Contents
 _TOOLS = "box_zoom,pan,wheel_zoom,reset,save"
 _DASHES = ("solid", "dashed", "dotdash")
 _HEIGHT = 270  # pixels
-_NARROW = 4  # columns, from which on labels have little room
-# of logarithmic axes
+_NARROW = 4  # number of columns from which on labels have little room
+# ticks of logarithmic axes
 _TICKS = [digit * 10.0**power for power in range(-9, 10) for digit in (1, 2, 5)]
 
 
 @dataclass(frozen=True)
-class Live:
-    """What the page needs to show figures.
+class InteractiveFigures:
+    """Figures that a reader can zoom, as HTML and script of the page.
 
     Attributes
     ----------
     library : str
         BokehJS.
     script : str
-        Draws the figures.
+        The script that draws the figures.
     places : dict
-        By name of the chart the HTML of the places of its figures.
+        HTML elements that the figures are drawn into, by name of the chart.
     maps : list of dict
         Of every distance-angle distribution its title, range of distances (nm) and end of the
         colour scale.
@@ -66,7 +68,7 @@ def colors_of(labels: Sequence[str]) -> dict[str, str]:
     }
 
 
-def embed(contents: Contents, charts: Sequence[Chart], maps: Maps | None) -> Live:
+def embed(contents: Contents, charts: Sequence[Chart], maps: Maps | None) -> InteractiveFigures:
     """Figures of all charts and the script that draws them, all within the page."""
     figures = {chart.name: _chart(chart) for chart in charts}
     scales: list[dict[str, Any]] = []
@@ -83,7 +85,7 @@ def embed(contents: Contents, charts: Sequence[Chart], maps: Maps | None) -> Liv
         name: [divs[f"{name} {k}"] for k in range(len(group))] for name, group in figures.items()
     }
     library = Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw
-    return Live("\n".join(library), script.replace("</", "<\\/"), places, scales)
+    return InteractiveFigures("\n".join(library), script.replace("</", "<\\/"), places, scales)
 
 
 def _chart(chart: Chart) -> list[figure]:
@@ -93,18 +95,18 @@ def _chart(chart: Chart) -> list[figure]:
     columns = chart.columns or 3
     drawn = []
     for k, panel in enumerate(panels):
-        place = _empty(
+        plot = _empty(
             axis, x_range, y_range or (None if axis.logarithmic else _y_range([panel], axis))
         )
         if columns >= _NARROW:
             if axis.angles:
-                place.xaxis.ticker = FixedTicker(ticks=[0, 60, 120, 180])
+                plot.xaxis.ticker = FixedTicker(ticks=[0, 60, 120, 180])
             if k % columns:
-                place.yaxis.axis_label = None
-        if axis.logarithmic:  # zooming one zooms all
-            x_range, y_range = place.x_range, place.y_range
-        _draw(place, panel, axis)
-        drawn.append(place)
+                plot.yaxis.axis_label = None
+        if axis.logarithmic:  # all panels zoom together
+            x_range, y_range = plot.x_range, plot.y_range
+        _draw(plot, panel, axis)
+        drawn.append(plot)
     return drawn
 
 
@@ -122,7 +124,7 @@ def _empty(axis: Axis, x_range: Any, y_range: Any) -> figure:
         if value is not None
     }
     kind = "log" if axis.logarithmic else "linear"
-    place = figure(
+    plot = figure(
         height=_HEIGHT,
         sizing_mode="stretch_width",
         tools=_TOOLS,
@@ -131,24 +133,24 @@ def _empty(axis: Axis, x_range: Any, y_range: Any) -> figure:
         y_axis_type=kind,
         **ranges,
     )
-    place.toolbar.logo = None
-    place.toolbar.autohide = True
-    place.xaxis.axis_label, place.yaxis.axis_label = axis.x_label, axis.y_label
-    place.axis.axis_label_text_font_style = "normal"
-    place.axis.axis_label_text_font_size = "13px"
-    place.axis.major_label_text_font_size = "12px"
-    place.axis.minor_tick_line_color = None
-    place.outline_line_color = None
-    place.background_fill_alpha = place.border_fill_alpha = 0  # the page shines through
+    plot.toolbar.logo = None
+    plot.toolbar.autohide = True
+    plot.xaxis.axis_label, plot.yaxis.axis_label = axis.x_label, axis.y_label
+    plot.axis.axis_label_text_font_style = "normal"
+    plot.axis.axis_label_text_font_size = "13px"
+    plot.axis.major_label_text_font_size = "12px"
+    plot.axis.minor_tick_line_color = None
+    plot.outline_line_color = None
+    plot.background_fill_alpha = plot.border_fill_alpha = 0  # the background is that of the page
     if axis.angles:
-        place.xaxis.ticker = FixedTicker(ticks=list(range(0, 181, 30)))
+        plot.xaxis.ticker = FixedTicker(ticks=list(range(0, 181, 30)))
     if axis.logarithmic:
-        place.yaxis.ticker = FixedTicker(ticks=_TICKS)
-        place.yaxis.formatter = NumeralTickFormatter(format="0.[000000000]")
-    return place
+        plot.yaxis.ticker = FixedTicker(ticks=_TICKS)
+        plot.yaxis.formatter = NumeralTickFormatter(format="0.[000000000]")
+    return plot
 
 
-def _draw(place: figure, panel: Panel, axis: Axis) -> None:
+def _draw(plot: figure, panel: Panel, axis: Axis) -> None:
     data = {"x": panel.x}
     for k, line in enumerate(panel.lines):
         data |= {
@@ -159,29 +161,29 @@ def _draw(place: figure, panel: Panel, axis: Axis) -> None:
         }
     source = ColumnDataSource(data)
     if axis.baseline is not None:
-        place.line(
+        plot.line(
             panel.x[[0, -1]], [axis.baseline] * 2, line_color="#999999", line_width=1
         ).tags = ["guide", ""]
     colors = colors_of([line.label for line in panel.lines])
     for k, line in enumerate(panel.lines):
         color, dash = colors[line.label], _DASHES[max(k - 1, 0) // len(COLORS) % len(_DASHES)]
-        band = place.varea(
+        band = plot.varea(
             "x", f"low{k}", f"high{k}", source=source, fill_color=color, fill_alpha=0.22
         )
         drawn = [
-            place.line("x", f"y{k}", source=source, line_color=color, line_width=2, line_dash=dash)
+            plot.line("x", f"y{k}", source=source, line_color=color, line_width=2, line_dash=dash)
         ]
         if axis.markers:
             drawn.append(
-                place.scatter(
+                plot.scatter(
                     "x", f"y{k}", source=source, size=6, fill_color=color, line_color=color
                 )
             )
         for renderer in (band, *drawn):
             renderer.tags = ["band" if renderer is band else "line", line.label]
-    # one box for all lines at a distance, also when some are hidden
-    anchor = place.line("x", "y0", source=source, line_alpha=0)
-    anchor.tags = ["anchor", ""]
+    # an invisible line carries the tooltip of all lines, also when some are hidden
+    tooltip_line = plot.line("x", "y0", source=source, line_alpha=0)
+    tooltip_line.tags = ["anchor", ""]
     form = "0.00" if _large(panel.lines) else "0.000"
     tips = [
         (axis.x_label, "@x{0.[000]}"),
@@ -190,9 +192,9 @@ def _draw(place: figure, panel: Panel, axis: Axis) -> None:
             for k, line in enumerate(panel.lines)
         ),
     ]
-    place.add_tools(
+    plot.add_tools(
         HoverTool(
-            renderers=[anchor],
+            renderers=[tooltip_line],
             mode="vline",
             tooltips=tips,
             point_policy="follow_mouse",
@@ -207,7 +209,7 @@ def _large(lines: Sequence[Line]) -> bool:
 
 def _scale(title: str, values: dict[str, np.ndarray], r_edges: np.ndarray) -> dict[str, Any]:
     """Range of distances and of colours: as in the pictures, without single noisy cells."""
-    filled = np.argmax(sum(each.sum(axis=1) for each in values.values()) > 0)
+    filled = int(np.argmax(np.sum([each.sum(axis=1) for each in values.values()], axis=0) > 0))
     top = max(1.0, float(np.quantile(values[REFERENCE_LABEL], 0.998)))
     return {
         "title": title,
@@ -218,8 +220,9 @@ def _scale(title: str, values: dict[str, np.ndarray], r_edges: np.ndarray) -> di
 
 
 def _maps(maps: Maps, scales: list[dict[str, Any]]) -> list[figure]:
-    """A figure per label; it holds all triples and shows the first, until the page asks for
-    another.
+    """A figure per label, which holds the maps of all triples and shows the first.
+
+    The page shows another when the reader asks for it.
     """
     mapper = LinearColorMapper(palette=Magma256[::-1], low=0, high=scales[0]["high"], name="maps")
     x_range, y_range = Range1d(scales[0]["start"], scales[0]["end"]), Range1d(0, 180)
@@ -229,35 +232,31 @@ def _maps(maps: Maps, scales: list[dict[str, Any]]) -> list[figure]:
         data: dict[str, Any] = {}
         for k, row in enumerate(maps.rows):
             data[f"image{k}"] = [row.maps[label].T.astype(np.float32)]
-            data[f"left{k}"], data[f"width{k}"] = (
-                [row.r_edges[0]],
-                [row.r_edges[-1] - row.r_edges[0]],
-            )
-        place = _empty(axis, x_range, y_range)
-        place.yaxis.ticker = FixedTicker(ticks=list(range(0, 181, 30)))
+            data[f"left{k}"] = [row.r_edges[0]]
+            data[f"width{k}"] = [row.r_edges[-1] - row.r_edges[0]]
+        plot = _empty(axis, x_range, y_range)
+        plot.yaxis.ticker = FixedTicker(ticks=list(range(0, 181, 30)))
         style = {"y": 0, "dh": 180, "color_mapper": mapper, "source": ColumnDataSource(data)}
-        image = place.image("image0", x="left0", dw="width0", **style)
+        image = plot.image("image0", x="left0", dw="width0", **style)
         image.tags = ["map", label]
         tips = [("r / nm", "$x{0.000}"), ("angle / degrees", "$y{0}"), (label, "@$name{0.00}")]
         image.name = "image0"
-        place.add_tools(HoverTool(renderers=[image], tooltips=tips, visible=False))
-        place.grid.visible = False
-        drawn.append(place)
+        plot.add_tools(HoverTool(renderers=[image], tooltips=tips, visible=False))
+        plot.grid.visible = False
+        drawn.append(plot)
     return drawn
 
 
 def _survival(contents: Contents) -> figure:
     """Share of the runs that are still physical, a step per failure."""
-    known = [run for run in contents.runs if run.survival]
-    end = max(float(run.survival["time / ps"][-1]) for run in known)
-    place = _empty(Axis("time / ps", "share still physical"), Range1d(0, end), Range1d(0, 1.04))
+    known = [(run, run.survival) for run in contents.runs if run.survival]
+    end = max(float(columns["time / ps"][-1]) for _, columns in known)
+    plot = _empty(Axis("time / ps", "share still physical"), Range1d(0, end), Range1d(0, 1.04))
     colors = colors_of([REFERENCE_LABEL, *contents.models])
-    for run in known:
-        source, color = (
-            ColumnDataSource({name.split(" ")[0]: values for name, values in run.survival.items()}),
-            colors[run.model],
-        )
-        band = place.varea_step(
+    for run, columns in known:
+        source = ColumnDataSource({name.split(" ")[0]: values for name, values in columns.items()})
+        color = colors[run.model]
+        band = plot.varea_step(
             "time",
             "low",
             "high",
@@ -266,7 +265,7 @@ def _survival(contents: Contents) -> figure:
             fill_color=color,
             fill_alpha=0.18,
         )
-        line = place.step(
+        line = plot.step(
             "time", "share", source=source, mode="after", line_color=color, line_width=2
         )
         band.tags, line.tags = ["band", run.model], ["line", run.model]
@@ -274,5 +273,5 @@ def _survival(contents: Contents) -> figure:
             ("time / ps", "@time{0.[00]}"),
             (run.name, "@share{0.00} (95 %: @low{0.00} to @high{0.00})"),
         ]
-        place.add_tools(HoverTool(renderers=[line], mode="vline", tooltips=tips, visible=False))
-    return place
+        plot.add_tools(HoverTool(renderers=[line], mode="vline", tooltips=tips, visible=False))
+    return plot

@@ -1,6 +1,4 @@
-"""The curves of a comparison as charts: panels that both the page and the pictures beside it
-draw.
-"""
+"""The curves of a comparison as charts, for the page and for the pictures beside it."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from .run_record import Contents, Run
 REFERENCE_LABEL = "all-atom"
 _DASH = "\u2013"  # as chemists write pairs
 _STANDARD_ERRORS = 2  # half width of a band
-_NOTED = 3  # models whose errors stand in the panels
+_NOTED = 3  # the panels tell the errors of at most so many models
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def charts(contents: Contents) -> list[Chart]:
 
 
 def data_sentence(contents: Contents) -> str:
-    """What stands behind lines and bands."""
+    """Sentences on the frames behind the lines, and on the bands."""
     return f"{_frames(contents)} {_bands(contents)}"
 
 
@@ -233,11 +231,11 @@ def _panels(
     panels = []
     for types in contents.runs[0].curves(kind):
         read = {
-            run: tuple(
-                scale * np.array(columns[f"{types} {run} {name}"], dtype=float)
-                for name in (value, f"{value} se")
+            label: (
+                scale * np.array(columns[f"{types} {label} {value}"], dtype=float),
+                scale * np.array(columns[f"{types} {label} {value} se"], dtype=float),
             )
-            for run in ("AA", *(run.label for run in contents.runs))
+            for label in ("AA", *(run.label for run in contents.runs))
         }
         names = types.split("-")
         panels.append(
@@ -278,18 +276,20 @@ def _row_panels(contents: Contents, rows: dict[tuple[str, str], np.ndarray]) -> 
         # what each covers
         x = np.unique(np.concatenate([curve[0] for curve in curves.values()]))
         read = {
-            label: tuple(
-                np.interp(x, curve[0], row, left=np.nan, right=np.nan) for row in curve[1:]
+            label: (
+                np.interp(x, points, values, left=np.nan, right=np.nan),
+                np.interp(x, points, errors, left=np.nan, right=np.nan),
             )
-            for label, curve in curves.items()
+            for label, (points, values, errors) in curves.items()
         }
         panels.append(Panel(_DASH.join(types.split("-")), x, _lines(contents, read)))
     return panels
 
 
 def _lines(contents: Contents, read: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[Line]:
-    """All-atom first, then a line per model: with a band of standard errors, or of the
-    deviation between its trainings.
+    """Lines of all-atom, which comes first, and of every model.
+
+    A band shows standard errors, or the standard deviation over several trainings of a model.
     """
     y, se = read["AA"]
     lines = [Line(REFERENCE_LABEL, y, _STANDARD_ERRORS * se)]
@@ -307,8 +307,9 @@ def _lines(contents: Contents, read: dict[str, tuple[np.ndarray, np.ndarray]]) -
 
 
 def mean_error(runs: list[Run], kind: str, types: str) -> tuple[float, float | None]:
-    """Mean absolute error of a curve with its standard error; of several trainings their mean
-    and standard deviation.
+    """Mean absolute error of a curve, and its standard error.
+
+    Of several trainings the mean and the standard deviation over them.
     """
     found = [run.curves(kind)[types] for run in runs]
     values = [curve["mean_absolute"] for curve in found]
@@ -317,7 +318,7 @@ def mean_error(runs: list[Run], kind: str, types: str) -> tuple[float, float | N
 
 
 def _note(contents: Contents, kind: str, types: str) -> str:
-    """Error and floor, where there is room: of RDFs, of few models."""
+    """Errors and floor of an RDF; empty for other observables and for many models."""
     if kind != "rdf" or len(contents.models) > _NOTED:
         return ""
     notes = []

@@ -1,5 +1,6 @@
-"""The HTML page of a report: template, style and script, filled with figures, pictures, tables
-and words.
+"""The HTML page of a report.
+
+Template, style and script are filled with figures, pictures, tables and words.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ def render(
     with_files : bool
         Whether the page names pictures and tables beside it.
     """
+    loader = PackageLoader(__package__)
     environment = Environment(
-        loader=PackageLoader(__package__),
+        loader=loader,
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -52,8 +54,7 @@ def render(
     )
     environment.filters["cell"] = _cell
     style, code = (
-        Markup(environment.loader.get_source(environment, f"report.{kind}")[0])
-        for kind in ("css", "js")
+        Markup(loader.get_source(environment, f"report.{kind}")[0]) for kind in ("css", "js")
     )
     return environment.get_template("report.html").render(
         style=style,
@@ -71,7 +72,7 @@ def render(
         tables=tables,
         with_files=with_files,
         configurations={
-            run.name: (run.folder / "run.yaml").read_text() for run in contents.runs if run.config
+            run.name: run.configuration for run in contents.runs if run.configuration is not None
         },
     )
 

@@ -1,4 +1,4 @@
-"""What a report is made of: the files that compare, simulate, stability and export have left."""
+"""The data of a report, from the files that compare, simulate, stability and export have left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from openmm_cgkd.config.run import RunConfig, load_run
 from openmm_cgkd.exceptions import AnalysisError
 from openmm_cgkd.potential.metadata import PotentialMetadata, read_metadata
-from openmm_cgkd.run_folder import RunFolder
+from openmm_cgkd.run_folder import RunFiles, RunFolder
 from openmm_cgkd.utils.files import file_hash
 
 _WORDS = {"CG": "coarse-grained"}  # the label of a run in its own comparison, written out
@@ -59,6 +59,18 @@ class Run:
     def model(self) -> str:
         """Name of the model; runs of one model are independent trainings."""
         return _WORDS.get(self.record["model"], self.record["model"])
+
+    @property
+    def configuration(self) -> str | None:
+        """Text of its run.yaml."""
+        if self.config is None or self.folder is None:
+            return None
+        return RunFiles(self.folder).run_file.read_text()
+
+    def stability_picture(self, suffix: str) -> Path:
+        """Picture of its stability protocol."""
+        assert self.folder is not None  # `stability` has been read from there
+        return RunFiles(self.folder).stability / f"stability.{suffix}"
 
     def curves(self, kind: str) -> dict[str, dict[str, Any]]:
         """Errors of one observable by bead types, such as "CHO-CL"."""
@@ -152,12 +164,12 @@ def read_contents(run: Path | str) -> Contents:
         )
     if (folder / "comparison.json").exists():
         return _of_many(folder)
-    if (folder / "comparison" / "comparison.json").exists():
+    if RunFiles(folder).comparison_report.exists():
         return _of_one(folder)
-    if (folder / "run.yaml").exists():
+    if RunFiles(folder).run_file.exists():
         raise AnalysisError(
             f"{folder}: this run has not been compared with all-atom yet; run 'cgkd compare"
-            f" {folder / 'run.yaml'}' first."
+            f" {RunFiles(folder).run_file}' first."
         )
     raise AnalysisError(
         f"{folder}: is not a run folder (it holds neither run.yaml nor comparison.json); name one"
@@ -167,15 +179,16 @@ def read_contents(run: Path | str) -> Contents:
 
 def _of_one(root: Path) -> Contents:
     """A run folder with its own comparison."""
-    folder = root / "comparison"
-    whole = _read_json(folder / "comparison.json", "structure", "blocks", "r_max")
+    files = RunFiles(root)
+    folder = files.comparison
+    whole = _read_json(files.comparison_report, "structure", "blocks", "r_max")
     config = _config(root)
     record = whole["structure"]["models"][0]
-    trajectory = next(iter(sorted((root / "simulation").glob("trajectory.*"))), None)
+    trajectory = next(iter(sorted(files.simulation.glob("trajectory.*"))), None)
     if trajectory is not None and file_hash(trajectory) != record["sha256"]:
         raise AnalysisError(
             f"{folder}: compares another trajectory than {trajectory}; run 'cgkd compare"
-            f" {root / 'run.yaml'}' again."
+            f" {files.run_file}' again."
         )
     run = _of_folder(record, root, config)
     frames = config.comparison.shell_frames if config else None
@@ -193,14 +206,17 @@ def _of_one(root: Path) -> Contents:
 
 
 def _of_many(folder: Path) -> Contents:
-    """The folder of ``cgkd compare --against``; run folders count as long as they hold the
-    trajectories that were compared.
+    """The folder of ``cgkd compare --against``.
+
+    Run folders are read only if they still hold the trajectories that were compared.
     """
     data = _read_json(folder / "comparison.json", "models", "settings", "r_max")
     runs = []
     for record in data["models"]:
         path = Path(record["path"])
-        root = path.parent.parent if path.parent.name == "simulation" else path.parent
+        root = path.parent
+        if path.parent == RunFiles(path.parent.parent).simulation:
+            root = path.parent.parent
         if (
             path.suffix in (".dcd", ".xtc")
             and path.exists()
@@ -229,18 +245,16 @@ def _state(data: dict[str, Any]) -> tuple[str, float | None]:
 
 
 def _of_folder(record: dict[str, Any], root: Path, config: RunConfig | None) -> Run:
-    simulation, stability = (
-        root / "simulation" / "simulation.json",
-        root / "stability" / "stability.json",
-    )
+    files = RunFiles(root)
+    simulation, stability = files.simulation_report, files.stability_report
     survival = None
     if stability.exists():
         _check_student(root)
         survival = {
             name: np.array(values, dtype=float)
-            for name, values in read_columns(stability.with_name("survival.csv")).items()
+            for name, values in read_columns(files.survival).items()
         }
-    model = RunFolder(config).model if config else root / "student.pt"
+    model = RunFolder(config).model if config else files.exported
     return Run(
         record,
         root,
@@ -254,18 +268,18 @@ def _of_folder(record: dict[str, Any], root: Path, config: RunConfig | None) -> 
 
 def _check_student(root: Path) -> None:
     """Refuse a stability protocol of another student than the one whose trajectory was compared."""
-    stamps = [root / "stages" / f"{stage}.json" for stage in ("simulate", "stability")]
+    stamps = [RunFiles(root).stage(name) for name in ("simulate", "stability")]
     if all(stamp.exists() for stamp in stamps):
         simulated, tested = (_read_json(stamp, "model")["model"] for stamp in stamps)
         if simulated != tested:
             raise AnalysisError(
                 f"{root}: simulation and stability are of different students; run 'cgkd stability"
-                f" {root / 'run.yaml'}' again."
+                f" {RunFiles(root).run_file}' again."
             )
 
 
 def _config(root: Path) -> RunConfig | None:
-    path = root / "run.yaml"
+    path = RunFiles(root).run_file
     return load_run(path) if path.exists() else None
 
 

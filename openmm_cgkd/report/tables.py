@@ -25,7 +25,7 @@ _OBSERVABLES = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a row per thing.
+    """A table of the page.
 
     Attributes
     ----------
@@ -119,6 +119,7 @@ def errors(contents: Contents, observables: tuple[str, ...], name: str) -> Table
 def peaks(contents: Contents) -> Table:
     """First peaks of the RDFs."""
     columns = contents.table("rdf")
+    assert columns is not None  # without this table there is no chart, so no page
     r = np.array(columns["r / nm"], dtype=float)
     rows = []
     for types in contents.runs[0].curves("rdf"):
@@ -184,7 +185,7 @@ def dynamics(contents: Contents) -> Table | None:
 
 def speed(contents: Contents) -> Table | None:
     """Speed and temperature of the runs."""
-    known = [run for run in contents.runs if run.simulation]
+    known = [(run.name, run.simulation) for run in contents.runs if run.simulation]
     if not known:
         return None
     names = (
@@ -208,7 +209,7 @@ def speed(contents: Contents) -> Table | None:
         "set T / K",
         "frames",
     ]
-    rows = [[run.name, *(run.simulation.get(name) for name in names)] for run in known]
+    rows = [[run, *(simulation.get(name) for name in names)] for run, simulation in known]
     if contents.all_atom_speed is not None:
         rows.append([REFERENCE_LABEL, contents.all_atom_speed, *[None] * (len(names) - 1)])
     caption = "Speeds as each run measured them, on the machine where it ran."
@@ -218,7 +219,7 @@ def speed(contents: Contents) -> Table | None:
 
 
 def stability(contents: Contents) -> Table | None:
-    """What came of the replicas."""
+    """Replicas: time and cause of failure, means and drifts."""
     names = (
         "index",
         "start",

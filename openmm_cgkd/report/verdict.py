@@ -1,5 +1,6 @@
-"""What a comparison comes to, in words and marks. The bounds stand in docs/observables.md and
-on the page.
+"""The verdict on a model, in words and marks.
+
+The bounds stand in docs/observables.md and on the page.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ BOUNDS = (
 
 
 class Mark(IntEnum):
-    """From unknown, which counts for nothing, to bad."""
+    """Mark of a finding; of several findings the worst mark, which is the largest, counts."""
 
     UNKNOWN = 0
     GOOD = 1
@@ -94,9 +95,7 @@ def verdicts(contents: Contents) -> list[Verdict]:
 
 
 def rdf_error(runs: list[Run]) -> tuple[float, float | None]:
-    """Mean over all pairs and trainings of the RDF error, and its standard deviation over
-    trainings.
-    """
+    """Mean RDF error over all pairs and trainings, and its standard deviation over trainings."""
     means = [
         np.mean([curve["mean_absolute"] for curve in run.curves("rdf").values()]) for run in runs
     ]

@@ -1,5 +1,6 @@
-"""The report of a comparison: one HTML page that needs no network, and beside it pictures and
-tables.
+"""The report of a comparison: one HTML page, and beside it pictures and tables.
+
+The page needs no network.
 """
 
 from __future__ import annotations
@@ -65,10 +66,8 @@ def write_report(run: Path | str, output: Path | None = None) -> Path:
     drawn, found, sections = charts(contents), maps(contents), _tables(contents)
     with tempfile.TemporaryDirectory() as discarded:
         folder = Path(discarded) if alone else output
-        stills, stability = (
-            _write_pictures(contents, drawn, found, folder),
-            _copy_stability(contents, folder),
-        )
+        stills = _write_pictures(contents, drawn, found, folder)
+        stability = _copy_stability(contents, folder)
         stills |= {name: _address((folder / f"{name}.svg").read_text()) for name in stability}
         for table in (table for section in sections.values() for table in section):
             write_csv(folder / f"{table.name}.csv", table.header, table.rows)
@@ -114,15 +113,16 @@ def _bare(picture: Figure) -> str:
 
 
 def _copy_stability(contents: Contents, folder: Path) -> dict[str, str]:
-    """The pictures that the stability protocol of each run has drawn; the name of the run by
-    that of its picture.
+    """Copy the pictures of the stability protocol of each run.
+
+    Returns the name of the run by the name of its picture.
     """
     names = {}
     for k, run in enumerate(contents.runs, start=1):
         if run.stability is not None:
             name = "stability" if len(contents.runs) == 1 else f"stability-{k}"
             for kind in _FORMATS:
-                _copy(run.folder / "stability" / f"stability.{kind}", folder / f"{name}.{kind}")
+                _copy(run.stability_picture(kind), folder / f"{name}.{kind}")
             names[name] = run.name
     return names
 
@@ -142,7 +142,7 @@ def _address(picture: str) -> str:
 def _tables(contents: Contents) -> dict[str, list[Table]]:
     """Tables by the section of the page."""
     shells = tables.errors(contents, ("adf", "cdf", "coordination"), "errors_shells")
-    sections = {
+    sections: dict[str, list[Table | None]] = {
         "errors": [
             tables.scores(contents),
             tables.errors(contents, ("rdf",), "errors_rdf"),

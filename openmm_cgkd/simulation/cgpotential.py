@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import mdtraj
 import numpy as np
@@ -16,6 +16,7 @@ from openmm_cgkd.potential.metadata import PotentialMetadata, read_metadata
 from openmm_cgkd.potential.pairs import check_cutoff
 
 from .engines import (
+    EngineName,
     check_python_force,
     check_stack,
     choose_engine,
@@ -60,11 +61,7 @@ class CGPotential:
         If the file is missing, not a potential of this package, or was changed after the export.
     """
 
-    def __init__(
-        self,
-        file: Path | str,
-        engine: Literal["fast", "portable", "python", "fused"] | None = None,
-    ) -> None:
+    def __init__(self, file: Path | str, engine: EngineName | None = None) -> None:
         if engine is None:
             self.engine = choose_engine()
         else:
@@ -117,8 +114,9 @@ class CGPotential:
         return system
 
     def bead_masses(self, topology: app.Topology | mdtraj.Topology | BeadTopology) -> np.ndarray:
-        """Masses of the beads of a topology, shape (n_beads,), dalton; arguments and errors as
-        `createSystem`.
+        """Masses of the beads of a topology, shape (n_beads,), dalton.
+
+        Arguments and errors as `createSystem`.
         """
         masses = np.array(self.metadata.masses)[self._types(bead_names(topology))]
         if isinstance(topology, BeadTopology) and not np.allclose(
@@ -135,8 +133,9 @@ class CGPotential:
     def createForce(
         self, topology: app.Topology | mdtraj.Topology | BeadTopology, boxVectors: Any = None
     ) -> openmm.Force:
-        """The potential as one `openmm.Force`, for a system with the same beads; arguments and
-        errors as `createSystem`.
+        """The potential as one `openmm.Force`, for a system with the same beads.
+
+        Arguments and errors as `createSystem`.
 
         Parameters
         ----------
@@ -179,14 +178,16 @@ class CGPotential:
             module = torch.jit.script(PotentialWithForces(module).eval())
         force = import_torch_force()(module)
         force.setOutputsForces(self.engine == "fast")
-        # a graph cannot raise: what is wrong would show as NaN, in the energy alone
+        # nothing can raise in a CUDA graph: an error would show as NaN, and in the energy alone
         force.setProperty("useCUDAGraphs", "false")
         force.setUsesPeriodicBoundaryConditions(box is not None)
         return force
 
     def load(self) -> torch.jit.ScriptModule:
-        """The TorchScript module of the engine; ``set_types`` it, then call it with positions and,
-        if periodic, box vectors.
+        """The TorchScript module of the engine.
+
+        Call its method ``set_types`` first, then itself with positions and, if periodic, box
+        vectors.
 
         Raises
         ------

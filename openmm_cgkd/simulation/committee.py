@@ -1,7 +1,7 @@
 """The teachers as a committee that watches the student's trajectory.
 
-Where the teachers disagree more than on their labels, the student is outside what it has learnt,
-and nobody knows the forces.
+Where the teachers disagree more than on their labels, the student is outside of what it has learnt,
+and its forces cannot be trusted.
 """
 
 from __future__ import annotations
@@ -99,17 +99,17 @@ class Committee:
         return np.array(found)
 
     def spread(self, positions: Any, boxVectors: Any = None) -> np.ndarray:
-        """Disagreement on the force on every bead, shape (n_beads,), kJ/mol/nm: as `force_spread`
-        of the labels.
+        """Disagreement on the force on every bead, shape (n_beads,), kJ/mol/nm.
 
-        Standard deviation over the members (n - 1 in the denominator), RMS over x, y, z.
+        Standard deviation over the members (n - 1 in the denominator), RMS over x, y, z; the same
+        quantity as `force_spread` of the labels.
         """
         return np.sqrt(self.forces(positions, boxVectors).var(axis=0, ddof=1).mean(axis=-1))
 
 
 @dataclass(frozen=True)
 class SpreadRange:
-    """Disagreement on the labels: what counts as known territory.
+    """Range of the committee's disagreement on the labels, within which its forces are trusted.
 
     Attributes
     ----------
@@ -133,8 +133,9 @@ class SpreadRange:
 
 
 class CommitteeReporter:
-    """OpenMM reporter: writes the committee's disagreement along a trajectory, and warns or stops
-    when it leaves the known range.
+    """OpenMM reporter of the committee's disagreement along a trajectory.
+
+    It warns, or stops the run, when the disagreement leaves the known range.
 
     The CSV has a row per evaluation: step, time (ps), then for every bead type the mean over its
     beads and the largest disagreement (kJ/mol/nm), as `Committee.spread`.
@@ -148,9 +149,9 @@ class CommitteeReporter:
     known : SpreadRange, optional
         Without it nothing is checked.
     maxRatio : float
-        How far beyond the known range is too far.
+        Multiple of the known range above which the reporter acts.
     action : {"warn", "stop"}
-        A warning is given once per bead type; the alternative is to raise.
+        Warn once per bead type, or raise an error.
     append : bool
         Go on with an existing file.
     """
@@ -165,13 +166,11 @@ class CommitteeReporter:
         action: Literal["warn", "stop"] = "warn",
         append: bool = False,
     ) -> None:
-        self._interval, self._committee, self._known, self._ratio, self._action = (
-            reportInterval,
-            committee,
-            known,
-            maxRatio,
-            action,
-        )
+        self._interval = reportInterval
+        self._committee = committee
+        self._known = known
+        self._ratio = maxRatio
+        self._action = action
         self._kinds = {
             str(name): np.array(committee.names) == name for name in dict.fromkeys(committee.names)
         }
@@ -220,9 +219,11 @@ class CommitteeReporter:
             *(f"{value:.5g}" for pair in figures.values() for value in pair),
         ]
         self._rows.writerow(row)
-        self._judge(simulation, figures)
+        self._check_range(simulation, figures)
 
-    def _judge(self, simulation: app.Simulation, figures: dict[str, tuple[float, float]]) -> None:
+    def _check_range(
+        self, simulation: app.Simulation, figures: dict[str, tuple[float, float]]
+    ) -> None:
         if self._known is None:
             return
         for name, values in figures.items():

@@ -13,7 +13,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from openmm_cgkd.config.run import SimulationConfig
+from openmm_cgkd.config.run import CommitteeConfig, SimulationConfig
 from openmm_cgkd.exceptions import ConfigError, SimulationError
 from openmm_cgkd.platforms import choose_platform, platforms
 from openmm_cgkd.utils.files import cut_table, replacing, write_text
@@ -68,7 +68,7 @@ def run_dynamics(
         when identity, temperature, seed and protocol are the same and no more than the asked
         production has been done; otherwise the run begins anew.
     committee : Committee and SpreadRange, optional
-        Watches the run as `simulation.committee` says.
+        Watches the run as `simulation.committee` says, or with its defaults.
 
     Returns
     -------
@@ -134,7 +134,7 @@ class Dynamics:
         self.trajectory = folder / f"trajectory.{protocol.trajectory}"
         self.log, self.spread = folder / "state.csv", folder / "committee.csv"
         self.record = folder / "progress.json"
-        # of production, of equilibration, and one that was refused
+        # states of production, of equilibration, and the one that was refused
         self.state, self.warm_state = folder / "state.xml", folder / "equilibration.xml"
         self.failed_state = folder / "failure.xml"
         inputs = {
@@ -184,9 +184,7 @@ class Dynamics:
         return self.trajectory
 
     def _read_progress(self) -> None:
-        """Take over what an interrupted run of the same inputs has done, or clear the folder of
-        another run.
-        """
+        """Continue an interrupted run of the same inputs, or clear the folder of another run."""
         if self.record.exists():
             found = json.loads(self.record.read_text())
             # the state is saved before the record, so its own step count is the one to trust
@@ -291,7 +289,8 @@ class Dynamics:
             open_log(self.log, self.interval, append, density),
         ]
         if self.committee:
-            settings, (committee, known) = self.protocol.committee, self.committee
+            settings = self.protocol.committee or CommitteeConfig()
+            committee, known = self.committee
             every = max(1, round(settings.interval / self.timestep))
             found.append(
                 CommitteeReporter(
@@ -334,8 +333,8 @@ class Dynamics:
         try:
             good, producing = self.guard.accepts(simulation), self.state.exists()
             if good and producing and simulation.currentStep % self.interval == 0:
-                # nobody knows whether its frame has been written; the last save is at most ten
-                # frames ago
+                # it is unknown whether the frame of this step has been written; the last save is at
+                # most ten frames ago
                 return
             path = self.failed_state if not good else self.state if producing else self.warm_state
             save_state(simulation, path)
@@ -345,7 +344,7 @@ class Dynamics:
                 path,
                 "" if good else f"; last good state: {self.state}",
             )
-        # shall not hide the error that brought us here
+        # must not hide the error that ended the run
         except (OSError, openmm.OpenMMException) as error:
             logger.warning("the state at the error could not be saved: %s", openmm_message(error))
 

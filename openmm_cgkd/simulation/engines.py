@@ -1,6 +1,6 @@
 """The engines of `CGPotential`, and whether the installed libraries can run them.
 
-Asked before the libraries are imported: a wrong pair of them crashes.
+Versions are checked before the libraries are imported: wrong pairs of them crash.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ _NEEDED = {"torch": ((2, 9), (2, 10)), "openmm": ((8, 4), (8, 5)), "openmmtorch"
 
 
 Engine = Literal["fast", "portable", "python"]
+EngineName = Literal["fast", "portable", "python", "fused"]  # "fused": the old name of "fast"
 _ENGINES: dict[str, Engine] = {
     "fast": "fast",
     "portable": "portable",
     "python": "python",
-    "fused": "fast",  # its old name
+    "fused": "fast",
 }
 
 
@@ -76,8 +77,9 @@ def check_stack() -> None:
 
 
 def check_python_force() -> None:
-    """Make sure that torch is there and OpenMM has `PythonForce`, which runs a potential with any
-    newer torch.
+    """Make sure that torch is there and OpenMM has `PythonForce`.
+
+    `PythonForce` runs a potential with any newer torch.
 
     Raises
     ------
@@ -129,7 +131,7 @@ def import_torch_force() -> Any:
     """
     check_stack()
     root = logging.getLogger()
-    # openmmtorch imports OpenMM by its old name, which is no business of the user's
+    # openmmtorch imports OpenMM by its old name; the user need not see the warning
     root.addFilter(_not_about_simtk)
     try:
         import torch  # noqa: F401  # openmmtorch finds torch's libraries only when torch has loaded them
@@ -149,8 +151,9 @@ def _not_about_simtk(record: logging.LogRecord) -> bool:
 
 
 def _load_missing_plugins() -> None:
-    """Load openmmtorch's plug-ins again: OpenMM tries them when it is imported, in vain if
-    torch was not there yet.
+    """Load the plug-ins of openmmtorch that OpenMM could not load when it was imported.
+
+    They need the libraries of torch, which may have been imported later.
     """
     import openmm
 
@@ -164,8 +167,9 @@ def _load_missing_plugins() -> None:
 
 
 def cuda_graphs(system: Any) -> str:
-    """Whether the `TorchForce` objects of a system run as CUDA graphs: "on", "off", or "none"
-    if there is no such force.
+    """ "on" or "off": whether the `TorchForce` objects of a system run as CUDA graphs.
+
+    "none" if there is no such force.
     """
     if not any(force.getName() == "TorchForce" for force in system.getForces()):
         return "none"
@@ -189,8 +193,9 @@ def _dotted(numbers: tuple[int, ...]) -> str:
 
 
 def _has_nvrtc() -> bool:
-    """Is libnvrtc.so.12 there: as the package that torch's CUDA-12 wheels depend on, inside
-    torch, or on the system?
+    """Whether libnvrtc.so.12 is there.
+
+    As the package that torch's CUDA-12 wheels depend on, inside torch, or on the system.
     """
     if "+cpu" in version("torch"):
         return False
@@ -205,9 +210,7 @@ def _has_nvrtc() -> bool:
 
 
 def stack_report() -> dict[str, str]:
-    """Versions of the stack, whether it fits, and OpenMM's platforms: one line each for ``cgkd
-    --version``.
-    """
+    """Versions of the stack, whether they fit, and OpenMM's platforms, for ``cgkd --version``."""
     report = {}
     for name in ("openmm_cgkd", "torch", "openmm", "openmmtorch", "torchmd-net"):
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import mdtraj
 import openmm
@@ -14,18 +14,19 @@ from openmm_cgkd.exceptions import ModelFileError
 from openmm_cgkd.mapping.beads import BeadTopology
 
 from .cgpotential import CGPotential
+from .engines import EngineName
 
 _MOST = 32  # OpenMM's number of force groups, of which `CustomCVForce` gives one to each member
 
 
 class EnsemblePotential:
-    """The mean of several potentials, as one for OpenMM: what the student is distilled from.
+    """The mean of several potentials, such as the teachers, as one potential for OpenMM.
 
     Parameters
     ----------
     files : sequence of path
         Potential files of the members, at most 32.
-    engine : {"fused", "portable", "python"}, optional
+    engine : {"fast", "portable", "python"}, optional
         As in `CGPotential`.
 
     Attributes
@@ -41,7 +42,7 @@ class EnsemblePotential:
     def __init__(
         self,
         files: Sequence[Path | str],
-        engine: Literal["fused", "portable", "python"] | None = None,
+        engine: EngineName | None = None,
     ) -> None:
         if not 1 <= len(files) <= _MOST:
             raise ModelFileError(
@@ -73,7 +74,7 @@ class EnsemblePotential:
             if system.usesPeriodicBoundaryConditions()
             else None
         )
-        system.removeForce(0)  # the first member alone
+        system.removeForce(0)  # the force of the first member alone
         names = [f"member{k}" for k in range(len(self.members))]
         mean = openmm.CustomCVForce(f"({' + '.join(names)}) / {len(names)}")
         for name, member in zip(names, self.members, strict=True):

@@ -15,8 +15,9 @@ from openmm_cgkd.utils.units import GAS_CONSTANT
 
 
 class ExplosionGuard:
-    """OpenMM reporter that raises when coordinates or energy are not finite, or the temperature is
-    out of bounds.
+    """OpenMM reporter that raises on an exploded state.
+
+    Coordinates or energy are not finite, or the temperature is out of bounds.
 
     Put it first among the reporters, so that it looks at a state before others write it.
 
@@ -53,7 +54,7 @@ class ExplosionGuard:
             raise stop_error(simulation, cause)
 
     def accepts(self, simulation: app.Simulation) -> bool:
-        """Is the state that the simulation is in now a good one?"""
+        """Whether the present state of the simulation is a good one."""
         try:
             return (
                 self.cause(
@@ -84,8 +85,9 @@ class ExplosionGuard:
 
 
 def degrees_of_freedom(system: openmm.System) -> int:
-    """Degrees of freedom that carry kinetic energy; beads have no constraints among them unless
-    the user adds some.
+    """Degrees of freedom that carry kinetic energy.
+
+    Beads have no constraints among them unless the user adds some.
     """
     moving = sum(system.getParticleMass(k)._value > 0 for k in range(system.getNumParticles()))
     removed = any(isinstance(force, openmm.CMMotionRemover) for force in system.getForces())
@@ -96,7 +98,7 @@ def stop_error(simulation: app.Simulation, cause: str) -> SimulationError:
     """The error of a run that cannot go on: an `ExplosionError` where the state is to blame."""
     step = simulation.currentStep
     time = simulation.context.getTime().value_in_unit(unit.picosecond)
-    # a potential's errors bring their own
+    # errors of a potential name their own cure
     cure = "" if "; use " in cause else "; use a smaller time step or a better trained potential"
     message = f"The simulation stopped at step {step} ({time:g} ps): {cause}{cure}."
     if re.search(r"\bnan\b|\binf\b|finite", cause, re.IGNORECASE):
@@ -109,8 +111,9 @@ def stop_error(simulation: app.Simulation, cause: str) -> SimulationError:
 
 
 def openmm_message(error: Exception) -> str:
-    """The telling line of an exception from OpenMM, which for a TorchScript failure comes after
-    a long listing.
+    """The line of an exception from OpenMM that names the cause.
+
+    A failure of TorchScript has a long listing in front of it.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openmm
 from openmm import app
@@ -16,15 +16,19 @@ from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
 
 from openmm_cgkd.exceptions import ConfigError
 
+if TYPE_CHECKING:
+    from .engines import EngineName
+
 
 class CGPotentialFactory(MLPotentialImplFactory):
-    """What the entry point names."""
+    """Factory that the entry point names."""
 
     def createImpl(
-        self, name: str, modelPath: Path | str | None = None, engine: str | None = None
+        self, name: str, modelPath: Path | str | None = None, engine: EngineName | None = None
     ) -> CGPotentialImpl:
-        """Make the implementation for one ``MLPotential("cgkd", modelPath=..., engine=...)``;
-        both as for `CGPotential`.
+        """Make the implementation of ``MLPotential("cgkd", modelPath=..., engine=...)``.
+
+        File and engine as for `CGPotential`.
         """
         from .cgpotential import CGPotential
 
@@ -50,8 +54,9 @@ class CGPotentialImpl(MLPotentialImpl):
         forceGroup: int,
         **args: Any,
     ) -> None:
-        """Add the force and set the masses of the beads: OpenMM-ML takes those from chemical
-        elements, which beads do not have.
+        """Add the force and set the masses of the beads.
+
+        OpenMM-ML takes masses from chemical elements, which beads do not have.
 
         Raises
         ------

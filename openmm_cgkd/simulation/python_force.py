@@ -53,9 +53,7 @@ class PotentialFunction:
         self.cuda_graph = self._graphed is not None
 
     def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
-        """Potential energy in kJ/mol and forces of shape (n_beads, 3) in kJ/mol/nm, of a state
-        with positions in nm.
-        """
+        """Potential energy (kJ/mol) and forces, shape (n_beads, 3), kJ/mol/nm, of a state."""
         points = np.asarray(
             state.getPositions(asNumpy=True).value_in_unit(unit.nanometer), dtype=np.float64
         )

@@ -20,8 +20,9 @@ _CHUNK = 100  # frames held in memory while a trajectory is cut
 def write_topology(
     path: Path, topology: app.Topology, positions: np.ndarray, box: np.ndarray | None
 ) -> mdtraj.Topology:
-    """Write beads as a PDB that MDTraj reads back as element-less atoms, and return it as MDTraj
-    reads it.
+    """Write beads as a PDB file, and return the topology that MDTraj reads from it.
+
+    Beads are atoms without an element.
 
     Raises
     ------
@@ -46,20 +47,21 @@ def write_topology(
     fresh = path.with_name("tmp." + path.name)  # MDTraj goes by the suffix
     frame.save_pdb(str(fresh))
     found = mdtraj.load_topology(str(fresh))
-    for ours, theirs in zip(beads.atoms, found.atoms, strict=True):
-        if ours.name != theirs.name:
+    for written, read in zip(beads.atoms, found.atoms, strict=True):
+        if written.name != read.name:
             fresh.unlink()
             raise SimulationError(
-                f"Bead type {ours.name} becomes {theirs.name} in a PDB file; use names of at most 4"
-                " characters."
+                f"Bead type {written.name} becomes {read.name} in a PDB file; use names of at most"
+                " 4 characters."
             )
     os.replace(fresh, path)
     return found
 
 
 def open_trajectory(path: Path, interval: int, append: bool) -> Any:
-    """OpenMM reporter for a trajectory; coordinates are not wrapped into the box, so that
-    diffusion can be read off.
+    """OpenMM reporter for a trajectory.
+
+    Coordinates are not wrapped into the box, so that diffusion can be measured.
     """
     kind = app.XTCReporter if path.suffix == ".xtc" else app.DCDReporter
     return kind(str(path), interval, append=append, enforcePeriodicBox=False)
@@ -125,7 +127,9 @@ def _vectors(boxes: np.ndarray | None, k: int) -> Any:
 def open_log(
     path: Path, interval: int, append: bool, density: bool = False
 ) -> app.StateDataReporter:
-    """CSV with step, time (ps), energies (kJ/mol), temperature (K), density (g/mL) if wanted,
+    """OpenMM reporter for the state log, a CSV file.
+
+    Its columns are step, time (ps), energies (kJ/mol), temperature (K), density (g/mL) if wanted,
     and speed (ns/day).
     """
     columns = {

@@ -1,4 +1,4 @@
-"""Stage 7: does the coarse-grained simulation have the structure of the all-atom one?"""
+"""Stage 7: compare the coarse-grained simulation with the all-atom one."""
 
 from __future__ import annotations
 
@@ -67,13 +67,14 @@ def compare(run: RunConfig) -> Path:
     folder = RunFolder(run)
     path = folder.simulation / f"trajectory.{run.simulation.trajectory}"
     outputs = [
-        folder.comparison / name for name in ("comparison.json", "rdf.csv", "errors.csv", "rdf.png")
+        folder.comparison_report,
+        *(folder.comparison / name for name in ("rdf.csv", "errors.csv", "rdf.png")),
     ]
     with log_to(folder.log("compare")):
         frames = read_frames(folder.frames)
         if not path.exists():
             raise AnalysisError(f"{path}: no such file; run 'cgkd simulate' first.")
-        speed = _simulation_numbers(folder.simulation / "simulation.json")
+        speed = _simulation_numbers(folder.simulation_report)
         inputs = {
             "comparison": run.comparison,
             "frames": frames.identity,

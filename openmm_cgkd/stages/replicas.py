@@ -50,8 +50,9 @@ class ReplicaStart:
     key: str
 
     def record(self, protocol: SimulationConfig, temperature: float) -> tuple[Path, dict[str, Any]]:
-        """The file that tells of an explosion, and what it must have been made with; a longer
-        run would explode the same way.
+        """The file that records an explosion, and the inputs that it must hold.
+
+        The length of the run is not among them: a longer run would explode the same way.
         """
         settings = protocol.model_dump(mode="json", exclude={"production"})
         return self.folder / "explosion.json", {
@@ -75,7 +76,7 @@ def run_replicas(
     ----------
     run : RunConfig
         Its potential, ``execution`` and ``workers``.
-    starts : list of Start
+    starts : list of ReplicaStart
     beads : BeadTopology
     protocol : SimulationConfig
     temperature : float, kelvin

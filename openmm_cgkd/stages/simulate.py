@@ -23,8 +23,9 @@ from .timestep import simulation_settings
 
 
 def simulate(run: RunConfig) -> Path:
-    """Run the exported student from the last training frame, in that frame's box, and return the
-    trajectory's path.
+    """Run the exported student from the last training frame, in the box of that frame.
+
+    Returns the path of the trajectory.
 
     Raises
     ------
@@ -48,7 +49,7 @@ def simulate(run: RunConfig) -> Path:
         outputs = [
             trajectory,
             folder.simulation / "topology.pdb",
-            folder.simulation / "simulation.json",
+            folder.simulation_report,
         ]
         stage = StageRecord(
             folder, "simulate", {**identity, "simulation": protocol, "seed": run.seed}, outputs

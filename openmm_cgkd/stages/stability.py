@@ -1,10 +1,8 @@
-"""Stability protocol: independent coarse-grained runs, how long each stays physical, and what goes
-wrong.
+"""Stability protocol: independent coarse-grained runs, and how long each stays physical.
 
-A run fails at the first of: coordinates or energy not finite; exploded (the guard of the dynamics
-stops it); hot (kinetic temperature, averaged over a window, too far above the set one); aggregated
-(beads closer, or in larger clusters, than all-atom shows). Everything it leaves can be looked at; a
-second call resumes, and more replicas or a longer duration add to what is there.
+What counts as a failure stands in `openmm_cgkd.analysis.stability.failures`. Everything a run
+leaves can be looked at; a second call resumes, and more replicas or a longer duration add to what
+is there.
 """
 
 from __future__ import annotations
@@ -14,30 +12,28 @@ import logging
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import openmm
-from scipy.stats import linregress
 
 from openmm_cgkd.analysis.comparison.tables import write_csv
-from openmm_cgkd.analysis.comparison.trajectory import read_trajectory
-from openmm_cgkd.analysis.observables.aggregation import (
-    AggregationLimits,
-    clusters_of,
-    evenly_spaced,
+from openmm_cgkd.analysis.observables.aggregation import AggregationLimits
+from openmm_cgkd.analysis.stability.failures import (
+    describe_replica,
+    first_failure,
+    hottest,
+    mean_pressure,
+    read_traces,
+    window_frames,
 )
-from openmm_cgkd.analysis.observables.pressure import virial_pressure
 from openmm_cgkd.analysis.stability.figure import draw_stability
 from openmm_cgkd.analysis.stability.survival import CAUSES, Replica, Traces, failure_rate, survival
 from openmm_cgkd.config.run import RunConfig, SimulationConfig, StabilityConfig
 from openmm_cgkd.exceptions import AnalysisError, SimulationError
 from openmm_cgkd.frames.frames import Frames, read_frames
 from openmm_cgkd.platforms import platforms
-from openmm_cgkd.run_folder import RunFolder, StageRecord
+from openmm_cgkd.run_folder import RunFiles, RunFolder, StageRecord
 from openmm_cgkd.simulation.cgpotential import CGPotential
 from openmm_cgkd.simulation.explosion import degrees_of_freedom
-from openmm_cgkd.simulation.resume import log_column
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.utils.box import largest_r_max
 from openmm_cgkd.utils.files import file_hash, write_text
@@ -48,14 +44,11 @@ from .timestep import simulation_settings
 
 logger = logging.getLogger(__name__)
 
-_PRESSURE_FRAMES = 20
-# standard deviations of the canonical temperature that a window may be off in any case
-_DEVIATIONS = 5
+_AVERAGED = ("mean_temperature", "temperature_drift", "energy_drift", "pressure")
 
 
 def check_stability(run: RunConfig) -> Path:
-    """Run the exported student from different all-atom frames, side by side, and tell how long it
-    stays physical.
+    """Run the exported student from several all-atom frames, and tell how long it stays physical.
 
     Writes ``stability.json``, ``replicas.csv``, ``survival.csv`` and pictures into the stability
     folder of the run, and every replica with its trajectory into a folder of its own.
@@ -84,16 +77,13 @@ def check_stability(run: RunConfig) -> Path:
         frames = read_frames(folder.frames)
         _check(settings, protocol, len(frames))
         identity = {"model": file_hash(folder.model), "frames": frames.identity}
-        results = folder.root / "stability"
+        results = folder.stability
         outputs = [
-            results / name
-            for name in (
-                "stability.json",
-                "replicas.csv",
-                "survival.csv",
-                "stability.png",
-                "stability.svg",
-            )
+            folder.stability_report,
+            results / "replicas.csv",
+            folder.survival,
+            results / "stability.png",
+            results / "stability.svg",
         ]
         stage = StageRecord(
             folder,
@@ -107,37 +97,37 @@ def check_stability(run: RunConfig) -> Path:
             frames.positions, frames.box, frames.beads, largest_r_max(frames.box)
         )
         replicas, traces = [], []
-        starts = _starts(run, frames, identity, results)
-        failures = run_replicas(run, starts, frames.beads, protocol, frames.temperature)
-        for start, failure in zip(starts, failures, strict=True):
+        window = window_frames(settings, protocol)
+        starts = _starts(run, frames, identity, folder.stability)
+        explosions = run_replicas(run, starts, frames.beads, protocol, frames.temperature)
+        for start, explosion in zip(starts, explosions, strict=True):
             system = potential.createSystem(bead_topology_to_openmm(frames.beads, start.box))
-            trace = _read(start.folder, protocol, settings, frames, limits)
+            trace = read_traces(start.folder, protocol, settings, frames.beads, limits)
             bound = hottest(
                 frames.temperature, settings, protocol.friction, degrees_of_freedom(system)
             )
-            event = _first_event(failure, trace, limits, settings, bound)
-            replica = _replica(start.index, start.frame, event, trace, limits, settings, protocol)
+            outcome = first_failure(explosion, trace, limits, settings, bound)
+            replica = describe_replica(start.index, start.frame, outcome, trace, limits, window)
             if trace is not None:
-                replica = replace(
-                    replica,
-                    pressure=_pressure(
-                        system, trace, replica, frames.temperature, protocol.platform
-                    ),
+                pressure = mean_pressure(
+                    system, trace, outcome, frames.temperature, protocol.platform
                 )
+                replica = replace(replica, pressure=pressure)
             logger.info("replica %d: %s", start.index, replica.detail)
             replicas.append(replica)
             # the picture needs no positions, and many long runs would not fit into memory
             traces.append(
                 trace and replace(trace, positions=trace.positions[:0], boxes=trace.boxes[:0])
             )
-        _write(results, replicas, traces, frames, limits, settings, protocol)
+        write_results(folder, replicas, traces, frames, limits, settings, protocol)
         stage.finish()
     return outputs[0]
 
 
 def _protocol(run: RunConfig) -> SimulationConfig:
-    """The simulation section at constant volume, without equilibration: the clock starts at the
-    all-atom frame.
+    """The simulation section at constant volume and without equilibration.
+
+    Time is counted from the all-atom frame.
     """
     update = {
         "equilibration": 0.0,
@@ -193,139 +183,8 @@ def _starts(
     return starts
 
 
-def _read(
-    place: Path,
-    protocol: SimulationConfig,
-    settings: StabilityConfig,
-    frames: Frames,
-    limits: AggregationLimits,
-) -> Traces | None:
-    """What a replica left up to the end of the protocol; None if it exploded before its first
-    frame.
-    """
-    log = place / "state.csv"
-    times = log_column(log, "Time") if log.exists() and log.stat().st_size else np.zeros(0)
-    n = np.count_nonzero(times <= settings.duration + 1e-6)
-    if n == 0:
-        return None
-    temperatures, energies = (
-        log_column(log, "Temperature")[:n],
-        log_column(log, "Potential Energy")[:n] / frames.beads.n_beads,
-    )
-    window = _window(settings, protocol)
-    averages = np.array([temperatures[max(0, k - window + 1) : k + 1].mean() for k in range(n)])
-    trajectory = read_trajectory(
-        place / f"trajectory.{protocol.trajectory}", place / "topology.pdb"
-    )
-    positions, boxes = trajectory.positions[:n], trajectory.boxes[:n]
-    clusters = clusters_of(limits.contacts, positions, boxes, frames.beads.names)
-    return Traces(times[:n], temperatures, averages, energies, positions, boxes, clusters)
-
-
-def _window(settings: StabilityConfig, protocol: SimulationConfig) -> int:
-    """Frames over which the temperature is averaged."""
-    return max(1, round(settings.window / protocol.frame_interval))
-
-
-def _first_event(
-    failure: dict[str, Any] | None,
-    trace: Traces | None,
-    limits: AggregationLimits,
-    settings: StabilityConfig,
-    bound: float,
-) -> tuple[float, str | None, str]:
-    """Time, cause and description of the first failure, or of the end."""
-    events: list[tuple[float, str | None, str]] = (
-        [(failure["time"], failure["kind"], failure["detail"])] if failure else []
-    )
-    if trace is not None:
-        whole = trace.times >= settings.window - 1e-6
-        if (hot := np.flatnonzero(whole & (trace.averages > bound))).size:
-            sentence = (
-                f"The mean temperature of {settings.window:g} ps is {trace.averages[hot[0]]:.0f} K,"
-                f" above {bound:.0f} K."
-            )
-            events.append((float(trace.times[hot[0]]), "hot", sentence))
-        if (first := limits.first_aggregated(trace.clusters)) is not None:
-            events.append(
-                (float(trace.times[first]), "aggregated", limits.describe(trace.clusters, first))
-            )
-    if not events:
-        end = round(float(trace.times[-1]), 6)
-        return end, None, f"Physical for all of {end:g} ps."
-    time, cause, detail = min(events, key=lambda event: event[0])
-    return round(time, 6), cause, detail  # OpenMM sums up time steps
-
-
-def _replica(
-    index: int,
-    start: int,
-    event: tuple[float, str | None, str],
-    trace: Traces | None,
-    limits: AggregationLimits,
-    settings: StabilityConfig,
-    protocol: SimulationConfig,
-) -> Replica:
-    """The numbers of a run until it failed."""
-    good = _good(trace, event[0], event[1])
-    if not good.any():
-        return Replica(index, start, *event)
-    window = _window(settings, protocol)
-    distances = trace.clusters.smallest_distances.items()
-    closest = min(float((values[good] / limits.smallest[pair]).min()) for pair, values in distances)
-    return Replica(
-        index,
-        start,
-        *event,
-        mean_temperature=float(trace.temperatures[good].mean()),
-        temperature_drift=drift(trace.times[good][window:], trace.temperatures[good][window:]),
-        energy_drift=drift(trace.times[good][window:], trace.energies[good][window:]),
-        largest_cluster=int(trace.clusters.largest[good].max()),
-        closest=closest if math.isfinite(closest) else None,
-    )
-
-
-def _good(trace: Traces | None, time: float, cause: str | None) -> np.ndarray:
-    """Frames before the failure."""
-    if trace is None:
-        return np.zeros(0, dtype=bool)
-    return trace.times < time if cause else np.ones(len(trace.times), dtype=bool)
-
-
-def hottest(temperature: float, settings: StabilityConfig, friction: float, freedom: int) -> float:
-    """Bound on the mean temperature of a window, kelvin.
-
-    For few beads or a short window at least five standard deviations of that mean: the canonical
-    temperature has relative variance 2 / freedom, and Langevin dynamics forgets the kinetic energy
-    in 1 / (2 friction).
-    """
-    independent = max(1.0, settings.window * friction)
-    return temperature * (
-        1 + max(settings.temperature_tolerance, _DEVIATIONS * math.sqrt(2 / freedom / independent))
-    )
-
-
-def drift(times: np.ndarray, values: np.ndarray) -> float | None:
-    """Slope per ns of values at times (ps), or None for fewer than three."""
-    return float(1000 * linregress(times, values).slope) if len(times) > 2 else None
-
-
-def _pressure(
-    system: openmm.System, trace: Traces, replica: Replica, temperature: float, platform: str | None
-) -> float | None:
-    good = np.flatnonzero(_good(trace, replica.time, replica.cause))
-    if len(good) == 0:
-        return None
-    chosen = good[evenly_spaced(len(good), _PRESSURE_FRAMES)]
-    return float(
-        virial_pressure(
-            system, trace.positions[chosen], trace.boxes[chosen], temperature, platform
-        ).mean()
-    )
-
-
-def _write(
-    folder: Path,
+def write_results(
+    files: RunFiles,
     replicas: list[Replica],
     traces: list[Traces | None],
     frames: Frames,
@@ -333,6 +192,21 @@ def _write(
     settings: StabilityConfig,
     protocol: SimulationConfig,
 ) -> None:
+    """Write the report, the tables and the pictures of a stability protocol.
+
+    Parameters
+    ----------
+    files : RunFiles
+        Of the run.
+    replicas : list of Replica
+    traces : list of Traces or None
+        For the picture; None where a replica exploded before its first frame.
+    frames : Frames
+        All-atom ones.
+    limits : AggregationLimits
+    settings : StabilityConfig
+    protocol : SimulationConfig
+    """
     rows = [asdict(replica) for replica in replicas]
     curve = survival(replicas, settings.duration)
     rate, highest = failure_rate(replicas)
@@ -353,14 +227,14 @@ def _write(
         "all_atom": limits.numbers(),
         "runs": rows,
     }
-    write_csv(folder / "replicas.csv", list(rows[0]), (row.values() for row in rows))
+    write_csv(files.stability / "replicas.csv", list(rows[0]), (row.values() for row in rows))
     write_csv(
-        folder / "survival.csv",
+        files.survival,
         ["time / ps", "share", "low", "high"],
         zip(*curve.values(), strict=True),
     )
-    draw_stability(folder / "stability", replicas, traces, curve, report)
-    write_text(folder / "stability.json", json.dumps(report, indent=1, allow_nan=False))
+    draw_stability(files.stability / "stability", replicas, traces, curve, report)
+    write_text(files.stability_report, json.dumps(report, indent=1, allow_nan=False))
     logger.info(
         "%d of %d runs failed in %g ps each; %.3g failures per ns",
         len(failed),
@@ -368,9 +242,6 @@ def _write(
         settings.duration,
         rate,
     )
-
-
-_AVERAGED = ("mean_temperature", "temperature_drift", "energy_drift", "pressure")
 
 
 def _mean(values: list[float | None]) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from openmm_cgkd.config.run import RunConfig, SimulationConfig, load_run
 from openmm_cgkd.exceptions import ConfigError
 from openmm_cgkd.frames.frames import Frames, read_frames
-from openmm_cgkd.run_folder import RunFolder
+from openmm_cgkd.run_folder import RunFiles, RunFolder
 from openmm_cgkd.simulation.timestep.criteria import TimestepSearch
 from openmm_cgkd.simulation.timestep.recommendation import read_recommendation, recommendation_path
 from openmm_cgkd.simulation.timestep.search import search_timestep
@@ -17,8 +17,9 @@ logger = logging.getLogger(__name__)
 
 
 def simulation_settings(run: RunConfig) -> SimulationConfig:
-    """The `simulation` section with its time step: the one that is written there, or the
-    recommended one, searched now if need be.
+    """The `simulation` section with a time step.
+
+    The one that is written there, or the recommended one, which is searched now if there is none.
 
     Raises
     ------
@@ -52,8 +53,9 @@ def frames_of(model: Path, frames: Path | None) -> Frames:
     """
     if frames is not None:
         return read_frames(frames)
-    if not model.with_name("run.yaml").exists():
+    run_file = RunFiles(model.parent).run_file
+    if not run_file.exists():
         raise ConfigError(
             f"{model}: has no run.yaml beside it; name mapped frames to start from with --frames."
         )
-    return read_frames(RunFolder(load_run(model.with_name("run.yaml"))).frames)
+    return read_frames(RunFolder(load_run(run_file)).frames)

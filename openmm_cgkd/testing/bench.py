@@ -1,4 +1,4 @@
-"""What the checks of a potential work with: sets of beads, and a bench that evaluates them."""
+"""Sets of beads for the checks of a potential, and their evaluation on a platform."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import openmm
 from openmm import app, unit
 
 from openmm_cgkd.exceptions import ConformanceError
+from openmm_cgkd.utils.box import shifts_into_box
 
 Result = tuple[float, np.ndarray]  # energy in kJ/mol and forces (n, 3) in kJ/mol/nm
 
@@ -33,15 +34,16 @@ def evaluate(context: openmm.Context, positions: np.ndarray) -> Result:
 
 
 def require(passed: bool, figures: str) -> str:
-    """Return the figures of a check that is passed, raise them otherwise."""
+    """Return the figures of a check that is passed, raise `Failed` with them otherwise."""
     if not passed:
         raise Failed(figures)
     return figures
 
 
 class Subject:
-    """The potential with the sets of beads that the checks use; each system is made once and
-    shared by the platforms.
+    """The potential with the sets of beads that the checks use.
+
+    Each system is made once and shared by the platforms.
     """
 
     def __init__(
@@ -66,9 +68,21 @@ class Subject:
         self._systems: dict[str, openmm.System] = {}
 
     @property
-    def room(self) -> np.ndarray:
+    def periodic_box(self) -> np.ndarray:
+        """The box, shape (3, 3), nm, for what is only done if there is one."""
+        assert self.box is not None
+        return self.box
+
+    @property
+    def known_cutoff(self) -> float:
+        """The cutoff, nm, for checks that are only made if there is one."""
+        assert self.cutoff is not None
+        return self.cutoff
+
+    @property
+    def wide_box(self) -> np.ndarray:
         """Cubic box in which no bead meets an image of another."""
-        return 4 * np.abs(self.box).sum(0).max() * np.eye(3)
+        return 4 * np.abs(self.periodic_box).sum(0).max() * np.eye(3)
 
     def first(self, n: int, box: np.ndarray | None) -> app.Topology:
         """Topology of the first n residues; if periodic, in the given box."""
@@ -80,12 +94,12 @@ class Subject:
 
     def system(self, name: str) -> openmm.System:
         """System of one of the sets of beads."""
-        n, room = len(self.residues), None if self.box is None else self.room
+        n, wide = len(self.residues), None if self.box is None else self.wide_box
         sizes = {
             "all": (n, self.box),
             "fewer": (n - 1, self.box),
-            "two": (2, room),
-            "one": (1, room),
+            "two": (2, wide),
+            "one": (1, wide),
         }
         if name not in self._systems:
             self._systems[name] = self.potential.createSystem(self.first(*sizes[name]))
@@ -97,7 +111,7 @@ class Subject:
         if self.box is None:
             return self.positions
         heads = np.array([self.positions[residue[0]] for residue in self.residues])
-        shifts = -np.floor(heads @ np.linalg.inv(self.box)) @ self.box
+        shifts = shifts_into_box(heads, self.box)
         moved = self.positions.copy()
         for residue, shift in zip(self.residues, shifts, strict=True):
             moved[residue] += shift
@@ -123,9 +137,7 @@ class Subject:
         return self.positions[: sum(map(len, self.residues[:-1]))]
 
     def pair(self, distance: float) -> np.ndarray:
-        """First two residues with `distance` between their nearest particles, which lie along
-        x, nm.
-        """
+        """First two residues, `distance` (nm) apart along x between their nearest particles."""
         first, second = (self.whole[residue] for residue in self.residues[:2])
         gap = np.array([distance, 0.0, 0.0])
         return np.concatenate(
@@ -163,12 +175,10 @@ class Bench:
         return evaluate(self.context(name), positions)
 
     def compare(self, found: Result, expected: Result, factor: float = 1.0) -> str:
-        """Both results agree; returns or raises the figures."""
+        """Check that two results agree; returns the figures, or raises `Failed` with them."""
         forces = np.abs(expected[1]).max()
-        energy_error, force_error = (
-            abs(found[0] - expected[0]),
-            np.abs(found[1] - expected[1]).max(),
-        )
+        energy_error = abs(found[0] - expected[0])
+        force_error = np.abs(found[1] - expected[1]).max()
         allowed = (
             factor * self.tolerance * (abs(expected[0]) + 0.1 * forces),
             factor * 10 * self.tolerance * forces,
@@ -180,8 +190,9 @@ class Bench:
         return require(energy_error <= allowed[0] and force_error <= allowed[1], text)
 
     def slopes(self, name: str, positions: np.ndarray, directions: list[np.ndarray]) -> str:
-        """Forces are minus the slopes of the energy, from central differences with two steps
-        (error of fourth order).
+        """Check that forces are minus the slopes of the energy.
+
+        From central differences with two steps, whose error is of fourth order.
         """
         _, forces = self(name, positions)
         worst = 0.0

@@ -1,6 +1,4 @@
-"""The checks behind `openmm_cgkd.testing.validate`: configurations of beads, and what a potential must
-do with each.
-"""
+"""The checks of `validate_potential`: sets of beads, and what a potential must do with each."""
 
 from __future__ import annotations
 
@@ -50,10 +48,8 @@ def _translation(bench: Bench) -> str:
     x = bench.subject.positions
     expected = bench("all", x)
     figures = bench.compare(bench("all", x + np.array([0.3, 4.0, -7.1])), expected)
-    net, allowed = (
-        np.abs(expected[1].sum(0)).max(),
-        100 * bench.tolerance * np.abs(expected[1]).max(),
-    )
+    net = np.abs(expected[1].sum(0)).max()
+    allowed = 100 * bench.tolerance * np.abs(expected[1]).max()
     return require(net <= allowed, f"{figures}, net force {net:.1e} of {allowed:.1e} kJ/mol/nm")
 
 
@@ -62,7 +58,7 @@ def _rotation(bench: Bench) -> str:
     turn = Rotation.random(rng=bench.rng).as_matrix()
     context = bench.new_context(bench.subject.system("all"))
     if bench.subject.box is not None:
-        context.setPeriodicBoxVectors(*bench.subject.room)
+        context.setPeriodicBoxVectors(*bench.subject.wide_box)
     energy, forces = evaluate(context, x)
     return bench.compare(evaluate(context, x @ turn.T), (energy, forces @ turn.T))
 
@@ -76,26 +72,27 @@ def _exchange(bench: Bench) -> str:
 def _lattice_shifts(bench: Bench) -> str:
     x, shifts = bench.subject.positions, np.zeros_like(bench.subject.positions)
     for residue in bench.subject.residues:
-        shifts[residue] = bench.rng.integers(-2, 3, 3) @ bench.subject.box
+        shifts[residue] = bench.rng.integers(-2, 3, 3) @ bench.subject.periodic_box
     return bench.compare(bench("all", x + shifts), bench("all", x))
 
 
 def _box_changes(bench: Bench) -> str:
     subject, scale = bench.subject, 1.06
-    topology = subject.first(len(subject.residues), scale * subject.box)
+    box = scale * subject.periodic_box
+    topology = subject.first(len(subject.residues), box)
     expected = evaluate(
         bench.new_context(subject.potential.createSystem(topology)), scale * subject.positions
     )
     context = bench.new_context(subject.system("all"))
     evaluate(context, subject.positions)
-    context.setPeriodicBoxVectors(*(scale * subject.box))
+    context.setPeriodicBoxVectors(*box)
     return bench.compare(evaluate(context, scale * subject.positions), expected)
 
 
 def _beyond_cutoff(bench: Bench) -> str:
     subject = bench.subject
     far, further, near = (
-        bench("two", subject.pair(ratio * subject.cutoff)) for ratio in (1.001, 1.5, 0.6)
+        bench("two", subject.pair(ratio * subject.known_cutoff)) for ratio in (1.001, 1.5, 0.6)
     )
     force = np.abs(far[1] - further[1]).max()
     energy = abs(far[0] - further[0])
@@ -113,10 +110,11 @@ def _beyond_cutoff(bench: Bench) -> str:
 def _smooth_cutoff(bench: Bench) -> str:
     subject, step = bench.subject, 1e-4
     inside, outside = (
-        bench("two", subject.pair(subject.cutoff + shift)) for shift in (-step, step)
+        bench("two", subject.pair(subject.known_cutoff + shift)) for shift in (-step, step)
     )
     typical = max(
-        np.abs(bench("two", subject.pair(ratio * subject.cutoff))[1]).max() for ratio in (0.6, 0.8)
+        np.abs(bench("two", subject.pair(ratio * subject.known_cutoff))[1]).max()
+        for ratio in (0.6, 0.8)
     )
     slope = max(np.abs(result[1]).max() for result in (inside, outside))
     energy, force = abs(inside[0] - outside[0]), np.abs(inside[1] - outside[1]).max()
@@ -236,8 +234,9 @@ _CUTOFF = {"no force beyond the cutoff": _beyond_cutoff, "smooth at the cutoff":
 
 
 def checks_of(subject: Subject, platform: str) -> list[tuple[str, Callable[[Bench], str]]]:
-    """Names and functions of the checks that a subject allows; each returns its figures or
-    raises.
+    """Names and functions of the checks that a subject allows.
+
+    A function returns its figures, or raises `Failed` with them.
     """
     checks = {
         **_EVERY,

@@ -1,5 +1,6 @@
-"""Conformance of a potential in OpenMM: what every potential must do, checked through contexts on
-every platform.
+"""Conformance of a potential in OpenMM.
+
+What every potential must do is checked through contexts on every platform.
 
 Works on anything that makes an `openmm.System` from a topology: `CGPotential`, OpenMM-ML's
 `MLPotential`, or a class of your own.

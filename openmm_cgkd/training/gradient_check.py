@@ -1,5 +1,6 @@
-"""Are the forces the gradient of the energies? Forces against central differences, in double
-precision.
+"""Check that forces are the gradient of the energies, by central differences.
+
+In double precision.
 """
 
 from __future__ import annotations
@@ -73,11 +74,14 @@ def check_consistency(
 
     def evaluate(positions: np.ndarray, box: np.ndarray) -> tuple[float, np.ndarray]:
         pairs = find_pairs(positions, box, cutoff)
-        arrays = (
-            torch.from_numpy(array)
-            for array in (positions, pairs.first, pairs.second, pairs.shifts)
+        energies, forces = energies_and_forces(
+            model,
+            types,
+            torch.from_numpy(positions),
+            torch.from_numpy(pairs.first),
+            torch.from_numpy(pairs.second),
+            torch.from_numpy(pairs.shifts),
         )
-        energies, forces = energies_and_forces(model, types, *arrays)
         return energies.sum().item(), forces.numpy()
 
     errors = []

@@ -23,6 +23,7 @@ from openmm_cgkd.frames.split import Split, split_frames
 from openmm_cgkd.potential.pairs import find_pairs
 from openmm_cgkd.potential.prior import Prior, PriorParameters, fit_prior
 from openmm_cgkd.run_folder import RunFolder
+from openmm_cgkd.utils.box import lattice_coordinates, shifts_into_box
 from openmm_cgkd.utils.files import write_text
 from openmm_cgkd.utils.units import GAS_CONSTANT
 
@@ -97,10 +98,7 @@ class FrameGraphs:
         self.frames, self.cutoff = frames, cutoff
         self._types = torch.from_numpy(frames.beads.types.astype(np.int64))
         # wrapped: small coordinates keep float32 exact enough, and lattice indices within a byte
-        inside = (
-            frames.positions
-            - np.floor(frames.positions.astype(float) @ np.linalg.inv(frames.box)) @ frames.box
-        )
+        inside = frames.positions + shifts_into_box(frames.positions.astype(float), frames.box)
         self._positions = inside.astype(np.float32)
         index_type = np.uint16 if frames.beads.n_beads < 2**16 else np.int32
         fixed = Prior(prior, cutoff, frames.beads.types, frames.beads.bonds)
@@ -109,7 +107,7 @@ class FrameGraphs:
         for k, (positions, box) in enumerate(zip(self._positions, frames.box, strict=True)):
             pairs = find_pairs(positions, box, cutoff)
             self.prior_forces[k] = fixed.energy_and_forces(positions, box, pairs)[1]
-            images = np.rint(pairs.shifts @ np.linalg.inv(box)).astype(np.int8)
+            images = np.rint(lattice_coordinates(pairs.shifts, box)).astype(np.int8)
             self._pairs.append(
                 (pairs.first.astype(index_type), pairs.second.astype(index_type), images)
             )

@@ -65,6 +65,35 @@ def kernel_box(rows: list[list[float]]) -> tuple[float, ...]:
     return ax, bx, by, cx, cy, cz, 1 / ax, 1 / by, 1 / cz
 
 
+def box_volume(box: np.ndarray) -> np.ndarray:
+    """Volumes, shape (...), nm^3, of boxes of shape (..., 3, 3); negative if left-handed."""
+    return np.linalg.det(box)
+
+
+def lattice_coordinates(vectors: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Vectors (..., 3), nm, as multiples of the three vectors of a box (3, 3) or of one box each.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (..., 3), nm
+    box : ndarray, shape (3, 3), nm, or (n, 3, 3) for vectors of shape (n, m, 3)
+    """
+    return vectors @ np.linalg.inv(box)
+
+
+def nearest_images(vectors: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Nearest periodic images of difference vectors; arguments as `lattice_coordinates`.
+
+    Right for all distances up to half the smallest box height.
+    """
+    return vectors - np.round(lattice_coordinates(vectors, box)) @ box
+
+
+def shifts_into_box(positions: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """What moves positions into the box, nm; arguments as `lattice_coordinates`."""
+    return -np.floor(lattice_coordinates(positions, box)) @ box
+
+
 def box_heights(box: np.ndarray) -> np.ndarray:
     """Distances between opposite faces, shape (..., 3), nm, of boxes of shape (..., 3, 3)."""
     return 1.0 / np.linalg.norm(np.linalg.inv(box), axis=-2)

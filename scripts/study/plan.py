@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from openmm_cgkd.config.run import ModelConfig, RunConfig, TrainingConfig
 from openmm_cgkd.config.section import parse
 from openmm_cgkd.exceptions import ConfigError
 from openmm_cgkd.frames.frames import Frames
+from openmm_cgkd.utils.box import box_volume
 
 # in the form of run.yaml; every variant has this architecture and this training
 _TRAINING = {"epochs": 3, "batch_size": 4, "learning_rate": 0.002}
@@ -257,7 +256,7 @@ class Costs:
     @classmethod
     def of(cls, frames: Frames) -> Costs:
         n_beads = frames.beads.n_beads
-        return cls(len(frames), n_beads, n_beads / float(np.linalg.det(frames.box[0])))
+        return cls(len(frames), n_beads, n_beads / float(box_volume(frames.box[0])))
 
     def teachers(self, run: RunConfig) -> float:
         labels = run.teachers.count * self._frames(run) * self._pass(run.model) / 4

@@ -1,5 +1,6 @@
-"""Mapping an existing trajectory: the same frames as the reporter makes, whatever the format
-and whatever was wrapped.
+"""Mapping an existing trajectory: the same frames as the reporter makes.
+
+Whatever the format, and whatever was wrapped.
 """
 
 import builtins

@@ -20,9 +20,7 @@ MASS = {"C": 12.011, "O": 15.999, "H": 1.008, "N": 14.007, "Cl": 35.45}
 
 
 class Independent:
-    """Centres of mass and force sums by loops over residues, from states asked for at the same
-    steps.
-    """
+    """Centres of mass and force sums by loops over residues, from states at the same steps."""
 
     def __init__(self, interval: int) -> None:
         self.interval, self.positions, self.forces, self.total, self.times = (
@@ -114,8 +112,9 @@ def test_molecules_stay_whole_when_they_leave_the_box(liquid, tmp_path):
 
 
 def test_resumes_from_an_earlier_state(liquid, tmp_path):
-    """The saved state is older than the last frame: frames beyond it are made again, none is
-    missing or doubled.
+    """The saved state is older than the last frame.
+
+    Frames beyond it are made again, none is missing or doubled.
     """
     simulation, mapping = liquid
     path = tmp_path / "frames.h5"

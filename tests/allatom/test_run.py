@@ -118,8 +118,9 @@ def test_finished_work_is_skipped(finished, monkeypatch):
 
 
 def test_interrupted_in_production(equilibrated, monkeypatch):
-    """Stopped between a frame and the next saved state, twice; the frames are as of an
-    uninterrupted run.
+    """Stopped between a frame and the next saved state, twice.
+
+    The frames are as of an uninterrupted run.
     """
     original = MappedReporter.report
     for stop in (65, 90):
@@ -152,8 +153,9 @@ run.run_reference(tiny_system(production="400 ps"), Path(sys.argv[1]))
 
 
 def test_killed_in_production(equilibrated):
-    """SIGKILL of the process at an arbitrary instruction of a long production, then a shorter
-    one to its end.
+    """SIGKILL of the process at an arbitrary instruction of a long production.
+
+    Then a shorter one to its end.
     """
     path = equilibrated / "frames.h5"
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(equilibrated)])

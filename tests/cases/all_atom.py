@@ -1,5 +1,6 @@
-"""A short all-atom run of ethaline with its mapped frames, its raw frames, and writers of other
-programs' formats.
+"""A short all-atom run of ethaline with its mapped frames and its raw frames.
+
+Writers of other programs' formats stand beside it.
 """
 
 from pathlib import Path
@@ -104,8 +105,9 @@ class Case:
     def write(
         self, path: Path, frames: list[dict] | None = None, forces: bool = True, box: bool = True
     ) -> Path:
-        """Trajectory in the format that `path` ends with, by MDAnalysis; every atom wrapped
-        into the box by itself.
+        """Trajectory in the format that `path` ends with, by MDAnalysis.
+
+        Every atom is wrapped into the box by itself.
         """
         frames = self.raw if frames is None else frames
         n_atoms = len(frames[0]["positions"])
@@ -124,8 +126,9 @@ class Case:
         return path
 
     def write_h5md(self, path: Path, length: str = "nm", shift: int = 0) -> Path:
-        """H5MD file in nm, whose positions claim to be in `length` and whose forces are `shift`
-        steps late.
+        """H5MD file in nm, whose positions claim to be in `length`.
+
+        Its forces are `shift` steps late.
         """
         units = {"position": length, "force": "kJ mol-1 nm-1"}
         with h5py.File(path, "w") as file:

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Calling the command line in tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""All-atom frames and coarse-grained run folders of a toy liquid, for comparisons."""
 
 from __future__ import annotations
 

@@ -15,8 +15,9 @@ COUNTS = {"CHO": 3, "CL": 3, "EGL": 6}
 def small_config(
     counts: dict[str, int] = COUNTS, fluid: str = "ethaline", **reference
 ) -> SystemConfig:
-    """A fluid of `systems` with other molecule counts; `reference` replaces entries of that
-    section.
+    """A fluid of `systems` with other molecule counts.
+
+    `reference` replaces entries of that section.
     """
     folder = ETHALINE.parent / fluid
     data = yaml.safe_load((folder / "system.yaml").read_text())

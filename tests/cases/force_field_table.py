@@ -1,5 +1,6 @@
-"""Energies of a fluid from the published table of its force field, summed with NumPy, to hold
-OpenMM's against.
+"""Energies of a fluid from the published table of its force field.
+
+Summed with NumPy, to hold OpenMM's against.
 """
 
 from itertools import combinations, pairwise
@@ -69,8 +70,7 @@ class Molecule:
         }
 
     def bonded(self, x: np.ndarray, constrained: bool = False) -> dict[str, float]:
-        """Energies of bonds, angles, torsions and impropers at positions `x`, shape (n_atoms, 3),
-        nm.
+        """Energies of bonds, angles, torsions and impropers at positions `x`, (n_atoms, 3), nm.
 
         `constrained` leaves out the bonds to hydrogen.
         """
@@ -135,8 +135,9 @@ class Cluster:
         return float((A / r**12 - B / r**6)[r < cutoff].sum())
 
     def tail(self, edge: float, cutoff: float) -> float:
-        """Long-range correction, g(r) = 1 beyond the cutoff: 2 pi N^2 / V <int r^2 U dr>, mean
-        over all i <= j.
+        """Long-range correction, g(r) = 1 beyond the cutoff.
+
+        2 pi N^2 / V <int r^2 U dr>, mean over all i <= j.
         """
         n = self.first[-1]
         A, B = self.pair_coefficients(*np.triu_indices(n))
@@ -148,8 +149,9 @@ class Cluster:
 
 
 def energies(system: openmm.System, topology: app.Topology, x: np.ndarray) -> dict[str, float]:
-    """OpenMM's energy of every term, kJ/mol; impropers are the torsions over atoms that are no
-    chain of bonds.
+    """OpenMM's energy of every term, kJ/mol.
+
+    Impropers are the torsions over atoms that are no chain of bonds.
     """
     system = openmm.XmlSerializer.clone(system)
     impropers = _move_impropers(system, topology)

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Files of mapped frames whose numbers are known, written whole or by a process that is killed."""
 
 from __future__ import annotations
 

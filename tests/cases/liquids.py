@@ -1,4 +1,4 @@
-"""TODO"""
+"""Small liquids of beads and run folders around them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ def beads_of(*counts: int, names: tuple[str, ...] = ("A", "B", "C")) -> BeadTopo
 
 
 def liquid(n_frames: int, seed: int, diameter: float = 0.35) -> np.ndarray:
-    """Hard-sphere-like configurations of 30 beads in a box of 2 nm: random insertion without
-    overlap.
+    """Hard-sphere-like configurations of 30 beads in a box of 2 nm.
+
+    By random insertion without overlap.
     """
     rng = np.random.default_rng(seed)
     frames = []

@@ -1,5 +1,6 @@
-"""A small exported potential and configurations of beads, for tests of the export and of the
-runtime.
+"""A small exported potential and configurations of beads.
+
+For tests of the export and of the runtime.
 """
 
 import json
@@ -82,8 +83,9 @@ def write_potential(path: Path, kind: str = "portable") -> Path:
 
 
 def rewritten(source, target, edit=lambda name, content: content, hashed=False, **changes):
-    """Copy of a potential file with edited records and changed metadata; `hashed`: with a hash
-    that fits.
+    """Copy of a potential file with edited records and changed metadata.
+
+    `hashed`: with a hash that fits.
     """
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         root = old.namelist()[0].partition("/")[0]
@@ -100,8 +102,9 @@ def rewritten(source, target, edit=lambda name, content: content, hashed=False, 
 
 
 def working_platforms() -> list[str]:
-    """Platforms on which a context can be created here; OpenCL and CUDA load without a device
-    too.
+    """Platforms on which a context can be created here.
+
+    OpenCL and CUDA load without a device, too.
     """
     found = []
     for k in range(openmm.Platform.getNumPlatforms()):
@@ -118,8 +121,9 @@ def working_platforms() -> list[str]:
 def images(
     positions: np.ndarray, box: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All pairs i < j within the cutoff and their vectors, by trying 125 images of beads inside
-    the box.
+    """All pairs i < j within the cutoff and their vectors.
+
+    By trying 125 images of beads inside the box.
     """
     cells = np.stack(np.meshgrid(*3 * [np.arange(-2, 3)], indexing="ij"), axis=-1).reshape(-1, 3)
     shifts = np.zeros((1, 3)) if box is None else cells @ box
@@ -140,8 +144,9 @@ def images(
 def prior_energy_and_forces(
     types: np.ndarray, positions: np.ndarray, box: np.ndarray | None
 ) -> tuple[float, np.ndarray]:
-    """The repulsion written out: U(r) = (s p / a) exp(a (t - r)), a = ln(1/p) / d, each pair
-    once.
+    """The repulsion written out.
+
+    U(r) = (s p / a) exp(a (t - r)), a = ln(1/p) / d, each pair once.
     """
     first, second, vectors = images(positions, box)
     r = np.linalg.norm(vectors, axis=1)

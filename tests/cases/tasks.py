@@ -9,8 +9,9 @@ from openmm_cgkd.exceptions import ExplosionError, TrainingError
 
 
 def square(number, folder, report):
-    """Also says where it ran; waits for the other task, so that two are known to run side by
-    side.
+    """Square a number and say where it ran.
+
+    Waits for the other task, so that two are known to run side by side.
     """
     Path(folder, f"started-{number}").touch()
     while len(list(Path(folder).glob("started-*"))) < 2:

@@ -1,5 +1,6 @@
-"""Small known-truth data for the training tests: soft spheres of two types with noise on their
-forces.
+"""Small known-truth data for the training tests.
+
+Soft spheres of two types with noise on their forces.
 """
 
 from __future__ import annotations
@@ -59,9 +60,7 @@ def _configuration(types: np.ndarray, random: np.random.Generator) -> np.ndarray
 def make_frames(
     n_frames: int, n_beads: int, noise: float, seed: int = 0
 ) -> tuple[Frames, np.ndarray]:
-    """Frames with Gaussian noise of `noise` times the RMS signal on the forces, and the true
-    forces.
-    """
+    """Frames with Gaussian noise of `noise` times the RMS force, and the forces without it."""
     random = np.random.default_rng(seed)
     beads = make_beads(n_beads)
     positions = np.stack([_configuration(beads.types, random) for _ in range(n_frames)])

@@ -1,6 +1,4 @@
-"""The command line: help, version, and one sentence with exit code 2 for every kind of bad
-input.
-"""
+"""The command line: help, version, and one sentence with exit code 2 for bad input."""
 
 import shutil
 from pathlib import Path
@@ -23,8 +21,9 @@ def write(path: Path, data: dict) -> Path:
 
 
 def assert_refused(result, folder: Path, *words: str) -> None:
-    """Exit code 2, one sentence with these words, no traceback, no result and nothing
-    half-written in the run folder.
+    """Exit code 2, one sentence with these words, no traceback, no result.
+
+    Nothing half-written is left in the run folder.
     """
     assert result.exit_code == 2, result.output
     sentence = [line for line in result.stderr.splitlines() if line.startswith("error: ")]

@@ -1,6 +1,4 @@
-"""`cgkd verify`: what it reports, what it repairs without losing a frame, and what it leaves
-alone.
-"""
+"""`cgkd verify`: what it reports, what it repairs without losing a frame, what it leaves alone."""
 
 import hashlib
 import struct
@@ -279,8 +277,9 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 
 
 def test_thinning(tmp_path, lj_frames):
-    """Forces that stay the same for four frames each: tau = 1/2 + 3/4 + 2/4 + 1/4 intervals, so
-    one frame in four is kept.
+    """Forces that stay the same for four frames each.
+
+    tau = 1/2 + 3/4 + 2/4 + 1/4 intervals, so one frame in four is kept.
     """
     forces = np.repeat(np.random.default_rng(3).normal(size=(100, 40, 3)), 4, axis=0).astype("f4")
     n, short = len(forces), read_frames(lj_frames)

@@ -1,5 +1,6 @@
-"""Optimal force maps: against closed forms and a free energy by quadrature, on the real fluid,
-and what is refused.
+"""Optimal force maps.
+
+Against closed forms and a free energy by quadrature, on the real fluid, and what is refused.
 """
 
 import json
@@ -58,8 +59,9 @@ def coefficients(record: str) -> np.ndarray:
     ids=["slice", "part", "whole", "two beads"],
 )
 def test_harmonic_molecule(beads):
-    """For U = r K r / 2 the best map is (M K^-1 M^T)^-1 M K^-1 (Gauss and Markov), and its
-    force is the mean force without any noise.
+    """For U = r K r / 2 the best map is (M K^-1 M^T)^-1 M K^-1 (Gauss and Markov).
+
+    Its force is the mean force without any noise.
     """
     rng = np.random.default_rng(2)
     factor = rng.normal(size=(4, 4))
@@ -92,6 +94,7 @@ def test_harmonic_molecule(beads):
 
 def test_rigid_dumbbell_in_a_field():
     """Springs k1 and k2 from the origin to the ends of a rigid rod; the bead is its first end.
+
     Mean force by quadrature.
     """
     thermal, length, k1, k2 = 2.5, 0.2, 30.0, 200.0
@@ -224,8 +227,9 @@ def trajectory(tmp_path_factory) -> tuple[Path, Path, list[dict]]:
     ids=["slice", "halves", "whole"],
 )
 def test_noise_of_ethylene_glycol(trajectory, beads, least, most):
-    """Mean square force on the beads of ethylene glycol, basic over optimal, on frames that
-    were not fitted to.
+    """Mean square force on the beads of ethylene glycol, basic over optimal.
+
+    On frames that were not fitted to.
     """
     raw = trajectory[2]
     config = fluid(beads, force_map="optimal")

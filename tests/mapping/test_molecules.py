@@ -1,5 +1,6 @@
-"""Two beads per molecule from the all-atom fluid to dynamics: map, train, export, finite
-differences, bond lengths.
+"""Two beads per molecule from the all-atom fluid to dynamics.
+
+Map, train, export, finite differences, bond lengths.
 """
 
 from pathlib import Path
@@ -134,8 +135,9 @@ def test_finite_differences_in_a_context(student, frames_file):
 
 
 def test_topology_file_says_enough(student, frames_file, tmp_path):
-    """As a user begins: from the PDB file that a simulation writes, where beads of one molecule
-    may have one name.
+    """As a user begins: from the PDB file that a simulation writes.
+
+    Beads of one molecule may have one name there.
     """
     frames = read_frames(frames_file)
     topology = bead_topology_to_openmm(frames.beads, frames.box[-1])

@@ -29,8 +29,9 @@ KT = 0.00831446 * 300
 
 
 class Springs:
-    """Three molecules of two atoms, every force harmonic: the potential of mean force of the beads
-    is quadratic.
+    """Three molecules of two atoms, every force harmonic.
+
+    The potential of mean force of the beads is quadratic.
 
     With U = x.K.x/2 per Cartesian component and X = M x, W(X) = X.inv(M inv(K) M^T).X/2.
     """
@@ -108,8 +109,9 @@ def test_mean_force_of_harmonic_molecules(constant):
 
 
 def test_mean_positions_remove_the_first_order_of_the_restraint():
-    """At the restraint's centres, a soft restraint gives a force that is wrong by W''/k; at the
-    mean positions it is right.
+    """At the restraint's centres, a soft restraint gives a force that is wrong by W''/k.
+
+    At the mean positions it is right.
     """
     springs = Springs()
     found = sample_mean_force(
@@ -169,8 +171,9 @@ def test_errors_from_independent_starts():
 
 
 def test_errors_from_starts_that_remember():
-    """Noise of 50 that is correlated by 0.7 from start to start, for one type; for the other it
-    is independent.
+    """Noise of 50 that is correlated by 0.7 from start to start, for one type.
+
+    For the other it is independent.
     """
     random = np.random.default_rng(8)
     types, count = np.arange(80) % 2, 24
@@ -203,8 +206,9 @@ def test_agreement_of_estimates_that_do_and_do_not_agree():
 
 
 def test_errors_of_a_check_are_those_between_equal_runs():
-    """Also where much of what a run sees outlasts it, as atoms around held beads do: noise of
-    40, correlated by 0.7 from run to run.
+    """Also where much of what a run sees outlasts it, as atoms around held beads do.
+
+    Noise of 40, correlated by 0.7 from run to run.
     """
     random = np.random.default_rng(6)
     truth, noise = 100 * random.normal(size=(6, 40, 3)), 40 * random.normal(size=(3, 6, 40, 3))
@@ -220,8 +224,9 @@ def test_errors_of_a_check_are_those_between_equal_runs():
 
 
 def test_holding_elsewhere_moves_the_mean_force():
-    """After the centres have moved to where the other constant gives the same mean positions,
-    the force is the same.
+    """The force is the same after the centres have moved.
+
+    They moved to where the other constant gives the same mean positions.
     """
     springs, soft = Springs(), 5e3
     simulation = springs.simulation(BEADS, 1e5)
@@ -389,8 +394,9 @@ def test_a_start_goes_on_from_the_one_before(restrained, tmp_path, monkeypatch):
 
 
 def test_steps_are_short_while_hot(restrained):
-    """Atoms move no farther in a step than at 1000 K, the time is what was asked for, and
-    sampling has the protocol's step again.
+    """Atoms move no farther in a step than at 1000 K, and the time is what was asked for.
+
+    Sampling has the protocol's step again.
     """
     integrator, context = restrained.simulation.integrator, restrained.simulation.context
     restrained.begin(0, restrained.configuration.atoms)

@@ -15,8 +15,9 @@ NOISE, FAIR_NOISE, BIAS = 30.0, 120.0, 1.2
 
 @pytest.fixture(scope="module")
 def case():
-    """(truth, its pair part, estimates, fair samples) of beads at random; what is no pair force
-    is random, too.
+    """(truth, its pair part, estimates, fair samples) of beads at random.
+
+    What is no pair force is random, too.
     """
     random = np.random.default_rng(4)
     positions = random.uniform(0, BOX, (FRAMES, BEADS, 3))

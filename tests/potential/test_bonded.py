@@ -1,5 +1,6 @@
-"""Molecules of several beads: bonds and angles against formulas written out, Boltzmann
-inversion, exclusions, the exported file.
+"""Molecules of several beads.
+
+Bonds and angles against formulas written out, Boltzmann inversion, exclusions, the exported file.
 """
 
 import dataclasses
@@ -184,8 +185,9 @@ def test_file_needs_bonds(file):
     ids=["fast", "portable"],
 )
 def test_conformance(file, engine, platform, box):
-    """Finite differences, lattice shifts, single molecules and all else that a potential must
-    do in OpenMM; three chains and an ion.
+    """Finite differences, lattice shifts, single molecules and all else that OpenMM needs.
+
+    Three chains and an ion.
     """
     few = [*range(9), 3 * N_CHAINS]
     topology, tolerance = (
@@ -198,8 +200,9 @@ def test_conformance(file, engine, platform, box):
 
 
 def test_topologies_and_fast_file(file, tmp_path):
-    """Bonds come with the file: the topology only says which beads are one residue. The fast
-    file has them, too.
+    """Bonds come with the file: the topology only says which beads are one residue.
+
+    The fast file has them, too.
     """
     topology = bead_topology_to_openmm(BEADS, CUBIC)
     assert [[a.index, b.index] for a, b in topology.bonds()] == BEADS.bonds.tolist()
@@ -254,9 +257,7 @@ def draw(density, low: float, high: float, n: int, rng: np.random.Generator) -> 
 
 
 def sampled_chains(n_frames: int, n_chains: int, box: np.ndarray, seed: int = 3) -> Frames:
-    """Chains A-B-C whose bonds and angles follow their own terms exactly, at random places, 300
-    K.
-    """
+    """Chains A-B-C at random places whose bonds and angles follow their own terms at 300 K."""
     rng, energy = np.random.default_rng(seed), GAS_CONSTANT * 300
     n = n_frames * n_chains
     # a soft bond, so that the weight r^2 of the volume element moves the mean by 0.01 nm
@@ -313,8 +314,9 @@ def test_boltzmann_inversion_recovers_the_terms(chains):
 
 
 def test_contact_leaves_out_bonded_neighbors():
-    """Chains on the sites of a lattice: contact is the smallest distance between beads of
-    different chains.
+    """Chains on the sites of a lattice.
+
+    Contact is the smallest distance between beads of different chains.
     """
     edge, chains = 1.6, sampled_chains(20, 8, 3 * np.eye(3))
     sites = np.stack(np.meshgrid(*3 * [[0, edge / 2]], indexing="ij"), axis=-1).reshape(-1, 1, 3)
@@ -375,8 +377,10 @@ def test_molecules_without_bonds_are_refused(chains):
 
 
 def test_bead_bonds():
-    """A chain of six atoms: two beads with a bond between, or two end beads with two free atoms
-    on either side of the middle bond.
+    """A chain of six atoms.
+
+    Two beads with a bond between, or two end beads with two free atoms on either side of the middle
+    bond.
     """
     chain = np.array([(k, k + 1) for k in range(5)])
     assert bead_bonds(np.array([0, 0, 0, 1, 1, 1]), chain).tolist() == [[0, 1]]

@@ -1,6 +1,4 @@
-"""The TorchScript file: right numbers from torch alone, metadata, and refusal of files that are
-not ours.
-"""
+"""The TorchScript file: right numbers from torch alone, metadata, and refusal of foreign files."""
 
 import json
 import subprocess

@@ -1,5 +1,6 @@
-"""The network against torchmd-net's own forward pass, the prior against its formula, the pair
-search against numpy.
+"""The network against torchmd-net's own forward pass.
+
+The prior against its formula, and the pair search against NumPy.
 """
 
 import math
@@ -282,8 +283,9 @@ def test_cutoff_above_half_the_box_is_refused():
 
 
 def test_gaussian_basis_resolves_liquid_distances():
-    """Two distances within the first shell must look different to the network; with expnorm in
-    nanometres they would not.
+    """Two distances within the first shell must look different to the network.
+
+    With expnorm in nanometres they would not.
     """
     network = build_tensornet(ModelConfig(), 3, 3.0)
     features = network.expansion(torch.tensor([0.40, 0.45, 0.80, 0.85]))

@@ -1,5 +1,6 @@
-"""Errors and Ctrl-C inside OpenMM's C++, which would end the process if they left an operator;
-hence in processes of their own.
+"""Errors and Ctrl-C inside OpenMM's C++.
+
+They would end the process if they left an operator; hence in processes of their own.
 """
 
 import subprocess
@@ -70,8 +71,9 @@ print(energy() == before)
 
 
 def test_beads_that_have_flown_apart_are_refused(model):
-    """Beyond 2^51 boxes edges no longer come in pairs, and kernels would write beyond their
-    arrays.
+    """Beyond 2^51 boxes edges no longer come in pairs.
+
+    Kernels would write beyond their arrays.
     """
     script = """
 before = energy()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_cgkd.potential.cpu import neighbors as cells
+from openmm_cgkd.potential.cpu import lists
 from openmm_cgkd.potential.cpu.edges import edge_space, find_edges
 from openmm_cgkd.potential.forces import SumModel, energies_and_forces
 from openmm_cgkd.potential.pairs import find_pairs
@@ -88,7 +88,7 @@ def test_edges_are_the_pairs_of_the_reference_search(n, cutoff, scale, periodic,
     cell = box if periodic else np.empty((0, 3))
     # outside the box too
     positions = np.random.default_rng(n).random((n, 3)) @ (TRICLINIC * scale) * 2 - 3
-    listed = cells.neighbor_list(positions, cell, cutoff, skin)
+    listed = lists.neighbor_list(positions, cell, cutoff, skin)
     space = edge_space(len(listed.column), np.dtype(np.float64))
     found = find_edges(
         positions,
@@ -125,8 +125,9 @@ def test_edges_are_the_pairs_of_the_reference_search(n, cutoff, scale, periodic,
 
 
 def test_kept_list_is_replaced_before_a_pair_is_missed():
-    """A random walk far beyond the skin, and a box that changes: always the energy and forces
-    of a fresh list, bit for bit.
+    """A random walk far beyond the skin, and a box that changes.
+
+    Energy and forces are always those of a fresh list, bit for bit.
     """
     _, network = torchmd_pair(1, dtype=torch.float32)
     positions, types = random_system(seed=5)
@@ -136,7 +137,7 @@ def test_kept_list_is_replaced_before_a_pair_is_missed():
         if step == 30:
             positions, box = positions * 1.01, box * 1.01
         energy, forces = evaluate(network, positions, types, box, PRIOR)
-        made.append(id(cells.recent_lists[0]))
+        made.append(id(lists.recent_lists[0]))
         fresh_energy, fresh_forces = fresh(network, positions, types, box)
         assert energy == fresh_energy
         assert torch.equal(forces, fresh_forces)
@@ -145,17 +146,17 @@ def test_kept_list_is_replaced_before_a_pair_is_missed():
 
 def fresh(network, positions, types, box):
     """Evaluate without the kept lists, and leave these as they were."""
-    kept = list(cells.recent_lists)
-    cells.recent_lists.clear()
+    kept = list(lists.recent_lists)
+    lists.recent_lists.clear()
     result = evaluate(network, positions, types, box, PRIOR)
-    cells.recent_lists[:] = kept
+    lists.recent_lists[:] = kept
     return result
 
 
 def test_kept_list_refuses_what_it_was_not_made_for():
     positions = np.random.default_rng(0).random((30, 3)) * 3
     box = 3 * np.eye(3)
-    listed = cells.neighbor_list(positions, box, 0.8, 0.1)
+    listed = lists.neighbor_list(positions, box, 0.8, 0.1)
     assert listed.holds(positions, box, 0.8)
     moved = positions.copy()
     moved[7, 1] += 0.049
@@ -166,21 +167,21 @@ def test_kept_list_refuses_what_it_was_not_made_for():
     assert not listed.holds(positions, box, 0.81)
     assert not listed.holds(positions[:-1], box, 0.8)
     # no more than the box allows
-    assert cells.neighbor_list(positions, box, 1.45, 0.1).skin == pytest.approx(0.05)
+    assert lists.neighbor_list(positions, box, 1.45, 0.1).skin == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize("far", [1e13, 3e16, 1e200, np.inf, np.nan])
 def test_no_list_of_beads_that_have_flown_apart(far):
     positions = np.random.default_rng(0).normal(size=(30, 3))
     # no physics, but every edge has its way back
-    edges = cells.neighbor_list(positions * 1e11, 3 * np.eye(3), 1.0)
+    edges = lists.neighbor_list(positions * 1e11, 3 * np.eye(3), 1.0)
     assert len(edges.column) > 0
     assert (edges.column[edges.reverse] == np.repeat(np.arange(30), np.diff(edges.row))).all()
     positions[7, 1] = far
     with pytest.raises(
         RuntimeError, match=r"not finite or beyond 1e\+12 nm; use a smaller time step"
     ):
-        cells.neighbor_list(positions, 3 * np.eye(3), 1.0)
+        lists.neighbor_list(positions, 3 * np.eye(3), 1.0)
 
 
 def test_weights_of_another_layout_are_refused(monkeypatch):

@@ -27,9 +27,10 @@ from openmm_cgkd.report.run_record import Contents, Run, read_contents
 from openmm_cgkd.report.tables import provenance
 from openmm_cgkd.report.verdict import Mark, verdicts
 from openmm_cgkd.report.write import write_report
+from openmm_cgkd.run_folder import RunFiles
 from openmm_cgkd.stages import compare as compare_module
-from openmm_cgkd.stages import stability
 from openmm_cgkd.stages.compare import compare, compare_runs, comparison_settings
+from openmm_cgkd.stages.stability import write_results
 from tests.cases.browser import browser
 from tests.cases.comparison import BOX, write_frames, write_run
 from tests.cases.liquids import beads_of, liquid
@@ -62,16 +63,14 @@ def write_stability(folder, frames, replicas: list[Replica]) -> None:
         SimulationConfig(timestep="2 fs"),
     )
     limits = AggregationLimits.of(frames.positions, frames.box, frames.beads, 0.9)
-    stability._write(
-        folder / "stability", replicas, [None] * len(replicas), frames, limits, settings, protocol
+    write_results(
+        RunFiles(folder), replicas, [None] * len(replicas), frames, limits, settings, protocol
     )
 
 
 @pytest.fixture(scope="module")
 def overlaid(tmp_path_factory):
-    """Report of two trainings of one model, whose folders tell all, and of another model, of
-    which only the trajectory is known.
-    """
+    """Report of two trainings of one model with whole run folders, and of a bare trajectory."""
     folder = tmp_path_factory.mktemp("overlaid")
     write_frames(folder / "aa.h5", liquid(24, seed=1))
     (folder / "production.csv").write_text('#"Step","Speed (ns/day)"\n1,--\n2,9\n3,10\n4,30\n')
@@ -364,9 +363,7 @@ def test_provenance_names_data_seeds_weights_and_versions(overlaid):
 
 
 def test_provenance_of_a_potential_that_was_given(basic, tmp_path):
-    """A run that trains nothing tells of the potential's own training, not of defaults that it
-    never used.
-    """
+    """A run that trains nothing tells how its potential was trained, not its own defaults."""
     run = shutil.copytree(basic[0], tmp_path / "run")
     rewritten(
         write_potential(tmp_path / "plain.pt"),
@@ -467,7 +464,8 @@ for (const model of Bokeh.documents[0].all_models) {
 INK = """
 return [...document.querySelectorAll(".panel")].map((panel) => {
   const inside = (node) => (node.shadowRoot ? [...node.shadowRoot.querySelectorAll("*")] : []);
-  const find = (node) => inside(node).flatMap((one) => [one, ...find(one)]).filter((one) => one.tagName === "CANVAS");
+  const all = (node) => inside(node).flatMap((one) => [one, ...all(one)]);
+  const find = (node) => all(node).filter((one) => one.tagName === "CANVAS");
   const canvases = [...panel.querySelectorAll("*")].flatMap(find).filter((canvas) => canvas.width);
   return canvases.map((canvas) => canvas.toDataURL()).join(" ");
 });

@@ -60,9 +60,7 @@ def test_reference_and_cpu_are_tested():
 
 
 def check_against_torchmd_net(context, types, positions, box, allowed=1e-5):
-    """Energy and forces of a context are those of torchmd-net's own model and of the prior,
-    written out.
-    """
+    """Energy and forces of a context are those of torchmd-net's model and of the prior."""
     network = torchmd_network().double()
     at = torch.tensor(positions, requires_grad=True)
     learned, _ = network(
@@ -293,7 +291,8 @@ def test_systems_read_in_another_process(tmp_path):
         import openmm_cgkd.operators
         for engine in ("fused", "portable"):
             system = openmm.XmlSerializer.deserialize(open(f"{engine}.xml").read())
-            context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("Reference"))
+            platform = openmm.Platform.getPlatform("Reference")
+            context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
             context.setPositions(np.load("positions.npy"))
             np.save(engine, context.getState(forces=True).getForces(asNumpy=True)._value)
     """

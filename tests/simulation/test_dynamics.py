@@ -1,6 +1,4 @@
-"""Dynamics: conservation laws, temperature, resuming, explosions, and what is left in the
-folder.
-"""
+"""Dynamics: conservation laws, temperature, resuming, explosions, files in the folder."""
 
 import json
 import shutil
@@ -56,8 +54,9 @@ def protocol(**changes):
 
 
 def harmonic_case():
-    """Beads in harmonic wells, cheap enough for thousands of steps; its kinetic temperature is
-    known.
+    """Beads in harmonic wells, cheap enough for thousands of steps.
+
+    The kinetic temperature is known.
     """
     types, positions = liquid()
     topology = bead_topology_to_openmm(beads(types), CUBIC)

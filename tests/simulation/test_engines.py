@@ -159,8 +159,8 @@ def test_waiting_threads_sleep_unless_the_user_says_otherwise(monkeypatch, befor
 def test_openmm_may_be_imported_first():
     # OpenMM loads plug-ins on import, and openmmtorch's do not load before torch
     result = python(
-        "import openmm\nfrom openmm_cgkd.runtime.compatibility import"
-        " import_torch_force\nimport_torch_force()\nnames = [openmm.Platform.getPlatform(k) for k"
+        "import openmm\nfrom openmm_cgkd.simulation.engines import import_torch_force\n"
+        "import_torch_force()\nnames = [openmm.Platform.getPlatform(k) for k"
         " in range(openmm.Platform.getNumPlatforms())]\nprint([p.getName() for p in names if"
         " p.supportsKernels(['CalcTorchForce'])])"
     )

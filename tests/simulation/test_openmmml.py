@@ -1,5 +1,6 @@
-"""The plug-in of OpenMM-ML against a stand-in for its base classes; tests/newer_stack.py runs
-the real one.
+"""The plug-in of OpenMM-ML, with stand-ins for the base classes of OpenMM-ML.
+
+tests/newer_stack.py runs it with OpenMM-ML itself.
 """
 
 import importlib

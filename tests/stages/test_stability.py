@@ -11,6 +11,7 @@ from matplotlib.image import imread
 from scipy.stats import binomtest, poisson
 from typer.testing import CliRunner
 
+from openmm_cgkd.analysis.stability.failures import drift, hottest
 from openmm_cgkd.analysis.stability.survival import Replica, failure_rate, survival
 from openmm_cgkd.cli.commands import app
 from openmm_cgkd.config.run import RunConfig, StabilityConfig
@@ -20,7 +21,7 @@ from openmm_cgkd.frames.frames import FrameWriter
 from openmm_cgkd.simulation.cgpotential import CGPotential
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.stages import replicas
-from openmm_cgkd.stages.stability import check_stability, drift, hottest
+from openmm_cgkd.stages.stability import check_stability
 from tests.cases.potential import CUBIC, beads, liquid, write_potential
 
 N_FRAMES, INTERVAL = 60, 0.1  # of every replica, ps

@@ -1,6 +1,4 @@
-"""The conformance kit: sound potentials pass every check, broken ones fail the check that is
-about their flaw.
-"""
+"""The conformance kit: sound potentials pass all checks, broken ones fail the fitting one."""
 
 import time
 
@@ -309,6 +307,7 @@ def test_error_in_one_of_two_threads_is_reported(monkeypatch):
     from openmm_cgkd.testing import checks as conformance
 
     subject = conformance.Subject(Model(lennard_jones(), lennard_jones()), *small_liquid(), None)
+    check = dict(conformance.checks_of(subject, "Reference"))["threads"]
     calls, evaluate = [], conformance.evaluate
 
     def failing(context, positions):
@@ -319,4 +318,4 @@ def test_error_in_one_of_two_threads_is_reported(monkeypatch):
 
     monkeypatch.setattr(conformance, "evaluate", failing)
     with pytest.raises(openmm.OpenMMException, match="out of luck"):
-        conformance._threads(conformance.Bench(subject, "Reference", {}, 1e-4))
+        check(conformance.Bench(subject, "Reference", {}, 1e-4))

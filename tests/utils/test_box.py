@@ -9,9 +9,13 @@ from openmm_cgkd.exceptions import BoxError
 from openmm_cgkd.utils.box import (
     box_heights,
     box_numbers,
+    box_volume,
     checked_box_numbers,
     kernel_box,
+    lattice_coordinates,
+    nearest_images,
     reduced_box,
+    shifts_into_box,
 )
 from tests.cases.networks import TRICLINIC
 
@@ -41,3 +45,22 @@ def test_smallest_height_is_the_same_both_ways():
         checked_box_numbers(TRICLINIC.tolist(), height / 2 + 1e-4)
     with pytest.raises(RuntimeError, match="reduced form"):
         checked_box_numbers(TRICLINIC.T.tolist(), 0.9)
+
+
+@pytest.mark.parametrize("box", [TRICLINIC, np.stack([TRICLINIC, 1.1 * TRICLINIC])])
+def test_lattice_vectors_come_and_go(box):
+    """For one box, and for a box for each set of vectors."""
+    rng = np.random.default_rng(0)
+    inside = 0.1 + 0.8 * rng.random((2, 5, 3))
+    multiples = rng.integers(-3, 4, size=inside.shape).astype(float)
+    positions, far = inside @ box, (inside + multiples) @ box
+    np.testing.assert_allclose(lattice_coordinates(far, box), inside + multiples, atol=1e-12)
+    np.testing.assert_allclose(far + shifts_into_box(far, box), positions, atol=1e-12)
+    short = 0.3 * positions
+    np.testing.assert_allclose(nearest_images(short + multiples @ box, box), short, atol=1e-12)
+
+
+def test_volume_has_the_sign_of_the_vectors():
+    assert box_volume(TRICLINIC) == pytest.approx(2.2 * 2.1 * 2.3)
+    swapped = TRICLINIC[[1, 0, 2]]
+    assert box_volume(np.stack([TRICLINIC, swapped])) == pytest.approx([10.626, -10.626])

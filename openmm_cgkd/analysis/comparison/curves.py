@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 
-from openmm_cgkd.analysis.observables.base import Observable
-from openmm_cgkd.analysis.observables.rdf import first_peak
+from openmm_cgkd.analysis.observables.base import ObservableT
+from openmm_cgkd.analysis.observables.rdf import RDF, first_peak
 from openmm_cgkd.utils.statistics import (
     CurveError,
     curve_error,
@@ -25,15 +25,13 @@ MEASURES = ("mean_absolute", "integrated_absolute", "rmse", "jensen_shannon", "o
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One observable of a trajectory, built from an even number of parts in time, two to a
-    block.
-    """
+class Curve(Generic[ObservableT]):
+    """One observable of a trajectory, from an even number of parts in time, two to a block."""
 
-    parts: list[Observable]
+    parts: list[ObservableT]
 
     @cached_property
-    def whole(self) -> Observable:
+    def whole(self) -> ObservableT:
         """The observable over all frames."""
         return type(self.parts[0]).merged(self.parts)
 
@@ -57,12 +55,11 @@ class Curve:
     def halves(self) -> tuple[np.ndarray, np.ndarray]:
         """The curve of the first and of the second half of the frames."""
         middle = len(self.parts) // 2
-        return tuple(
-            type(self.whole).merged(half).density
-            for half in (self.parts[:middle], self.parts[middle:])
-        )
+        first, second = self.parts[:middle], self.parts[middle:]
+        merged = type(self.whole).merged
+        return merged(first).density, merged(second).density
 
-    def peak(self) -> dict[str, float | None]:
+    def peak(self: Curve[RDF]) -> dict[str, float | None]:
         """First peak of an RDF, nulls where there is none."""
         r = self.whole.bin_centers
         peak = first_peak(r, self.values)
@@ -83,8 +80,8 @@ class Curve:
 class CurveComparison:
     """All-atom and coarse-grained curve of one observable."""
 
-    all_atom: Curve
-    coarse_grained: Curve
+    all_atom: Curve[Any]
+    coarse_grained: Curve[Any]
 
     def _error(self, values: np.ndarray, reference: np.ndarray) -> CurveError:
         whole = self.all_atom.whole
@@ -96,8 +93,10 @@ class CurveComparison:
 
     @cached_property
     def left_out(self) -> tuple[np.ndarray, np.ndarray]:
-        """Errors without each of the blocks of either trajectory, in the order of MEASURES,
-        shapes (n_blocks, n_measures).
+        """Errors when one time block of one trajectory is left out.
+
+        Two arrays, for the all-atom and for the coarse-grained blocks, of shape (n_blocks,
+        n_measures); measures in the order of MEASURES.
         """
         aa, cg = self.all_atom, self.coarse_grained
         return (
@@ -126,7 +125,7 @@ class CurveComparison:
 
 
 def number(value: float) -> float | None:
-    """JSON has no nan."""
+    """A number as JSON can hold it: None for nan and infinity."""
     return float(value) if math.isfinite(value) else None
 
 

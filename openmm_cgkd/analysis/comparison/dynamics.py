@@ -39,10 +39,8 @@ def all_diffusion(source: Source, blocks: int) -> dict[str, Diffusion] | str:
             " tells."
         )
     interval, stretches = found
-    parts, types = (
-        [unwrapped(source.positions[part], source.boxes[part]) for part in stretches],
-        source.beads.types,
-    )
+    parts = [unwrapped(source.positions[part], source.boxes[part]) for part in stretches]
+    types = source.beads.types
     try:
         return {
             name: diffusion([part[:, types == k] for part in parts], interval, blocks)
@@ -55,8 +53,9 @@ def all_diffusion(source: Source, blocks: int) -> dict[str, Diffusion] | str:
 def diffusion_numbers(
     model: dict[str, Diffusion] | str, all_atom: dict[str, Diffusion] | str
 ) -> dict[str, Any]:
-    """Diffusion coefficients by bead type, and how much faster the model moves; or why there
-    are none.
+    """Diffusion coefficients by bead type, and how much faster the model moves than all-atom.
+
+    Instead {"absent": reason} where the model has none.
     """
     if isinstance(model, str):
         return {"absent": model}
@@ -81,9 +80,7 @@ def _numbers(result: Diffusion) -> dict[str, Any]:
 
 
 def aggregation_numbers(source: Source, limits: AggregationLimits) -> dict[str, Any]:
-    """Smallest distances and clusters of a trajectory, and where it shows what all-atom does
-    not.
-    """
+    """Smallest distances and clusters of a trajectory, and in which frames its beads aggregate."""
     clusters = clusters_of(limits.contacts, source.positions, source.boxes, source.names)
     first = limits.first_aggregated(clusters)
     smallest = {
@@ -98,7 +95,7 @@ def aggregation_numbers(source: Source, limits: AggregationLimits) -> dict[str, 
     }
 
 
-def order_curves(source: Source, blocks: int) -> dict[str, Curve]:
+def order_curves(source: Source, blocks: int) -> dict[str, Curve[SteinhardtOrder]]:
     """Distribution of the order parameter q6 by bead type; empty if there are too few beads."""
     if len(source.names) <= _NEAREST:
         return {}
@@ -113,7 +110,7 @@ def order_curves(source: Source, blocks: int) -> dict[str, Curve]:
     return {name: Curve(observables) for name, observables in zip(names, parts, strict=True)}
 
 
-def structure_factor(source: Source, blocks: int) -> Curve:
+def structure_factor(source: Source, blocks: int) -> Curve[StructureFactor]:
     """Partial structure factors of all pairs of types."""
     frames = source.frames(evenly_spaced(len(source), max(_FRAMES, 2 * blocks)))
     (parts,) = accumulate_blocks(
@@ -122,11 +119,13 @@ def structure_factor(source: Source, blocks: int) -> Curve:
     return Curve(parts)
 
 
-def structure_factor_rmse(model: Curve, all_atom: Curve) -> dict[str, float]:
+def structure_factor_rmse(
+    model: Curve[StructureFactor], all_atom: Curve[StructureFactor]
+) -> dict[str, float]:
     """Root mean square difference by pair of types, over the bins that both boxes fill."""
     difference = model.values - all_atom.values
     pairs = all_atom.whole.pairs
     return {
-        "-".join(pair): float(np.sqrt(np.nanmean(row**2)))
+        "-".join(map(str, pair)): float(np.sqrt(np.nanmean(row**2)))
         for pair, row in zip(pairs, difference, strict=True)
     }

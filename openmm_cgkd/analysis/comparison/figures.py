@@ -98,7 +98,7 @@ def _rdf_caption(comparison: Comparison) -> str:
 
 
 def _data(comparison: Comparison) -> str:
-    """What stands behind lines and bands."""
+    """Sentence on the frames behind lines and bands."""
     frames = sorted({len(result.analysis.source) for result in comparison.results})
     counts = f"{frames[0]}" if len(frames) == 1 else f"{frames[0]}-{frames[-1]}"
     sizes = {len(group) for group in comparison.groups().values()}
@@ -192,7 +192,7 @@ def score_picture(comparison: Comparison, title: str) -> Figure:
     for kind in kinds:
         groups[_NAMES[kind]] = {}
         for label, group in comparison.groups().items():
-            values = [result.scores[kind] for result in group]
+            values = [result.score(kind) for result in group]
             error = (
                 np.std(values, ddof=1)
                 if len(values) > 1
@@ -202,7 +202,7 @@ def score_picture(comparison: Comparison, title: str) -> Figure:
                 1 - float(np.mean(values)),
                 float(error),
             )
-    floor = {_NAMES[kind]: 1 - comparison.results[0].scores[f"{kind}_halves"] for kind in kinds}
+    floor = {_NAMES[kind]: 1 - comparison.results[0].score(f"{kind}_halves") for kind in kinds}
     caption = (
         "mismatch: 1 - overlap, mean over the curves of an observable; error bars as the"
         f" bands:\n{_data(comparison)}"
@@ -213,7 +213,7 @@ def score_picture(comparison: Comparison, title: str) -> Figure:
 def msd_picture(comparison: Comparison, title: str) -> Figure | None:
     """Mean-squared displacements where the time between frames is known."""
     known = [
-        (label, analysis)
+        (label, analysis.diffusion)
         for label, analysis in _all(comparison)
         if not isinstance(analysis.diffusion, str)
     ]
@@ -221,12 +221,10 @@ def msd_picture(comparison: Comparison, title: str) -> Figure | None:
         return None
     panels = []
     for name in comparison.all_atom.source.beads.type_names:
-        x = np.unique(
-            np.concatenate([analysis.diffusion[name].lag_times[1:] for _, analysis in known])
-        )
+        x = np.unique(np.concatenate([diffusion[name].lag_times[1:] for _, diffusion in known]))
         lines = []
-        for label, analysis in known:
-            result = analysis.diffusion[name]
+        for label, diffusion in known:
+            result = diffusion[name]
             y, band = (
                 np.interp(x, result.lag_times, values, left=np.nan, right=np.nan)
                 for values in (result.msd, 2 * result.msd_se)
@@ -255,16 +253,16 @@ def structure_factor_picture(comparison: Comparison, title: str) -> Figure | Non
     """Partial structure factors of all pairs."""
     if comparison.all_atom.structure_factor is None:
         return None
-    lines: list[tuple[str, np.ndarray, np.ndarray]] = []
     whole = comparison.all_atom.structure_factor.whole
-    for label, analysis in _all(comparison):
-        lines.append(
-            (label, analysis.structure_factor.values, analysis.structure_factor.standard_error)
-        )
+    lines = [
+        (label, analysis.structure_factor.values, analysis.structure_factor.standard_error)
+        for label, analysis in _all(comparison)
+        if analysis.structure_factor is not None  # every trajectory has one, or none has
+    ]
     filled = np.isfinite([values[0] for _, values, _ in lines]).all(axis=0)
     panels = [
         Panel(
-            _DASH.join(pair),
+            _DASH.join(map(str, pair)),
             whole.bin_centers[filled],
             [Line(label, y[k][filled], 2 * se[k][filled]) for label, y, se in lines],
         )
@@ -329,7 +327,7 @@ def _line(label: str, comparisons: list[CurveComparison]) -> Line:
 
 
 def _note(kind: str, results: list[Result], types: tuple[str, ...]) -> str:
-    """Error and floor, where there is room: of RDFs, of one run."""
+    """Error and floor of an RDF of a single run; empty for all else."""
     if kind != "rdf" or len(results) > 1:
         return ""
     comparison = results[0].comparisons[kind, types]

@@ -11,6 +11,8 @@ import numpy as np
 
 from openmm_cgkd.analysis.observables.aggregation import AggregationLimits
 from openmm_cgkd.analysis.observables.diffusion import Diffusion
+from openmm_cgkd.analysis.observables.order import SteinhardtOrder
+from openmm_cgkd.analysis.observables.structure_factor import StructureFactor
 from openmm_cgkd.config.run import ComparisonConfig
 from openmm_cgkd.exceptions import AnalysisError
 from openmm_cgkd.utils.box import largest_r_max
@@ -75,15 +77,17 @@ DEFINITIONS = {
 
 @dataclass(frozen=True)
 class Analysis:
-    """Everything computed from one trajectory; order and structure factor only if they were
-    asked for.
+    """Everything computed from one trajectory.
+
+    `order` is empty and `structure_factor` None unless they were asked for; `diffusion` is the
+    reason where there is none.
     """
 
     source: Source
     structure: Structure
     diffusion: dict[str, Diffusion] | str
-    order: dict[str, Curve]
-    structure_factor: Curve | None
+    order: dict[str, Curve[SteinhardtOrder]]
+    structure_factor: Curve[StructureFactor] | None
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,12 @@ class Result:
     @cached_property
     def scores(self) -> dict[str, float | None]:
         return scores(self.comparisons)
+
+    def score(self, name: str) -> float:
+        """One of the `scores` that is not a standard error; only these can be None."""
+        value = self.scores[name]
+        assert value is not None
+        return value
 
     def of_kind(self, kind: str) -> dict[tuple[str, ...], CurveComparison]:
         """Comparisons of one observable by bead types."""
@@ -237,7 +247,12 @@ def report(comparison: Comparison) -> dict[str, Any]:
 
 def _result(result: Result, comparison: Comparison) -> dict[str, Any]:
     analysis, reference = result.analysis, comparison.all_atom
-    factors = analysis.structure_factor, reference.structure_factor
+    factor, reference_factor = analysis.structure_factor, reference.structure_factor
+    rmse = (
+        {}
+        if factor is None or reference_factor is None
+        else {"structure_factor_rmse": structure_factor_rmse(factor, reference_factor)}
+    )
     return {
         "label": result.label,
         "model": analysis.source.label,
@@ -248,7 +263,7 @@ def _result(result: Result, comparison: Comparison) -> dict[str, Any]:
         "dynamics": diffusion_numbers(analysis.diffusion, reference.diffusion),
         "aggregation": result.aggregation,
         **_order(analysis),
-        **({} if None in factors else {"structure_factor_rmse": structure_factor_rmse(*factors)}),
+        **rmse,
         "curves": list(error_rows([result])),
     }
 
@@ -262,9 +277,7 @@ def _order(analysis: Analysis) -> dict[str, Any]:
 
 
 def error_rows(results: Iterable[Result]) -> Iterator[dict[str, Any]]:
-    """One row per run and curve: errors, their standard errors, and those of the all-atom
-    halves.
-    """
+    """Rows of errors, standard errors and errors of the all-atom halves, by run and curve."""
     for result in results:
         for (kind, types), comparison in result.comparisons.items():
             yield {
@@ -293,7 +306,7 @@ def _spread(group: list[Result]) -> dict[str, Any]:
             {"observable": kind, "types": "-".join(types)}
             | {name: {"mean": mean, "std": std} for name, mean, std in values}
         )
-    scores_of = {name: [result.scores[name] for result in group] for name in names}
+    scores_of = {name: [result.score(name) for result in group] for name in names}
     return {
         "runs": [result.label for result in group],
         "scores": {

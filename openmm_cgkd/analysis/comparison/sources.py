@@ -69,8 +69,9 @@ class Source:
         )
 
     def stretches(self) -> tuple[float, list[slice]] | None:
-        """Usual time between frames (ps), and the stretches in which it is kept; None if times
-        are not known.
+        """Usual time between frames (ps), and the stretches of frames that are so far apart.
+
+        None if the times are not known.
         """
         if self.times is None or len(self.times) < 2:
             return None
@@ -91,10 +92,8 @@ class Source:
 
 def source_of_frames(frames: Frames, path: Path, label: str = "AA") -> Source:
     """Mapped frames as a source."""
-    names, type_names = (
-        [name[:4] for name in frames.beads.names],
-        tuple(name[:4] for name in frames.beads.type_names),
-    )
+    names = [name[:4] for name in frames.beads.names]
+    type_names = tuple(name[:4] for name in frames.beads.type_names)
     return Source(
         label,
         path,

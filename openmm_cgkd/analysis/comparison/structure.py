@@ -1,5 +1,6 @@
-"""Two-, three- and many-body structure of a trajectory, and how far that of a model is from
-all-atom.
+"""Structure of a trajectory, and how far that of a model is from all-atom.
+
+RDFs for pairs of beads, angles for triples, coordination numbers for more.
 """
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +16,10 @@ from openmm_cgkd.analysis.observables.aggregation import evenly_spaced
 from openmm_cgkd.analysis.observables.angles import ADF, CDF
 from openmm_cgkd.analysis.observables.base import Observable, accumulate_blocks
 from openmm_cgkd.analysis.observables.coordination import CoordinationNumbers
-from openmm_cgkd.analysis.observables.rdf import block_rdfs, first_minimum
+from openmm_cgkd.analysis.observables.rdf import RDF, block_rdfs, first_minimum
 from openmm_cgkd.config.run import ComparisonConfig
 from openmm_cgkd.exceptions import AnalysisError
+from openmm_cgkd.utils.box import box_volume
 from openmm_cgkd.utils.progress import progress
 from openmm_cgkd.utils.statistics import jackknife
 
@@ -35,28 +38,34 @@ Key = tuple[str, tuple[str, ...]]  # observable, bead types
 class Structure:
     """Curves of one trajectory by observable and bead types."""
 
-    curves: dict[Key, Curve]
+    curves: dict[Key, Curve[Any]]
 
-    def of_kind(self, kind: str) -> dict[tuple[str, ...], Curve]:
+    def of_kind(self, kind: str) -> dict[tuple[str, ...], Curve[Any]]:
         """Curves of one observable by bead types."""
         return {types: curve for (found, types), curve in self.curves.items() if found == kind}
 
 
 @dataclass(frozen=True)
 class Cutoffs:
-    """First coordination shells: distances by pair of types (either way round), nm, and the
-    pairs that show none.
+    """First coordination shells of the pairs of bead types.
+
+    Attributes
+    ----------
+    distances : dict
+        Outer radius (nm) by pair of types, either way round.
+    missing : list
+        Pairs whose RDF has no first minimum.
     """
 
     distances: dict[tuple[str, str], float]
     missing: list[tuple[str, str]]
 
     @classmethod
-    def of(cls, rdfs: dict[tuple[str, ...], Curve]) -> Cutoffs:
+    def of(cls, rdfs: dict[tuple[str, ...], Curve[RDF]]) -> Cutoffs:
         """The first minima of the all-atom RDFs."""
         minima = {
-            pair: first_minimum(curve.whole.bin_centers, curve.values)
-            for pair, curve in rdfs.items()
+            (a, b): first_minimum(curve.whole.bin_centers, curve.values)
+            for (a, b), curve in rdfs.items()
         }
         found = {pair: distance for pair, distance in minima.items() if distance is not None}
         both = found | {(b, a): distance for (a, b), distance in found.items()}
@@ -86,8 +95,9 @@ def pair_structure(source: Source, settings: ComparisonConfig, r_max: float) -> 
 
 
 def shell_structure(source: Source, settings: ComparisonConfig, cutoffs: Cutoffs) -> Structure:
-    """Angles, distance-angle distributions and coordination numbers within the first shells, over
-    evenly spaced frames.
+    """Angles, distance-angle distributions and coordination numbers within the first shells.
+
+    From evenly spaced frames, at most `settings.shell_frames`.
 
     Raises
     ------
@@ -148,8 +158,9 @@ def compare_structures(all_atom: Structure, model: Structure) -> dict[Key, Curve
 
 
 def scores(comparisons: dict[Key, CurveComparison]) -> dict[str, float | None]:
-    """Mean overlap with all-atom of the curves of each observable, and the mean of these as the
-    combined score.
+    """Mean overlap with all-atom of the curves of each observable.
+
+    The combined score is the mean of these means.
 
     Returns
     -------
@@ -171,11 +182,9 @@ def scores(comparisons: dict[Key, CurveComparison]) -> dict[str, float | None]:
                 axis=0,
             )
         )
-    kinds, values, halves = (
-        [*kinds, "combined"],
-        [*values, np.mean(values)],
-        [*halves, np.mean(halves)],
-    )
+    kinds = [*kinds, "combined"]
+    values = [*values, np.mean(values)]
+    halves = [*halves, np.mean(halves)]
     left_out.append(np.mean(left_out, axis=0))  # shape (2 trajectories, n_blocks)
     result: dict[str, float | None] = {}
     for kind, value, half, (aa, cg) in zip(kinds, values, halves, left_out, strict=True):
@@ -188,8 +197,7 @@ def scores(comparisons: dict[Key, CurveComparison]) -> dict[str, float | None]:
 
 
 def check_comparable(all_atom: Source, model: Source, settings: ComparisonConfig) -> None:
-    """Refuse a trajectory of other beads or another volume, and trajectories too short for the
-    blocks.
+    """Refuse a trajectory of other beads or another volume, or too few frames for the blocks.
 
     Raises
     ------
@@ -201,9 +209,7 @@ def check_comparable(all_atom: Source, model: Source, settings: ComparisonConfig
             f" frames ({_composition(all_atom.names)}), or in another order; compare runs of the"
             " same system."
         )
-    volumes = [
-        float(np.abs(np.linalg.det(boxes)).mean()) for boxes in (all_atom.boxes, model.boxes)
-    ]
+    volumes = [float(np.abs(box_volume(boxes)).mean()) for boxes in (all_atom.boxes, model.boxes)]
     if abs(volumes[1] / volumes[0] - 1) > _VOLUME_TOLERANCE:
         raise AnalysisError(
             f"{model.path}: the mean box volume is {volumes[1]:.3f} nm^3 in the trajectory and "

@@ -114,14 +114,18 @@ def _order_rows(named: list[tuple[str, Analysis]]) -> Iterable[list[Any]]:
 def _structure_factor_rows(named: list[tuple[str, Analysis]]) -> Iterable[list[Any]]:
     for label, analysis in named:
         curve = analysis.structure_factor
+        if curve is None:  # every trajectory has one, or none has
+            continue
         for pair, values, errors in zip(
             curve.whole.pairs, curve.values, curve.standard_error, strict=True
         ):
             rows = zip(curve.whole.bin_centers, values, errors, strict=True)
-            yield from ([label, "-".join(pair), *row] for row in rows if np.isfinite(row[1]))
+            yield from (
+                [label, "-".join(map(str, pair)), *row] for row in rows if np.isfinite(row[1])
+            )
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
     """A table, numbers with six digits."""
     with replacing(path) as fresh, open(fresh, "w", newline="") as file:
         writer = csv.writer(file)

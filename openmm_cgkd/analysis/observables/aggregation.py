@@ -55,7 +55,7 @@ class Clusters:
     def _reset(self) -> None:
         self._largest: list[int] = []
         self._smallest: dict[tuple[str, str], list[float]] = {pair: [] for pair in self.contacts}
-        self._sizes: np.ndarray | float = 0.0
+        self._sizes: np.ndarray = np.zeros(())  # clusters by size, summed over frames
 
     def compute(self, frame: Frame, reset: bool = True) -> Clusters:
         """Add one frame; ``reset=False`` keeps the frames before it.
@@ -90,8 +90,9 @@ class Clusters:
 
     @property
     def smallest_distances(self) -> dict[tuple[str, str], np.ndarray]:
-        """Smallest distance of every frame by pair of types, nm, shape (n_frames,); inf where
-        no pair is in contact.
+        """Smallest distance of every frame by pair of types, nm, shape (n_frames,).
+
+        Infinite in frames without a contact of these types.
         """
         self._computed()
         return {pair: np.array(values) for pair, values in self._smallest.items()}
@@ -148,7 +149,7 @@ class AggregationLimits:
         chosen = evenly_spaced(len(positions), _FRAMES)
         positions, boxes = positions[chosen], boxes[chosen]
         rdfs = all_rdfs(positions, boxes, beads, bins=500, r_max=r_max)
-        distances = {pair: _contact_distance(rdf, beads) for pair, rdf in rdfs.items()}
+        distances = {pair: _contact_distance(rdf, pair, beads) for pair, rdf in rdfs.items()}
         contacts = {pair: distance for pair, distance in distances.items() if distance is not None}
         if not contacts:
             raise AnalysisError(
@@ -189,7 +190,7 @@ class AggregationLimits:
             pair: values[frame] / self.smallest[pair]
             for pair, values in clusters.smallest_distances.items()
         }
-        pair = min(shares, key=shares.get)
+        pair = min(shares, key=shares.__getitem__)
         found, allowed = clusters.smallest_distances[pair][frame], self.smallest[pair]
         return (
             f"Beads {'-'.join(pair)} come as close as {found:.3f} nm, in all-atom {allowed:.3f} nm."
@@ -222,11 +223,12 @@ def evenly_spaced(n: int, at_most: int) -> np.ndarray:
     return np.unique(np.linspace(0, n - 1, min(n, at_most)).round().astype(int))
 
 
-def _contact_distance(rdf: RDF, beads: BeadTopology) -> float | None:
-    """Distance within which a bead of the rarer type has the set number of neighbours; None if
-    that is beyond r_max.
+def _contact_distance(rdf: RDF, pair: tuple[str, str], beads: BeadTopology) -> float | None:
+    """Distance within which a bead of the rarer type has the set number of neighbours.
+
+    None if that is beyond r_max.
     """
-    first, second = (beads.names.count(name) for name in rdf.types)
+    first, second = (beads.names.count(name) for name in pair)
     contacts = rdf.coordination * max(1.0, first / second)  # neighbours of the rarer type
     return (
         float(np.interp(_CONTACTS, contacts, rdf.bin_edges[1:]))

@@ -1,5 +1,4 @@
-r"""Angular and combined distance-angle distributions of bead triples a-b-c with the apex b in the
-middle.
+r"""Angular and distance-angle distributions of bead triples a-b-c with the apex b in the middle.
 
 The angular distribution function (ADF) is the probability density of the angle at b over all
 triples whose two arms are shorter than their cutoffs; each triple counts once. An ideal gas gives
@@ -65,11 +64,9 @@ class ADF(Observable):
         cutoffs: tuple[float, float],
         bins: int = 90,
     ) -> None:
-        self.types, self.cutoffs, self.bins = (
-            tuple(types),
-            tuple(float(cutoff) for cutoff in cutoffs),
-            bins,
-        )
+        self.types = tuple(types)
+        self.cutoffs = tuple(float(cutoff) for cutoff in cutoffs)
+        self.bins = bins
         _check(self)
         self._reset()
 
@@ -142,11 +139,9 @@ class CDF(Observable):
         cutoffs: tuple[float, float],
         bins: tuple[int, int] = (30, 45),
     ) -> None:
-        self.types, self.cutoffs, self.bins = (
-            tuple(types),
-            tuple(float(cutoff) for cutoff in cutoffs),
-            tuple(bins),
-        )
+        self.types = tuple(types)
+        self.cutoffs = tuple(float(cutoff) for cutoff in cutoffs)
+        self.bins = tuple(bins)
         _check(self)
         self._reset()
 
@@ -167,10 +162,8 @@ class CDF(Observable):
                 neighbors.triples, rows[short], n_angle
             )
             self._counts += np.bincount(cells, minlength=n_r * n_angle).reshape(self.bins)
-        apex, other = (
-            neighbors.types[neighbors.centers] == neighbors.code(b),
-            neighbors.types[neighbors.others] == neighbors.code(c),
-        )
+        apex = neighbors.types[neighbors.centers] == neighbors.code(b)
+        other = neighbors.types[neighbors.others] == neighbors.code(c)
         arms = np.count_nonzero(apex & other & (neighbors.distances < self.cutoffs[1]))
         self._expected += arms * (neighbors.count(a) - (a == b) - (a == c)) / volume(frame.box)
         self._frames += 1
@@ -192,17 +185,16 @@ class CDF(Observable):
 
     @property
     def n_triples(self) -> float:
-        """Mean number of triples per frame; with equal ends each counts twice, once with either
-        as a.
+        """Mean number of triples per frame.
+
+        A triple with equal ends counts twice, with each of them as a.
         """
         _check_computed(self)
         return float(self._counts.sum()) / self._frames
 
     @property
     def values(self) -> np.ndarray:
-        """h(r, angle) relative to an ideal gas, shape bins; 0 everywhere if no arm b-c was
-        found.
-        """
+        """h(r, angle) relative to an ideal gas, shape `bins`; 0 everywhere without an arm b-c."""
         _check_computed(self)
         cells = (
             2
@@ -215,16 +207,15 @@ class CDF(Observable):
 
     @property
     def density(self) -> np.ndarray:
-        """Probability density over the cells, shape bins, 1/(nm degree); 0 everywhere if no
-        triple was found.
-        """
+        """Probability density, shape `bins`, 1/(nm degree); 0 everywhere without a triple."""
         _check_computed(self)
         return self._counts / max(self._counts.sum(), 1) / self.bin_width
 
 
 def _arms(types: tuple, neighbors: Neighbors) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Rows of the triples a-b-c and of their arms to a and to c, for both orders in which the
-    arms may stand in the list.
+    """Rows of the triples a-b-c, and of their arms to a and to c.
+
+    Once for each of the two orders in which the arms may stand in the list.
     """
     triples = neighbors.triples
     there, back = neighbors.rows_of_kind(types), neighbors.rows_of_kind(types[::-1])

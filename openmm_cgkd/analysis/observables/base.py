@@ -1,12 +1,13 @@
-"""What all observables share: frames are added one by one, parts of a trajectory add up to the
-whole.
+"""What all observables share.
+
+Frames are added one by one; parts of a trajectory add up to the whole.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
@@ -99,13 +100,16 @@ class Observable(ABC):
         return total
 
 
+ObservableT = TypeVar("ObservableT", bound=Observable)
+
+
 def accumulate_blocks(
-    make: Callable[[], Sequence[Observable]],
+    make: Callable[[], Sequence[ObservableT]],
     frames: Sequence[Frame],
     parts: int,
-    reach: float | dict[tuple, float] | None,
+    cutoff: float | dict[tuple, float] | None,
     update: Callable[[int], None] | None = None,
-) -> list[list[Observable]]:
+) -> list[list[ObservableT]]:
     """Observables of contiguous stretches of time, equal to within one frame.
 
     Parameters
@@ -115,8 +119,9 @@ def accumulate_blocks(
     frames : sequence of Frame
     parts : int
         Number of stretches.
-    reach : float or dict, nm
-        How far the observables look, see `Neighbors`; None if they need no neighbours.
+    cutoff : float or dict, nm
+        Largest distance at which the observables need neighbours, see `Neighbors`; None if they
+        need none.
     update : callable, optional
         Called with the number of frames done.
 
@@ -140,7 +145,7 @@ def accumulate_blocks(
     for stretch in np.array_split(np.arange(len(frames)), parts):
         observables = list(make())
         for k in stretch:
-            neighbors = None if reach is None else Neighbors(frames[k], reach)
+            neighbors = None if cutoff is None else Neighbors(frames[k], cutoff)
             for observable in observables:
                 observable.compute(frames[k], reset=False, neighbors=neighbors)
         stretches.append(observables)

@@ -20,9 +20,11 @@ import freud
 import numpy as np
 
 from openmm_cgkd.exceptions import AnalysisError
+from openmm_cgkd.utils.box import nearest_images
 from openmm_cgkd.utils.statistics import standard_error
 
-# of the length of a block: beyond ballistic motion, short enough for many origins
+# window of the fit as shares of the length of a block: beyond ballistic motion, short enough for
+# many time origins
 _WINDOW = (0.1, 0.5)
 _DIFFUSIVE = 0.1  # largest distance of the exponent from 1
 
@@ -55,9 +57,7 @@ class Diffusion:
 
     @property
     def diffusive(self) -> bool:
-        """Whether the MSD grows linearly over the window, so that the coefficient is one of
-        diffusion.
-        """
+        """Whether the MSD grows linearly over the window, so that `coefficient` means diffusion."""
         return abs(self.exponent - 1) < _DIFFUSIVE
 
 
@@ -72,8 +72,7 @@ def unwrapped(positions: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     positions : ndarray, shape (n_frames, n_beads, 3), nm
     boxes : ndarray, shape (n_frames, 3, 3), nm
     """
-    steps = np.diff(np.asarray(positions, dtype=float), axis=0)
-    steps -= np.round(steps @ np.linalg.inv(boxes[1:])) @ boxes[1:]
+    steps = nearest_images(np.diff(np.asarray(positions, dtype=float), axis=0), boxes[1:])
     return np.concatenate([positions[:1], positions[0] + np.cumsum(steps, axis=0)])
 
 
@@ -119,10 +118,8 @@ def diffusion(
     AnalysisError
         If there is no bead, or a block is too short for the window.
     """
-    total, length = (
-        sum(len(stretch) for stretch in stretches),
-        _block_length([len(stretch) for stretch in stretches], blocks),
-    )
+    total = sum(len(stretch) for stretch in stretches)
+    length = _block_length([len(stretch) for stretch in stretches], blocks)
     pieces = [
         stretch[k * length : (k + 1) * length]
         for stretch in stretches
@@ -156,8 +153,9 @@ def diffusion(
 
 
 def _block_length(lengths: Sequence[int], blocks: int) -> int:
-    """Most frames that each of so many blocks can have when none extends over the end of a
-    stretch; 1 if it cannot be.
+    """Largest number of frames per block for which the stretches hold so many whole blocks.
+
+    1 if there is none.
     """
     candidates = {length // k for length in lengths for k in range(1, blocks + 1)} - {0}
     return max(
@@ -167,8 +165,9 @@ def _block_length(lengths: Sequence[int], blocks: int) -> int:
 
 
 def speed_up(fast: Diffusion, slow: Diffusion) -> tuple[float, float]:
-    """Ratio of two diffusion coefficients, such as coarse-grained over all-atom, and its standard
-    error.
+    """Ratio of the diffusion coefficients of `fast` and `slow`, and its standard error.
+
+    For example of coarse-grained to all-atom beads.
 
     Raises
     ------

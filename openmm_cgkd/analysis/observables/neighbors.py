@@ -10,7 +10,7 @@ import numpy as np
 
 from openmm_cgkd.exceptions import BoxError
 from openmm_cgkd.potential.pairs import find_pairs
-from openmm_cgkd.utils.box import largest_r_max, smallest_height
+from openmm_cgkd.utils.box import box_volume, largest_r_max, smallest_height
 
 
 class Frame(NamedTuple):
@@ -32,8 +32,7 @@ class Frame(NamedTuple):
 
 
 class Triples(NamedTuple):
-    """All pairs of neighbours of one bead, each once: the bead is the apex of the angle between
-    them.
+    """All angles at all beads: an apex with two of its neighbours, each pair of them once.
 
     Attributes
     ----------
@@ -51,8 +50,9 @@ class Triples(NamedTuple):
 
 
 class Neighbors:
-    """All neighbours within a distance of every bead, in both directions and sorted by the central
-    bead.
+    """All neighbours within a distance of every bead, sorted by the central bead.
+
+    A pair of beads appears twice, with each of them as the centre.
 
     Parameters
     ----------
@@ -85,23 +85,22 @@ class Neighbors:
         )
         self._codes = {name: k for k, name in enumerate(self.type_names.tolist())}
         self._counts = counts.tolist()
-        reach = max(r_max.values()) if isinstance(r_max, dict) else r_max
-        first, second, vectors, distances = near_pairs(frame, reach)
+        largest = max(r_max.values()) if isinstance(r_max, dict) else r_max
+        first, second, vectors, distances = near_pairs(frame, largest)
         if isinstance(r_max, dict):
-            near = distances < self._reach(r_max)[self.types[first], self.types[second]]
-            first, second, vectors, distances = (
-                first[near],
-                second[near],
-                vectors[near],
-                distances[near],
-            )
+            near = distances < self._table(r_max)[self.types[first], self.types[second]]
+            first = first[near]
+            second = second[near]
+            vectors = vectors[near]
+            distances = distances[near]
         order = np.argsort(np.concatenate([first, second]), kind="stable")
         self.centers = np.concatenate([first, second])[order]
         self.others = np.concatenate([second, first])[order]
         self.vectors = np.concatenate([vectors, -vectors])[order]
         self.distances = np.concatenate([distances, distances])[order]
 
-    def _reach(self, r_max: dict[tuple, float]) -> np.ndarray:
+    def _table(self, r_max: dict[tuple, float]) -> np.ndarray:
+        """Largest distance by the indices of both types, shape (n_types, n_types), nm."""
         table = np.zeros(2 * [len(self.type_names)])
         for (a, b), distance in r_max.items():
             for k, m in ((self.code(a), self.code(b)), (self.code(b), self.code(a))):
@@ -153,8 +152,10 @@ class Neighbors:
 
 
 def near_pairs(frame: Frame, r_max: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """All pairs within r_max, each once: indices of both beads, vectors (n_pairs, 3) and distances,
-    nm.
+    """All pairs of beads within r_max, each once.
+
+    Indices of the first and of the second beads, shape (n_pairs,), vectors from first to second,
+    shape (n_pairs, 3), nm, and distances, shape (n_pairs,), nm.
 
     Raises
     ------
@@ -175,4 +176,4 @@ def near_pairs(frame: Frame, r_max: float) -> tuple[np.ndarray, np.ndarray, np.n
 
 def volume(box: np.ndarray) -> float:
     """Volume of a box (3, 3), nm^3."""
-    return float(abs(np.linalg.det(box)))
+    return float(abs(box_volume(box)))

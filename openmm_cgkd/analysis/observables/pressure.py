@@ -22,6 +22,7 @@ from openmm import unit
 from openmm_cgkd.exceptions import AnalysisError
 from openmm_cgkd.platforms import choose_platform
 from openmm_cgkd.simulation.explosion import openmm_message
+from openmm_cgkd.utils.box import box_volume
 from openmm_cgkd.utils.units import ENERGY_DENSITY_UNIT, GAS_CONSTANT
 
 # relative change of lengths: energies in single precision leave about 0.2 bar of noise
@@ -72,11 +73,11 @@ def virial_pressure(
             [_energy_per_volume(context, x, box) for x, box in zip(positions, boxes, strict=True)]
         )
     except openmm.OpenMMException as error:
-        cure = "use a known platform and a box above twice the cutoff"
         raise AnalysisError(
-            f"The energy in slightly scaled boxes cannot be computed ({openmm_message(error)}); {cure}."
+            f"The energy in slightly scaled boxes cannot be computed ({openmm_message(error)}); use"
+            " a known platform and a box above twice the cutoff."
         ) from error
-    volumes = np.abs(np.linalg.det(boxes))
+    volumes = np.abs(box_volume(boxes))
     return ENERGY_DENSITY_UNIT * (
         system.getNumParticles() * GAS_CONSTANT * temperature / volumes - slopes
     )
@@ -95,5 +96,5 @@ def _energy_per_volume(context: openmm.Context, positions: np.ndarray, box: np.n
             .getPotentialEnergy()
             .value_in_unit(unit.kilojoule_per_mole)
         )
-        volumes.append(np.linalg.det(scale * np.asarray(box)))
+        volumes.append(box_volume(scale * np.asarray(box)))
     return (energies[0] - energies[1]) / (volumes[0] - volumes[1])

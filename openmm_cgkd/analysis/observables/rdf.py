@@ -69,7 +69,8 @@ class RDF(Observable):
                 f"RDF got bins={bins} and r_max={r_max:g} nm; give at least one bin and an r_max"
                 " above 0."
             )
-        self.types, self.bins, self.r_max = tuple(types), bins, r_max
+        first, second = types
+        self.types, self.bins, self.r_max = (first, second), bins, r_max
         self._reset()
 
     def _reset(self) -> None:
@@ -137,8 +138,9 @@ class RDF(Observable):
 
     @property
     def coordination(self) -> np.ndarray:
-        """Mean number of b beads around an a bead up to the outer edge of each bin,
-        ``bin_edges[1:]``, shape (bins,).
+        """Mean number of b beads around an a bead, shape (bins,).
+
+        Up to the outer edge of each bin, ``bin_edges[1:]``.
         """
         self._check_computed()
         # a like pair makes two beads neighbours
@@ -213,7 +215,7 @@ def all_rdfs(
                 int(population[b]),
                 volume(box),
             )
-    return {rdf.types: rdf for rdf in rdfs.values()}
+    return {(beads.type_names[a], beads.type_names[b]): rdf for (a, b), rdf in rdfs.items()}
 
 
 def block_rdfs(
@@ -281,8 +283,7 @@ def first_peak(r: np.ndarray, values: np.ndarray) -> Peak | None:
 
 
 def first_minimum(r: np.ndarray, values: np.ndarray) -> float | None:
-    """Distance (nm) of the first minimum of g(r) after its first peak, or None where there is none
-    below r_max.
+    """Distance (nm) of the first minimum of g(r) after its first peak, or None without one.
 
     The first dip, in a curve smoothed by a local cubic over 0.1 nm, that is deeper than a thirtieth
     of the highest value.

@@ -19,6 +19,7 @@ from itertools import combinations_with_replacement
 import numpy as np
 
 from openmm_cgkd.exceptions import AnalysisError
+from openmm_cgkd.utils.box import lattice_coordinates
 
 from .base import Observable
 from .neighbors import Frame, Neighbors
@@ -61,10 +62,8 @@ class StructureFactor(Observable):
     def _add(self, frame: Frame, neighbors: Neighbors | None) -> None:
         indices, lengths = lattice_vectors(frame.box, self.q_max)
         bins = np.minimum((lengths * (self.bins / self.q_max)).astype(int), self.bins - 1)
-        fractions, types = (
-            np.asarray(frame.positions, dtype=float) @ np.linalg.inv(frame.box),
-            np.asarray(frame.types),
-        )
+        fractions = lattice_coordinates(np.asarray(frame.positions, dtype=float), frame.box)
+        types = np.asarray(frame.types)
         densities = {}
         for name in self.types:
             members = fractions[types == name]
@@ -89,9 +88,7 @@ class StructureFactor(Observable):
 
     @property
     def values(self) -> np.ndarray:
-        """S(q) of every pair in `pairs`, shape (n_pairs, bins); nan in bins that hold no vector
-        of the box.
-        """
+        """S(q) of every pair in `pairs`, shape (n_pairs, bins); nan in bins without a vector."""
         if not self._vectors.any():
             raise AnalysisError(
                 f"The structure factor holds no frame, or no vector up to {self.q_max:g} 1/nm; call"
@@ -127,8 +124,9 @@ def lattice_vectors(box: np.ndarray, q_max: float) -> tuple[np.ndarray, np.ndarr
 
 
 def _density(fractions: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Sum over beads of exp(-2 pi i n . fractions) for every row n of indices, by one matrix
-    product over all of their grid.
+    """Sum over beads of exp(-2 pi i n . fractions) for every row n of `indices`.
+
+    By one matrix product over the whole grid that holds them.
     """
     largest = np.abs(indices).max(axis=0, initial=0)
     x, y, z = (

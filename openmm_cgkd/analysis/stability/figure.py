@@ -14,7 +14,7 @@ from openmm_cgkd.analysis.plotting import COLORS, new_figure, put_caption, save
 
 from .survival import Replica, Traces
 
-_GOOD = "0.45"
+_GOOD = "0.45"  # gray of the runs that stayed physical
 _STYLES = {
     "non-finite": COLORS[3],
     "exploded": COLORS[0],
@@ -30,8 +30,9 @@ def draw_stability(
     survival: dict[str, np.ndarray],
     report: dict[str, Any],
 ) -> None:
-    """Survival curve, and temperature, energy and largest cluster of every run against time, as PNG
-    and SVG.
+    """Draw what became of the runs, as PNG and SVG.
+
+    Survival curve, and temperature, energy and largest cluster of every run against time.
 
     Parameters
     ----------
@@ -67,14 +68,14 @@ def _figure(
         if trace is None:  # exploded before its first frame
             continue
         color = _GOOD if replica.cause is None else _STYLES[replica.cause]
-        for place, values in zip(
+        for subplot, values in zip(
             (axes[0, 1], axes[1, 0], axes[1, 1]),
             (trace.averages, trace.energies, trace.clusters.largest),
             strict=True,
         ):
-            place.plot(trace.times, values, color=color, linewidth=1.2, alpha=0.8)
+            subplot.plot(trace.times, values, color=color, linewidth=1.2, alpha=0.8)
             if replica.cause is not None:
-                place.plot(
+                subplot.plot(
                     replica.time,
                     np.interp(replica.time, trace.times, values),
                     "X",
@@ -84,13 +85,13 @@ def _figure(
     axes[0, 1].set_ylabel("averaged temperature / K")
     axes[1, 0].set_ylabel("energy per bead / kJ mol⁻¹")
     axes[1, 1].set_ylabel("largest cluster / beads")
-    for place in axes.flat:
-        place.spines[["top", "right"]].set_visible(False)
-        place.tick_params(labelsize=13)
-        place.yaxis.label.set_size(14)
-        place.set_xlim(0, report["duration"])
-    for place in axes[1]:
-        place.set_xlabel("time / ps", fontsize=14)
+    for subplot in axes.flat:
+        subplot.spines[["top", "right"]].set_visible(False)
+        subplot.tick_params(labelsize=13)
+        subplot.yaxis.label.set_size(14)
+        subplot.set_xlim(0, report["duration"])
+    for subplot in axes[1]:
+        subplot.set_xlabel("time / ps", fontsize=14)
     _legend(axes[0, 0], report)
     highest = report["failures_per_ns_below"]
     rate = "" if highest is None else f"; fewer than {highest:.3g} failures per ns (95%)"
@@ -103,10 +104,12 @@ def _figure(
     return figure
 
 
-def _legend(place: Axes, report: dict[str, Any]) -> None:
+def _legend(subplot: Axes, report: dict[str, Any]) -> None:
     for cause, count in report["causes"].items():
         if count:
-            place.plot([], [], "X", color=_STYLES[cause], markersize=10, label=f"{cause}: {count}")
+            subplot.plot(
+                [], [], "X", color=_STYLES[cause], markersize=10, label=f"{cause}: {count}"
+            )
     survivors = report["replicas"] - report["failed"]
-    place.plot([], [], color=_GOOD, label=f"physical to the end: {survivors}")
-    place.legend(loc="best", fontsize=13, framealpha=0.8, edgecolor="none")
+    subplot.plot([], [], color=_GOOD, label=f"physical to the end: {survivors}")
+    subplot.legend(loc="best", fontsize=13, framealpha=0.8, edgecolor="none")

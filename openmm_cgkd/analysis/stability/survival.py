@@ -1,4 +1,4 @@
-"""What came of independent runs: times to failure, survival curve, rate of failure."""
+"""Independent runs: times to failure, survival curve, rate of failure."""
 
 from __future__ import annotations
 
@@ -109,8 +109,9 @@ def survival(
 
 
 def failure_rate(replicas: Sequence[Replica]) -> tuple[float, float]:
-    """Failures per ns and the upper end of its one-sided 95 % interval, for a rate that does not
-    change with time.
+    """Failures per ns, and the upper end of the one-sided 95 % interval.
+
+    For a rate that does not change with time.
 
     Failures in a total time T are Poisson distributed, so the bound is chi2(0.95, 2 k + 2) / 2 T
     (Garwood, Biometrika 1936, 28, 437).

@@ -1,5 +1,6 @@
-"""Products of features as one loop over beads, differentiable to any order; components as in
-`kernels`.
+"""Products of features as one loop over beads, differentiable to any order.
+
+Components as in `messages`.
 """
 
 from __future__ import annotations
@@ -98,7 +99,5 @@ class _Anticommutator(torch.autograd.Function):
 
 
 def anticommutator(left: Tensor, right: Tensor) -> Tensor:
-    """Components of AB + BA, bead by bead and channel by channel; all of shape (n_beads, 9,
-    channels).
-    """
+    """Components of AB + BA by bead and channel; all of shape (n_beads, 9, channels)."""
     return _Anticommutator.apply(left, right, False)

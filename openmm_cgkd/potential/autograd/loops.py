@@ -53,9 +53,7 @@ def _weights(out, table, first, s, scale):
 
 @_jit
 def _spread(table, first, s, scale, values):
-    """Transpose of `_weights`: add values, shape (3 channels,), to the table's rows from
-    `first` on.
-    """
+    """Transpose of `_weights`: add values (3 channels,) to the table's rows from `first` on."""
     a, b, c, d, e, f = (
         table[first],
         table[first + 1],
@@ -108,9 +106,7 @@ def mix(out, table, basis, per_nm, distances, scales, features, first, second):
 
 @_jit
 def _products(out, left, right, i, j):
-    """Products of features of two beads, summed over the components of each order, shape (3
-    channels,).
-    """
+    """Products of features of two beads, summed over each order's components, (3 channels,)."""
     channels = left.shape[2]
     out[:] = 0
     for c in range(9):

@@ -363,14 +363,15 @@ def gather(
     n_beads: int,
     spacing: float,
 ) -> Tensor:
-    """Sum of ``shape`` (n_edges, 9) times functions of the distance over directed edges onto
-    ``beads`` (n_edges,).
+    """Sum of ``shape`` (n_edges, 9) times functions of the distance, from edges onto beads.
 
     Parameters
     ----------
     table : Tensor, shape (n_kinds, n_rows, 3, channels)
         As for `mix`, one for each kind of edge.
     distances : Tensor, shape (n_edges,), nm
+    beads : Tensor, shape (n_edges,)
+        On which each edge is summed.
     kinds : Tensor, shape (n_edges,)
 
     Returns

@@ -1,5 +1,6 @@
-"""Functions of distance from a table: quintic B-splines on an even grid, four times differentiable
-and linear in the table.
+"""Functions of distance from a table: quintic B-splines on an even grid.
+
+They are four times differentiable, and linear in the table.
 
 Radial networks are then evaluated at a few hundred distances instead of at every pair, with
 derivatives to spare.
@@ -23,23 +24,23 @@ _BEYOND = 4  # points that the splines of the first and of the last interval nee
 
 
 def grid_spacing(cutoff: float, n_radial: int) -> float:
-    """Spacing of the grid, nm, for radial functions that stand evenly between zero and the
-    cutoff.
-    """
+    """Spacing of the grid, nm, for radial functions evenly between zero and the cutoff."""
     return cutoff / (_INTERVALS * max(4, n_radial - 1))
 
 
 def grid(cutoff: float, spacing: float) -> Tensor:
-    """Distances whose function values make a table, nm, in double precision; some are below
-    zero and beyond the cutoff.
+    """Distances whose function values make a table, nm, in double precision.
+
+    Some are below zero and beyond the cutoff.
     """
     intervals = round(cutoff / spacing)
     return torch.arange(-_BEYOND, intervals + _BEYOND + 1, dtype=torch.float64) * spacing
 
 
 def table(values: Tensor) -> Tensor:
-    """Coefficients of splines through values on `grid`, both along the first axis; four fewer
-    than values.
+    """Coefficients of splines through values on `grid`, both along the first axis.
+
+    There are four fewer than values.
     """
     n = len(values) - len(_STENCIL) + 1
     terms = [weight * values[k : k + n] for k, weight in enumerate(_STENCIL)]

@@ -19,8 +19,9 @@ _serial = compiled()
 
 @_serial
 def exclude_bonded(start, count, column, distance, bonded_beads):
-    """Distances of edges, so large between the ends of bonds and angles that no repulsion acts
-    there.
+    """Distances of edges, made so large where beads are bonded that no repulsion acts there.
+
+    That is between the ends of bonds and of angles.
     """
     if len(bonded_beads) == 0:
         return distance
@@ -46,8 +47,9 @@ def _vector(points, box, i, j):
 
 @_serial
 def bonded(points, box, bonded_beads, bonded_parameters, gradient):
-    """Energy, kJ/mol; its gradient is added to ``gradient`` (n_beads, 3). ``box`` is that of
-    `kernel_box`.
+    """Energy, kJ/mol; its gradient is added to ``gradient`` (n_beads, 3).
+
+    ``box`` is that of `kernel_box`.
     """
     energy = 0.0
     for m in range(len(bonded_beads)):

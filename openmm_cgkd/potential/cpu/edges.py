@@ -1,5 +1,6 @@
-"""Edges shorter than the cutoff: what the kernels sum over, found in a neighbour list at every
-step.
+"""Edges shorter than the cutoff: what the kernels sum over.
+
+They are found in a neighbour list at every step.
 """
 
 from __future__ import annotations
@@ -59,8 +60,9 @@ def edge_space(
 
 @_serial
 def find_edges(positions, box, cutoff, n_intervals, row, listed, reverse, space):
-    """Edges shorter than the cutoff, at positions for which a neighbour list (`row`, `listed`,
-    `reverse`) holds.
+    """Edges shorter than the cutoff, at positions for which a neighbour list holds.
+
+    The list is `row`, `listed` and `reverse`.
 
     ``box`` is that of `kernel_box`, ``space`` that of `edge_space`.
     """
@@ -139,9 +141,7 @@ def _pair(row, count, origin, reverse, slot, opposite):
 
 @_parallel
 def position_gradient(start, count, opposite, edge_gradient, out):
-    """Gradient with respect to bead positions (n_beads, 3), from that with respect to the edge
-    vectors.
-    """
+    """Gradient by bead positions (n_beads, 3), from that by the edge vectors."""
     for i in numba.prange(count.shape[0]):
         x, y, z = 0.0, 0.0, 0.0
         for e in range(start[i], start[i] + count[i]):

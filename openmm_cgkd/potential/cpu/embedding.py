@@ -42,8 +42,9 @@ _R2, _R6 = 1 / _SQRT2, 1 / _SQRT6
 
 @_serial
 def _shape(x, y, z, out, at):
-    """Components of identity, skew matrix and traceless outer product of a unit vector, as
-    `TensorNetEnergies._shape`.
+    """Components of the shape of a unit vector, as `TensorNetEnergies._shape`.
+
+    They are those of identity, skew matrix and traceless outer product.
     """
     out[at] = _SQRT3
     out[at + 1], out[at + 2], out[at + 3] = _SQRT2 * x, _SQRT2 * y, _SQRT2 * z
@@ -56,8 +57,9 @@ def _shape(x, y, z, out, at):
 def embed(
     start, count, column, knot, place, unit, types, n_types, w, o, channels, c, features, kept
 ):
-    """Features of every bead from its neighbours, before the first layer; fills what is kept
-    for the gradient.
+    """Features of every bead from its neighbours, before the first layer.
+
+    Fills what is kept for the gradient.
     """
     summed, linear, h1, h2 = kept
     n1 = 2 * c

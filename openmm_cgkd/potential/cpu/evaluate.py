@@ -20,8 +20,9 @@ _serial = compiled()
 
 
 class _Buffers(threading.local):
-    """Memory that each thread keeps from one evaluation to the next: fresh pages cost large
-    systems as much as the arithmetic.
+    """Memory that each thread keeps from one evaluation to the next.
+
+    Fresh pages cost large systems as much as the arithmetic.
     """
 
     def __init__(self) -> None:
@@ -34,8 +35,9 @@ _buffers = _Buffers()
 
 
 def workspace(n_beads: int, n_listed: int, channels: int, n_layers: int, dtype: np.dtype) -> tuple:
-    """Arrays in which `evaluate` works, with arbitrary contents: for edges, their gradient,
-    beads by layer, and beads without layers.
+    """Arrays in which `evaluate` works, with arbitrary contents.
+
+    For edges, their gradient, beads by layer, and beads without layers.
     """
     key = (n_beads, n_listed, channels, n_layers, dtype)
     if _buffers.key == key:

@@ -1,5 +1,4 @@
-"""Neighbour search for simulation: linked cells, linear in the number of beads, and lists that are
-kept while they hold.
+"""Neighbour search on a CPU: linked cells, linear in the number of beads.
 
 A box is passed to compiled code as nine numbers, see `openmm_cgkd.utils.box.kernel_box`.
 """
@@ -7,34 +6,23 @@ A box is passed to compiled code as nine numbers, see `openmm_cgkd.utils.box.ker
 from __future__ import annotations
 
 import math
-import threading
-from dataclasses import dataclass
 
 import numba
 import numpy as np
 
-from openmm_cgkd.utils.box import kernel_box, smallest_height
-
 from .jit import compiled
-
-SKIN = 0.15  # nm; wider lists are remade less often, and are longer
-_KEPT = 8  # lists, for as many contexts in one process
-# edges in all kept lists but two (what a barostat goes to and fro between): 80 MB
-_KEPT_EDGES = 5_000_000
 
 # no fastmath: it would cancel the rounding in `image`
 _serial, _parallel = compiled(), compiled(parallel=True)
 # added and subtracted again, it rounds to an integer, without a branch or a call
 _ROUND = 1.5 * 2.0**52
-# nm; from 2^51 boxes on `_ROUND` would round i - j otherwise than j - i, and loops that count on
-# edges in pairs write beyond their arrays
-_FARTHEST = 1e12
 
 
 @_serial
 def image(x, y, z, box):
-    """Nearest image of a difference vector; right for all distances up to half the smallest box
-    height.
+    """Nearest image of a difference vector.
+
+    Right for all distances up to half the smallest box height.
     """
     ax, bx, by, cx, cy, cz, per_a, per_b, per_c = box
     n = (z * per_c + _ROUND) - _ROUND
@@ -43,9 +31,6 @@ def image(x, y, z, box):
     x, y = x - n * bx, y - n * by
     n = (x * per_a + _ROUND) - _ROUND
     return x - n * ax, y, z
-
-
-# --- linked cells ---------------------------------------------------------------------------------
 
 
 @_serial
@@ -109,8 +94,9 @@ def _around(c, count, periodic):
 
 @_serial
 def _ranges_around(cell, counts, periodic, start, out):
-    """Ranges of sorted beads in a cell and in those around it, each once; returns how many (at
-    most 18).
+    """Ranges of sorted beads in a cell and in those around it, each once.
+
+    Returns how many, at most 18.
     """
     n = 0
     first_x, last_x = _around(cell // (counts[1] * counts[2]), counts[0], periodic)
@@ -185,8 +171,9 @@ def fill_neighbors(counts, start, order, points, box, limit, row, column):
 
 @_serial
 def _transposed(row, column, out):
-    """Transpose a symmetric relation, which is the same relation with the neighbours of every
-    bead in ascending order.
+    """Transpose a symmetric relation.
+
+    That is the same relation with the neighbours of every bead in ascending order.
     """
     fill = row[:-1].copy()
     for i in range(len(fill)):
@@ -198,8 +185,9 @@ def _transposed(row, column, out):
 
 @_serial
 def _opposite_edges(row, column, out):
-    """Place of the edge back: the beads that have j as a neighbour come in the order in which
-    they stand in the row of j.
+    """Place of the edge back.
+
+    The beads that have j as a neighbour come in the order in which they stand in the row of j.
     """
     fill = row[:-1].copy()
     for i in range(len(fill)):
@@ -227,104 +215,3 @@ def find_neighbors(positions, box, radius):
     _transposed(row, unsorted, column)
     _opposite_edges(row, column, reverse)
     return row, column, reverse
-
-
-# --- lists ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class NeighborList:
-    """Directed edges between beads closer than a cutoff and a skin, good until a bead has moved
-    half the skin.
-
-    Attributes
-    ----------
-    row : ndarray, shape (n_beads + 1,)
-        Edges of bead i are ``row[i]:row[i + 1]``.
-    column, reverse : ndarray, shape (n_edges,)
-        Neighbour of each edge, ascending for every bead, and the place of the edge back.
-    positions : ndarray, shape (n_beads, 3), nm
-    box : bytes
-        Those it was made for; bytes compare in no time.
-    cutoff, skin : float, nm
-    """
-
-    row: np.ndarray
-    column: np.ndarray
-    reverse: np.ndarray
-    positions: np.ndarray
-    box: bytes
-    cutoff: float
-    skin: float
-
-    def holds(self, positions: np.ndarray, box: np.ndarray, cutoff: float) -> bool:
-        """Whether no pair closer than the cutoff can be missing."""
-        same = (
-            positions.shape == self.positions.shape
-            and cutoff == self.cutoff
-            and box.tobytes() == self.box
-        )
-        return same and _largest_move(positions, self.positions) < (0.5 * self.skin) ** 2
-
-
-@_serial
-def _largest_move(positions, reference):
-    largest = 0.0
-    for i in range(positions.shape[0]):
-        d = 0.0
-        for a in range(3):
-            d += (positions[i, a] - reference[i, a]) ** 2
-        largest = max(largest, d)
-    return largest
-
-
-def neighbor_list(
-    positions: np.ndarray, box: np.ndarray, cutoff: float, skin: float = 0.0
-) -> NeighborList:
-    """Make a list.
-
-    Parameters
-    ----------
-    positions : ndarray, shape (n_beads, 3), float64, nm
-    box : ndarray, shape (3, 3) or (0, 3), float64, nm
-        Reduced box vectors as rows; empty for open boundaries.
-    cutoff, skin : float, nm
-        The skin is cut to what the box allows: nearest images are unique only up to half its
-        smallest height.
-
-    Raises
-    ------
-    RuntimeError
-        If a position is not finite or absurdly far away, as when a simulation explodes.
-    """
-    if not (np.abs(positions) < _FARTHEST).all():  # NaN is not below anything
-        raise RuntimeError(
-            f"Bead positions are not finite or beyond {_FARTHEST:g} nm; use a smaller time step."
-        )
-    if len(box) > 0:
-        skin = max(0.0, min(skin, 0.5 * smallest_height(box) - cutoff))
-    row, column, reverse = find_neighbors(positions, kernel_box(box.tolist()), cutoff + skin)
-    return NeighborList(row, column, reverse, positions.copy(), box.tobytes(), cutoff, skin)
-
-
-recent_lists: list[NeighborList] = []
-_lock = threading.Lock()
-
-
-def recent_list(positions: np.ndarray, box: np.ndarray, cutoff: float) -> NeighborList:
-    """A list that holds for these positions: one of the last few, or a new one.
-
-    Lists are never changed and are checked against the positions, so it does not matter which
-    context or thread made one.
-    """
-    with _lock:
-        known = list(recent_lists)
-    for each in known:
-        if each.holds(positions, box, cutoff):
-            return each
-    fresh = neighbor_list(positions, box, cutoff, SKIN)
-    with _lock:
-        recent_lists.insert(0, fresh)
-        sizes = np.cumsum([len(each.column) for each in recent_lists])
-        del recent_lists[min(_KEPT, max(2, int(np.searchsorted(sizes, _KEPT_EDGES)))) :]
-    return fresh

@@ -65,8 +65,9 @@ def prepare(w, o, layer, c, features, prepared):
 def interact(
     start, count, column, knot, place, w, o, layer, c, features, prepared, message, update, out
 ):
-    """One layer: messages from neighbours, matrix product, update; `message` and `update` are
-    kept for the gradient.
+    """One layer: messages from neighbours, matrix product, update.
+
+    `message` and `update` are kept for the gradient.
     """
     table, own, after = (
         o[_place(layer, IN_LAYER.table)],
@@ -110,8 +111,9 @@ def interact(
 
 @_parallel
 def update_gradient(w, o, layer, c, prepared, message, update, gradient, d_prepared, d_message):
-    """Gradients with respect to the messages and, through the product alone, `prepared`; from that
-    of the layer's result.
+    """Gradients by the messages and, through the product alone, by `prepared`.
+
+    They come from the gradient by the layer's result.
     """
     own, after_t = o[_place(layer, IN_LAYER.own)], o[_place(layer, IN_LAYER.after_t)]
     for i in numba.prange(gradient.shape[0] // (9 * c)):
@@ -160,8 +162,9 @@ def interact_gradient(
     gradient,
     edge_gradient,
 ):
-    """Replace the gradient of the layer's result by that of its features, and add to that of
-    the edge vectors.
+    """Replace the gradient by the layer's result with that by its features.
+
+    Adds to the gradient by the edge vectors.
     """
     table, before_t, per_length = (
         o[_place(layer, IN_LAYER.table)],
@@ -218,9 +221,7 @@ def interact_gradient(
 
 @_parallel
 def output(w, o, channels, c, hidden, features, energies, gradient):
-    """Add the energy of every bead, and give the gradient of their sum with respect to the
-    features.
-    """
+    """Add the energy of every bead, and give the gradient of their sum by the features."""
     for i in numba.prange(energies.shape[0]):
         x, y, h1, h2 = (
             np.empty(3 * c, w.dtype),

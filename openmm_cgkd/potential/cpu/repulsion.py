@@ -17,8 +17,9 @@ _parallel = compiled(parallel=True, fastmath=True)
 def repulsion(
     start, count, column, unit, distance, types, contact, height, steepness, energies, edge_gradient
 ):
-    """Add half of U(r) = height exp(steepness (contact - r)) to either bead; set its gradient
-    with respect to the edge vectors.
+    """Add half of U(r) = height exp(steepness (contact - r)) to either bead.
+
+    Sets its gradient by the edge vectors.
     """
     for i in numba.prange(count.shape[0]):
         for e in range(start[i], start[i] + count[i]):

@@ -148,8 +148,9 @@ def store(typingctx, array, offset, vector):
 
 @intrinsic
 def exp(typingctx, vector):
-    """Exponential of every number, to a few rounding errors; arguments are clipped to where the
-    result is finite and normal.
+    """Exponential of every number, to a few rounding errors.
+
+    Arguments are clipped to where the result is finite and normal.
 
     exp(x) = 2^n exp(x - n ln 2) with n the integer nearest to x / ln 2, the second factor from its
     Taylor series on +- ln(2)/2.

@@ -1,5 +1,4 @@
-"""Algebra of one bead's features for the kernels of `network`: what `potential.algebra` is to those
-on a CPU.
+"""Algebra of one bead's features for the kernels of `network`: `cpu.algebra` on a GPU.
 
 Nine blocks stand for the nine components of the channels' 3x3 tensors: l = 0, then three of l = 1,
 then five of l = 2. Blocks are as wide as the next power of two, `real` says which of their channels
@@ -231,8 +230,9 @@ def block(matrix, rows, columns, stride, ROWS: tl.constexpr, COLUMNS: tl.constex
 
 @triton.jit
 def times(x, m):
-    """x M for one bead. Not tl.dot, which would want sixteen beads; the products are a small
-    part of the work.
+    """x M for one bead.
+
+    Not tl.dot, which would want sixteen beads; the products are a small part of the work.
     """
     return tl.sum(x[:, None] * m, 0)
 

@@ -10,8 +10,9 @@ from .neighbors import image, point, read_box
 
 @triton.jit
 def mark_bonded(bonded_beads, rows, n_found, bonded, ROW: tl.constexpr):
-    """Set `bonded` where a neighbour list joins the ends of one bond or angle; it is zero
-    before.
+    """Set `bonded` where a neighbour list joins the ends of one bond or angle.
+
+    It is zero before.
     """
     m, k = tl.program_id(0).to(tl.int64), tl.arange(0, ROW)
     third = tl.load(bonded_beads + 3 * m + 2)

@@ -63,8 +63,9 @@ class GraphedPotential:
         return float(found[0]), found[1:].reshape(-1, 3)
 
     def launch(self) -> None:
-        """Queue the kernels once more, for the positions of the last call, and wait for
-        nothing; to see how long they take.
+        """Queue the kernels once more, for the positions of the last call, and wait for nothing.
+
+        To see how long they take.
         """
         assert self.graph is not None  # after a call
         self.graph.replay()
@@ -74,8 +75,9 @@ class GraphedPotential:
         return self._out.cpu().numpy()
 
     def _capture(self) -> None:
-        """Run outside of a graph first: it compiles the kernels, finds the sizes of the list
-        and raises what is wrong.
+        """Capture the graph after a run outside of it.
+
+        That run compiles the kernels, finds the sizes of the list and raises what is wrong.
         """
         self.graph = None
         try:

@@ -18,8 +18,7 @@ def find_edges(
     INTERVALS: tl.constexpr,
     CELL: tl.constexpr, ROW: tl.constexpr, PERIODIC: tl.constexpr, BONDED: tl.constexpr,
 ):  # fmt: skip
-    """Edges of one bead shorter than the cutoff, and its energy and its gradient from the repulsion
-    alone.
+    """Edges of one bead shorter than the cutoff; energy and gradient of its repulsion.
 
     Edges: neighbour (`column`), interval of the radial tables (`knot`) and place in it, unit vector
     (three planes of n_slots), inverse length. The energy is half of U(r) = HEIGHT exp(STEEPNESS
@@ -71,8 +70,9 @@ def find_edges(
 
 @triton.jit
 def next_edges(i, first, last, column, knot, place, ROW: tl.constexpr, E: tl.constexpr):
-    """The next E edges of a bead: whether they exist, where they stand, neighbours, intervals
-    and places in them.
+    """The next E edges of a bead.
+
+    Returns whether they exist, where they stand, neighbours, intervals and places in them.
     """
     e = first + tl.arange(0, E)
     here, at = e < last, i * ROW + e
@@ -98,8 +98,9 @@ def unit_vectors(unit, at, here, n_slots):
 
 @triton.jit
 def add_gradient(gradient, i, x, y, z):
-    """Atomic for its simplicity: only this program adds to this bead, so the result does not
-    depend on any order.
+    """Add to the gradient of one bead.
+
+    Atomic for its simplicity: only this program adds to this bead, so no order matters.
     """
     tl.atomic_add(gradient + 3 * i, x)
     tl.atomic_add(gradient + 3 * i + 1, y)

@@ -1,5 +1,6 @@
-"""First step of TensorNet as Triton kernels: features of beads from their neighbours, and the
-gradient. Arguments as in `network`.
+"""First step of TensorNet as Triton kernels: features of beads from neighbours, and the gradient.
+
+Arguments as in `network`.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ def embed(
     features, summed, linear, h1, h2, channels, c, C: tl.constexpr, E: tl.constexpr, ROW:
     tl.constexpr,
 ):  # fmt: skip
-    """Features of a bead from its neighbours, before the first layer; fills what is kept for
-    the gradient.
+    """Features of a bead from its neighbours, before the first layer.
+
+    Fills what is kept for the gradient.
     """
     i = tl.program_id(0).to(tl.int64)
     f = tl.arange(0, C)
@@ -132,8 +134,9 @@ def sum_gradient(
     gradient, c,
     C: tl.constexpr, E: tl.constexpr, ROW: tl.constexpr, PER_SPACING: tl.constexpr,
 ):  # fmt: skip
-    """Add to the gradient with respect to a bead's position what the sums over neighbours of
-    `embed` do, the bead's own and its neighbours'.
+    """Add to the gradient by a bead's position what the sums over neighbours in `embed` give.
+
+    Counts the bead's own sum and those of its neighbours.
     """
     i = tl.program_id(0).to(tl.int64)
     f = tl.arange(0, C)

@@ -128,8 +128,9 @@ def _run(
     listed: NeighborList,
     always: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Queue all kernels; per-bead energies (n_beads,) and gradient (n_beads, 3), NaN if
-    something is wrong.
+    """Queue all kernels.
+
+    Per-bead energies (n_beads,) and gradient (n_beads, 3), NaN if something is wrong.
     """
     n, n_slots, device = len(beads.positions), listed.rows.numel(), beads.positions.device
     periodic = beads.box is not None

@@ -11,15 +11,14 @@ import math
 import threading
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import triton
 from torch import Tensor
 
-from openmm_cgkd.potential.cpu.neighbors import SKIN
+from openmm_cgkd.potential.cpu.lists import SKIN
 from openmm_cgkd.potential.script_geometry import script_box
 from openmm_cgkd.potential.signature import Numbers
-from openmm_cgkd.utils.box import box_heights
+from openmm_cgkd.utils.box import box_heights, box_volume
 
 from . import neighbors
 from .launch import launch
@@ -34,8 +33,9 @@ lists: dict[tuple, NeighborList] = {}
 
 
 class ListCapacity(NamedTuple):
-    """Sizes of a list: neighbours of a bead, beads in a cell, both powers of two, and cells
-    along the axes.
+    """Sizes of a list.
+
+    Neighbours of a bead and beads in a cell, both powers of two, and cells along the axes.
     """
 
     row: int
@@ -44,8 +44,9 @@ class ListCapacity(NamedTuple):
 
 
 class NeighborList:
-    """Neighbours of all beads and what is needed to make them anew; arbitrary at first, and of
-    no positions.
+    """Neighbours of all beads, and what is needed to make them anew.
+
+    Arbitrary at first, and of no positions.
     """
 
     def __init__(self, capacity: ListCapacity, n: int, device: torch.device) -> None:
@@ -128,8 +129,9 @@ def forbid_in_capture(captured: bool) -> None:
 
 
 def first_capacity(beads: Beads) -> ListCapacity:
-    """Room for half as much again as the mean density gives, or for a liquid with open
-    boundaries.
+    """Room for half as much again as the mean density gives.
+
+    With open boundaries the density is that of a liquid.
     """
     n, radius = len(beads.positions), beads.cutoff + SKIN
     along, n_near = 3 * [math.ceil(n ** (1 / 3))], 40.0
@@ -137,7 +139,7 @@ def first_capacity(beads: Beads) -> ListCapacity:
         script_box(beads.box, beads.cutoff)  # refuses a bad one
         box = beads.box.cpu().double().numpy()
         along = [max(1, int(height / radius)) for height in box_heights(box)]
-        n_near = n / np.linalg.det(box) * 4 / 3 * math.pi * radius**3
+        n_near = n / float(box_volume(box)) * 4 / 3 * math.pi * radius**3
     # memory is linear in the number of beads, however large the box
     shrink = min(1.0, (n / math.prod(along)) ** (1 / 3))
     a, b, c = (max(1, int(k * shrink)) for k in along)
@@ -148,8 +150,9 @@ def first_capacity(beads: Beads) -> ListCapacity:
 
 
 def has_room(beads: Beads, listed: NeighborList) -> bool:
-    """Whether the list held all neighbours; if not there is more room the next time. Waits for
-    the kernels.
+    """Whether the list held all neighbours; if not there is more room the next time.
+
+    Waits for the kernels.
     """
     _, in_cell, in_row, wrong = listed.counters[:4].tolist()
     capacity = listed.capacity

@@ -1,4 +1,4 @@
-"""Neighbour search for a GPU, in Triton: linked cells, and lists with a skin.
+"""Neighbour search on a GPU, in Triton: linked cells, and lists with a skin.
 
 All sizes are fixed, so that a CUDA graph can hold the kernels: every cell has room for CELL beads
 and every bead for ROW neighbours. Nothing is decided on the host. `check_list` says in `counters`
@@ -21,8 +21,9 @@ _LAST = tl.constexpr(2**31 - 1)  # sorted behind every bead
 
 @triton.jit
 def read_box(box, PERIODIC: tl.constexpr):
-    """Numbers ax, bx, by, cx, cy, cz of a box; ones for open boundaries, where nobody reads
-    them.
+    """Numbers ax, bx, by, cx, cy, cz of a box.
+
+    Ones for open boundaries, where nobody reads them.
     """
     if PERIODIC:
         ax, bx, by = (
@@ -43,8 +44,9 @@ def read_box(box, PERIODIC: tl.constexpr):
 
 @triton.jit
 def image(x, y, z, cell, PERIODIC: tl.constexpr):
-    """Nearest image of a difference vector; right for all distances up to half the smallest box
-    height.
+    """Nearest image of a difference vector.
+
+    Right for all distances up to half the smallest box height.
     """
     if PERIODIC:
         ax, bx, by, cx, cy, cz = cell
@@ -80,8 +82,9 @@ def _heights(cell):
 
 @triton.jit
 def _skin(cell, CUTOFF: tl.constexpr, SKIN: tl.constexpr, PERIODIC: tl.constexpr):
-    """The skin, cut to what the box allows: nearest images are unique only up to half its
-    smallest height.
+    """The skin, cut to what the box allows.
+
+    Nearest images are unique only up to half its smallest height.
     """
     skin = tl.full((), SKIN, tl.float64)
     if PERIODIC:
@@ -94,8 +97,9 @@ def _skin(cell, CUTOFF: tl.constexpr, SKIN: tl.constexpr, PERIODIC: tl.constexpr
 def _cells_along(
     cell, radius, GX: tl.constexpr, GY: tl.constexpr, GZ: tl.constexpr, PERIODIC: tl.constexpr
 ):
-    """Numbers of cells along the axes: none narrower than the radius, and no more than there is
-    room for.
+    """Numbers of cells along the axes.
+
+    None is narrower than the radius, and there are no more than there is room for.
     """
     nx, ny, nz = tl.full((), GX, tl.int32), tl.full((), GY, tl.int32), tl.full((), GZ, tl.int32)
     if PERIODIC:
@@ -108,8 +112,9 @@ def _cells_along(
 
 @triton.jit
 def _along(s, n):
-    """Cell of a coordinate that runs from 0 to 1, repeated beyond; whatever it is if that is
-    not a number, but a cell.
+    """Cell of a coordinate that runs from 0 to 1, repeated beyond.
+
+    A coordinate that is not a number gets some cell, too.
     """
     return tl.minimum(tl.maximum(((s - tl.floor(s)) * n).to(tl.int32), 0), n - 1)
 
@@ -119,8 +124,9 @@ def check_list(
     positions, box, n, listed_at, listed_box, counters, always,
     CUTOFF: tl.constexpr, SKIN: tl.constexpr, PERIODIC: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Whether a list must be made anew, and what is wrong with positions and box; counters are
-    zero before.
+    """Whether a list must be made anew, and what is wrong with positions and box.
+
+    Counters are zero before.
     """
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here, cell = i < n, read_box(box, PERIODIC)
@@ -153,8 +159,9 @@ def fill_cells(
     CELL: tl.constexpr,
     PERIODIC: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Put every bead into its cell, and keep the positions and the box that the list is made
-    for.
+    """Put every bead into its cell.
+
+    Keeps the positions and the box that the list is made for.
     """
     if tl.load(counters) == 0:
         return
@@ -185,8 +192,9 @@ def fill_cells(
 
 @triton.jit
 def _near(k, c, n, N: tl.constexpr):
-    """The k-th cell along one axis that may hold neighbours of the c-th of n, and whether there
-    is one.
+    """The k-th cell along one axis that may hold neighbours of the c-th of n.
+
+    Returns the cell, and whether there is one.
     """
     if N == 3:
         return tl.where(n < 3, tl.minimum(k, n - 1), (c + k + n - 1) % n), k < n
@@ -201,8 +209,9 @@ def search(
     LANES: tl.constexpr,
     PERIODIC: tl.constexpr,
 ):  # fmt: skip
-    """Neighbours of one bead, unsorted, among all beads in NX NY NZ cells, a cell's worth of
-    candidates beside the other.
+    """Neighbours of one bead, unsorted, among all beads in NX NY NZ cells.
+
+    A cell's worth of candidates stands beside the other.
     """
     if tl.load(counters) == 0:
         return
@@ -232,8 +241,9 @@ def search(
 
 @triton.jit
 def sort_rows(counters, found, n_found, rows, ROW: tl.constexpr):
-    """Neighbours in ascending order: that in which atomics fill the cells differs from run to
-    run, and sums would with it.
+    """Neighbours in ascending order.
+
+    The order in which atomics fill the cells differs from run to run, and sums would with it.
     """
     if tl.load(counters) == 0:
         return

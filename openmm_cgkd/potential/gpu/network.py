@@ -56,8 +56,9 @@ def interact(
     count, column, knot, place, table, own, after, features, prepared, message, update, out, c,
     C: tl.constexpr, E: tl.constexpr, ROW: tl.constexpr,
 ):  # fmt: skip
-    """One layer: messages from neighbours, matrix product, update; `message` and `update` are
-    kept for the gradient.
+    """One layer: messages from neighbours, matrix product, update.
+
+    `message` and `update` are kept for the gradient.
     """
     i = tl.program_id(0).to(tl.int64)
     f = tl.arange(0, C)
@@ -84,8 +85,9 @@ def interact(
 def update_gradient(
     own, after_t, prepared, message, update, gradient, d_prepared, d_message, c, C: tl.constexpr
 ):
-    """Gradients with respect to the messages and, through the product alone, `prepared`; from that
-    of the layer's result.
+    """Gradients by the messages and, through the product alone, by `prepared`.
+
+    They come from the gradient by the layer's result.
     """
     f = tl.arange(0, C)
     real, at = f < c, 9 * c * tl.program_id(0).to(tl.int64) + f
@@ -115,8 +117,9 @@ def interact_gradient(
     d_message, d_out, d_features, gradient, c,
     C: tl.constexpr, E: tl.constexpr, ROW: tl.constexpr, PER_SPACING: tl.constexpr,
 ):  # fmt: skip
-    """Gradient with respect to a layer's features, from that of its result; adds to that of the
-    bead's position.
+    """Gradient by a layer's features, from that by its result.
+
+    Adds to the gradient by the bead's position.
     """
     i = tl.program_id(0).to(tl.int64)
     f = tl.arange(0, C)
@@ -160,9 +163,7 @@ def output(
     gain, bias, v1, c1, v1t, v2, c2, v2t, v3, c3, features, energies, gradient, channels, c, hidden,
     C: tl.constexpr, H: tl.constexpr
 ):  # fmt: skip
-    """Add the energy of a bead, and give the gradient of the sum of energies with respect to
-    its features.
-    """
+    """Add the energy of a bead, and give the gradient of the summed energies by its features."""
     i = tl.program_id(0).to(tl.int64)
     wide, f, h = tl.arange(0, 4 * C), tl.arange(0, C), tl.arange(0, H)
     order, channel = wide // C, wide % C  # components of order l begin at l^2

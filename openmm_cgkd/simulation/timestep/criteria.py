@@ -70,8 +70,9 @@ class TimestepSearch(BaseModel):
         return sorted(set(values))
 
     def long_enough(self, n_beads: int) -> Self:
-        """With a duration `nvt` if it has none: for a standard error of the temperature of a fifth
-        of its bound.
+        """These settings with a duration `nvt`, chosen if there is none.
+
+        The standard error of the temperature is to be a fifth of its bound.
 
         The variance of the temperature of N beads is 2/(3N) T^2 and the thermostat alone lets it
         decay as exp(-2 friction t), so the variance of its mean over a time t is 2/(3N friction t)
@@ -99,7 +100,7 @@ class TimestepSearch(BaseModel):
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one time step does.
+    """Measurements with one time step.
 
     Attributes
     ----------

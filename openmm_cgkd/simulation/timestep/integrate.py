@@ -1,5 +1,6 @@
-r"""How well a time step integrates a system: energy, kinetic temperature and mean potential energy
-against the time step.
+r"""How well a time step integrates a system.
+
+Measured are the energy, the kinetic temperature and the mean potential energy.
 
 At constant energy, velocity Verlet (OpenMM's leapfrog with on-step velocities) conserves a shadow
 energy that differs from the true one by terms of order :math:`h^2`, so the true energy fluctuates
@@ -39,7 +40,7 @@ _SETTLING = 0.1  # share of a Langevin run left out, in which the state adapts t
 
 
 class Start(NamedTuple):
-    """Where a run starts.
+    """State that a run starts from.
 
     Attributes
     ----------
@@ -199,7 +200,7 @@ class Integration:
         context = self._verlet
         context.setPositions(start.positions)
         forces = context.getState(forces=True).getForces(asNumpy=True)._value
-        # leapfrog keeps them half a step behind
+        # leapfrog keeps velocities half a step behind positions
         context.setVelocities(start.velocities - 0.5 * timestep * forces / self.masses)
         times, energies = [], []
         for time in self._samples(context, timestep, duration):
@@ -237,8 +238,9 @@ class Integration:
     def langevin(
         self, start: Start, timestep: float, duration: float, interval: float
     ) -> Iterator[openmm.State]:
-        """States of a Langevin run, about `interval` ps apart, with positions, velocities, forces
-        and energies.
+        """States of a Langevin run, about `interval` ps apart.
+
+        With positions, velocities, forces and energies.
 
         Raises
         ------

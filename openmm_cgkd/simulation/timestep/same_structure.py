@@ -1,4 +1,4 @@
-"""Do two runs sample the same structure? A permutation test on RDFs of time blocks."""
+"""Test whether two runs sample the same structure, by permuting the RDFs of time blocks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SameSampling:
     difference : float
         Mean of abs(g_1 - g_2) over all pairs of types and all bins.
     expected : float
-        What the blocks' scatter alone makes of it: the mean of that quantity over permutations.
+        The same from the scatter of the blocks alone: its mean over permutations.
     """
 
     p_value: float

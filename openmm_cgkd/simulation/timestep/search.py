@@ -1,4 +1,4 @@
-"""The longest time step that is safe for a potential: measure, recommend, and remember beside it.
+"""The longest time step that is safe for a potential: measured, and recommended in a file.
 
 What is recommended is the largest time step that passes (see `criteria`) together with all smaller
 ones.
@@ -51,9 +51,11 @@ def measure(
     starts : list of Start
         Equilibrated.
     search : TimestepSearch
+        With a duration `nvt`, see `TimestepSearch.long_enough`.
     report : callable
         Gets the number of time steps done.
     """
+    assert search.nvt is not None
     found: list[Measurement] = []
     reference: Averages | None = None
     for done, timestep in enumerate(search.timesteps, start=1):

@@ -31,9 +31,7 @@ from tests.cases.liquids import liquid, make_run
 
 
 def walk(positions: np.ndarray, step: float, seed: int) -> np.ndarray:
-    """The same liquid, frame by frame, carried along a random walk in common: other structure
-    per frame is not needed for MSDs.
-    """
+    """One configuration that is carried along a random walk; enough for an MSD."""
     rng = np.random.default_rng(seed)
     return positions[0] + np.cumsum(rng.normal(0, step, positions.shape), axis=0)
 

@@ -6,7 +6,7 @@ import sys
 
 _SETUP = """
 import numpy as np
-from openmm_cgkd.potential.cpu import neighbors
+from openmm_cgkd.potential.cpu import lists, neighbors
 from openmm_cgkd.utils.box import kernel_box
 positions, box = np.random.default_rng(0).random((200, 3)) * 3, kernel_box((3 * np.eye(3)).tolist())
 """
@@ -18,12 +18,13 @@ row = row.cumsum()
 neighbors.fill_neighbors(*of_cells, box, 1.0, row, np.empty(row[-1], np.int32))
 print(row[-1])
 """
-_CALLER = "print(len(neighbors.neighbor_list(positions, 3 * np.eye(3), 1.0).column))"
+_CALLER = "print(len(lists.neighbor_list(positions, 3 * np.eye(3), 1.0).column))"
 
 
 def test_caller_of_a_parallel_function_that_was_on_disk(tmp_path):
-    """Compiled one after the other by two processes, as when the first is killed; a third has
-    both from disk.
+    """Compiled one after the other by two processes, as when the first is killed.
+
+    A third process has both functions from disk.
     """
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     found = []

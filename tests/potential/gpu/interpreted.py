@@ -1,5 +1,6 @@
-"""The kernels for a GPU in Triton's interpreter, on the CPU, against the operator on a CPU.
-`test_evaluate` runs this with TRITON_INTERPRET=1.
+"""The kernels for a GPU in Triton's interpreter, against the operator on a CPU.
+
+`test_evaluate` runs this file in a process of its own, with TRITON_INTERPRET=1.
 
 The interpreter takes a fifth of a second for one bead, so systems are small and edges are taken 32
 at a time.
@@ -16,7 +17,7 @@ from openmm_cgkd.exceptions import CompatibilityError
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.potential.network import TensorNetEnergies
 from openmm_cgkd.potential.prior import PairRepulsion
-from openmm_cgkd.potential.signature import OperatorArguments
+from openmm_cgkd.potential.signature import Numbers, OperatorArguments
 from openmm_cgkd.potential.torch_ops import PackedNetwork
 from tests.cases.networks import PRIOR, TRICLINIC, random_system, torchmd_pair
 from tests.cases.paths import ETHALINE
@@ -31,8 +32,9 @@ _patched = {}
 
 
 def _patch(function, original=interpreter._patch_lang):
-    """What the interpreter does to Triton's language before every call; once for each module,
-    it takes a third of the time otherwise.
+    """What the interpreter does to Triton's language before every call, once for each module.
+
+    It takes a third of the time otherwise.
     """
     if id(function.__globals__) not in _patched:
         _patched[id(function.__globals__)] = original(function)
@@ -75,8 +77,9 @@ def arguments(network, positions, types, box, prior=PRIOR, bonds=()):
 
 @pytest.fixture
 def repulsion(monkeypatch):
-    """Arguments for a repulsion that acts on all edges, between beads 0.25 nm apart; the
-    network is zero, and is left out, to save time.
+    """Arguments for a repulsion that acts on all edges, between beads 0.25 nm apart.
+
+    The network is zero, and is left out, to save time.
     """
     monkeypatch.setattr(gpu, "run_network", lambda *arguments: None)
     _, network = torchmd_pair(0, channels=4)
@@ -130,9 +133,7 @@ def test_single_precision_within_tolerance(channels, edges, monkeypatch):
 
 
 def test_shipped_student_on_a_real_configuration():
-    """Against the compiled loops and the plain PyTorch of the file, which has another pair search,
-    too.
-    """
+    """Against the compiled loops, and against the file's plain PyTorch and its pair search."""
     frames = read_frames(STUDENT.parent / "frames.h5")[-1:]
     points, box = frames.positions[0].astype(float), frames.box[0].astype(float)
     near = np.argsort(np.linalg.norm(points - points[0], axis=1))[:20]  # a drop
@@ -174,8 +175,9 @@ def test_one_bead_and_two(distance, box):
 
 
 def test_bonds_and_angles():
-    """The bonded terms, and no repulsion between the ends of bonds and angles, in a ring and in
-    a chain across the boundary.
+    """The bonded terms, in a ring and in a chain across the boundary.
+
+    There is no repulsion between the ends of bonds and angles.
     """
     _, network = torchmd_pair(0, channels=4)
     positions, types = random_system(12, seed=8)
@@ -207,8 +209,9 @@ def test_single_precision_positions_as_openmm_gives_them():
 @pytest.mark.parametrize("periodic", [True, False], ids=["triclinic", "open"])
 @pytest.mark.parametrize(("n", "scale", "cutoff"), [(40, 1.2, 0.6), (20, 1.0, 0.9)])
 def test_lists_hold_all_neighbors_in_order(n, scale, cutoff, periodic):
-    """Two, three and more cells along an axis, beads in any image, and a part of them moved
-    within the skin.
+    """Two, three and more cells along an axis, beads in any image.
+
+    A part of the beads has moved within the skin.
     """
     box = TRICLINIC * scale if periodic else None
     rng = np.random.default_rng(n)
@@ -217,20 +220,20 @@ def test_lists_hold_all_neighbors_in_order(n, scale, cutoff, periodic):
         if periodic
         else rng.random((n, 3)) @ (TRICLINIC * scale)
     )
-    beads = gpu._Beads(
+    beads = lists.Beads(
         torch.from_numpy(positions),
         None if box is None else torch.from_numpy(box),
         None,
         None,
-        [cutoff],
+        Numbers(cutoff, 0.0, 0.0),
     )
     for _ in range(3):  # lists grow until they fit
-        listed = gpu._list(beads, captured=False)
-        gpu._make_list(beads, listed, False, {"PERIODIC": periodic, "CUTOFF": cutoff})
-        if gpu.has_room(beads, listed):
+        listed = lists.find_list(beads, captured=False)
+        lists.make_list(beads, listed, False, {"PERIODIC": periodic, "CUTOFF": cutoff})
+        if lists.has_room(beads, listed):
             break
     vectors = positions[None] - positions[:, None]
-    radius = cutoff + gpu.SKIN
+    radius = cutoff + lists.SKIN
     if periodic:
         shifts = np.stack(np.meshgrid(*3 * [range(-4, 5)], indexing="ij"), -1).reshape(-1, 3) @ box
         radius = min(radius, 0.5 / np.linalg.norm(np.linalg.inv(box), axis=0).max())
@@ -262,7 +265,7 @@ def test_list_is_made_anew_when_needed_and_only_then(repulsion):
 
 def test_list_that_is_too_short_grows_or_refuses(repulsion, monkeypatch):
     given = repulsion(20)
-    room = gpu.ListCapacity(4, 2, (2, 2, 2))
+    room = lists.ListCapacity(4, 2, (2, 2, 2))
     gpu.evaluate(given)
     (key,) = lists.capacities
     lists.capacities[key] = room
@@ -271,7 +274,7 @@ def test_list_that_is_too_short_grows_or_refuses(repulsion, monkeypatch):
     assert grown.row > 4
     assert grown.cell > 2
     lists.capacities[key] = room
-    monkeypatch.setattr(gpu, "LARGEST", 4)
+    monkeypatch.setattr(lists, "LARGEST", 4)
     with pytest.raises(RuntimeError, match="whose capacity is 4"):
         gpu.evaluate(given)
     assert not lists.lists

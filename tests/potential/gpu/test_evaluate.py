@@ -1,5 +1,6 @@
-"""The kernels for a GPU: their results in Triton's interpreter, compilation for real GPUs, and,
-where there is one, a run on it.
+"""The kernels for a GPU.
+
+Their results in Triton's interpreter, compilation for real GPUs, and, where there is one, a run.
 """
 
 import os
@@ -65,9 +66,7 @@ def test_operators_are_registered_for_a_gpu():
 
 
 def launches(channels: int) -> list[tuple]:
-    """Every kernel as it is launched for a network of so many channels, with its arguments and
-    constants.
-    """
+    """Every kernel as it is launched for so many channels, with arguments and constants."""
     from openmm_cgkd.potential.gpu import evaluate as gpu
     from openmm_cgkd.potential.gpu import lists
 
@@ -112,8 +111,9 @@ _TYPES = {
 
 
 def compiled(kernel, arguments, warps, constants, capability):
-    """A kernel for a GPU that need not be there, specialised as Triton does it: divisible by
-    sixteen, and the number one a constant.
+    """A kernel for a GPU that need not be there.
+
+    Specialised as Triton does it: divisible by sixteen, and the number one a constant.
     """
     import triton
     from triton.backends.compiler import GPUTarget
@@ -141,9 +141,7 @@ def compiled(kernel, arguments, warps, constants, capability):
 
 
 def registers(binary, folder: Path) -> tuple[int, int]:
-    """Registers of a thread, and bytes that it has on its stack, as NVIDIA's own tool reads
-    them.
-    """
+    """Registers of a thread and bytes on its stack, as NVIDIA's own tool reads them."""
     from triton import knobs
 
     (folder / "kernel.cubin").write_bytes(binary.asm["cubin"])
@@ -155,8 +153,9 @@ def registers(binary, folder: Path) -> tuple[int, int]:
 @with_triton
 @pytest.mark.parametrize(("channels", "capability"), [(32, 80), (64, 90)])
 def test_every_kernel_compiles_for_a_gpu(channels, capability, tmp_path):
-    """32 channels as the shipped student has, and twice as many; shared memory that every such
-    GPU has, and no registers spilled.
+    """32 channels as the shipped student has, and twice as many.
+
+    Shared memory that every such GPU has, and no registers spilled.
     """
     found = launches(channels)
     assert len(found) == 15
@@ -187,8 +186,9 @@ def liquid():
 @with_triton
 @pytest.mark.parametrize("box", [TRICLINIC, None], ids=["triclinic", "open"])
 def test_on_a_gpu(box):
-    """The operator and the module as `TorchForce` calls it, against the CPU; then as a CUDA
-    graph with beads that move.
+    """The operator and the module as `TorchForce` calls it, against the CPU.
+
+    Then as a CUDA graph with beads that move.
     """
     from openmm_cgkd.potential.gpu import lists
 
@@ -238,8 +238,9 @@ def test_on_a_gpu(box):
 @with_triton
 @pytest.mark.parametrize("box", [TRICLINIC, None], ids=["triclinic", "open"])
 def test_graph_for_positions_on_the_processor(box):
-    """Against the CPU, for beads and boxes that change; refuses what is wrong and goes on;
-    remakes a list that is too short.
+    """Against the CPU, for beads and boxes that change.
+
+    Refuses what is wrong and goes on; remakes a list that is too short.
     """
     from openmm_cgkd.potential.gpu import lists
     from openmm_cgkd.potential.gpu.cuda_graph import GraphedPotential

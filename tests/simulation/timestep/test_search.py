@@ -1,6 +1,4 @@
-"""Search for the time step: harmonic wells with known answers, what passes and why, and the
-file that remembers it.
-"""
+"""Search for the time step: harmonic wells with known answers, criteria, and the file."""
 
 import csv
 import json
@@ -59,9 +57,7 @@ def harmonic() -> tuple[Integration, np.ndarray, list[Start]]:
 
 @pytest.mark.parametrize("timestep", [0.02, 0.05, 0.2])
 def test_energy_fluctuates_as_the_shadow_energy_says(harmonic, timestep):
-    """H = shadow + (omega h / 2)^2 U, and U of every coordinate oscillates on an ellipse that
-    is known exactly.
-    """
+    """H = shadow + (omega h / 2)^2 U, and U of every coordinate oscillates on a known ellipse."""
     integration, middles, starts = harmonic
     small = (OMEGA * timestep) ** 2 / 4
     squares = []
@@ -77,8 +73,9 @@ def test_energy_fluctuates_as_the_shadow_energy_says(harmonic, timestep):
 
 
 def test_langevin_averages_are_those_of_baoab(harmonic):
-    """Exact at half steps and in position, too cold by (omega h / 2)^2 at full steps: a quarter
-    at omega h = 1.
+    """Exact at half steps and in position, too cold by (omega h / 2)^2 at full steps.
+
+    That is a quarter at omega h = 1.
     """
     integration, _, starts = harmonic
     found = integration.averages(starts[-1], 1 / OMEGA, 400.0, 10)
@@ -92,8 +89,9 @@ def test_langevin_averages_are_those_of_baoab(harmonic):
 
 
 def test_default_duration_gives_the_temperature_its_error():
-    """Free beads, where the thermostat alone changes velocities; the error of an average is
-    that of equal averages among each other.
+    """Free beads, where the thermostat alone changes velocities.
+
+    The error of an average is measured from many equal averages.
     """
     integration, middles = wells("0*x0")
     search = TimestepSearch(friction="5 / ps", max_temperature_error=0.05).long_enough(len(middles))
@@ -176,9 +174,7 @@ def test_equilibration_that_explodes_is_one_sentence():
 
 
 def test_structure_is_the_same_at_half_the_step_and_other_at_another_stiffness():
-    """BAOAB samples a harmonic well exactly at any stable step; a softer well is another
-    structure.
-    """
+    """BAOAB samples a harmonic well exactly at any stable step; a softer well differs."""
     search = TimestepSearch(validation="100 ps", friction="5 / ps", blocks=8)
     names, box, found = ["A", "B"] * 15, 4 * np.eye(3), []
     for stiffness in (20 * STIFFNESS, 10 * STIFFNESS):
