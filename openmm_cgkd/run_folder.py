@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from .config.run import RunConfig
-from .config.section import dump
+from .config.section import dump, plain_inputs
 from .utils.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -165,16 +162,8 @@ class StageRecord:
     ) -> None:
         self.name, self.outputs = name, outputs
         self._stamp = folder.stage(name)
-        self._inputs = json.loads(json.dumps(inputs, default=_plain))
+        self._inputs = plain_inputs(inputs)
         write_text(folder.run_file, dump(folder.config, folder.root))
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the inputs.
-
-        Partial work carries it, so that work of other inputs is never resumed.
-        """
-        return hashlib.sha256(json.dumps(self._inputs, sort_keys=True).encode()).hexdigest()
 
     @property
     def finished(self) -> bool:
@@ -190,9 +179,3 @@ class StageRecord:
 
     def finish(self) -> None:
         write_text(self._stamp, json.dumps(self._inputs, indent=1))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    return str(value)

@@ -1,6 +1,4 @@
-"""Does a claim hold? Ratios of errors over independent trainings, and what Student's t says of
-them.
-"""
+"""Does a claim hold? Ratios of errors over independent trainings, judged by Student's t."""
 
 from __future__ import annotations
 
@@ -21,8 +19,9 @@ def mean_and_deviation(values: Sequence[float]) -> Value:
 
 
 def verdict(ratio: Value, seeds: int) -> str:
-    """Is a ratio below 1? By the 95 % interval of Student's t over the seeds: ``yes``, ``no``
-    if it is above, ``open`` if 1 is inside.
+    """Is a ratio below 1, by the 95 % interval of Student's t over the seeds?
+
+    ``yes``, ``no`` if it is above 1, ``open`` if 1 is inside the interval.
     """
     if ratio["std"] is None:
         return "open"

@@ -126,7 +126,7 @@ def labeled_run(tmp_path_factory: pytest.TempPathFactory):
     """A small run with two trained teachers and their labels, and its frames; not to be changed."""
     from openmm_cgkd.stages.label import label_frames
     from openmm_cgkd.stages.teach import train_member
-    from openmm_cgkd.training.graphs import write_prior
+    from openmm_cgkd.stages.inputs import write_prior
     from tests.cases.training import ignore, make_frames, make_run
 
     frames = make_frames(20, 12, noise=1.0)[0]

@@ -24,13 +24,13 @@ from tests.cases.potential import (
     liquid,
     prior_energy_and_forces,
     torchmd_network,
-    write_potential,
+    write_toy_potential,
 )
 
 
 @pytest.fixture(scope="module", params=["portable", "fast"])
 def file(request, tmp_path_factory):
-    return write_potential(tmp_path_factory.mktemp("model") / "student.pt", kind=request.param)
+    return write_toy_potential(tmp_path_factory.mktemp("model") / "student.pt", kind=request.param)
 
 
 def evaluate(system, positions, platform="Reference"):

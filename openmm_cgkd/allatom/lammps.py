@@ -15,23 +15,16 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from scipy import constants
 
 from openmm_cgkd.exceptions import BoxError, ConfigError, FramesError, MappingError
+from openmm_cgkd.utils.units import ANGSTROM, BOHR, ELECTRON_VOLT, HARTREE, KILOCALORIE, NEWTON
 
-# kJ/kcal, kJ/mol, nm
-_KCAL, _EV, _BOHR = (
-    constants.calorie,
-    constants.e * constants.N_A / 1e3,
-    constants.value("Bohr radius") * 1e9,
-)
-_HARTREE = constants.value("Hartree energy") * constants.N_A / 1e3  # kJ/mol
 # unit style: its units of length in nm, of force in kJ/mol/nm, of time in ps
 UNIT_STYLES = {
-    "real": (0.1, 10 * _KCAL, 1e-3),
-    "metal": (0.1, 10 * _EV, 1.0),
-    "electron": (_BOHR, _HARTREE / _BOHR, 1e-3),
-    "si": (1e9, constants.N_A * 1e-12, 1e12),
+    "real": (ANGSTROM, 10 * KILOCALORIE, 1e-3),
+    "metal": (ANGSTROM, 10 * ELECTRON_VOLT, 1.0),
+    "electron": (BOHR, HARTREE / BOHR, 1e-3),
+    "si": (1e9, NEWTON, 1e12),
 }
 # columns of coordinates, and whether they are fractions of the box
 _COORDINATES = {

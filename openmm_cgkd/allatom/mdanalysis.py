@@ -1,8 +1,8 @@
 """All-atom trajectories with forces in the formats of other programs, in the package's units.
 
 GROMACS TRR, Amber NetCDF and H5MD are read through MDAnalysis, LAMMPS dumps by `lammps`. TRR has
-fixed units; NetCDF and H5MD state theirs, and are refused if they do not; LAMMPS dumps have none,
-so the user gives them.
+fixed units; NetCDF and H5MD state their units, and are refused if they do not; LAMMPS dumps have
+none, so the user gives them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from openmm_cgkd.exceptions import (
     MappingError,
 )
 from openmm_cgkd.utils.box import box_volume
+from openmm_cgkd.utils.units import ANGSTROM
 
 from .lammps import AtomFrame, LammpsDump
 
 if TYPE_CHECKING:
     import MDAnalysis
 
-_ANGSTROM = 0.1  # nm
 _LAMMPS = (".lammpstrj", ".lammpsdump", ".dump")
 _NETCDF = (".nc", ".ncdf")
 # what MDAnalysis' parsers and readers raise on files that they cannot read
@@ -173,13 +173,13 @@ class _Reader:
                 f"{path}: frame {k} has no periodic box; only periodic fluids can be mapped."
             )
         positions, forces = (
-            frame.positions.astype(float) * _ANGSTROM,
-            frame.forces.astype(float) / _ANGSTROM,
+            frame.positions.astype(float) * ANGSTROM,
+            frame.forces.astype(float) / ANGSTROM,
         )
         return AtomFrame(
             positions,
             forces,
-            box.astype(float) * _ANGSTROM,
+            box.astype(float) * ANGSTROM,
             float(frame.time),
             int(frame.data.get("step", k)),
         )

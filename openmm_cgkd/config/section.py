@@ -5,6 +5,8 @@ Every physical quantity carries a unit; unknown fields are errors.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -117,3 +119,22 @@ def dump(config: ConfigFile, folder: Path | None = None) -> str:
     """
     context = {"from": config._folder.resolve(), "to": folder.resolve()} if folder else None
     return yaml.safe_dump(config.model_dump(mode="json", context=context), sort_keys=False)
+
+
+def plain_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Inputs of a computation, configuration sections among them, as they read back from JSON."""
+    return json.loads(json.dumps(inputs, default=_plain))
+
+
+def fingerprint(inputs: dict[str, Any]) -> str:
+    """SHA-256 of the inputs of a computation.
+
+    Partial work carries it, so that work of other inputs is never resumed.
+    """
+    return hashlib.sha256(json.dumps(plain_inputs(inputs), sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return str(value)

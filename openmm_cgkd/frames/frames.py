@@ -79,6 +79,12 @@ class Frames:
             self.attributes,
         )
 
+    def evenly_spaced(self, at_most: int | None) -> Frames:
+        """All frames, or `at_most` of them, evenly spaced from the first to the last."""
+        if at_most is None or at_most >= len(self):
+            return self
+        return self[np.linspace(0, len(self) - 1, at_most).round().astype(int)]
+
     @property
     def arrays(self) -> dict[str, np.ndarray]:
         """Quantities of the frames by name, in the order of the file's checksum."""

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Training, validation and test frames as contiguous stretches of time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from openmm_cgkd.config.run import SplitConfig
 from openmm_cgkd.exceptions import FramesError
+
+from .frames import Frames
 
 
 @dataclass(frozen=True)
@@ -55,3 +58,8 @@ def split_frames(time: np.ndarray, validation: float, test: float, gap: float) -
         f" and test ({test:g}) with gaps of {gap:g} ps; use more frames, larger shares or a smaller"
         " gap."
     )
+
+
+def apply_split(frames: Frames, settings: SplitConfig) -> Split:
+    """Split frames as the settings say; errors as `split_frames`."""
+    return split_frames(frames.time, settings.validation, settings.test, settings.gap)

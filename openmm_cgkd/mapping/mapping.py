@@ -154,7 +154,8 @@ class Mapping:
     def check_constraints(self, system: openmm.System) -> None:
         """Refuse a constraint between atoms that enter the mapped forces with different weights.
 
-        Atoms of two beads are such atoms. The constraint's force would act on beads, and ``State.getForces`` leaves constraint forces out.
+        Atoms of two beads are such atoms. The constraint's force would act on beads, and
+        ``State.getForces`` leaves constraint forces out.
         """
         pairs = np.array(
             [system.getConstraintParameters(k)[:2] for k in range(system.getNumConstraints())],

@@ -97,14 +97,18 @@ def run_mean_forces(
         parts = dict.fromkeys(tasks, 0.0)
         with progress("mean forces", count, count - len(tasks)) as meter:
 
-            def report(name: str, done: float, note: str = "") -> None:
-                parts[name] = done
+            def report(name: str, share: float, note: str = "") -> None:
+                parts[name] = share
                 meter.update(count - len(tasks) + sum(parts.values()), note)
 
             map_tasks(
-                run_configuration, tasks, protocol.execution, folder,
-                on_report=report, on_result=lambda name, result: report(name, 1.0),
-            )  # fmt: skip
+                run_configuration,
+                tasks,
+                protocol.execution,
+                folder,
+                on_result=lambda name, result: report(name, 1.0),
+                on_report=report,
+            )
         path = folder / "mean_forces.h5"
         main, checks = _gather(config, snapshots, folder, count, checked)
         write_mean_forces(path, main, checks)
@@ -202,10 +206,10 @@ def _gather(
     scatter = forces.std(axis=1, ddof=1) / np.sqrt(protocol.starts)
     apart = []
     for kind, name in enumerate(beads.type_names):
-        mine = beads.types == kind
-        products = start_products(forces[:, :, mine])
+        of_kind = beads.types == kind
+        products = start_products(forces[:, :, of_kind])
         apart.append([np.diagonal(products, lag).mean() for lag in range(protocol.starts)])
-        factor = np.sqrt((error[:, mine] ** 2).mean() / (scatter[:, mine] ** 2).mean())
+        factor = np.sqrt((error[:, of_kind] ** 2).mean() / (scatter[:, of_kind] ** 2).mean())
         logger.info(
             "%s: what starts remember makes the standard error %.2f times that of independent"
             " starts",

@@ -12,6 +12,7 @@ import numpy as np
 
 from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.frames.frames import Frames
+from openmm_cgkd.mapping.beads import BeadTopology
 
 from .file import MeanForces
 
@@ -69,10 +70,10 @@ def noise_floor(frames: Frames, mean_forces: MeanForces) -> list[NoiseFloor]:
         If the two are of different beads or temperatures, or the mean forces are of fewer than two
         configurations.
     """
-    ours, theirs = frames.beads, mean_forces.beads
-    if ours.type_names != theirs.type_names or not np.array_equal(ours.types, theirs.types):
+    beads, others = frames.beads, mean_forces.beads
+    if beads.type_names != others.type_names or not np.array_equal(beads.types, others.types):
         raise FramesError(
-            f"The mean forces are of {_count(theirs)}, the frames of {_count(ours)}; give mean"
+            f"The mean forces are of {_count(others)}, the frames of {_count(beads)}; give mean"
             " forces of the same system."
         )
     temperature = float(mean_forces.attributes.get("temperature", frames.temperature))
@@ -85,13 +86,12 @@ def noise_floor(frames: Frames, mean_forces: MeanForces) -> list[NoiseFloor]:
         raise FramesError(
             "The mean forces are of one configuration; a standard error needs at least two."
         )
-    groups = [(name, ours.types == index) for index, name in enumerate(ours.type_names)] + [
-        ("all", np.ones(ours.n_beads, bool))
-    ]
-    return [_floor(name, beads, frames, mean_forces) for name, beads in groups]
+    groups = [(name, beads.types == index) for index, name in enumerate(beads.type_names)]
+    groups.append(("all", np.ones(beads.n_beads, bool)))
+    return [_floor(name, group, frames, mean_forces) for name, group in groups]
 
 
-def _count(beads) -> str:
+def _count(beads: BeadTopology) -> str:
     return ", ".join(
         f"{(beads.types == index).sum()} {name}" for index, name in enumerate(beads.type_names)
     )

@@ -239,9 +239,9 @@ class _Restrained:
         )
 
     def begin(self, start: int, atoms: np.ndarray) -> None:
-        """Put the atoms there and equilibrate.
+        """Begin a start: put the atoms at given positions and equilibrate.
 
-        For all starts but the first conformations are renewed before, for `_STRONG` thoroughly.
+        For all starts but the first, conformations are renewed before; for `_STRONG` thoroughly.
         """
         self._put(atoms)
         for step in _SHORTER if start else ():
@@ -259,7 +259,7 @@ class _Restrained:
         self.simulation.context.applyConstraints(1e-6)
 
     def atoms(self) -> np.ndarray:
-        """Where they are now, molecules whole, nm."""
+        """Positions of all atoms at this moment, molecules whole, nm."""
         return self.simulation.context.getState(positions=True).getPositions(asNumpy=True)._value
 
     def _renew(self, start: int, step: float) -> None:

@@ -13,21 +13,22 @@ import json
 import logging
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from torch import nn
 
-from openmm_cgkd.config.run import RunConfig
-from openmm_cgkd.exceptions import ConfigError, MappingError, ModelFileError
-from openmm_cgkd.frames.frames import read_frames
+from openmm_cgkd.exceptions import MappingError, ModelFileError
+from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.mapping.beads import BeadTopology
-from openmm_cgkd.run_folder import RunFolder, StageRecord
-from openmm_cgkd.training.checkpoint import load_checkpoint
 from openmm_cgkd.utils.files import file_hash, replacing
-from openmm_cgkd.utils.progress import log_to, progress
+from openmm_cgkd.utils.progress import progress
 
+from .checkpoint import load_checkpoint
+from .custom_network import CustomNetwork
 from .forces import energies_and_forces
-from .metadata import FILE_NAME, VERSION, PotentialMetadata, content_hash
+from .metadata import FILE_NAME, PotentialMetadata, content_hash
 from .modules import FastModule, PortableModule
 from .network import TensorNetEnergies
 from .pairs import find_pairs
@@ -66,8 +67,83 @@ def type_masses(beads: BeadTopology) -> list[float]:
 
 
 def export_potential(
+    checkpoint: Path | str,
     path: Path | str,
-    network: TensorNetEnergies,
+    frames: Frames,
+    prior: PriorParameters,
+    custom: CustomNetwork | None = None,
+    *,
+    fast: bool = True,
+) -> Path:
+    """Write the potential of a trained network: a portable file and, beside it, a fast one.
+
+    Parameters
+    ----------
+    checkpoint : path
+        ``best.pt`` of a teacher or a student.
+    path : path
+        Of the portable file; `fast_path` says where the fast one goes.
+    frames : Frames
+        Frames of the same beads. They give masses, temperature, the name of the fluid and, with the
+        last frame, the configuration at which the files are checked.
+    prior : PriorParameters
+        The one of the training.
+    custom : CustomNetwork, optional
+        As in `load_checkpoint`. A user's own network has no fast file: the compiled loops know
+        TensorNet alone.
+    fast : bool
+        Write the fast file, too.
+
+    Returns
+    -------
+    Path
+        The portable file.
+
+    Raises
+    ------
+    ModelFileError
+        If the checkpoint is missing, or a written file fails its check.
+    MappingError
+        As `type_masses`.
+    """
+    path = Path(path)
+    network, stored = load_checkpoint(Path(checkpoint), custom)
+    metadata = PotentialMetadata(
+        type_names=list(stored["type_names"]),
+        masses=type_masses(frames.beads),
+        cutoff=float(network.cutoff),  # type: ignore[arg-type]  # an attribute, no submodule
+        prior=prior.as_dict(),
+        network={**stored["model"], "scale": stored["scale"]},
+        system=str(frames.attributes.get("system", "")),
+        temperature=frames.temperature,
+        training=stored["training"],
+        frames_sha256=stored["frames"],
+        checkpoint_sha256=file_hash(Path(checkpoint)),
+    )
+    files: dict[Literal["portable", "fast"], Path] = {"portable": path}
+    if fast and custom is None:
+        files["fast"] = fast_path(path)
+    beads, last = frames.beads, frames[-1:]
+    with progress("export", len(files)) as meter:
+        for done, (kind, file) in enumerate(files.items(), start=1):
+            write_potential(
+                file,
+                network,
+                prior,
+                metadata.model_copy(update={"kind": kind}),
+                beads.types,
+                last.positions[0],
+                last.box[0],
+                beads.bonds,
+            )
+            logger.info("%s potential written to %s", kind, file)
+            meter.update(done)
+    return path
+
+
+def write_potential(
+    path: Path | str,
+    network: nn.Module,
     prior: PriorParameters,
     metadata: PotentialMetadata,
     types: np.ndarray,
@@ -75,14 +151,14 @@ def export_potential(
     box: np.ndarray | None = None,
     bonds: np.ndarray | None = None,
 ) -> Path:
-    """Write a potential file, after checking that what was written computes what the network
-    computes.
+    """Write one potential file and check that it computes what the network computes.
 
     Parameters
     ----------
     path : path
         Complete or absent afterwards.
     network : TensorNetEnergies
+        Or, for a portable file, any module of the same protocol, see `custom_network`.
     prior : PriorParameters
     metadata : PotentialMetadata
         Its `kind` says which file is written.
@@ -156,7 +232,7 @@ def _save(scripted: torch.jit.ScriptModule, path: Path, metadata: PotentialMetad
 
 def _check(
     path: Path,
-    network: TensorNetEnergies,
+    network: nn.Module,
     prior: Prior,
     types: np.ndarray,
     positions: np.ndarray,
@@ -164,8 +240,9 @@ def _check(
     bonds: np.ndarray,
     kind: str,
 ) -> None:
-    """Compare the file with the eager model, training kernels and another neighbour search
-    included, which run in double precision.
+    """Compare the file with the eager model in double precision.
+
+    The eager model has the loops of the training and another neighbour search.
     """
     loaded, tolerance = torch.jit.load(str(path)), _TOLERANCE[kind]
     if kind == "portable":
@@ -207,73 +284,3 @@ def _check(
     logger.info(
         "exported file against model, relative: energy %.1e, forces %.1e", wrong_energy, wrong_force
     )
-
-
-def export_student(run: RunConfig) -> Path:
-    """Write the student of a run as `RunFolder.model`, and beside it the fast file.
-
-    Returns
-    -------
-    path
-        The portable file.
-
-    Raises
-    ------
-    ConfigError
-        If the configuration names a potential that is exported already.
-    ModelFileError
-        If the student has not been trained, or the written file fails its check.
-    """
-    if run.potential is not None:
-        raise ConfigError(
-            f"potential: the run simulates with {run.potential}, exported before; remove the field"
-            " to export another."
-        )
-    folder = RunFolder(run)
-    checkpoint = folder.student / "best.pt"
-    with log_to(folder.log("export")):
-        for path, stage in ((checkpoint, "distill"), (folder.prior, "teach")):
-            if not path.exists():
-                raise ModelFileError(f"{path}: no such file; run 'cgkd {stage}' first.")
-        inputs = {
-            "checkpoint": file_hash(checkpoint),
-            "prior": file_hash(folder.prior),
-            "format": VERSION,
-        }
-        files = {"portable": folder.model, "fast": fast_path(folder.model)}
-        stage = StageRecord(folder, "export", inputs, list(files.values()))
-        if stage.finished:
-            return folder.model
-        network, stored = load_checkpoint(checkpoint)
-        frames = read_frames(folder.frames)
-        prior = PriorParameters(**json.loads(folder.prior.read_text()))
-        metadata = PotentialMetadata(
-            type_names=list(stored["type_names"]),
-            masses=type_masses(frames.beads),
-            cutoff=network.cutoff,
-            prior=prior.as_dict(),
-            network={**stored["model"], "scale": stored["scale"]},
-            system=str(frames.attributes.get("system", "")),
-            temperature=frames.temperature,
-            training=stored["training"],
-            frames_sha256=stored["frames"],
-            checkpoint_sha256=inputs["checkpoint"],
-        )
-        with progress("export", len(files)) as meter:
-            for done, (kind, path) in enumerate(files.items(), start=1):
-                described = metadata.model_copy(update={"kind": kind})
-                beads = frames.beads
-                export_potential(
-                    path,
-                    network,
-                    prior,
-                    described,
-                    beads.types,
-                    frames.positions[-1],
-                    frames.box[-1],
-                    beads.bonds,
-                )
-                logger.info("%s potential written to %s", kind, path)
-                meter.update(done)
-        stage.finish()
-    return folder.model

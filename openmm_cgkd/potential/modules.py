@@ -184,7 +184,8 @@ class PotentialWithForces(nn.Module):
     def forward(self, positions: Tensor, boxvectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Potential energy, scalar, kJ/mol, and forces, shape (n_beads, 3), kJ/mol/nm.
 
-        Arguments as `PortableModule.forward`. Both results are in the type and on the device of the positions; neither can be differentiated.
+        Arguments as `PortableModule.forward`. Both results are in the type and on the device of the
+        positions; neither can be differentiated.
         """
         types = self.potential.types
         if types.is_cuda:

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from openmm_cgkd.config.run import ModelConfig
 
-from .autograd import anticommutator as products
-from .autograd import messages as kernels
-from .autograd import splines
+from .autograd import messages, splines
+from .autograd.anticommutator import anticommutator
 
 
 def _irreducible_basis() -> Tensor:
@@ -152,7 +151,7 @@ def _normalized(features: Tensor) -> Tensor:
 
 @torch.jit.unused
 def _compiled_anticommutator(left: Tensor, right: Tensor) -> Tensor:
-    return products.anticommutator(left, right)
+    return anticommutator(left, right)
 
 
 @torch.jit.unused
@@ -164,7 +163,7 @@ def _compiled_mix(
     second: Tensor,
     spacing: float,
 ) -> Tensor:
-    return kernels.mix(splines.table(filters), distances, features, first, second, spacing)
+    return messages.mix(splines.table(filters), distances, features, first, second, spacing)
 
 
 @torch.jit.unused
@@ -180,7 +179,7 @@ def _compiled_gather(
 ) -> Tensor:
     # (n_kinds, n_rows, 3, channels)
     tables = splines.table(filters) * factors.reshape(-1, 1, 1, factors.shape[1])
-    return kernels.gather(tables, distances, shape, beads, kinds, n_beads, spacing)
+    return messages.gather(tables, distances, shape, beads, kinds, n_beads, spacing)
 
 
 def _mix(

@@ -1,7 +1,8 @@
 """Errors and Ctrl-C inside the operators, which are written in Python and called by TorchForce.
 
-No exception may leave such an operator: it ends the process with a segmentation fault. So an error becomes NaN and a message, which TorchScript raises; and Ctrl-C, which Python turns into
-an exception wherever it happens to be, waits until OpenMM is back.
+No exception may leave such an operator: it ends the process with a segmentation fault. So an error
+becomes NaN and a message, which TorchScript raises; and Ctrl-C, which Python turns into an
+exception wherever it happens to be, waits until OpenMM is back.
 """
 
 from __future__ import annotations

@@ -11,8 +11,11 @@ Molecules of several beads have bonds and angles besides (`bonded`).
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from openmm_cgkd.config.run import PriorConfig
-from openmm_cgkd.exceptions import FramesError
+from openmm_cgkd.exceptions import FramesError, TrainingError
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.utils.box import box_volume
+from openmm_cgkd.utils.files import write_text
 
 from .bonded import BondedParameters, BondedPrior, bonded_prior, fit_bonded, nearest_vectors
 from .forces import energies_and_forces
@@ -99,6 +103,16 @@ class PriorParameters:
     def build_bonded(self) -> BondedPrior:
         return bonded_prior(self.type_names, self.bonded)
 
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the file that `write_prior` makes."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def text(self) -> str:
+        """The parameters as JSON."""
+        return json.dumps(self.as_dict(), indent=1)
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON; reads back with ``PriorParameters(**...)``."""
         return {name: value for name, value in asdict(self).items() if value is not None}
@@ -163,7 +177,9 @@ class Prior:
         return energy, forces
 
 
-def fit_prior(frames: Frames, config: PriorConfig, bin_width: float = 0.005) -> PriorParameters:
+def fit_prior(
+    frames: Frames, config: PriorConfig | None = None, bin_width: float = 0.005
+) -> PriorParameters:
     """Read contact distances off the all-atom radial distribution functions; fit bonds and angles.
 
     Pairs of beads one or two bonds apart do not count in the distribution functions, since they
@@ -173,7 +189,7 @@ def fit_prior(frames: Frames, config: PriorConfig, bin_width: float = 0.005) -> 
     ----------
     frames : Frames
         All-atom frames; pairs are searched up to 1 nm or half the box, whichever is smaller.
-    config : PriorConfig
+    config : PriorConfig, optional
     bin_width : float, nm
 
     Raises
@@ -181,6 +197,7 @@ def fit_prior(frames: Frames, config: PriorConfig, bin_width: float = 0.005) -> 
     FramesError
         If two types never meet within the searched distance, or as `fit_bonded`.
     """
+    config = config or PriorConfig()
     bonded = fit_bonded(frames)
     r_max = min(1.0, 0.499 * frames.smallest_height)
     edges = np.arange(0, r_max + bin_width, bin_width)
@@ -226,3 +243,25 @@ def fit_prior(frames: Frames, config: PriorConfig, bin_width: float = 0.005) -> 
     return PriorParameters(
         tuple(frames.beads.type_names), contact.tolist(), force, config.p, config.distance, bonded
     )
+
+
+def write_prior(prior: PriorParameters, path: Path | str) -> None:
+    """Write a pair prior as JSON, complete or not at all."""
+    write_text(Path(path), prior.text)
+
+
+def read_prior(path: Path | str) -> PriorParameters:
+    """Read a pair prior that `write_prior` wrote.
+
+    Raises
+    ------
+    TrainingError
+        If the file is missing or damaged.
+    """
+    try:
+        data = json.loads(Path(path).read_text())
+        return PriorParameters(tuple(data.pop("type_names")), **data)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{path}: is missing or is not a pair prior; run 'cgkd teach' first."
+        ) from error

@@ -14,7 +14,7 @@ from .run_record import Contents, Run
 REFERENCE_LABEL = "all-atom"
 _DASH = "\u2013"  # as chemists write pairs
 _STANDARD_ERRORS = 2  # half width of a band
-_NOTED = 3  # the panels tell the errors of at most so many models
+_NOTED = 3  # errors are written into the panels of at most three models
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ _WORDS = {"CG": "coarse-grained"}  # the label of a run in its own comparison, w
 
 @dataclass(frozen=True)
 class Run:
-    """One coarse-grained trajectory that was compared, and what its run folder tells of it.
+    """One coarse-grained trajectory that was compared, and the data in its run folder.
 
     Attributes
     ----------
@@ -284,7 +284,7 @@ def _config(root: Path) -> RunConfig | None:
 
 
 def _all_atom_speed(runs: list[Run], frames: Path | None = None) -> float | None:
-    """Median speed of the all-atom run, if its log lies beside the frames."""
+    """Median speed (ns/day) in the log of the all-atom run, if that is beside the frames."""
     places = [frames] if frames else [RunFolder(run.config).frames for run in runs if run.config]
     for path in places:
         log = path.with_name("production.csv")

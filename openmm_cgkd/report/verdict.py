@@ -12,8 +12,8 @@ import numpy as np
 
 from .run_record import Contents, Run
 
-# a model is as good as can be told within twice the floor; an RDF error of 0.02 is hard to see, one
-# of 0.1 is hard to miss
+# within twice the floor a model cannot be told from all-atom; an RDF error of 0.02 is hard to see,
+# one of 0.1 is hard to miss
 GOOD = {"ratio": 2.0, "error": 0.02}
 FAIR = {"ratio": 4.0, "error": 0.10}
 # relative; the first as the bound of the time-step search

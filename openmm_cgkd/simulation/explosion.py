@@ -54,7 +54,7 @@ class ExplosionGuard:
             raise stop_error(simulation, cause)
 
     def accepts(self, simulation: app.Simulation) -> bool:
-        """Whether the present state of the simulation is a good one."""
+        """Whether nothing is wrong with the present state of the simulation."""
         try:
             return (
                 self.cause(
@@ -66,7 +66,7 @@ class ExplosionGuard:
             return False
 
     def cause(self, system: openmm.System, state: openmm.State) -> str | None:
-        """What is wrong with a state that has positions and energies; None for a good one."""
+        """What is wrong with a state that has positions and energies; None if nothing is."""
         energy = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
         freedom = max(degrees_of_freedom(system), 1)
         kinetic = state.getKineticEnergy().value_in_unit(unit.kilojoule_per_mole)

@@ -44,7 +44,7 @@ def write_topology(
     frame = mdtraj.Trajectory(positions[None], beads)
     if box is not None:
         frame.unitcell_vectors = box[None]
-    fresh = path.with_name("tmp." + path.name)  # MDTraj goes by the suffix
+    fresh = path.with_name("tmp." + path.name)  # MDTraj needs the suffix
     frame.save_pdb(str(fresh))
     found = mdtraj.load_topology(str(fresh))
     for written, read in zip(beads.atoms, found.atoms, strict=True):
@@ -75,7 +75,7 @@ def cut_trajectory(
     timestep: float,
     interval: int,
 ) -> None:
-    """Keep the first frames of a trajectory and drop the rest, torn ones included.
+    """Keep the first frames of a trajectory and drop the rest, incomplete ones included.
 
     Parameters
     ----------

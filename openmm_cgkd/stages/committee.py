@@ -6,14 +6,16 @@ from pathlib import Path
 
 from openmm_cgkd.config.run import RunConfig
 from openmm_cgkd.frames.frames import Frames
-from openmm_cgkd.potential.export import export_potential, type_masses
+from openmm_cgkd.potential.checkpoint import load_checkpoint
+from openmm_cgkd.potential.export import type_masses, write_potential
 from openmm_cgkd.potential.metadata import PotentialMetadata
+from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.simulation.committee import SpreadRange
-from openmm_cgkd.training.checkpoint import load_checkpoint
-from openmm_cgkd.training.graphs import load_frames, load_prior
 from openmm_cgkd.training.labels import load_labels
 from openmm_cgkd.utils.files import file_hash
+
+from .inputs import load_frames
 
 
 def export_members(run: RunConfig, frames: Frames) -> list[Path]:
@@ -34,7 +36,7 @@ def export_members(run: RunConfig, frames: Frames) -> list[Path]:
         stage = StageRecord(folder, f"export-teacher-{k:02d}", inputs, [path])
         if stage.finished:
             continue
-        prior = load_prior(folder.prior)
+        prior = read_prior(folder.prior)
         metadata = PotentialMetadata(
             type_names=list(stored["type_names"]),
             masses=type_masses(frames.beads),
@@ -46,7 +48,7 @@ def export_members(run: RunConfig, frames: Frames) -> list[Path]:
             frames_sha256=stored["frames"],
             checkpoint_sha256=inputs["checkpoint"],
         )
-        export_potential(
+        write_potential(
             path,
             network,
             prior,

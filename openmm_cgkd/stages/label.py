@@ -1,44 +1,28 @@
-"""Stage 3: label the frames, and further configurations if asked for, with the teachers.
-
-Labels hold no prior: teachers and student share it.
-"""
+"""Stage 3: label the frames, and further configurations if asked for, with the teachers."""
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 from pathlib import Path
-
-import h5py
-import numpy as np
+from typing import Any
 
 from openmm_cgkd.config.run import RunConfig
+from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.frames.frames import Frames
-from openmm_cgkd.frames.split import Split
-from openmm_cgkd.potential.pairs import check_cutoff
 from openmm_cgkd.run_folder import RunFolder, StageRecord
-from openmm_cgkd.training.configurations import label_extra
-from openmm_cgkd.training.ensemble import (
-    Ensemble,
-    Parts,
-    energy_offsets,
-    ensemble_forces,
-    load_ensemble,
-    write_parts,
-)
-from openmm_cgkd.training.gradient_check import Consistency, check_consistency
-from openmm_cgkd.training.graphs import FrameGraphs, load_frames, split_run
-from openmm_cgkd.training.mean_force_test import load_mean_force_test
-from openmm_cgkd.utils.files import replacing
+from openmm_cgkd.training.configurations import join, label_configurations, perturbed, snapshots
+from openmm_cgkd.training.ensemble import Ensemble
+from openmm_cgkd.training.labeling import label_frames, label_inputs
+from openmm_cgkd.utils.files import file_hash
 from openmm_cgkd.utils.progress import log_to
 
-logger = logging.getLogger(__name__)
+from .inputs import load_frames, load_teachers, mean_forces_of, split_run
 
 
-def label_frames(run: RunConfig) -> Path:
+def label_run(run: RunConfig) -> Path:
     """Write forces and per-bead energies of the teachers for every frame to `RunFolder.labels`.
 
     Configurations named in ``student.extra`` are labelled, too, into `RunFolder.extra_labels`.
-    Memory does not grow with the number of frames, and finished parts survive an interruption.
 
     Raises
     ------
@@ -54,108 +38,74 @@ def label_frames(run: RunConfig) -> Path:
     folder = RunFolder(run)
     with log_to(folder.log("label")):
         frames = load_frames(run)
-        ensemble = load_ensemble(run, frames)
-        inputs = {
-            "frames": frames.identity,
-            "teachers": ensemble.hashes,
-            "prior": ensemble.prior_hash,
-            "split": run.split,
-        }
+        ensemble = load_teachers(run, frames)
+        inputs = label_inputs(frames, ensemble, run.split)
         stage = StageRecord(folder, "label", inputs, [folder.labels])
         if not stage.finished:
-            check_cutoff(frames.box, ensemble.cutoff)
-            _label(run, frames, ensemble, stage.fingerprint)
+            label_frames(
+                frames, ensemble, folder.labels, run.split, mean_forces=mean_forces_of(run)
+            )
             stage.finish()
-        label_extra(run, frames, ensemble)
+        _label_extra(run, frames, ensemble)
     return folder.labels
 
 
-def _label(run: RunConfig, frames: Frames, ensemble: Ensemble, fingerprint: str) -> None:
-    folder, split = RunFolder(run), split_run(run, frames)
-    checks = [
-        check_consistency(network, network.cutoff, frames, split.validation)
-        for network in ensemble.networks
-    ]
-    for k, check in enumerate(checks):
-        logger.info(
-            "teacher %d: forces against central differences of the energies: %s",
-            k,
-            _describe(check),
-        )
-    parts = Parts(folder.root / "labels.parts", fingerprint)
-    parts.compute(ensemble, frames, "labels", refuse=True)
-    offsets = energy_offsets(parts, frames.beads.types, split.training)
-    with replacing(folder.labels) as fresh, h5py.File(fresh, "w") as file:
-        write_parts(file, parts, offsets, frames, np.ones(len(frames), dtype=bool))
-        file.attrs.update(
-            {"frames": frames.identity, "teachers": ensemble.hashes, "prior": ensemble.prior_hash}
-        )
-        file.attrs["consistency_max"] = [check.max_error for check in checks]
-        file.attrs["consistency_rms"] = [check.rms_error for check in checks]
-        file.attrs.update(_quality(file, frames, ensemble, split))
-        file.attrs.update(_mean_force_errors(run, frames, ensemble))
-    parts.clear()
+def _label_extra(run: RunConfig, frames: Frames, ensemble: Ensemble) -> None:
+    """Label the configurations named in ``student.extra``, if there are any."""
+    folder, extra = RunFolder(run), run.student.extra
+    if not (extra.trajectories or extra.perturbed):
+        return
+    paths = [run.path(path) for path in extra.trajectories]
+    for path in paths:
+        if not path.exists():
+            raise FramesError(
+                f"student.extra.trajectories: {path}: no such file; name a DCD or XTC trajectory of"
+                " beads."
+            )
+    inputs = {"extra": extra, "trajectories": [file_hash(path) for path in paths], "seed": run.seed}
 
+    def configurations() -> Frames:
+        found = [snapshots(path, frames, extra.snapshots) for path in paths]
+        if extra.perturbed:
+            training = frames[split_run(run, frames).training]
+            found.append(perturbed(training, extra.perturbed, extra.displacement, run.seed))
+        return join(found)
 
-def _describe(check: Consistency) -> str:
-    return (
-        f"relative error at most {check.max_error:.1e}, RMS {check.rms_error:.1e},"
-        f" {check.components} components, float64"
+    label_beyond_frames(
+        run, frames, ensemble, "label-extra", inputs, configurations, folder.extra_labels
     )
 
 
-def _quality(file: h5py.File, frames: Frames, ensemble: Ensemble, split: Split) -> dict[str, float]:
-    """Figures of merit on the validation frames."""
-    chosen = split.validation  # contiguous in time
-    graphs = FrameGraphs(frames[chosen], ensemble.cutoff, ensemble.prior)
-    names = ("forces", "single_forces", "force_spread")
-    forces, single, spreads = (
-        file[name][chosen[0] : chosen[-1] + 1].astype(float) for name in names
-    )
-    everything = np.arange(len(graphs))
-    rmse, ratio = mapped_error(forces, graphs, everything)
-    single_rmse, _ = mapped_error(single, graphs, everything)
-    spread = float(np.sqrt(np.mean(spreads**2)))
-    logger.info(
-        "ensemble on %d validation frames: force RMSE against mapped forces %.2f kJ/mol/nm "
-        "(first teacher alone %.2f), "
-        "%.4f of label variance; spread of the teachers %.2f kJ/mol/nm",
-        len(graphs), rmse, single_rmse, ratio, spread,
-    )  # fmt: skip
-    figures = {
-        "force_rmse": rmse,
-        "single_force_rmse": single_rmse,
-        "force_ratio": ratio,
-        "force_spread": spread,
-    }
-    return {f"validation_{name}": value for name, value in figures.items()}
+def label_beyond_frames(
+    run: RunConfig,
+    frames: Frames,
+    ensemble: Ensemble,
+    name: str,
+    inputs: dict[str, Any],
+    configurations: Callable[[], Frames],
+    path: Path,
+) -> None:
+    """Label configurations and keep those within ``student.max_spread``, unless that is done.
 
-
-def _mean_force_errors(run: RunConfig, frames: Frames, ensemble: Ensemble) -> dict[str, float]:
-    """Errors of the ensemble and of its first member against mean forces, if the run names some."""
-    test = load_mean_force_test(run, frames, ensemble.cutoff, ensemble.prior)
-    if test is None:
-        return {}
-    forces = ensemble_forces(ensemble, test.graphs)
-    errors, single = test.errors(forces.mean(axis=0)), test.errors(forces[0])
-    logger.info(
-        "ensemble: force RMSE against mean forces %.2f +- %.2f kJ/mol/nm, first teacher alone %.2f"
-        " +- %.2f",
-        *(
-            values[name]
-            for values in (errors, single)
-            for name in ("mean_force_rmse", "mean_force_rmse_se")
-        ),
-    )
-    return errors | {f"single_{name}": value for name, value in single.items()}
-
-
-def mapped_error(
-    forces: np.ndarray, graphs: FrameGraphs, indices: np.ndarray
-) -> tuple[float, float]:
-    """RMSE in kJ/mol/nm of network forces plus prior against mapped forces, and its square over
-    the label variance.
+    Parameters
+    ----------
+    frames : Frames
+        All-atom frames, whose labels exist.
+    name : str
+        Of the stage.
+    inputs : dict
+        What the configurations depend on.
+    configurations : callable
+    path : path
+        HDF5 file: labels, with positions and boxes.
     """
-    mapped = graphs.frames.forces[indices]
-    error = float(np.mean((forces + graphs.prior_forces[indices] - mapped) ** 2, dtype=float))
-    return float(np.sqrt(error)), error / float(np.var(mapped, dtype=float))
+    folder, bound = RunFolder(run), run.student.max_spread
+    shared = label_inputs(frames, ensemble, run.split)
+    stage = StageRecord(folder, name, {**shared, **inputs, "max_spread": bound}, [path])
+    if stage.finished:
+        return
+    label_configurations(
+        configurations(), frames, ensemble, folder.labels, path, run.split,
+        max_spread=bound, name=name,
+    )  # fmt: skip
+    stage.finish()

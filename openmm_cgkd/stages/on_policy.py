@@ -17,11 +17,11 @@ from openmm_cgkd.config.run import RunConfig
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.training.configurations import label_beyond, snapshots
 from openmm_cgkd.training.ensemble import load_ensemble
-from openmm_cgkd.training.graphs import load_frames
 from openmm_cgkd.utils.files import file_hash
 from openmm_cgkd.utils.progress import log_to
 
 from .distill import train_student
+from .inputs import load_frames
 
 logger = logging.getLogger(__name__)
 

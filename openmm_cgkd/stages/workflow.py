@@ -80,15 +80,17 @@ def simulate_student(run: RunConfig, checkpoint: Path, folder: Path) -> Path:
     A student that explodes is what such a round is for: what it has written until then is returned.
     """
     from openmm_cgkd.frames.frames import read_frames
-    from openmm_cgkd.potential.export import export_potential, type_masses
+    from openmm_cgkd.potential.checkpoint import load_checkpoint
+    from openmm_cgkd.potential.export import type_masses, write_potential
     from openmm_cgkd.potential.metadata import PotentialMetadata
+    from openmm_cgkd.potential.prior import read_prior
     from openmm_cgkd.simulation.cgpotential import CGPotential
     from openmm_cgkd.simulation.dynamics import run_dynamics
     from openmm_cgkd.simulation.topology import bead_topology_to_openmm
-    from openmm_cgkd.training.checkpoint import load_checkpoint
-    from openmm_cgkd.training.graphs import load_prior, split_run
 
-    frames, prior = read_frames(RunFolder(run).frames), load_prior(RunFolder(run).prior)
+    from .inputs import split_run
+
+    frames, prior = read_frames(RunFolder(run).frames), read_prior(RunFolder(run).prior)
     network, stored = load_checkpoint(checkpoint)
     facts = {
         "type_names": list(stored["type_names"]),
@@ -98,7 +100,7 @@ def simulate_student(run: RunConfig, checkpoint: Path, folder: Path) -> Path:
     metadata = PotentialMetadata(**facts, prior=prior.as_dict(), network=stored["model"])
     start = split_run(run, frames).training[-1]
     positions, box, model = frames.positions[start], frames.box[start], folder / "student.pt"
-    export_potential(
+    write_potential(
         model, network, prior, metadata, frames.beads.types, positions, box, frames.beads.bonds
     )
     topology = bead_topology_to_openmm(frames.beads, box)

@@ -1,5 +1,6 @@
-"""What an optimisation leaves on disk after every epoch: metrics, the best network, the state
-to resume from.
+"""What an optimisation leaves on disk after every epoch.
+
+Metrics, the best network, and the state to resume from.
 """
 
 from __future__ import annotations
@@ -16,31 +17,31 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from openmm_cgkd.exceptions import CompatibilityError
+from openmm_cgkd.potential.checkpoint import save_checkpoint
 from openmm_cgkd.utils.files import replacing, write_text
 from openmm_cgkd.utils.progress import Report
 
-from .checkpoint import save_checkpoint
 from .lightning_module import NetworkFit
+from .task import BEST, LAST, METRICS, TENSORBOARD
 
 if TYPE_CHECKING:
-    from .fit import TrainingTask
+    from .task import TrainingTask
 
 logger = logging.getLogger(__name__)
 
-BEST, LAST, METRICS, TENSORBOARD = "best.pt", "last.ckpt", "metrics.csv", "tensorboard"
-
 
 class EpochWriter(Callback):
-    """Write files and report progress; of several processes only the first one does, the others
-    take part.
+    """Write files and report progress.
+
+    Of several processes only the first one does; the others take part.
 
     Parameters
     ----------
-    task : Task
+    task : TrainingTask
     scale : float
         Factor of the network's output, kJ/mol.
     report : callable
-        Gets the epochs done and a figure of merit.
+        Gets the share of the epochs that is done and a figure of merit.
     """
 
     def __init__(self, task: TrainingTask, scale: float, report: Report) -> None:

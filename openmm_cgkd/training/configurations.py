@@ -1,5 +1,6 @@
-"""Labels of configurations that the all-atom run did not visit: snapshots of other trajectories,
-and displaced beads.
+"""Labels of configurations that the all-atom run did not visit.
+
+They are snapshots of other trajectories, and training frames with displaced beads.
 
 The teachers' disagreement says how far a configuration is from what they know. The largest force
 spread over the beads of a configuration is compared with the 99th percentile of the same quantity
@@ -10,21 +11,22 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import h5py
 import mdtraj
 import numpy as np
 
-from openmm_cgkd.config.run import RunConfig
+from openmm_cgkd.config.run import SplitConfig
+from openmm_cgkd.config.section import fingerprint
 from openmm_cgkd.exceptions import BoxError, FramesError, TrainingError
 from openmm_cgkd.frames.frames import Frames
+from openmm_cgkd.frames.split import apply_split
 from openmm_cgkd.potential.pairs import check_cutoff
-from openmm_cgkd.run_folder import RunFolder, StageRecord
-from openmm_cgkd.utils.files import file_hash, replacing
+from openmm_cgkd.utils.files import replacing
 
-from .ensemble import Ensemble, Parts, write_parts
-from .graphs import split_run
+from .ensemble import Ensemble
+from .label_parts import Parts, write_parts
+from .labeling import label_inputs
 from .labels import open_labels
 
 logger = logging.getLogger(__name__)
@@ -33,110 +35,84 @@ logger = logging.getLogger(__name__)
 _PERCENTILE = 99
 
 
-def label_extra(run: RunConfig, frames: Frames, ensemble: Ensemble) -> None:
-    """Label the configurations named in ``student.extra``, if there are any.
-
-    Raises
-    ------
-    FramesError, BoxError, TrainingError
-        As `label_frames`.
-    """
-    folder, extra = RunFolder(run), run.student.extra
-    if not (extra.trajectories or extra.perturbed):
-        return
-    paths = [run.path(path) for path in extra.trajectories]
-    for path in paths:
-        if not path.exists():
-            raise FramesError(
-                f"student.extra.trajectories: {path}: no such file; name a DCD or XTC trajectory of"
-                " beads."
-            )
-    inputs = {"extra": extra, "trajectories": [file_hash(path) for path in paths], "seed": run.seed}
-
-    def configurations() -> Frames:
-        found = [snapshots(path, frames, extra.snapshots) for path in paths]
-        if extra.perturbed:
-            found.append(
-                perturbed(
-                    frames[split_run(run, frames).training],
-                    extra.perturbed,
-                    extra.displacement,
-                    run.seed,
-                )
-            )
-        return join(found)
-
-    label_beyond(run, frames, ensemble, "label-extra", inputs, configurations, folder.extra_labels)
-
-
-def label_beyond(
-    run: RunConfig,
+def label_configurations(
+    configurations: Frames,
     frames: Frames,
     ensemble: Ensemble,
-    name: str,
-    inputs: dict[str, Any],
-    configurations: Any,
+    labels: Path,
     path: Path,
-) -> None:
-    """Label configurations and keep those within bounds.
+    split: SplitConfig | None = None,
+    *,
+    max_spread: float = 2.0,
+    name: str = "configurations",
+) -> Path:
+    """Label configurations beyond the all-atom frames and keep those on which the teachers agree.
 
     Parameters
     ----------
+    configurations : Frames
+        Of the same beads as the frames, see `snapshots` and `perturbed`.
     frames : Frames
-        All-atom frames, whose labels exist.
-    name : str
-        Of the stage.
-    inputs : dict
-        What the configurations depend on.
-    configurations : callable
-        Returns them as `Frames`.
+        All-atom frames that the teachers were trained on.
+    ensemble : Ensemble
+    labels : path
+        Labels of `frames`, by the same teachers.
     path : path
-        HDF5 file: labels, with positions and boxes.
+        HDF5 file: labels, with positions and boxes; complete or absent afterwards.
+    split : SplitConfig, optional
+        As for the labels.
+    max_spread : float
+        Bound on the largest force spread in a configuration, as a multiple of that in training
+        frames.
+    name : str
+        For progress and messages.
+
+    Raises
+    ------
+    BoxError
+        If the cutoff exceeds half the smallest box height.
+    TrainingError
+        If no configuration is within the bound.
+    FramesError
+        If the labels are missing or of other frames.
     """
-    folder, bound = RunFolder(run), run.student.max_spread
-    shared = {
-        "frames": frames.identity,
-        "teachers": ensemble.hashes,
-        "prior": ensemble.prior_hash,
-        "split": run.split,
-    }
-    stage = StageRecord(folder, name, {**shared, **inputs, "max_spread": bound}, [path])
-    if stage.finished:
-        return
-    offered = configurations()
-    check_cutoff(offered.box, ensemble.cutoff)
-    parts = Parts(path.with_suffix(".parts"), stage.fingerprint)
-    parts.compute(ensemble, offered, name, refuse=False)
-    with open_labels(folder.labels, frames) as labels:
-        spreads, offsets = labels["force_spread"][:], labels.attrs["energy_offsets"]
-    limit = bound * float(
-        np.percentile(spreads[split_run(run, frames).training].max(axis=1), _PERCENTILE)
-    )
+    settings = split or SplitConfig()
+    check_cutoff(configurations.box, ensemble.cutoff)
+    shared = label_inputs(frames, ensemble, settings)
+    identity = fingerprint({**shared, "configurations": configurations.identity})
+    parts = Parts(path.with_suffix(".parts"), identity)
+    parts.compute(ensemble, configurations, name, refuse=False)
+    with open_labels(labels, frames) as file:
+        spreads, offsets = file["force_spread"][:], file.attrs["energy_offsets"]
+    training = apply_split(frames, settings).training
+    limit = max_spread * float(np.percentile(spreads[training].max(axis=1), _PERCENTILE))
     largest = np.concatenate([part["force_spread"].max(axis=1) for _, part in parts])
     kept = largest <= limit  # a value that is not finite is not
     logger.info(
         "%s: %d of %d configurations have spreads within %.4g kJ/mol/nm and are kept",
-        name,
-        kept.sum(),
-        len(kept),
-        limit,
-    )
+        name, kept.sum(), len(kept), limit,
+    )  # fmt: skip
     if not kept.any():
         raise TrainingError(
             f"{name}: none of {len(kept)} configurations has a force spread within"
-            f" student.max_spread = {bound:g} times that of the training frames ({limit:.4g}"
+            f" student.max_spread = {max_spread:g} times that of the training frames ({limit:.4g}"
             f" kJ/mol/nm), the smallest has {np.nanmin(largest):.4g}; train better teachers or"
             " raise it."
         )
     with replacing(path) as fresh, h5py.File(fresh, "w") as file:
-        write_parts(file, parts, offsets, offered, kept)
-        file["positions"], file["box"] = offered.positions[kept].astype("f4"), offered.box[kept]
+        write_parts(file, parts, offsets, configurations, kept)
+        file["positions"] = configurations.positions[kept].astype("f4")
+        file["box"] = configurations.box[kept]
         file.attrs.update(
-            {"frames": frames.identity, "teachers": ensemble.hashes, "prior": ensemble.prior_hash}
+            {
+                "frames": frames.identity,
+                "teachers": ensemble.hashes,
+                "prior": ensemble.prior.identity,
+            }
         )
         file.attrs.update({"offered": len(kept), "kept": int(kept.sum()), "spread_limit": limit})
-    stage.finish()
     parts.clear()
+    return path
 
 
 def without_forces(positions: np.ndarray, box: np.ndarray, frames: Frames) -> Frames:
@@ -203,8 +179,9 @@ def snapshots(path: Path, frames: Frames, at_most: int) -> Frames:
 
 
 def perturbed(training: Frames, number: int, displacement: float, seed: int) -> Frames:
-    """Evenly spaced training frames with every bead displaced by a normal deviate of
-    `displacement` nm along each axis.
+    """Evenly spaced training frames whose beads are displaced at random.
+
+    Every bead moves by a normal deviate of `displacement` nm along each axis.
     """
     # repeats where more are wanted than there are
     chosen = np.linspace(0, len(training) - 1, number).round().astype(int)

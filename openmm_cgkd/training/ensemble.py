@@ -1,68 +1,88 @@
-"""The teachers as one: mean and spread of their forces and energies, part by part, so that memory
-does not grow with the frames.
+"""The ensemble of force-matching teachers: training it, and reading it back.
 
-Forces fix the energies only up to a constant per bead type, so every teacher's per-bead energies
-are centred by bead type over the training frames before they are averaged. That constant is known
-only after all frames; until then the energies of the single teachers wait on disk, beside the
-finished means of the forces.
+Members differ by seed and by resampled training blocks, and train side by side; see
+`execution.tasks` for what that asks of a script.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
+from torch import nn
 
-from openmm_cgkd.config.run import RunConfig
-from openmm_cgkd.exceptions import FramesError, TrainingError
+from openmm_cgkd.config.execution import ExecutionConfig
+from openmm_cgkd.config.run import LossWeights, ModelConfig, PriorConfig, SplitConfig, TeachersConfig
+from openmm_cgkd.config.section import fingerprint
+from openmm_cgkd.exceptions import FramesError
+from openmm_cgkd.execution.processes import cores
+from openmm_cgkd.execution.tasks import map_tasks
 from openmm_cgkd.frames.frames import Frames
-from openmm_cgkd.potential.network import TensorNetEnergies
-from openmm_cgkd.potential.prior import PriorParameters
-from openmm_cgkd.run_folder import RunFolder
-from openmm_cgkd.utils.files import file_hash, replacing, write_text
-from openmm_cgkd.utils.progress import progress
+from openmm_cgkd.frames.split import apply_split
+from openmm_cgkd.potential.checkpoint import load_checkpoint
+from openmm_cgkd.potential.custom_network import CustomNetwork, NetworkSettings, describe_network
+from openmm_cgkd.potential.pairs import check_cutoff
+from openmm_cgkd.potential.prior import PriorParameters, fit_prior
+from openmm_cgkd.utils.files import file_hash
+from openmm_cgkd.utils.progress import Report, log_to, progress
 
-from .callbacks import BEST
-from .checkpoint import load_checkpoint
-from .graphs import FrameGraphs, load_prior
-from .labels import LABELS, UNITS
-from .predict import device, predict
+from .batches import resample_blocks
+from .fit import fit, is_finished
+from .graphs import FrameGraphs
+from .mean_force_test import load_mean_force_test
+from .predict import predict
+from .targets import mapped_targets, target_variances
+from .task import BEST, FORCES_ONLY, TrainingTask
 
 logger = logging.getLogger(__name__)
-
-_BEADS = 50_000  # in one part
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Teachers and what they share.
+    """Trained teachers and the prior that they share.
 
     Attributes
     ----------
-    networks : list of TensorNetEnergies
-    cutoff : float, nm
+    checkpoints : list of path
+    networks : list of module
     prior : PriorParameters
     hashes : list of str
         SHA-256 of the teachers' checkpoints.
-    prior_hash : str
-        SHA-256 of the prior's file.
     """
 
-    networks: list[TensorNetEnergies]
-    cutoff: float
+    checkpoints: list[Path]
+    networks: list[nn.Module]
     prior: PriorParameters
     hashes: list[str]
-    prior_hash: str
+
+    @property
+    def cutoff(self) -> float:
+        """Largest cutoff of the teachers, nm."""
+        return max(float(network.cutoff) for network in self.networks)  # type: ignore[arg-type]
 
 
-def load_ensemble(run: RunConfig, frames: Frames) -> Ensemble:
-    """Read the teachers of a run.
+def load_ensemble(
+    checkpoints: Sequence[Path | str],
+    prior: PriorParameters,
+    frames: Frames,
+    custom: CustomNetwork | None = None,
+) -> Ensemble:
+    """Read trained teachers.
+
+    Parameters
+    ----------
+    checkpoints : sequence of path
+        One ``best.pt`` per teacher.
+    prior : PriorParameters
+        The one they were trained with.
+    frames : Frames
+        The ones they were trained on.
+    custom : CustomNetwork, optional
+        As in `load_checkpoint`.
 
     Raises
     ------
@@ -70,170 +90,272 @@ def load_ensemble(run: RunConfig, frames: Frames) -> Ensemble:
         If a checkpoint is missing or damaged.
     FramesError
         If a teacher was trained on other frames.
-    TrainingError
-        If the prior is missing.
     """
-    folder = RunFolder(run)
-    networks, hashes = [], []
-    for k in range(run.teachers.count):
-        path = folder.teacher(k) / BEST
-        network, content = load_checkpoint(path)
-        if content["frames"] != frames.identity:
+    paths = [Path(path) for path in checkpoints]
+    networks, identity = [], frames.identity
+    for path in paths:
+        network, content = load_checkpoint(path, custom)
+        if content["frames"] != identity:
             raise FramesError(
                 f"{path}: this teacher was trained on other frames; run 'cgkd teach' again or"
                 " restore max_frames and frames."
             )
         networks.append(network)
-        hashes.append(file_hash(path))
-    return Ensemble(
-        networks,
-        max(network.cutoff for network in networks),
-        load_prior(folder.prior),
-        hashes,
-        file_hash(folder.prior),
-    )
-
-
-def mean_and_spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over the teachers, the first axis, and unbiased standard deviation; a single teacher
-    has no spread.
-    """
-    values = values.astype(float)
-    return values.mean(axis=0), values.std(axis=0, ddof=1 if len(values) > 1 else 0)
-
-
-class Parts:
-    """Predictions of the ensemble for many configurations, on disk in parts; finished parts survive
-    an interruption.
-
-    Parameters
-    ----------
-    folder : path
-        Holds one file per part until `clear`.
-    fingerprint : str
-        Identity of ensemble and configurations; parts of others are discarded.
-    """
-
-    def __init__(self, folder: Path, fingerprint: str) -> None:
-        self.folder = folder
-        stamp = folder / "inputs"
-        if not stamp.exists() or stamp.read_text() != fingerprint:
-            self.clear()
-            write_text(stamp, fingerprint)
-
-    def clear(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def compute(self, ensemble: Ensemble, frames: Frames, title: str, refuse: bool) -> None:
-        """Predict what is missing.
-
-        Parameters
-        ----------
-        refuse : bool
-            Whether a value that is not finite is an error.
-        """
-        size, n_teachers = max(1, _BEADS // frames.beads.n_beads), len(ensemble.networks)
-        networks = [network.to(device()) for network in ensemble.networks]
-        with progress(title, len(frames) * n_teachers) as meter:
-            for first in range(0, len(frames), size):
-                part = frames[first : first + size]
-                if not self._path(first).exists():
-                    graphs = FrameGraphs(part, ensemble.cutoff, ensemble.prior)
-                    forces, energies = zip(
-                        *(predict(network, graphs, range(len(part))) for network in networks),
-                        strict=True,
-                    )
-                    self._write(first, np.stack(forces), np.stack(energies), refuse)
-                meter.update((first + len(part)) * n_teachers)
-
-    def _write(self, first: int, forces: np.ndarray, energies: np.ndarray, refuse: bool) -> None:
-        for name, values in (("forces", forces), ("energies", energies)):
-            bad = ~np.isfinite(values).reshape(*values.shape[:2], -1).all(axis=2)
-            if refuse and bad.any():
-                k, frame = np.argwhere(bad)[0]
-                raise TrainingError(
-                    f"The {name} of teacher {k} at frame {first + frame} are not finite; train that"
-                    " teacher again."
-                )
-        mean, deviation = mean_and_spread(forces)
-        spread = np.sqrt((deviation**2).mean(axis=-1))
-        with replacing(self._path(first)) as fresh, open(fresh, "wb") as file:
-            arrays = {
-                "forces": mean,
-                "force_spread": spread,
-                "single_forces": forces[0],
-                "energies": energies,
-            }
-            np.savez(file, **{name: values.astype("f4") for name, values in arrays.items()})
-
-    def _path(self, first: int) -> Path:
-        return self.folder / f"{first:09d}.npz"
-
-    def __iter__(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Index of the first configuration of a part, and its arrays; ``energies`` are
-        (n_teachers, n, n_beads), not centred.
-        """
-        for path in sorted(self.folder.glob("*.npz")):
-            with np.load(path, allow_pickle=False) as arrays:
-                yield int(path.stem), dict(arrays)
-
-
-def energy_offsets(parts: Parts, types: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """Mean energy of every bead type over the training frames, shape (n_teachers, n_types),
-    kJ/mol, for every teacher.
-    """
-    one_hot = np.eye(types.max() + 1)[types]  # (n_beads, n_types)
-    total: np.ndarray | float = 0.0
-    for first, part in parts:
-        chosen = (
-            training[(training >= first) & (training < first + part["energies"].shape[1])] - first
-        )
-        total = total + part["energies"][:, chosen].sum(axis=1, dtype=float) @ one_hot
-    return total / (len(training) * one_hot.sum(axis=0).clip(min=1))
-
-
-def write_parts(
-    file: h5py.File, parts: Parts, offsets: np.ndarray, frames: Frames, kept: np.ndarray
-) -> None:
-    """Write labels of the kept configurations to an HDF5 file, part by part.
-
-    Parameters
-    ----------
-    offsets : ndarray, shape (n_teachers, n_types), kJ/mol
-        Energies to subtract.
-    kept : ndarray of bool, shape (n_frames,)
-    """
-    n, n_beads, types = int(kept.sum()), frames.beads.n_beads, frames.beads.types
-    for name, unit in UNITS.items():
-        shape = (n_beads, 3) if name.endswith("forces") else (n_beads,)
-        file.create_dataset(
-            name, (n, *shape), "f4", chunks=(1, *shape), compression="gzip", shuffle=True
-        )
-        file[name].attrs["unit"] = unit
-    written = 0
-    for first, part in parts:
-        chosen = kept[first : first + len(part["forces"])]
-        centered = part["energies"].astype(float) - offsets[:, None, types]
-        energies, energy_spread = mean_and_spread(centered)
-        arrays = {
-            **part,
-            "energies": energies,
-            "energy_spread": energy_spread,
-            "single_energies": centered[0],
-        }
-        place = slice(written, written + int(chosen.sum()))
-        for name in UNITS:
-            file[name][place] = arrays[name][chosen]
-        written = place.stop
-    file.attrs.update({**LABELS.attributes, "type_names": list(frames.beads.type_names)})
-    file.attrs.update({"energy_offsets": offsets, "prior included": "no"})
+    return Ensemble(paths, networks, prior, [file_hash(path) for path in paths])
 
 
 def ensemble_forces(ensemble: Ensemble, graphs: FrameGraphs) -> np.ndarray:
-    """Forces of every teacher, shape (n_teachers, n_frames, n_beads, 3), kJ/mol/nm, of a few
-    configurations.
+    """Forces of every teacher at a few configurations.
+
+    Shape (n_teachers, n_frames, n_beads, 3), kJ/mol/nm.
     """
     with torch.no_grad():
         return np.stack(
             [predict(network, graphs, range(len(graphs)))[0] for network in ensemble.networks]
+        )
+
+
+@dataclass(frozen=True)
+class EnsembleTask:
+    """What every member of an ensemble shares; can be sent to another process.
+
+    Attributes
+    ----------
+    folder : path
+        Holds one folder per member.
+    reader : callable
+        Returns the frames.
+    prior, model, teachers, split, seed, mean_forces, tensorboard
+        As in `train_ensemble`.
+    """
+
+    folder: Path
+    reader: Callable[[], Frames]
+    prior: PriorParameters
+    model: NetworkSettings
+    teachers: TeachersConfig
+    split: SplitConfig
+    seed: int
+    mean_forces: Path | None
+    tensorboard: bool
+
+    def member_folder(self, k: int) -> Path:
+        """Folder of member `k`."""
+        return self.folder / f"{k:02d}"
+
+    def fingerprint(self, k: int, frames_identity: str) -> str:
+        """Identity of everything that the result of member `k` depends on."""
+        return fingerprint(
+            {
+                "frames": frames_identity,
+                "seed": self.seed,
+                "split": self.split,
+                "model": describe_network(self.model),
+                "prior": self.prior.as_dict(),
+                "blocks": self.teachers.blocks,
+                "training": self.teachers.training,
+                "member": k,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Frames as their own reader; a process that gets it gets a copy of the frames."""
+
+    frames: Frames
+
+    def __call__(self) -> Frames:
+        return self.frames
+
+
+def train_ensemble(
+    frames: Frames,
+    folder: Path | str,
+    prior: PriorParameters | PriorConfig | None = None,
+    model: NetworkSettings | None = None,
+    teachers: TeachersConfig | None = None,
+    split: SplitConfig | None = None,
+    *,
+    seed: int = 1,
+    mean_forces: Path | str | None = None,
+    workers: int | None = None,
+    execution: ExecutionConfig | None = None,
+    reader: Callable[[], Frames] | None = None,
+    tasks: Path | str | None = None,
+    tensorboard: bool = False,
+) -> Ensemble:
+    """Train the teachers; finished members are kept, half-finished ones resumed.
+
+    Parameters
+    ----------
+    frames : Frames
+        Mapped all-atom frames.
+    folder : path
+        Gets one folder per member: ``00/best.pt``, ``00/metrics.csv`` and so on.
+    prior : PriorParameters or PriorConfig, optional
+        Fitted to the training frames by `fit_prior` if it is absent or only its settings are given.
+    model : ModelConfig or CustomNetwork, optional
+    teachers : TeachersConfig, optional
+        Number of members, resampling, optimisation.
+    split : SplitConfig, optional
+    seed : int
+        Of the first member; those of the others count on.
+    mean_forces : path, optional
+        Mean-force frames, to report errors that are free of noise.
+    workers : int, optional
+        Members that train side by side; one per core, or one on a GPU, if absent.
+    execution : ExecutionConfig, optional
+    reader : callable, optional
+        How a process gets the frames, such as ``functools.partial(read_frames, path)``; a copy of
+        `frames` is sent to each if absent.
+    tasks : path, optional
+        For tracebacks and logs of the processes, ``folder / "tasks"`` if absent.
+    tensorboard : bool
+        Also write the metrics for TensorBoard.
+
+    Raises
+    ------
+    ExecutionError
+        If a member fails again and again; the others are finished first and kept.
+    TrainingError
+        If there are fewer training frames than blocks.
+    BoxError
+        If the cutoff exceeds half the smallest box height.
+    FramesError
+        If the frames are too few to split, or the mean forces do not fit them.
+    """
+    folder, model = Path(folder), model or ModelConfig()
+    teachers, split = teachers or TeachersConfig(), split or SplitConfig()
+    check_cutoff(frames.box, model.cutoff)
+    parts = apply_split(frames, split)
+    # refuses too few frames before any work
+    resample_blocks(parts.training, teachers.blocks, seed)
+    if not isinstance(prior, PriorParameters):
+        prior = fit_prior(frames[parts.training], prior)
+    logger.info(
+        "teachers: %d members, %d training, %d validation and %d test frames of %d beads",
+        teachers.count, len(parts.training), len(parts.validation), len(parts.test),
+        frames.beads.n_beads,
+    )  # fmt: skip
+    mean_forces = None if mean_forces is None else Path(mean_forces)
+    load_mean_force_test(mean_forces, frames, model.cutoff, prior)  # logs the noise floor
+    task = EnsembleTask(
+        folder, reader or InMemory(frames), prior, model, teachers, split, seed, mean_forces,
+        tensorboard,
+    )  # fmt: skip
+    _train_members(
+        task,
+        frames.identity,
+        workers,
+        execution or ExecutionConfig(),
+        folder / "tasks" if tasks is None else Path(tasks),
+    )
+    return load_ensemble(
+        [task.member_folder(k) / BEST for k in range(teachers.count)],
+        prior,
+        frames,
+        model if isinstance(model, CustomNetwork) else None,
+    )
+
+
+def train_member(task: EnsembleTask, k: int, report: Report) -> Path:
+    """Train member `k` of an ensemble in this process; `report` as in `fit`."""
+    frames = task.reader()
+    parts = apply_split(frames, task.split)
+    graphs = FrameGraphs(frames, task.model.cutoff, task.prior)
+    targets = mapped_targets(graphs)
+    seed = task.seed + k
+    training = TrainingTask(
+        folder=task.member_folder(k),
+        graphs=graphs,
+        targets=targets,
+        training=resample_blocks(parts.training, task.teachers.blocks, seed),
+        validation=parts.validation,
+        variances=target_variances(targets, parts.training),
+        model=task.model,
+        weights=FORCES_ONLY,
+        settings=task.teachers.training,
+        seed=seed,
+        fingerprint=task.fingerprint(k, frames.identity),
+        identity=frames.identity,
+        metadata={
+            "role": "teacher",
+            "member": k,
+            "targets": "noisy",
+            "blocks": task.teachers.blocks,
+        },
+        mean_forces=load_mean_force_test(task.mean_forces, frames, task.model.cutoff, task.prior),
+        tensorboard=task.tensorboard,
+    )
+    return fit(training, report)
+
+
+def _train_and_log(task: EnsembleTask, k: int, threads: int, report: Report) -> None:
+    """`train_member` in a process of its own, whose log goes to the member's folder."""
+    torch.set_num_threads(threads)
+    with log_to(task.member_folder(k) / "train.log"):
+        train_member(task, k, report)
+
+
+def members_at_once(
+    teachers: TeachersConfig, execution: ExecutionConfig, workers: int | None = None
+) -> int | None:
+    """Members that train side by side on this machine; None leaves it to Parsl."""
+    if workers or execution.backend == "parsl":
+        return workers
+    # one network at a time fills a GPU's queue; CPU members are independent jobs
+    return 1 if torch.cuda.is_available() else max(1, cores() // teachers.training.devices)
+
+
+def threads_per_member(
+    teachers: TeachersConfig, execution: ExecutionConfig, workers: int | None = None
+) -> int:
+    """Threads of each member.
+
+    Independent of which members are finished, because rounding depends on threads.
+    """
+    at_once = (
+        len(execution.accelerators) or members_at_once(teachers, execution, workers) or cores()
+    )
+    return max(1, cores() // min(at_once, teachers.count))
+
+
+def _train_members(
+    task: EnsembleTask,
+    frames_identity: str,
+    workers: int | None,
+    execution: ExecutionConfig,
+    folder: Path,
+) -> None:
+    """Train every member that is not finished; one that fails is tried again, the others go on."""
+    count, epochs = task.teachers.count, float(task.teachers.training.epochs)
+    names = [f"teacher-{k:02d}" for k in range(count)]
+    done = {
+        name: epochs
+        if is_finished(task.member_folder(k), task.fingerprint(k, frames_identity))
+        else 0.0
+        for k, name in enumerate(names)
+    }
+    threads = threads_per_member(task.teachers, execution, workers)
+    missing = {
+        name: (task, k, threads) for k, name in enumerate(names) if done[name] == 0
+    }
+    with progress("teachers", count * epochs, sum(done.values())) as meter:
+
+        def report(name: str, share: float, note: str) -> None:
+            done[name] = share * epochs
+            meter.update(sum(done.values()), note)
+
+        def finished(name: str, _: None) -> None:
+            report(name, 1.0, "")
+
+        map_tasks(
+            _train_and_log,
+            missing,
+            execution,
+            folder,
+            members_at_once(task.teachers, execution, workers),
+            finished,
+            report,
         )

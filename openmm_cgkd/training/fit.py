@@ -1,5 +1,6 @@
-"""Train one network with Lightning, in this process or shared by several; the result does not
-depend on interruptions.
+"""Train one network with Lightning, in this process or shared by several.
+
+The result does not depend on interruptions.
 """
 
 from __future__ import annotations
@@ -12,78 +13,29 @@ import shutil
 import signal
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
-from openmm_cgkd.config.run import LossWeights, ModelConfig, TrainingConfig
+from openmm_cgkd.config.run import TrainingConfig
 from openmm_cgkd.exceptions import ConfigError, TrainingError
 from openmm_cgkd.execution.processes import free_port, run_together
-from openmm_cgkd.potential.network import build_tensornet
+from openmm_cgkd.potential.custom_network import build_network
 from openmm_cgkd.utils.progress import Report, log_to
 
 from .batches import JointBatches
-from .callbacks import BEST, LAST, METRICS, TENSORBOARD, EpochWriter
-from .graphs import FrameGraphs, GraphDataset, Targets, Variances, thermal_energy
+from .callbacks import EpochWriter
+from .dataset import GraphDataset
+from .graphs import thermal_energy
 from .lightning_module import NetworkFit
-from .mean_force_test import MeanForceTest
+from .task import BEST, LAST, METRICS, TENSORBOARD, TrainingTask
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainingTask:
-    """One optimisation.
-
-    Attributes
-    ----------
-    folder : path
-        Receives ``best.pt``, ``last.ckpt`` and ``metrics.csv``.
-    graphs : FrameGraphs
-    targets : Targets
-    training, validation : ndarray of int
-        Frame indices; those of `training` may repeat.
-    variances : Variances
-        Scales of the loss terms.
-    model : ModelConfig
-    weights : LossWeights
-    settings : TrainingConfig
-    seed : int
-        Decides initial weights and the order of the frames.
-    fingerprint : str
-        Identity of the inputs; partial work of other inputs is discarded.
-    identity : str
-        `Frames.identity` of the all-atom frames, for the checkpoint.
-    metadata : dict
-        JSON-ready; goes into the checkpoint.
-    mean_forces : MeanForceTest, optional
-        A further measure, reported after every epoch.
-    tensorboard : bool
-        Also write the metrics for TensorBoard.
-    """
-
-    folder: Path
-    graphs: FrameGraphs
-    targets: Targets
-    training: np.ndarray
-    validation: np.ndarray
-    variances: Variances
-    model: ModelConfig
-    weights: LossWeights
-    settings: TrainingConfig
-    seed: int
-    fingerprint: str
-    identity: str
-    metadata: dict[str, Any]
-    mean_forces: MeanForceTest | None = None
-    tensorboard: bool = False
 
 
 def fit(task: TrainingTask, report: Report) -> Path:
@@ -91,7 +43,7 @@ def fit(task: TrainingTask, report: Report) -> Path:
 
     Parameters
     ----------
-    task : Task
+    task : TrainingTask
     report : callable
         Gets the share of the epochs that is done and a figure of merit as text, after every batch.
 
@@ -147,6 +99,12 @@ def fit(task: TrainingTask, report: Report) -> Path:
     return best
 
 
+def is_finished(folder: Path, fingerprint: str) -> bool:
+    """Whether a folder holds a finished optimisation of the same inputs."""
+    state = _partial_work(folder / LAST, fingerprint)
+    return state is not None and bool(state["finished"]) and (folder / BEST).exists()
+
+
 def _partial_work(last: Path, fingerprint: str) -> dict[str, Any] | None:
     """State of interrupted work, if there is any and it has the same inputs."""
     if not last.exists():
@@ -160,8 +118,9 @@ def _partial_work(last: Path, fingerprint: str) -> dict[str, Any] | None:
 
 
 def _optimize_share(task: TrainingTask, resume: bool, rank: int, port: int, report: Report) -> None:
-    """One of several processes that share every batch; Lightning learns from the environment
-    which one it is.
+    """One of several processes that share every batch.
+
+    Lightning learns from the environment which one it is.
     """
     os.environ.update(
         {
@@ -184,7 +143,7 @@ def _optimize(task: TrainingTask, resume: bool, report: Report, rank: int = 0) -
     scale = thermal_energy(frames)
     with torch.random.fork_rng():
         torch.manual_seed(task.seed)
-        network = build_tensornet(task.model, len(frames.beads.type_names), scale)
+        network = build_network(task.model, len(frames.beads.type_names), scale)
     arguments = (
         task.weights,
         task.variances,
@@ -194,7 +153,7 @@ def _optimize(task: TrainingTask, resume: bool, report: Report, rank: int = 0) -
         task.mean_forces,
     )
     module = NetworkFit(network.to(_dtype(settings)), *arguments)
-    # it counts before the keeper saves its count
+    # it counts before the `EpochWriter` saves its count
     stopping = EarlyStopping(
         "validation_loss",
         patience=settings.patience,
@@ -235,8 +194,9 @@ def _optimize(task: TrainingTask, resume: bool, report: Report, rank: int = 0) -
 
 
 def _loaders(task: TrainingTask, rank: int) -> tuple[DataLoader, DataLoader]:
-    """Batches of training, of which every process has its share, and of validation, which each
-    does in full.
+    """Batches of training and of validation.
+
+    Of the former every process has its share; the latter each does in full.
     """
     settings = task.settings
     training = GraphDataset(task.graphs, task.targets, task.training, _dtype(settings))

@@ -14,8 +14,6 @@ import numpy as np
 from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.frames.hdf5 import FileKind, open_file
-from openmm_cgkd.run_folder import RunFolder
-from openmm_cgkd.utils.files import file_hash
 
 LABELS = FileKind("openmm_cgkd labels", 1, "labels", "'cgkd label'")
 UNITS = {
@@ -88,24 +86,3 @@ def open_labels(path: Path, frames: Frames) -> Iterator[h5py.File]:
                 f"{path}: labels other frames than the ones given; run 'cgkd label' again."
             )
         yield file
-
-
-def refuse_stale(path: Path, attributes: dict[str, Any], folder: RunFolder) -> None:
-    """Refuse labels of teachers or of a prior that the run has replaced since; where teachers are
-    gone, labels stand alone.
-
-    Raises
-    ------
-    FramesError
-    """
-    checkpoints = [folder.teacher(k) / "best.pt" for k in range(folder.config.teachers.count)]
-    if all(checkpoint.exists() for checkpoint in checkpoints) and list(attributes["teachers"]) != [
-        file_hash(c) for c in checkpoints
-    ]:
-        raise FramesError(
-            f"{path}: made by other teachers than those of this run; run 'cgkd label' again."
-        )
-    if folder.prior.exists() and attributes.get("prior") != file_hash(folder.prior):
-        raise FramesError(
-            f"{path}: made with another pair prior than that of this run; run 'cgkd label' again."
-        )

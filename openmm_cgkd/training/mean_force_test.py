@@ -1,5 +1,6 @@
-"""The error of a network without the noise of its labels: against mean forces of restrained
-all-atom runs.
+"""The error of a network without the noise of its labels.
+
+The network is compared with mean forces of restrained all-atom runs.
 
 Mean forces have an error of their own. The expected square of an estimate is the square of the
 truth plus the squared standard error, so the latter is subtracted from every mean square here.
@@ -8,10 +9,10 @@ truth plus the squared standard error, so the latter is subtracted from every me
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 
-from openmm_cgkd.config.run import RunConfig
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.mean_forces.file import MeanForces, read_mean_forces
 from openmm_cgkd.mean_forces.noise import noise_floor
@@ -102,9 +103,9 @@ class MeanForceTest:
 
 
 def load_mean_force_test(
-    run: RunConfig, frames: Frames, cutoff: float, prior: PriorParameters
+    path: Path | str | None, frames: Frames, cutoff: float, prior: PriorParameters
 ) -> MeanForceTest | None:
-    """The mean-force frames of a run, if it names any; logs the noise floor they give.
+    """Read mean-force frames, if there are any, and log the noise floor they give.
 
     Raises
     ------
@@ -114,9 +115,9 @@ def load_mean_force_test(
     BoxError
         If the cutoff exceeds half the smallest box height.
     """
-    if run.mean_forces is None:
+    if path is None:
         return None
-    mean_forces = read_mean_forces(run.path(run.mean_forces))
+    mean_forces = read_mean_forces(path)
     for floor in noise_floor(frames, mean_forces):
         logger.info(
             "noise floor of %s beads: %.3f +- %.3f of label variance, "

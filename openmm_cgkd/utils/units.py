@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import pint
 from openmm import unit as omm_unit
 from pydantic import BeforeValidator, Field, PlainSerializer
+from scipy import constants
 
 GAS_CONSTANT: float = omm_unit.MOLAR_GAS_CONSTANT_R.value_in_unit(
     omm_unit.kilojoule_per_mole / omm_unit.kelvin
@@ -23,6 +24,13 @@ DENSITY_UNIT = 602.214076  # dalton/nm^3 in 1 g/cm^3
 BAR = 0.0602214076  # kJ/mol/nm^3 in 1 bar
 ENERGY_DENSITY_UNIT = 16.6053907  # bar in 1 kJ/mol/nm^3
 COULOMB_CONSTANT = 138.935458  # kJ nm / mol / e^2
+# units of other programs
+ANGSTROM = 0.1  # nm
+BOHR: float = constants.value("Bohr radius") * 1e9  # nm
+KILOCALORIE: float = constants.calorie  # kJ
+ELECTRON_VOLT: float = constants.e * constants.N_A / 1e3  # kJ/mol
+HARTREE: float = constants.value("Hartree energy") * constants.N_A / 1e3  # kJ/mol
+NEWTON: float = constants.N_A * 1e-12  # kJ/mol/nm
 
 
 @lru_cache(maxsize=1)

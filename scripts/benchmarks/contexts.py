@@ -17,7 +17,7 @@ from openmm_cgkd.config.run import ModelConfig
 from openmm_cgkd.config.system import SystemConfig, load_system
 from openmm_cgkd.frames.frames import Frames, read_frames
 from openmm_cgkd.mapping.beads import BeadTopology
-from openmm_cgkd.potential.export import export_potential, type_masses
+from openmm_cgkd.potential.export import type_masses, write_potential
 from openmm_cgkd.potential.metadata import PotentialMetadata
 from openmm_cgkd.potential.network import TensorNetEnergies, network_arguments
 from openmm_cgkd.potential.prior import PriorParameters
@@ -120,7 +120,7 @@ def _write_untrained(
         prior=vars(prior),
         network=config.model_dump(mode="json"),
     )  # fmt: skip
-    export_potential(path, TensorNetEnergies(network), prior, metadata, beads.types, positions, box)
+    write_potential(path, TensorNetEnergies(network), prior, metadata, beads.types, positions, box)
     return network
 
 
@@ -131,8 +131,9 @@ def _mixture(n: int) -> BeadTopology:
 
 
 def network_contexts(folder: Path) -> Contexts:
-    """300 beads with the same 64-channel network: torchmd-net's script, and this package's engines
-    fast and portable.
+    """300 beads with one 64-channel network: torchmd-net's script and two engines.
+
+    The engines of this package are "fast" and "portable".
     """
     beads, (positions, box) = _mixture(BEADS), lattice(BEADS, DENSITY)
     config, file = (
@@ -169,8 +170,9 @@ def size_contexts(folder: Path, numbers: list[int]) -> Contexts:
 
 
 def untrained_student(folder: Path) -> Path:
-    """A potential of the shipped fluid with random weights, as fast as a trained one of 24
-    channels and 1.0 nm.
+    """A potential of the shipped fluid with random weights.
+
+    It takes as much time as a trained one of 24 channels and 1.0 nm.
     """
     frames = read_frames(ETHALINE / "frames.h5")
     config = ModelConfig(channels=24, layers=1, cutoff="1.0 nanometer")
@@ -218,8 +220,9 @@ def _copied_beads(beads: BeadTopology, n: int) -> BeadTopology:
 def student_context(
     potential: Any, timestep: float, copies: tuple[int, int, int], platform: str = "Reference"
 ) -> tuple[openmm.Context, float]:
-    """The shipped box, copied, with a potential of its beads; on the platform of `cgkd
-    simulate` without a GPU, see `choose_platform`.
+    """The shipped box, copied, with a potential of its beads.
+
+    On the platform of `cgkd simulate` without a GPU, see `choose_platform`.
     """
     frames: Frames = read_frames(ETHALINE / "frames.h5")
     positions, box = replicated(
@@ -240,8 +243,9 @@ def fluid_contexts(student: Path, timestep: float, copies: tuple[int, int, int])
 
 
 def ensemble_contexts(student: Path, timestep: float) -> Contexts:
-    """The student, and eight networks of its size as one potential: their weights do not matter
-    for the time, so they are its own.
+    """The student, and eight networks of its size as one potential.
+
+    Weights do not matter for the time, so all eight have the student's.
     """
     ensemble = EnsemblePotential([student] * TEACHERS)
     return {

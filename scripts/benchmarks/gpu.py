@@ -68,8 +68,10 @@ def timed(evaluate: Callable[[], object], rounds: int, seconds: float) -> float:
 def evaluations(
     student: Path, copies: tuple[int, int, int], rounds: int, seconds: float
 ) -> dict[str, float]:
-    """Time of energy and forces, ms: as a CUDA graph with positions and forces on the
-    processor, the graph alone, one by one, plain.
+    """Time of energy and forces, ms, in four ways.
+
+    As a CUDA graph with positions and forces on the processor, the graph alone, kernels one by
+    one, plain PyTorch operations.
     """
     from openmm_cgkd.potential.gpu.cuda_graph import GraphedPotential
 

@@ -45,8 +45,7 @@ def measure(
 
 
 def overhead(context: Any, rounds: int, seconds: float) -> dict[str, float]:
-    """Median time of a step and of what it spends outside the evaluation of network and prior, ms,
-    and where that goes.
+    """Median time of a step, and of its parts outside the evaluation of network and prior, ms.
 
     The evaluation is the one compiled function; its calls are timed within the steps, and so are
     those for the neighbour list, reused and at times remade. A system of as many beads without
@@ -116,8 +115,9 @@ def peak() -> int:
 
 
 def rss_growth(context: Any, steps: int) -> dict[str, float]:
-    """Relative growth of the memory of this process over so many steps, after a tenth of them
-    to warm up; states are read now and then.
+    """Relative growth of the memory of this process over so many steps.
+
+    A tenth of the steps warm up before; states are read now and then.
     """
     integrator, found = context.getIntegrator(), []
     integrator.step(max(1, steps // 10))

@@ -35,8 +35,9 @@ _SPINS = "300000"  # what libgomp takes where nothing is set; the package would 
 
 
 class Effort(NamedTuple):
-    """How long to measure: rounds of so many seconds per context, numbers of beads, steps for the
-    growth of memory.
+    """How long to measure.
+
+    Rounds of so many seconds per context, numbers of beads, steps for the growth of memory.
     """
 
     rounds: int
@@ -60,8 +61,9 @@ def _network(arguments: argparse.Namespace, effort: Effort, folder: Path) -> Res
 
 
 def _fluid(arguments: argparse.Namespace, effort: Effort, folder: Path) -> Result:
-    """Everything about the student: against all-atom, against the ensemble, overhead, growth of
-    memory; and a small network by size.
+    """Everything about the student, and a small network by size.
+
+    The student is compared with all-atom and with the ensemble; overhead and growth of memory.
     """
     from .contexts import (
         CGPotential,

@@ -28,8 +28,9 @@ RATE, WARM_UP, CLIP, EPOCHS = 1e-3, 0.5, 1.0, 4
 
 
 class Rounds:
-    """Called after every batch; times rounds of so many steps, each as soon as `wait` returns.
-    The first round warms up.
+    """Called after every batch; times rounds of so many steps.
+
+    Each begins as soon as `wait` returns. The first round warms up.
     """
 
     def __init__(self, steps: int, wait: Callable[[], None], done: Callable[[float], None]) -> None:
@@ -58,8 +59,9 @@ def package_task(folder: Path, batches: int):
     from openmm_cgkd.frames.frames import read_frames
     from openmm_cgkd.potential.prior import fit_prior
     from openmm_cgkd.stages.teach import FORCES_ONLY
-    from openmm_cgkd.training.fit import TrainingTask
-    from openmm_cgkd.training.graphs import FrameGraphs, mapped_targets, target_variances
+    from openmm_cgkd.training.graphs import FrameGraphs
+    from openmm_cgkd.training.targets import mapped_targets, target_variances
+    from openmm_cgkd.training.task import TrainingTask
 
     frames = read_frames(FRAMES)
     prior = fit_prior(frames, PriorConfig())
@@ -175,8 +177,9 @@ def _record(module: type, losses: list[float]) -> None:
 
 
 def child(implementation: str, rounds: int, steps: int) -> None:
-    """Train, one round for every line of standard input; print its seconds per step, and at the
-    end losses and peak memory.
+    """Train, one round for every line of standard input.
+
+    Prints its seconds per step, and at the end losses and peak memory.
     """
     import torch
 
@@ -258,8 +261,9 @@ class TrainingProcess:
 def compare_steps(
     threads: int, rounds: int, steps: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Median seconds per step and peak memory (MB) of both; refuses to compare where
-    losses differ.
+    """Median seconds per step and peak memory (MB) of both implementations.
+
+    Refuses to compare where their losses differ.
     """
     processes = [TrainingProcess(name, threads, rounds, steps) for name in IMPLEMENTATIONS]
     times: dict[str, list[float]] = {name: [] for name in IMPLEMENTATIONS}
@@ -285,8 +289,9 @@ def compare_steps(
 def member(
     k: int, rounds: int, steps: int, meeting: Path, report: Callable
 ) -> dict[str, list[float]]:
-    """A task of `map_tasks`: train, in turn alone (the first member) and beside the other one;
-    seconds per step.
+    """A task of `map_tasks`: train, in turn alone (the first member) and beside the other one.
+
+    Returns seconds per step.
     """
     import torch
 
@@ -326,9 +331,7 @@ def member(
 
 
 def member_scaling(rounds: int, steps: int) -> tuple[float, float]:
-    """Median seconds per step of one member alone and of each of two side by side, one core
-    each.
-    """
+    """Median seconds per step of one member alone, and of each of two on one core each."""
     from openmm_cgkd.config.execution import ExecutionConfig
     from openmm_cgkd.execution.tasks import map_tasks
 

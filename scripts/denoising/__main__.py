@@ -72,22 +72,24 @@ def benchmark(given: argparse.Namespace) -> dict[str, Any]:
     from openmm_cgkd.mean_forces.file import read_mean_forces
     from openmm_cgkd.mean_forces.noise import noise_floor
 
-    from .cells import make_data, run_cells
-    from .plan import FULL, QUICK, fluid_cells, known_cells
+    from .plan import FULL, QUICK, fluid_training_sets, known_training_sets
     from .report import read_rows, summarize, text, write_files
+    from .training_sets import make_data, run_training_sets
 
     settings, folder = QUICK if given.quick else FULL, given.folder.resolve()
     refuse_other_settings(folder / "settings.json", asdict(settings))
     if given.meanforce is not None:
         # refuses what does not fit before any work
         noise_floor(read_frames(given.frames), read_mean_forces(given.meanforce))
-    cells = known_cells(folder, *make_data(folder / "data", settings), settings)
+    training_sets = known_training_sets(folder, *make_data(folder / "data", settings), settings)
     if given.meanforce is not None:
-        cells += fluid_cells(folder, given.frames.resolve(), given.meanforce.resolve(), settings)
-    run_cells(cells, folder)
-    rows = read_rows(cells)
-    summary = summarize(rows, settings, cells)
-    write_files(folder, rows, summary, cells, settings)
+        training_sets += fluid_training_sets(
+            folder, given.frames.resolve(), given.meanforce.resolve(), settings
+        )
+    run_training_sets(training_sets, folder)
+    rows = read_rows(training_sets)
+    summary = summarize(rows, settings, training_sets)
+    write_files(folder, rows, summary, training_sets, settings)
     print(text(summary))
     if given.meanforce is None:
         print(

@@ -57,8 +57,9 @@ class Explained:
 
 
 def forces_of(system: openmm.System, mean_forces: MeanForces) -> np.ndarray:
-    """Forces in all configurations, shape (n_frames, n_beads, 3), kJ/mol/nm; on the Reference
-    platform, in double precision.
+    """Forces in all configurations, shape (n_frames, n_beads, 3), kJ/mol/nm.
+
+    Evaluated on the Reference platform, in double precision.
     """
     context = openmm.Context(
         system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("Reference")
@@ -76,8 +77,9 @@ def forces_of(system: openmm.System, mean_forces: MeanForces) -> np.ndarray:
 
 
 def coulomb_forces(mean_forces: MeanForces) -> np.ndarray:
-    """Forces between charged beads by particle-mesh Ewald, shape (n_frames, n_beads, 3),
-    kJ/mol/nm.
+    """Forces between charged beads by particle-mesh Ewald.
+
+    Shape (n_frames, n_beads, 3), kJ/mol/nm.
     """
     system = openmm.System()
     system.setDefaultPeriodicBoxVectors(*mean_forces.box[0].astype(float))
@@ -93,8 +95,9 @@ def coulomb_forces(mean_forces: MeanForces) -> np.ndarray:
 
 
 def direct_coulomb(mean_forces: MeanForces, cutoff: float) -> np.ndarray:
-    """Coulomb forces between beads closer than the cutoff alone, shape (n_frames, n_beads, 3),
-    kJ/mol/nm.
+    """Coulomb forces between beads closer than the cutoff alone.
+
+    Shape (n_frames, n_beads, 3), kJ/mol/nm.
     """
     beads, found = mean_forces.beads, np.zeros(mean_forces.positions.shape)
     for k, (positions, box) in enumerate(zip(mean_forces.positions, mean_forces.box, strict=True)):
@@ -108,8 +111,7 @@ def direct_coulomb(mean_forces: MeanForces, cutoff: float) -> np.ndarray:
 
 
 def explained(missing: np.ndarray, standard_error: np.ndarray, candidate: np.ndarray) -> Explained:
-    """How much of the missing forces a candidate explains in configurations that it was not fitted
-    to.
+    """How much of the missing forces a candidate explains where it was not fitted.
 
     Parameters
     ----------

@@ -1,5 +1,7 @@
-"""What the denoising benchmark trains: cells of teachers, students and direct force matching on
-one set of noisy frames.
+"""What the denoising benchmark trains.
+
+A `TrainingSet` is everything that is trained on one set of noisy frames: teachers, students and
+direct force matching.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from openmm_cgkd.config.section import parse
 DIRECT, TEACHER, ENSEMBLE, STUDENT = "direct", "teacher", "ensemble", "student F+e"
 EXTRA = f"{STUDENT}, extra"
 LABELS = "labels"
+NOISE_FREE = "trained on true forces"
+WITH_SIZE = (DIRECT, TEACHER, ENSEMBLE, STUDENT)  # variants shown by number of frames
 KNOWN, FLUID = "known truth", "ethaline"
 _WEIGHTS = {
     DIRECT: {"force": 1, "energy": 0, "bead_energy": 0},
@@ -138,7 +142,7 @@ class TrainingSet:
         return {name: epochs * beads * self.frames for name, epochs in passes.items()}
 
 
-def plan_cell(
+def plan_training_set(
     folder: Path,
     files: tuple[Path, Path],
     data: str,
@@ -148,7 +152,7 @@ def plan_cell(
     variants: tuple[str, ...],
     settings: Settings,
 ) -> TrainingSet:
-    """One cell with the given variants; those that are students bring the ensemble with them.
+    """One training set with the given variants; students bring the ensemble with them.
 
     Parameters
     ----------
@@ -230,10 +234,10 @@ def _student(base: dict[str, Any], variant: str) -> dict[str, Any]:
     return student
 
 
-def known_cells(
+def known_training_sets(
     folder: Path, noisy: dict[tuple[float, int], Path], truth: Path, settings: Settings
 ) -> list[TrainingSet]:
-    """All cells of the known truth.
+    """All training sets of the known truth.
 
     Parameters
     ----------
@@ -242,33 +246,38 @@ def known_cells(
     truth : Path
         True forces of held-out frames, as mean forces.
     """
-    cells = []
+    training_sets = []
     for (level, seed), file in noisy.items():
         files = (file, truth)
         variants = ALL if level else (DIRECT,)
-        cells.append(
-            plan_cell(folder, files, KNOWN, level, seed, settings.frames, variants, settings)
+        training_sets.append(
+            plan_training_set(
+                folder, files, KNOWN, level, seed, settings.frames, variants, settings
+            )
         )
         if level == settings.size_level:
             for size in settings.sizes:
                 if size != settings.frames:
-                    cells.append(
-                        plan_cell(
+                    training_sets.append(
+                        plan_training_set(
                             folder, files, KNOWN, level, seed, size, (DIRECT, STUDENT), settings
                         )
                     )
-    return cells
+    return training_sets
 
 
-def fluid_cells(
+def fluid_training_sets(
     folder: Path, frames: Path, mean_forces: Path, settings: Settings
 ) -> list[TrainingSet]:
-    """All cells of a fluid with measured mean forces: seeds change the initial networks, the
-    noise is what it is.
+    """All training sets of a fluid with measured mean forces.
+
+    Seeds change the initial networks; the noise of the frames stays.
     """
     files = (frames, mean_forces)
     variants = tuple(variant for variant in ALL if variant != EXTRA)
     return [
-        plan_cell(folder, files, FLUID, None, seed, settings.fluid_frames, variants, settings)
+        plan_training_set(
+            folder, files, FLUID, None, seed, settings.fluid_frames, variants, settings
+        )
         for seed in range(1, settings.seeds + 1)
     ]

@@ -1,29 +1,21 @@
-"""Results of the denoising benchmark: rows per training seed, means and standard deviations,
-tables and a picture.
-"""
+"""Results of the denoising benchmark: rows per training seed, statistics, tables."""
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from openmm_cgkd.analysis.comparison.tables import write_csv
-from openmm_cgkd.analysis.plotting import COLORS, REFERENCE, new_figure, put_caption, save
 from openmm_cgkd.mean_forces.file import read_mean_forces
-from openmm_cgkd.run_folder import RunFolder
-from openmm_cgkd.training.callbacks import METRICS
-from openmm_cgkd.training.graphs import load_frames, split_run
+from openmm_cgkd.stages.inputs import load_frames, split_run
 from openmm_cgkd.utils.files import write_text
 from scripts.claims import Value, mean_and_deviation, verdict
 
-from .cells import ERRORS
+from .pictures import draw
 from .plan import (
     DIRECT,
     ENSEMBLE,
@@ -31,21 +23,22 @@ from .plan import (
     FLUID,
     KNOWN,
     LABELS,
+    NOISE_FREE,
     ORDER,
     STUDENT,
     TEACHER,
+    WITH_SIZE,
     Settings,
     TrainingSet,
 )
+from .training_sets import ERRORS
 
 Row = dict[str, Any]
-_NOISE_FREE = "trained on true forces"
 _RATIOS = {
     "student_over_teacher": TEACHER,
     "student_over_ensemble": ENSEMBLE,
     "student_over_direct": DIRECT,
 }
-_WITH_SIZE = (DIRECT, TEACHER, ENSEMBLE, STUDENT)
 # each holds where the error of the first is below that of the second
 CLAIMS = {
     "teachers denoise": (TEACHER, LABELS),
@@ -59,17 +52,17 @@ CLAIMS = {
 }
 
 
-def read_rows(cells: Sequence[TrainingSet]) -> list[Row]:
-    """One row per finished cell and variant."""
+def read_rows(training_sets: Sequence[TrainingSet]) -> list[Row]:
+    """One row per finished training set and variant."""
     rows = []
-    for cell in cells:
-        errors = json.loads((cell.folder / ERRORS).read_text())["errors"]
+    for training_set in training_sets:
+        errors = json.loads((training_set.folder / ERRORS).read_text())["errors"]
         for variant in sorted(errors, key=ORDER.index):
             place = {
-                "data": cell.data,
-                "noise": cell.noise,
-                "frames": cell.frames,
-                "seed": cell.seed,
+                "data": training_set.data,
+                "noise": training_set.noise,
+                "frames": training_set.frames,
+                "seed": training_set.seed,
             }
             rows.append(place | {"variant": variant, **errors[variant]})
     return rows
@@ -108,7 +101,7 @@ def _claims(rows: Sequence[Row], **place: Any) -> dict[str, dict[str, Any]]:
 
 
 def summarize(
-    rows: Sequence[Row], settings: Settings, cells: Sequence[TrainingSet]
+    rows: Sequence[Row], settings: Settings, training_sets: Sequence[TrainingSet]
 ) -> dict[str, Any]:
     """All results as one JSON-ready object; docs/denoising.md defines its entries."""
     places = {
@@ -116,7 +109,9 @@ def summarize(
         for level in settings.levels
     }
     free = _values(rows, DIRECT, data=KNOWN, noise=0, frames=settings.frames)
-    truth = next(cell.mean_forces for cell in cells if cell.data == KNOWN)
+    truth = next(
+        training_set.mean_forces for training_set in training_sets if training_set.data == KNOWN
+    )
     summary: dict[str, Any] = {
         "reduced": settings != Settings(),
         "seeds": settings.seeds,
@@ -141,24 +136,24 @@ def summarize(
             variant: [
                 mean_and_deviation(_values(rows, variant, **place)) for place in sized.values()
             ]
-            for variant in _WITH_SIZE
+            for variant in WITH_SIZE
         },
     }
-    if fluid := [cell for cell in cells if cell.data == FLUID]:
+    if fluid := [training_set for training_set in training_sets if training_set.data == FLUID]:
         summary[FLUID] = _fluid(rows, fluid[0])
         summary["claims"][FLUID] = _claims(rows, data=FLUID)
     return summary
 
 
-def _fluid(rows: Sequence[Row], cell: TrainingSet) -> dict[str, Any]:
-    mean_forces, table = read_mean_forces(cell.mean_forces), _table(rows, data=FLUID)
+def _fluid(rows: Sequence[Row], training_set: TrainingSet) -> dict[str, Any]:
+    mean_forces, table = read_mean_forces(training_set.mean_forces), _table(rows, data=FLUID)
     for variant in set(table) & {row["variant"] for row in rows if "error" in row}:
         errors = [
             row["error"] for row in rows if row["data"] == FLUID and row["variant"] == variant
         ]
         table[variant]["standard_error"] = float(np.mean(errors))
     ratios = {name: _ratio(rows, STUDENT, other, data=FLUID) for name, other in _RATIOS.items()}
-    run = cell.variants[STUDENT]
+    run = training_set.variants[STUDENT]
     frames = load_frames(run)
     times = frames.time[split_run(run, frames).training]
     size = {
@@ -179,11 +174,12 @@ def write_files(
     folder: Path,
     rows: Sequence[Row],
     summary: dict[str, Any],
-    cells: Sequence[TrainingSet],
+    training_sets: Sequence[TrainingSet],
     settings: Settings,
 ) -> None:
-    """``results.csv`` with every seed, ``summary.csv`` with means and standard deviations,
-    ``results.md``, ``denoising.png``.
+    """Write ``results.csv``, ``summary.csv``, ``results.md`` and ``denoising.png``.
+
+    The first has every seed, the second means and standard deviations.
     """
     header = ["data", "noise", "frames", "seed", "variant", "rmse", "error"]
     write_csv(folder / "results.csv", header, ([row.get(key) for key in header] for row in rows))
@@ -195,7 +191,7 @@ def write_files(
             lines.append([data, noise, frames, variant, value["mean"], value["std"]])
     write_csv(folder / "summary.csv", ["data", "noise", "frames", "variant", "rmse", "std"], lines)
     write_text(folder / "results.md", markdown(summary))
-    draw(folder / "denoising", summary, cells, settings)
+    draw(folder / "denoising", summary, training_sets, settings)
 
 
 Table = list[list[str]]  # the first row and the first column are headings
@@ -212,7 +208,7 @@ def tables(summary: dict[str, Any]) -> list[Table]:
         *([name, *(_shown(table.get(name)) for table in errors.values())] for name in names),
     ]
     by_variant.append(
-        [_NOISE_FREE, *[_shown(summary["rmse_trained_on_true_forces"])] * len(summary["rmse_true"])]
+        [NOISE_FREE, *[_shown(summary["rmse_trained_on_true_forces"])] * len(summary["rmse_true"])]
     )
     by_variant.append(
         ["RMS of the force itself", *[f"{summary['rms_true']:.2f}"] * len(summary["rmse_true"])]
@@ -227,13 +223,16 @@ def tables(summary: dict[str, Any]) -> list[Table]:
             *(str(size) for size in efficiency["frames"]),
         ]
     ]
-    by_frames += [[name, *(_shown(value) for value in efficiency[name])] for name in _WITH_SIZE]
+    by_frames += [[name, *(_shown(value) for value in efficiency[name])] for name in WITH_SIZE]
     found = summary["claims"]
     claims = [["ratio of errors below 1?", *errors]]
     for claim in CLAIMS:
-        cells = [column.get(claim) for column in found.values()]
+        ratios = [column.get(claim) for column in found.values()]
         claims.append(
-            [claim, *(f"{_shown(cell)} {cell['holds']}" if cell else "-" for cell in cells)]
+            [
+                claim,
+                *(f"{_shown(ratio)} {ratio['holds']}" if ratio else "-" for ratio in ratios),
+            ]
         )
     return [by_variant, by_frames, claims]
 
@@ -270,129 +269,3 @@ def _shown(value: Value | None) -> str:
     if value is None:
         return "-"
     return f"{value['mean']:.2f}" + ("" if value["std"] is None else f" ± {value['std']:.2f}")
-
-
-# --- picture --------------------------------------------------------------------------------------
-
-
-def draw(
-    path: Path, summary: dict[str, Any], cells: Sequence[TrainingSet], settings: Settings
-) -> None:
-    """Errors by variant and noise, against frames, against epochs, and of the fluid if measured."""
-    fluid = summary.get(FLUID)
-    columns = 4 if fluid else 3
-    figure = new_figure(4.6 * columns, 6.2)
-    places = figure.subplots(1, columns)
-    scale = summary["rms_true"]
-    variants = [
-        variant
-        for variant in ORDER
-        if any(variant in table for table in summary["rmse_true"].values())
-    ]
-    for k, (level, table) in enumerate(summary["rmse_true"].items()):
-        _points(
-            places[0], [table[variant] for variant in variants], scale, COLORS[k], f"noise {level}x"
-        )
-    places[0].axhline(
-        summary["rmse_trained_on_true_forces"]["mean"] / scale,
-        color="0.5",
-        linestyle=":",
-        label=_NOISE_FREE,
-    )
-    places[0].set(title="known truth", ylabel="RMSE / RMS true force", yscale="log")
-    _name_variants(places[0], variants)
-    efficiency = summary["data_efficiency"]
-    for k, variant in enumerate(_WITH_SIZE):
-        means, deviations = (
-            np.array([value[key] or 0.0 for value in efficiency[variant]]) / scale
-            for key in ("mean", "std")
-        )
-        places[1].errorbar(
-            efficiency["frames"],
-            means,
-            deviations,
-            color=COLORS[k],
-            marker="o",
-            capsize=3,
-            label=variant,
-        )
-    places[1].set(
-        title=f"noise {efficiency['noise']:g}x", xlabel="frames", xscale="log", ylim=(0, None)
-    )
-    places[1].set_xticks(efficiency["frames"], [str(size) for size in efficiency["frames"]])
-    places[1].xaxis.set_minor_locator(NullLocator())
-    _epochs(places[2], cells, settings, scale)
-    if fluid:
-        of = fluid["rms_mean_force"]
-        variants = list(fluid["rmse"])
-        _points(places[3], list(fluid["rmse"].values()), of, REFERENCE, None)
-        places[3].set(
-            title=f"ethaline, {fluid['configurations']} configurations",
-            ylabel="RMSE / RMS mean force",
-            ylim=(0, None),
-        )
-        _name_variants(places[3], variants)
-    for place in places:
-        if place.get_yscale() == "log":
-            place.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            place.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-            place.yaxis.set_minor_locator(NullLocator())
-        place.spines[["top", "right"]].set_visible(False)
-        place.grid(color="0.93")
-        if place.get_legend_handles_labels()[0]:
-            place.legend(fontsize=9, frameon=False)
-    reduced = " (reduced)" if summary["reduced"] else ""
-    caption = (
-        f"Mean and standard deviation over {settings.seeds} seeds (data noise and initial networks;"
-        f" for ethaline networks alone), {settings.teachers} teachers, {settings.frames} frames."
-        " Errors on held-out configurations against the true or mean force. Third panel: the dot"
-        " is the epoch that validation, on noisy forces or teachers' labels, has chosen."
-    )
-    put_caption(figure, f"Does distillation denoise?{reduced}", caption)
-    save(figure, path)
-
-
-def _points(
-    place: Axes, values: Sequence[Value], scale: float, color: str, label: str | None
-) -> None:
-    means, deviations = (
-        np.array([value[key] or 0.0 for value in values]) / scale for key in ("mean", "std")
-    )
-    place.errorbar(
-        range(len(values)),
-        means,
-        deviations,
-        color=color,
-        marker="o",
-        linestyle="none",
-        capsize=3,
-        label=label,
-    )
-
-
-def _name_variants(place: Axes, variants: Sequence[str]) -> None:
-    place.set_xticks(range(len(variants)), variants, rotation=40, ha="right", fontsize=10)
-
-
-def _epochs(place: Axes, cells: Sequence[TrainingSet], settings: Settings, scale: float) -> None:
-    """Errors of one seed's trainings against the true forces after every epoch: do they
-    overfit, and is the best epoch found?
-    """
-    cell = next(
-        c
-        for c in cells
-        if (c.data, c.noise, c.seed, c.frames) == (KNOWN, settings.size_level, 1, settings.frames)
-    )
-    folders = {
-        DIRECT: RunFolder(cell.variants[DIRECT]).student,
-        "first teacher": RunFolder(cell.teachers).teacher(0),
-        STUDENT: RunFolder(cell.variants[STUDENT]).student,
-    }
-    for color, (name, folder) in zip(COLORS, folders.items(), strict=False):
-        with open(folder / METRICS) as file:
-            rows = list(csv.DictReader(file))
-        errors = [float(row["mean_force_rmse"]) / scale for row in rows]
-        best = int(np.argmin([float(row["validation_loss"]) for row in rows]))
-        place.plot(range(1, len(rows) + 1), errors, color=color, label=name)
-        place.plot(best + 1, errors[best], "o", color=color)
-    place.set(title=f"noise {settings.size_level:g}x, seed 1", xlabel="epoch", ylim=(0, None))

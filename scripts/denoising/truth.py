@@ -1,8 +1,9 @@
-"""A fluid whose coarse-grained potential is known: two bead types with a pair potential and a local
-density, sampled in OpenMM.
+"""A fluid whose coarse-grained potential is known, sampled in OpenMM.
 
-    U = sum_(i<j) e [2 (s/r)^9 - 3 (s/r)^6] + sum_i k/2 (n_i - n_0)^2,        n_i = sum_j (1 -
-    r_ij/r_c)^2
+Two bead types have a pair potential and a local density:
+
+    U = sum_(i<j) e [2 (s/r)^9 - 3 (s/r)^6] + sum_i k/2 (n_i - n_0)^2
+    n_i = sum_j (1 - r_ij/r_c)^2
 
 with s the mean of the beads' sizes. The square of the local density n_i (a form of Pagonabarraga
 and Frenkel, J. Chem. Phys. 2001, 115, 5015) is a sum over triples of beads: no pair potential has
@@ -126,8 +127,9 @@ def _lattice(n: int, length: float, seed: int) -> np.ndarray:
 
 
 def as_frames(positions: np.ndarray, forces: np.ndarray, noise: float = 0.0) -> Frames:
-    """Frames of the fluid, one `frame_interval` after the other; `noise` is the RMS error of
-    their forces, kJ/mol/nm.
+    """Frames of the fluid, one `frame_interval` after the other.
+
+    `noise` is the RMS error of their forces, kJ/mol/nm.
     """
     index = np.arange(len(positions))
     box = np.repeat(box_length() * np.eye(3)[None], len(positions), axis=0)

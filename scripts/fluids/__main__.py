@@ -240,8 +240,9 @@ def report(config: SystemConfig, states: list[State], literature: Literature, co
 
 
 def run_all(runs: dict[str, tuple[SystemConfig, Path]], folder: Path, at_once: int | None) -> None:
-    """Run what is not finished: one after the other on all cores, or side by side with a share
-    of the cores each.
+    """Run what is not finished.
+
+    One after the other on all cores, or side by side with a share of the cores each.
     """
     if at_once == 1:
         for run in runs.values():
@@ -265,8 +266,9 @@ def validate(
     command: str,
     at_once: int | None,
 ) -> list[State]:
-    """Run all states (ion pairs, kelvin), `at_once` at a time; write ``validation.md`` and
-    ``validation.png`` into `folder`.
+    """Run all states (ion pairs, kelvin), `at_once` at a time.
+
+    Writes ``validation.md`` and ``validation.png`` into `folder`.
     """
     literature = load_literature(path.parent / "literature.yaml")
     runs = {}

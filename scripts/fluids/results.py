@@ -119,8 +119,9 @@ class Value:
     error: float
 
     def __str__(self) -> str:
-        """Like 1.0829(3): the error in units of the last digit, two digits of it where it
-        begins with 1.
+        """Like 1.0829(3): the error in units of the last digit.
+
+        It has two digits where it begins with 1.
         """
         if not (math.isfinite(self.error) and self.error > 0):
             return f"{self.mean:.4g}"
@@ -213,9 +214,7 @@ def _drift(time: np.ndarray, series: np.ndarray) -> Value:
 
 
 def _peaks(path: Path) -> dict[tuple[str, str], Value]:
-    """Position of the first peak of g(r) of every pair of bead types, nm; nan where there is
-    none.
-    """
+    """Position of the first peak of g(r) of every pair of bead types, nm; nan without one."""
     frames = read_frames(path)
     r_max = largest_r_max(frames.box)
 
@@ -237,9 +236,7 @@ def _peaks(path: Path) -> dict[tuple[str, str], Value]:
 
 @dataclass(frozen=True)
 class Response:
-    """Thermal expansion (1/K) and heat capacity (J/g/K) between two temperatures of one box
-    size.
-    """
+    """Thermal expansion (1/K) and heat capacity (J/g/K) between two temperatures of one box."""
 
     cold: State
     hot: State

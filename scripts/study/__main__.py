@@ -5,8 +5,8 @@ labels each, and the ensemble itself as a committee; with --ablation one setting
 Interrupt it as you like: the same command goes on.
 """
 
-# Processes of the pieces import this package, too: nothing at the top of this file may load torch,
-# OpenMM or numba before they know their number of threads.
+# Processes of the variant runs import this package, too: nothing at the top of this file may load
+# torch, OpenMM or numba before they know their number of threads.
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def main() -> None:
     finally:
         logger.removeHandler(handler)
     if left:
-        print(f"{left} pieces are left; the same command goes on with them", file=sys.stderr)
+        print(f"{left} variant runs are left; the same command goes on with them", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -72,8 +72,9 @@ def _dots(
 
 
 def draw_forces_and_structure(path: Path, rows: Sequence[Row], title: str, caption: str) -> None:
-    """RDF error over the error of the forces, a dot per training; against mean forces if they
-    are known.
+    """RDF error over the error of the forces, a dot per training.
+
+    The forces are compared with mean forces if these are known.
     """
     against_mean = any(row.get("mean_force_rmse") is not None for row in rows)
     key, what = ("mean_force_rmse", "mean") if against_mean else ("mapped_rmse", "mapped")

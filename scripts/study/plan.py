@@ -1,6 +1,4 @@
-"""What a study consists of: variants of one run, their folders and configurations, and what
-they cost.
-"""
+"""What a study consists of: variants of one run, their folders, configurations and costs."""
 
 from __future__ import annotations
 
@@ -122,9 +120,10 @@ class Study:
         }
         return parse(RunConfig, data, "configuration of the study", self.folder)
 
-    def pieces(self) -> list[VariantRun]:
-        """All pieces of the first seed, then those of the second: an unfinished study has whole
-        seeds.
+    def variant_runs(self) -> list[VariantRun]:
+        """All variant runs of the first seed, then those of the second, and so on.
+
+        So an unfinished study has whole seeds.
         """
         found = []
         for seed in range(1, self.seeds + 1):
@@ -174,9 +173,9 @@ def study_variants(common: RunConfig) -> list[Variant]:
 
 
 def ablation_variants(common: RunConfig, frames: Frames, kind: str) -> list[Variant]:
-    """One setting changed at a time; `kind` is "direct" or "distilled", which has an on-policy
-    round, too.
+    """One setting changed at a time; `kind` is "direct" or "distilled".
 
+    The latter has an on-policy round, too.
     Fewer frames are seen more often, so that the number of optimisation steps stays. Cutoffs that
     the box does not allow, and values that the base has already, are left out.
     """
@@ -262,11 +261,11 @@ class Costs:
         labels = run.teachers.count * self._frames(run) * self._pass(run.model) / 4
         return run.teachers.count * self.training(run, run.teachers.training) + labels / _cores()
 
-    def piece(self, piece: VariantRun) -> dict[str, float]:
-        """By the stages of `pieces.work`."""
-        run, protocol = piece.run, piece.run.simulation
+    def variant_run(self, variant_run: VariantRun) -> dict[str, float]:
+        """By the stages of `variant_runs.work`."""
+        run, protocol = variant_run.run, variant_run.run.simulation
         step = (
-            (run.teachers.count if piece.variant.committee else 1)
+            (run.teachers.count if variant_run.variant.committee else 1)
             * 0.075
             * self._pass(run.model)
             / _cores()
@@ -277,7 +276,7 @@ class Costs:
             "compare": 7 / _cores(),
             "errors": 5 / _cores(),
         }
-        if piece.variant.committee:
+        if variant_run.variant.committee:
             return seconds
         stability = per_ps * run.stability.replicas * run.stability.duration
         return {

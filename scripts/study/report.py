@@ -45,7 +45,7 @@ _NOT_SHOWN = {"system", "folder", "frames", "mean_forces", "seed", "tensorboard"
 def write_report(
     study: Study, common: RunConfig, frames: Frames, finished: Sequence[VariantRun], whole: bool
 ) -> None:
-    """Write tables, pictures and ``results.md`` of the finished pieces into the study's folder.
+    """Write tables, pictures and ``results.md`` of the finished variant runs.
 
     Parameters
     ----------
@@ -57,9 +57,9 @@ def write_report(
     whole : bool
         Whether nothing is left; curves are compared only then.
     """
-    order = [piece.name for piece in study.pieces()]
-    finished = sorted(finished, key=lambda piece: order.index(piece.name))
-    rows = [read_row(piece) for piece in finished]
+    order = [variant_run.name for variant_run in study.variant_runs()]
+    finished = sorted(finished, key=lambda variant_run: order.index(variant_run.name))
+    rows = [read_row(variant_run) for variant_run in finished]
     rows.sort(key=lambda row: [variant.name for variant in study.variants].index(row["variant"]))
     summary = summarize(rows)
     write_table(study.folder / "results.csv", rows)
@@ -117,7 +117,7 @@ def _description(
         "fluid": frames.attributes.get("system", "unnamed"),
         "frames": {"number": len(frames), "sha256": frames.identity},
         "mean_forces_sha256": file_hash(mean_forces) if mean_forces else None,
-        "seeds": sorted({piece.run.seed for piece in finished}),
+        "seeds": sorted({variant_run.run.seed for variant_run in finished}),
         "variants": {variant.name: variant.changes for variant in study.variants},
         "run": json.loads(common.model_dump_json(exclude=_NOT_SHOWN)),
         "machine": machine(),
@@ -130,26 +130,30 @@ def _description(
 def _compare_curves(study: Study, common: RunConfig, finished: Sequence[VariantRun]) -> list[str]:
     """Curves of the main variants together; returns the pictures."""
     chosen = [
-        piece
-        for piece in finished
-        if piece.variant.name in _SHOWN
-        and (RunFolder(piece.run).comparison / "comparison.json").exists()
+        variant_run
+        for variant_run in finished
+        if variant_run.variant.name in _SHOWN
+        and (RunFolder(variant_run.run).comparison / "comparison.json").exists()
     ]
     if not chosen:
         return []
     folder, record = study.folder / _CURVES, study.folder / _CURVES / "inputs.json"
     trajectories = {
-        piece.name: (
-            RunFolder(piece.run).simulation / f"trajectory.{piece.run.simulation.trajectory}"
+        variant_run.name: (
+            RunFolder(variant_run.run).simulation
+            / f"trajectory.{variant_run.run.simulation.trajectory}"
         )
-        for piece in chosen
+        for variant_run in chosen
     }
     inputs = {
         "comparison": common.comparison.model_dump(mode="json"),
         **{name: file_hash(path) for name, path in trajectories.items()},
     }
     if not (record.exists() and json.loads(record.read_text()) == inputs):
-        models = [f"{piece.variant.name}={RunFolder(piece.run).root}" for piece in chosen]
+        models = [
+            f"{variant_run.variant.name}={RunFolder(variant_run.run).root}"
+            for variant_run in chosen
+        ]
         compare_runs(models, common.path(common.frames), folder, common.comparison)
         write_text(record, json.dumps(inputs))
     names = [name for name in ("rdf", "adf", "cdf", "scores") if (folder / f"{name}.png").exists()]
@@ -187,8 +191,8 @@ def _text(
         *([_CLAIMS, claims_markdown(claims)] if claims else []),
         *(["Simulations that exploded:\n", *failures, "\n"] if failures else []),
         (
-            f"Made on {computer['cores']} cores of {computer['processor']}: {hours:.1f} h, pieces"
-            " side by side counted one by one."
+            f"Made on {computer['cores']} cores of {computer['processor']}: {hours:.1f} h,"
+            " variant runs side by side counted one by one."
         ),
         (
             "The exact configuration is `study.yaml`; every number of every training `results.csv`;"

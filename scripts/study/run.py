@@ -19,7 +19,6 @@ from openmm_cgkd.frames.frames import FrameWriter, read_frames
 from openmm_cgkd.utils.files import replacing
 from openmm_cgkd.utils.progress import progress
 
-from .pieces import measure_speeds, stamp, teach, work
 from .plan import (
     BASE,
     QUICK,
@@ -32,6 +31,7 @@ from .plan import (
     study_variants,
 )
 from .report import publish, write_report
+from .variant_runs import measure_speeds, stamp, teach, work
 
 logger = logging.getLogger("openmm_cgkd")
 
@@ -39,14 +39,14 @@ _SEEDS, _QUICK_SEEDS, _QUICK_FRAMES = 3, 1, 60
 
 
 def run_study(given: argparse.Namespace) -> int:
-    """Do what is left, write the report; returns the number of pieces that are still left.
+    """Do what is left, write the report; returns the number of variant runs that are still left.
 
     Raises
     ------
     ConfigError, FramesError
         If configuration or frames are not valid.
     ExecutionError
-        If pieces failed; the others are finished, and reported, first.
+        If variant_runs failed; the others are finished, and reported, first.
     """
     deadline = time.time() + 3600 * given.hours
     data = configure(given)
@@ -65,24 +65,25 @@ def run_study(given: argparse.Namespace) -> int:
     )
     seeds = given.seeds or (_QUICK_SEEDS if given.quick else _SEEDS)
     study = Study(given.folder.resolve(), data, choose(variants, given.only), seeds)
-    pieces = study.pieces()
-    finished = [piece for piece in pieces if stamp(piece, frames).finished]
+    variant_runs = study.variant_runs()
+    finished = [variant_run for variant_run in variant_runs if stamp(variant_run, frames).finished]
     try:
-        carry_out(study, pieces, finished, Costs.of(frames), deadline)
+        carry_out(study, variant_runs, finished, Costs.of(frames), deadline)
     finally:
         if finished:
-            whole = len(finished) == len(pieces)
+            whole = len(finished) == len(variant_runs)
             if whole:
-                _measure_speeds(study, pieces, given.quick)
+                _measure_speeds(study, variant_runs, given.quick)
             write_report(study, common, frames, finished, whole)
             if given.publish is not None:
                 publish(study.folder, given.publish)
-    return len(pieces) - len(finished)
+    return len(variant_runs) - len(finished)
 
 
 def configure(given: argparse.Namespace) -> dict[str, Any]:
-    """What all variants share, as plain data: defaults, --quick, --config, options, each on top of
-    those before.
+    """What all variants share, as plain data.
+
+    Defaults, --quick, --config and options, each on top of those before.
 
     Raises
     ------
@@ -122,9 +123,7 @@ def configure(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _thin(path: Path, target: Path) -> Path:
-    """A file of a few evenly spaced frames, because what compares with all of them takes its
-    time.
-    """
+    """Write a file of a few evenly spaced frames: comparing with all of them takes its time."""
     frames = read_frames(path)
     thinned = frames[np.unique(np.linspace(0, len(frames) - 1, _QUICK_FRAMES).round().astype(int))]
     with (
@@ -159,18 +158,20 @@ def _read_sections(path: Path) -> dict[str, Any]:
 
 def carry_out(
     study: Study,
-    pieces: list[VariantRun],
+    variant_runs: list[VariantRun],
     finished: list[VariantRun],
     costs: Costs,
     deadline: float,
 ) -> None:
     """Do what is left until the deadline, seed by seed; adds to `finished`."""
-    left = [piece for piece in pieces if piece not in finished]
-    seconds = {piece.name: sum(costs.piece(piece).values()) for piece in left}
+    left = [variant_run for variant_run in variant_runs if variant_run not in finished]
+    seconds = {
+        variant_run.name: sum(costs.variant_run(variant_run).values()) for variant_run in left
+    }
     ensembles = {
-        (piece.seed, piece.variant.teachers): piece.teachers
-        for piece in left
-        if piece.teachers is not None
+        (variant_run.seed, variant_run.variant.teachers): variant_run.teachers
+        for variant_run in left
+        if variant_run.teachers is not None
     }
     # labels that exist cost nothing
     teaching = {
@@ -179,9 +180,9 @@ def carry_out(
     }
     state = _State(sum(seconds.values()) + sum(teaching.values()))
     logger.info(
-        "study: %d of %d pieces finished before, roughly %.1f h left",
+        "study: %d of %d variant runs finished before, roughly %.1f h left",
         len(finished),
-        len(pieces),
+        len(variant_runs),
         state.total / 3600,
     )
     for seed in range(1, study.seeds + 1):
@@ -192,10 +193,12 @@ def carry_out(
                 return
             teach(run)
             state.add(teaching[of, name], f"seed {seed}, {name}")
-        waiting = {piece.name: piece for piece in left if piece.seed == seed}
+        waiting = {
+            variant_run.name: variant_run for variant_run in left if variant_run.seed == seed
+        }
         if time.time() > deadline:
             return
-        _do_pieces(study, waiting, finished, costs, deadline, state)
+        _do_variant_runs(study, waiting, finished, costs, deadline, state)
 
 
 class _State:
@@ -221,7 +224,7 @@ class _State:
             )
 
 
-def _do_pieces(
+def _do_variant_runs(
     study: Study,
     waiting: dict[str, VariantRun],
     finished: list[VariantRun],
@@ -229,12 +232,12 @@ def _do_pieces(
     deadline: float,
     state: _State,
 ) -> None:
-    """The pieces of one seed side by side."""
-    stages = {name: costs.piece(piece) for name, piece in waiting.items()}
+    """The variant runs of one seed side by side."""
+    stages = {name: costs.variant_run(variant_run) for name, variant_run in waiting.items()}
     done = dict.fromkeys(waiting, 0.0)
     if not waiting:
         return
-    with progress("pieces", len(waiting)) as meter:
+    with progress("variant runs", len(waiting)) as meter:
 
         def report(name: str, share: float, stage: str) -> None:
             done[name] = share
@@ -247,11 +250,18 @@ def _do_pieces(
                 state.add(sum(stages[name].values()), name)
 
         run = next(iter(waiting.values())).run
-        tasks = {name: (piece, stages[name], deadline) for name, piece in waiting.items()}
+        tasks = {
+            name: (variant_run, stages[name], deadline) for name, variant_run in waiting.items()
+        }
         map_tasks(work, tasks, run.execution, study.folder / "tasks", run.workers, result, report)
 
 
-def _measure_speeds(study: Study, pieces: list[VariantRun], quick: bool) -> None:
+def _measure_speeds(study: Study, variant_runs: list[VariantRun], quick: bool) -> None:
     rounds, seconds = (1, 0.1) if quick else (5, 1.0)
     for seed in range(1, study.seeds + 1):
-        measure_speeds(study, [piece for piece in pieces if piece.seed == seed], rounds, seconds)
+        measure_speeds(
+            study,
+            [variant_run for variant_run in variant_runs if variant_run.seed == seed],
+            rounds,
+            seconds,
+        )

@@ -1,6 +1,4 @@
-"""Numbers of a study as tables: one row per variant and seed, and mean and standard deviation
-over the seeds.
-"""
+"""Numbers of a study as tables: a row per variant and seed, and statistics over the seeds."""
 
 from __future__ import annotations
 
@@ -20,8 +18,8 @@ from openmm_cgkd.analysis.comparison.tables import write_csv
 from openmm_cgkd.run_folder import RunFolder
 from scripts.claims import mean_and_deviation, verdict
 
-from .pieces import ERRORS, FAILURE, WALL, speed_of
 from .plan import VariantRun
+from .variant_runs import ERRORS, FAILURE, WALL, speed_of
 
 Row = dict[str, Any]
 
@@ -71,17 +69,22 @@ CLAIMS = {
     "total energies help": ("ensemble-F+E", "ensemble-F"),
 }
 CLAIMED = ("mean_force_rmse", "rdf_error", "adf_error", "cdf_error")
-# measure of each observable in comparison.json: distributions integrate to 1, so theirs is a number
-# from 0 to 2
+# measure of each observable in comparison.json: distributions integrate to 1, so their
+# difference is a number from 0 to 2
 _MEASURES = {"rdf": "mean_absolute", "adf": "integrated_absolute", "cdf": "integrated_absolute"}
 
 
-def read_row(piece: VariantRun) -> Row:
-    """Everything that is known of a finished piece; what it does not have, such as a comparison
-    after an early explosion, is absent.
+def read_row(variant_run: VariantRun) -> Row:
+    """Everything that is known of a finished variant run.
+
+    What it does not have, such as a comparison after an early explosion, is absent.
     """
-    folder = RunFolder(piece.run)
-    row: Row = {"variant": piece.variant.name, "seed": piece.seed, **_json(folder.root / ERRORS)}
+    folder = RunFolder(variant_run.run)
+    row: Row = {
+        "variant": variant_run.variant.name,
+        "seed": variant_run.seed,
+        **_json(folder.root / ERRORS),
+    }
     row |= _structure(_json(folder.comparison / "comparison.json"))
     row |= _stability(_json(folder.root / "stability" / "stability.json"))
     simulation, failure = _json(folder.simulation / "simulation.json"), _json(folder.root / FAILURE)
@@ -90,7 +93,7 @@ def read_row(piece: VariantRun) -> Row:
     )
     row["mean_temperature"] = simulation.get("mean_temperature")
     row["failure"] = failure.get("detail", "")
-    row |= speed_of(piece)
+    row |= speed_of(variant_run)
     row["wall_hours"] = sum(_json(folder.root / WALL).values()) / 3600
     return row
 
@@ -144,8 +147,9 @@ def _stability(report: dict[str, Any]) -> Row:
 
 
 def summarize(rows: Sequence[Row]) -> list[Row]:
-    """Mean and standard deviation (n - 1) over the seeds of every number of every variant; the
-    latter needs two seeds.
+    """Mean and standard deviation (n - 1) over the seeds of every number of every variant.
+
+    The standard deviation needs two seeds.
     """
     summary = []
     for name in dict.fromkeys(row["variant"] for row in rows):
@@ -177,8 +181,9 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
 
 
 def peak_rows(summary: Sequence[Row]) -> list[Row]:
-    """First peaks of the RDFs: pair by pair all-atom, then the variants with mean and standard
-    deviation over seeds.
+    """First peaks of the RDFs, pair by pair: all-atom, then every variant.
+
+    Variants have mean and standard deviation over seeds.
     """
     pairs = [
         key.removeprefix("peak_height ")
@@ -235,8 +240,9 @@ def markdown(summary: Sequence[Row]) -> str:
 
 
 def claim_rows(rows: Sequence[Row]) -> list[Row]:
-    """Ratios of errors of pairs of variants over the seeds that both have, and whether they are
-    below 1.
+    """Ratios of errors of pairs of variants, and whether they are below 1.
+
+    They are taken over the seeds that both variants have.
     """
     found = []
     for claim, (variant, other) in CLAIMS.items():
@@ -285,14 +291,15 @@ def _ratio(row: Row) -> str:
     return f"{row['mean']:.3f}{deviation} {row['holds']}"
 
 
-def wall_rows(pieces: Sequence[VariantRun]) -> list[Row]:
-    """Wall time of every stage, seconds; pieces run side by side, so the sum is more than the
-    time that passed.
+def wall_rows(variant_runs: Sequence[VariantRun]) -> list[Row]:
+    """Wall time of every stage, seconds.
+
+    Variant runs go side by side, so the sum is more than the time that passed.
     """
     folders = dict.fromkeys(
         RunFolder(run).root
-        for piece in pieces
-        for run in (piece.teachers, piece.run)
+        for variant_run in variant_runs
+        for run in (variant_run.teachers, variant_run.run)
         if run is not None
     )
     found = [(folder.parent.name, folder.name, _json(folder / WALL)) for folder in folders]

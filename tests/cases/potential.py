@@ -15,7 +15,7 @@ from torchmdnet.models.model import TorchMD_Net, create_model
 
 from openmm_cgkd.config.run import ModelConfig
 from openmm_cgkd.mapping.beads import BeadTopology
-from openmm_cgkd.potential.export import export_potential
+from openmm_cgkd.potential.export import write_potential
 from openmm_cgkd.potential.metadata import PotentialMetadata, content_hash
 from openmm_cgkd.potential.network import TensorNetEnergies, network_arguments
 from openmm_cgkd.potential.prior import PriorParameters
@@ -69,9 +69,9 @@ def beads(types: np.ndarray) -> BeadTopology:
     return BeadTopology(NAMES, types, np.array(MASSES)[types], np.arange(len(types)))
 
 
-def write_potential(path: Path, kind: str = "portable") -> Path:
+def write_toy_potential(path: Path, kind: str = "portable") -> Path:
     types, positions = liquid()
-    return export_potential(
+    return write_potential(
         path,
         TensorNetEnergies(torchmd_network()),
         PRIOR,

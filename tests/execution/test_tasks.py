@@ -111,12 +111,16 @@ def test_failures_come_after_everything_else(tmp_path):
 def test_tasks_end_with_the_one_who_waits(tmp_path, backend, how):
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom tests.cases import tasks as execution_tasks\n"
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from tests.cases import tasks as execution_tasks\n"
         "from openmm_cgkd.config import ExecutionConfig\n"
-        "from openmm_cgkd.execution.tasks import map_tasks\nif __name__ == '__main__':\n    folder ="
-        f" Path({str(tmp_path)!r})\n    tasks = {{'a': (folder / 'pid',)}}\n   "
-        f" map_tasks(execution_tasks.run_forever, tasks, ExecutionConfig(backend='{backend}'),"
-        " folder, 1)\n"
+        "from openmm_cgkd.execution.tasks import map_tasks\n"
+        "if __name__ == '__main__':\n"
+        f"    folder = Path({str(tmp_path)!r})\n"
+        "    tasks = {'a': (folder / 'pid',)}\n"
+        f"    execution = ExecutionConfig(backend='{backend}')\n"
+        "    map_tasks(execution_tasks.run_forever, tasks, execution, folder, 1)\n"
     )
     process = subprocess.Popen(
         [sys.executable, script],
@@ -134,10 +138,13 @@ def test_tasks_end_with_the_one_who_waits(tmp_path, backend, how):
 
 def test_task_ends_when_another_run_takes_its_place(tmp_path):
     script = (
-        "import pickle\nfrom pathlib import Path\nfrom tests.cases import tasks as execution_tasks\nfrom"
-        " openmm_cgkd.execution.tasks import run_task\nf ="
-        f" Path({str(tmp_path)!r})\nrun_task(pickle.dumps((execution_tasks.run_forever, (f / 'pid',))),"
-        " f / 'log', f / 'reports-old' / 'a', 1)\n"
+        "import pickle\n"
+        "from pathlib import Path\n"
+        "from tests.cases import tasks as execution_tasks\n"
+        "from openmm_cgkd.execution.tasks import run_task\n"
+        f"f = Path({str(tmp_path)!r})\n"
+        "payload = pickle.dumps((execution_tasks.run_forever, (f / 'pid',)))\n"
+        "run_task(payload, f / 'log', f / 'reports-old' / 'a', 1)\n"
     )
     (tmp_path / "reports-old").mkdir()
     process = subprocess.Popen([sys.executable, "-c", script])

@@ -28,7 +28,7 @@ from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.stages.label import label_frames
 from openmm_cgkd.stages.teach import train_member
 from openmm_cgkd.stages.workflow import distill
-from openmm_cgkd.training.graphs import write_prior
+from openmm_cgkd.stages.inputs import write_prior
 from tests.cases.fluids import COUNTS, ETHALINE, simulation_of, small_config
 from tests.cases.training import ignore
 

@@ -125,24 +125,56 @@ def test_nested_groups(tmp_path):
 @pytest.mark.parametrize(
     ("types", "system", "message"),
     [
-        ({"OH": {"f-weight": [1.0, 0.5]}}, None, r"has f-weight \[1\.0, 0\.5\], but only 1 is supported"),
-        ({"OH": {"x-weight": [1.0, 1.0]}}, None, r"of site 1 \(OH\) are not the masses of its atoms \(15\.9\d+, 1\.00\d+\)"),
+        (
+            {"OH": {"f-weight": [1.0, 0.5]}},
+            None,
+            r"has f-weight \[1\.0, 0\.5\], but only 1 is supported",
+        ),
+        (
+            {"OH": {"x-weight": [1.0, 1.0]}},
+            None,
+            r"of site 1 \(OH\) are not the masses of its atoms \(15\.9\d+, 1\.00\d+\)",
+        ),
         ({"OH": {"x-weight": [16.0]}}, None, "has 1 values of x-weight for 2 atoms"),
         ({"OH": {"index": [1, 1]}}, None, r"names an atom twice in index \[1, 1\]"),
         ({"OH": {"x-weight": [-1.0, 0.5]}}, None, "give the atomic masses"),
         ({"OH": {"center": "x"}}, None, "site-types.OH.center: is not supported"),
-        ({}, [{**METHYL_FIRST[0], "sites": [["CH3", 0], ["HO", 4]]}], r"names the site type HO, site-types has \['CH3', 'OH'\]"),
-        ({}, [{**METHYL_FIRST[0], "repeat": 4}], r"site 6 \(CH3\) takes atoms 18 to 21, the topology has 0 to 17"),
+        (
+            {},
+            [{**METHYL_FIRST[0], "sites": [["CH3", 0], ["HO", 4]]}],
+            r"names the site type HO, site-types has \['CH3', 'OH'\]",
+        ),
+        (
+            {},
+            [{**METHYL_FIRST[0], "repeat": 4}],
+            r"site 6 \(CH3\) takes atoms 18 to 21, the topology has 0 to 17",
+        ),
         ({}, [{**METHYL_FIRST[0], "repeat": 2}], "6 atoms are in no bead"),
         ({}, [{**METHYL_FIRST[0], "sites": [["CH3", 0]]}], "6 atoms are in no bead"),
-        ({}, [{**METHYL_FIRST[0], "sites": [["CH3", 0], ["OH", 4], ["OH", 4]]}], "Atom 4 is in beads 1 and 2"),
-        ({}, [{**METHYL_FIRST[0], "sites": [["CH3", 0], ["OH", 4]], "groups": METHYL_FIRST}], "needs either sites or groups, and not both"),
+        (
+            {},
+            [{**METHYL_FIRST[0], "sites": [["CH3", 0], ["OH", 4], ["OH", 4]]}],
+            "Atom 4 is in beads 1 and 2",
+        ),
+        (
+            {},
+            [{**METHYL_FIRST[0], "sites": [["CH3", 0], ["OH", 4]], "groups": METHYL_FIRST}],
+            "needs either sites or groups, and not both",
+        ),
         ({}, [{**METHYL_FIRST[0], "sites": None}], "needs either sites or groups"),
-        ({}, [{"anchor": 0, "repeat": 10**9, "offset": 0, "sites": [["OH", 4]]}], "makes more beads than the 18 atoms"),
-        ({}, [{"repeat": 1, "offset": 0, "sites": [["OH", 4]]}], "system.0.anchor: field required; see OpenMSCG's cgmap"),
+        (
+            {},
+            [{"anchor": 0, "repeat": 10**9, "offset": 0, "sites": [["OH", 4]]}],
+            "makes more beads than the 18 atoms",
+        ),
+        (
+            {},
+            [{"repeat": 1, "offset": 0, "sites": [["OH", 4]]}],
+            "system.0.anchor: field required; see OpenMSCG's cgmap",
+        ),
         ({}, [], "system: list should have at least 1 item"),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(tmp_path, types, system, message):
     types = {name: kind | types.get(name, {}) for name, kind in (("CH3", CH3), ("OH", OH))}
     with pytest.raises(MappingError, match=message) as caught:

@@ -18,7 +18,7 @@ from openmm_cgkd.frames.frames import Frames, read_frames, write_frames
 from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.mapping.molecules import bead_bonds
 from openmm_cgkd.potential.bonded import BondedParameters, bonded_prior, find_angles, fit_bonded
-from openmm_cgkd.potential.export import export_potential
+from openmm_cgkd.potential.export import write_potential
 from openmm_cgkd.potential.network import TensorNetEnergies
 from openmm_cgkd.potential.pairs import find_pairs
 from openmm_cgkd.potential.prior import Prior, PriorParameters, fit_prior
@@ -101,7 +101,7 @@ def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("chains") / "student.pt"
     described = metadata(prior=MOLECULES.as_dict())
     arguments = (BEADS.types, configuration(CUBIC), CUBIC, BEADS.bonds)
-    return export_potential(
+    return write_potential(
         path, TensorNetEnergies(torchmd_network()), MOLECULES, described, *arguments
     )
 
@@ -208,7 +208,7 @@ def test_topologies_and_fast_file(file, tmp_path):
     assert [[a.index, b.index] for a, b in topology.bonds()] == BEADS.bonds.tolist()
     described = metadata(prior=MOLECULES.as_dict(), kind="fast")
     arguments = (BEADS.types, configuration(CUBIC), CUBIC, BEADS.bonds)
-    fast = export_potential(
+    fast = write_potential(
         tmp_path / "fast.pt", TensorNetEnergies(torchmd_network()), MOLECULES, described, *arguments
     )
     without = BeadTopology(NAMES, BEADS.types, BEADS.masses, BEADS.molecules)

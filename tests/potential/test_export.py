@@ -17,12 +17,12 @@ from openmm_cgkd.exceptions import MappingError, ModelFileError
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.potential import export, script_geometry
-from openmm_cgkd.potential.export import export_potential, export_student, fast_path, type_masses
+from openmm_cgkd.potential.checkpoint import save_checkpoint
+from openmm_cgkd.potential.export import export_student, fast_path, type_masses, write_potential
 from openmm_cgkd.potential.metadata import VERSION, read_metadata
 from openmm_cgkd.potential.network import TensorNetEnergies, build_tensornet
 from openmm_cgkd.potential.prior import PriorParameters
 from openmm_cgkd.run_folder import RunFolder
-from openmm_cgkd.training.checkpoint import save_checkpoint
 from openmm_cgkd.utils.files import write_text
 from tests.cases.potential import (
     BOXES,
@@ -40,18 +40,18 @@ from tests.cases.potential import (
     prior_energy_and_forces,
     rewritten,
     torchmd_network,
-    write_potential,
+    write_toy_potential,
 )
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return write_potential(tmp_path_factory.mktemp("model") / "student.pt")
+    return write_toy_potential(tmp_path_factory.mktemp("model") / "student.pt")
 
 
 @pytest.fixture(scope="module")
 def fast_model(model):
-    return write_potential(fast_path(model), kind="fast")
+    return write_toy_potential(fast_path(model), kind="fast")
 
 
 def evaluate(model, types, positions, box=None, dtype=torch.float64):
@@ -324,14 +324,14 @@ def test_a_file_that_differs_from_its_model_is_not_written(tmp_path, monkeypatch
 
     monkeypatch.setattr(export, "find_pairs", lose_a_pair)
     with pytest.raises(ModelFileError, match="differs from its model"):
-        write_potential(tmp_path / "student.pt")
+        write_toy_potential(tmp_path / "student.pt")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_metadata_of_another_model(tmp_path):
     types, positions = liquid()
     with pytest.raises(ModelFileError, match=r"cutoff 0\.9"):
-        export_potential(
+        write_potential(
             tmp_path / "a.pt",
             TensorNetEnergies(torchmd_network()),
             PRIOR,

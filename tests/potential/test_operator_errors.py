@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cases.potential import write_potential
+from tests.cases.potential import write_toy_potential
 
 # in a process of its own: what is tested here, if wrong, is a segmentation fault
 _SETUP = """
@@ -43,7 +43,7 @@ def message():
 
 @pytest.fixture(scope="module", params=["portable", "fast"])
 def model(request, tmp_path_factory) -> Path:
-    return write_potential(tmp_path_factory.mktemp("model") / "student.pt", request.param)
+    return write_toy_potential(tmp_path_factory.mktemp("model") / "student.pt", request.param)
 
 
 def lines(model: Path, script: str) -> list[str]:

@@ -35,7 +35,7 @@ from tests.cases.browser import browser
 from tests.cases.comparison import BOX, write_frames, write_run
 from tests.cases.liquids import beads_of, liquid
 from tests.cases.liquids import make_run as make_run_folder
-from tests.cases.potential import rewritten, write_potential
+from tests.cases.potential import rewritten, write_toy_potential
 
 SETTINGS = comparison_settings(bins=50, blocks=2, r_max="0.99 nm", angle_bins=30)
 LABEL = 'good <i>&"'  # text, not markup
@@ -87,7 +87,7 @@ def overlaid(tmp_path_factory):
         )
         write_stability(folder / name, read_frames(folder / "aa.h5"), replicas)
     rewritten(
-        write_potential(folder / "plain.pt"),
+        write_toy_potential(folder / "plain.pt"),
         folder / "a" / "student.pt",
         hashed=True,
         training=TRAINING,
@@ -366,7 +366,7 @@ def test_provenance_of_a_potential_that_was_given(basic, tmp_path):
     """A run that trains nothing tells how its potential was trained, not its own defaults."""
     run = shutil.copytree(basic[0], tmp_path / "run")
     rewritten(
-        write_potential(tmp_path / "plain.pt"),
+        write_toy_potential(tmp_path / "plain.pt"),
         tmp_path / "given.pt",
         hashed=True,
         training=TRAINING,

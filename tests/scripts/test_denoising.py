@@ -13,16 +13,16 @@ import torch
 from openmm_cgkd.exceptions import ConfigError, FramesError
 from openmm_cgkd.frames.frames import read_frames, write_frames
 from openmm_cgkd.mean_forces.file import read_mean_forces, write_mean_forces
+from openmm_cgkd.potential.checkpoint import load_checkpoint
 from openmm_cgkd.potential.forces import SumModel, energies_and_forces
 from openmm_cgkd.potential.pairs import find_pairs
+from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder
-from openmm_cgkd.training.checkpoint import load_checkpoint
-from openmm_cgkd.training.graphs import load_prior
 from scripts.claims import verdict
 from scripts.denoising import __main__ as denoising_main
 from scripts.denoising import plan
-from scripts.denoising.cells import finished, make_data, run_cells, work
 from scripts.denoising.report import markdown, read_rows, summarize, write_files
+from scripts.denoising.training_sets import finished, make_data, run_training_sets, work
 from scripts.denoising.truth import (
     PARAMETERS,
     add_noise,
@@ -109,15 +109,15 @@ def test_noise_has_the_size_asked_for_and_changes_with_the_seed():
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """All cells of a tiny benchmark, trained in this process."""
+    """All training sets of a tiny benchmark, trained in this process."""
     folder = tmp_path_factory.mktemp("denoising")
-    cells = plan.known_cells(folder, *make_data(folder / "data", TINY), TINY)
+    training_sets = plan.known_training_sets(folder, *make_data(folder / "data", TINY), TINY)
     reports = []
-    for cell in cells:
-        assert not finished(cell)
-        work(cell, lambda done, note: reports.append(done))
-    assert max(reports) == pytest.approx(max(sum(cell.costs.values()) for cell in cells))
-    return folder, cells
+    for training_set in training_sets:
+        assert not finished(training_set)
+        work(training_set, lambda done, note: reports.append(done))
+    assert max(reports) == pytest.approx(1)
+    return folder, training_sets
 
 
 def test_frames_are_sampled_at_the_temperature(tiny):
@@ -159,7 +159,7 @@ def forces_by_hand(checkpoints, prior, mean_forces):
             for array in (positions, pairs.first, pairs.second, pairs.shifts)
         ]
         models = [
-            SumModel(load_prior(prior).build(network.cutoff).double(), network)
+            SumModel(read_prior(prior).build(network.cutoff).double(), network)
             for network in networks
         ]
         found.append(
@@ -171,16 +171,19 @@ def forces_by_hand(checkpoints, prior, mean_forces):
 
 
 def test_errors_are_those_of_the_trained_networks_against_the_true_forces(tiny):
-    folder, cells = tiny
-    cell = next(c for c in cells if c.noise == 3)
-    errors = {row["variant"]: row["rmse"] for row in read_rows([cell])}
+    folder, training_sets = tiny
+    training_set = next(c for c in training_sets if c.noise == 3)
+    errors = {row["variant"]: row["rmse"] for row in read_rows([training_set])}
     assert set(errors) == set(plan.ORDER)
-    mean_forces, teachers = read_mean_forces(cell.mean_forces), RunFolder(cell.teachers)
+    mean_forces, teachers = (
+        read_mean_forces(training_set.mean_forces),
+        RunFolder(training_set.teachers),
+    )
     members = [teachers.teacher(k) / "best.pt" for k in range(2)]
     for name, checkpoints in {
         plan.ENSEMBLE: members,
-        plan.DIRECT: [RunFolder(cell.variants[plan.DIRECT]).student / "best.pt"],
-        plan.STUDENT: [RunFolder(cell.variants[plan.STUDENT]).student / "best.pt"],
+        plan.DIRECT: [RunFolder(training_set.variants[plan.DIRECT]).student / "best.pt"],
+        plan.STUDENT: [RunFolder(training_set.variants[plan.STUDENT]).student / "best.pt"],
     }.items():
         wrong = forces_by_hand(checkpoints, teachers.prior, mean_forces) - mean_forces.forces
         assert errors[name] == pytest.approx(np.sqrt(np.mean(wrong**2)), rel=1e-3), name
@@ -200,8 +203,8 @@ def test_errors_are_those_of_the_trained_networks_against_the_true_forces(tiny):
 
 
 def test_students_differ_in_what_they_learn_alone(tiny):
-    _, cells = tiny
-    runs = next(c for c in cells if c.noise == 3).variants
+    _, training_sets = tiny
+    runs = next(c for c in training_sets if c.noise == 3).variants
     settings = {
         name: load_checkpoint(RunFolder(run).student / "best.pt")[1]["training"]
         for name, run in runs.items()
@@ -227,21 +230,21 @@ def test_students_differ_in_what_they_learn_alone(tiny):
     )
 
 
-def test_finished_cells_are_kept_until_their_data_change(tiny):
-    folder, cells = tiny
+def test_finished_training_sets_are_kept_until_their_data_change(tiny):
+    folder, training_sets = tiny
     made = {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")}
     make_data(folder / "data", TINY)
-    run_cells(cells, folder)
+    run_training_sets(training_sets, folder)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")} == made
-    other = dataclasses.replace(cells[0], mean_forces=folder / "data" / "noise-0-seed-1.h5")
+    other = dataclasses.replace(training_sets[0], mean_forces=folder / "data" / "noise-0-seed-1.h5")
     assert not finished(other)
 
 
 def test_results_are_written(tiny):
-    folder, cells = tiny
-    rows = read_rows(cells)
-    summary = summarize(rows, TINY, cells)
-    write_files(folder, rows, summary, cells, TINY)
+    folder, training_sets = tiny
+    rows = read_rows(training_sets)
+    summary = summarize(rows, TINY, training_sets)
+    write_files(folder, rows, summary, training_sets, TINY)
     assert json.loads(json.dumps(summary, allow_nan=False))["reduced"]
     assert (folder / "denoising.png").stat().st_size > 20_000
     assert (folder / "results.csv").read_text().count("\n") == 1 + len(rows)
@@ -249,15 +252,15 @@ def test_results_are_written(tiny):
 
 
 def test_a_fluid_is_measured_against_its_mean_forces(tiny, tmp_path):
-    folder, cells = tiny
+    folder, training_sets = tiny
     noisy = read_frames(folder / "data" / "noise-3-seed-1.h5")
     noisy = dataclasses.replace(
         noisy, time=100 * noisy.time, attributes={"temperature": noisy.temperature}
     )
     write_frames(noisy, tmp_path / "frames.h5")
-    truth = read_mean_forces(cells[0].mean_forces)
+    truth = read_mean_forces(training_sets[0].mean_forces)
     write_mean_forces(tmp_path / "mean_forces.h5", truth)
-    cell = plan.plan_cell(
+    training_set = plan.plan_training_set(
         tmp_path,
         (tmp_path / "frames.h5", tmp_path / "mean_forces.h5"),
         plan.FLUID,
@@ -267,8 +270,8 @@ def test_a_fluid_is_measured_against_its_mean_forces(tiny, tmp_path):
         (plan.DIRECT,),
         TINY,
     )
-    work(cell, lambda done, note: None)
-    labels, direct = read_rows([cell])
+    work(training_set, lambda done, note: None)
+    labels, direct = read_rows([training_set])
     assert labels["rmse"] == pytest.approx(
         np.sqrt(np.mean(noisy.forces**2) - np.mean(truth.forces**2)), rel=1e-4
     )
@@ -279,7 +282,7 @@ def test_a_fluid_is_measured_against_its_mean_forces(tiny, tmp_path):
 
 
 def test_means_deviations_and_ratios(tiny):
-    _, cells = tiny
+    _, training_sets = tiny
     values = {
         plan.LABELS: (9, 9),
         plan.DIRECT: (4, 6),
@@ -294,7 +297,7 @@ def test_means_deviations_and_ratios(tiny):
         for k in (1, 0)
     ]
     rows.append(place | {"seed": 1, "noise": 0, "variant": plan.DIRECT, "rmse": 1.5})
-    summary = summarize(rows, TINY, cells)
+    summary = summarize(rows, TINY, training_sets)
     assert summary["rmse_true"]["3"][plan.DIRECT] == {"mean": 5, "std": pytest.approx(math.sqrt(2))}
     # 2/8 and 3/4
     assert summary["student_over_teacher"]["3"] == {
@@ -342,10 +345,22 @@ def test_the_full_benchmark_trains_what_its_page_says():
     noisy = {
         (level, seed): plan.Path("x") for level in (0, *plan.FULL.levels) for seed in (1, 2, 3)
     }
-    cells = plan.known_cells(plan.Path("folder"), noisy, plan.Path("truth"), plan.FULL)
-    assert len({cell.name for cell in cells}) == len(cells) == 3 * (1 + 3 + 3)
-    assert sum(len(cell.costs) for cell in cells) == 3 * (1 + 3 * (8 + 5) + 3 * (8 + 2))
-    at_size = {cell.frames: cell for cell in cells if cell.noise == 3 and cell.seed == 1}
+    training_sets = plan.known_training_sets(
+        plan.Path("folder"), noisy, plan.Path("truth"), plan.FULL
+    )
+    assert (
+        len({training_set.name for training_set in training_sets})
+        == len(training_sets)
+        == 3 * (1 + 3 + 3)
+    )
+    assert sum(len(training_set.costs) for training_set in training_sets) == 3 * (
+        1 + 3 * (8 + 5) + 3 * (8 + 2)
+    )
+    at_size = {
+        training_set.frames: training_set
+        for training_set in training_sets
+        if training_set.noise == 3 and training_set.seed == 1
+    }
     assert sorted(at_size) == [50, 100, 200, 400]
     assert [at_size[n].teachers.teachers.training.epochs for n in (50, 100, 200, 400)] == [
         48,
@@ -353,13 +368,15 @@ def test_the_full_benchmark_trains_what_its_page_says():
         12,
         6,
     ]
-    fluid = plan.fluid_cells(plan.Path("folder"), plan.Path("x"), plan.Path("mean"), plan.FULL)
-    assert [len(cell.costs) for cell in fluid] == [8 + 4] * 3
-    assert {cell.teachers.teachers.training.epochs for cell in fluid} == {2}
+    fluid = plan.fluid_training_sets(
+        plan.Path("folder"), plan.Path("x"), plan.Path("mean"), plan.FULL
+    )
+    assert [len(training_set.costs) for training_set in fluid] == [8 + 4] * 3
+    assert {training_set.teachers.teachers.training.epochs for training_set in fluid} == {2}
 
 
 def test_what_does_not_fit_is_refused_before_any_work(tiny, tmp_path):
-    _, cells = tiny
+    _, training_sets = tiny
     (tmp_path / "settings.json").write_text("{}")
     with pytest.raises(ConfigError, match="other settings"):
         denoising_main.benchmark(
@@ -371,7 +388,7 @@ def test_what_does_not_fit_is_refused_before_any_work(tiny, tmp_path):
         "--folder",
         str(tmp_path / "new"),
         "--meanforce",
-        str(cells[0].mean_forces),
+        str(training_sets[0].mean_forces),
     ]
     with pytest.raises(FramesError, match="same system"):
         denoising_main.benchmark(denoising_main.parse_arguments(arguments))

@@ -27,9 +27,9 @@ from openmm_cgkd.stages import stability as stability_module
 from openmm_cgkd.stages import teach as teach_module
 from scripts.study import __main__ as study_main
 from scripts.study import run as study_run
-from scripts.study.pieces import work
 from scripts.study.plan import BASE, Costs, ablation_variants, merge, study_variants
 from scripts.study.tables import claim_rows, claims_markdown, peak_rows, summarize
+from scripts.study.variant_runs import work
 from tests.cases.paths import ROOT
 
 VARIANTS = ["direct", "ensemble-F+e", "committee"]
@@ -243,7 +243,7 @@ def test_published_files_name_no_folder(finished, fluid):
 
 def test_time_budget(fluid, finished, tmp_path, capsys):
     call(command(fluid, tmp_path / "later", "--hours", "0"))
-    assert "3 pieces are left; the same command goes on" in capsys.readouterr().err
+    assert "3 variant runs are left; the same command goes on" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.pt"))
     copy = shutil.copytree(finished, tmp_path / "study")
     (copy / "seed-1" / "direct" / "errors.json").unlink()
@@ -288,22 +288,32 @@ def plan(frames: Path, **changes) -> RunConfig:
     )
 
 
-def test_pieces_reach_processes_whole_and_seeds_do_not_meet(fluid, tmp_path):
+def test_variant_runs_reach_processes_whole_and_seeds_do_not_meet(fluid, tmp_path):
     common = plan(fluid / "frames.h5")
     study = study_run.Study(
         tmp_path, common.model_dump(mode="json"), tuple(study_variants(common)), 3
     )
-    pieces = study.pieces()
-    assert len(pieces) == 24
-    assert len({piece.run.run_folder for piece in pieces}) == 24
-    assert len({piece.teachers.run_folder for piece in pieces if piece.teachers}) == 3
+    variant_runs = study.variant_runs()
+    assert len(variant_runs) == 24
+    assert len({variant_run.run.run_folder for variant_run in variant_runs}) == 24
+    assert (
+        len(
+            {
+                variant_run.teachers.run_folder
+                for variant_run in variant_runs
+                if variant_run.teachers
+            }
+        )
+        == 3
+    )
     used = [
-        {piece.run.seed + k for k in range(piece.run.teachers.count + 1)} for piece in pieces[::8]
+        {variant_run.run.seed + k for k in range(variant_run.run.teachers.count + 1)}
+        for variant_run in variant_runs[::8]
     ]
     assert not used[0] & used[1] | used[1] & used[2] | used[0] & used[2]
-    function, again = pickle.loads(pickle.dumps((work, pieces[3])))
+    function, again = pickle.loads(pickle.dumps((work, variant_runs[3])))
     assert function is work
-    assert again == pieces[3]
+    assert again == variant_runs[3]
     assert again.run.run_folder == tmp_path / "seed-1" / "single-F+e"
     expected = {
         "direct": ("noisy", 1, 0, 0),
@@ -314,14 +324,14 @@ def test_pieces_reach_processes_whole_and_seeds_do_not_meet(fluid, tmp_path):
         "ensemble-F+E": ("ensemble", 1, 0.1, 0),
         "ensemble-F+e": ("ensemble", 1, 0, 0.1),
     }
-    for piece in pieces:
-        student = piece.run.student
-        if not piece.variant.committee:
+    for variant_run in variant_runs:
+        student = variant_run.run.student
+        if not variant_run.variant.committee:
             assert (student.targets, *student.weights.model_dump().values()) == expected[
-                piece.variant.name
+                variant_run.variant.name
             ]
         # one budget for all
-        assert student.training == piece.run.teachers.training == common.teachers.training
+        assert student.training == variant_run.run.teachers.training == common.teachers.training
 
 
 def differences(first: dict, second: dict, prefix: str = "") -> set[str]:
@@ -344,7 +354,10 @@ def test_ablation_changes_one_setting(kind, fluid, tmp_path):
     study = study_run.Study(
         tmp_path, common.model_dump(mode="json"), tuple(ablation_variants(common, frames, kind)), 1
     )
-    runs = {piece.variant.name: piece.run.model_dump(mode="json") for piece in study.pieces()}
+    runs = {
+        variant_run.variant.name: variant_run.run.model_dump(mode="json")
+        for variant_run in study.variant_runs()
+    }
     base = runs.pop("base")
     epochs = {"teachers.training.epochs", "student.training.epochs"}
     for name, run in runs.items():
@@ -366,7 +379,7 @@ def test_ablation_changes_one_setting(kind, fluid, tmp_path):
         runs["frames-30"]["max_frames"] * runs["frames-30"]["student"]["training"]["epochs"]
         == 60 * 3
     )
-    teachers = {piece.variant.teachers for piece in study.pieces()}
+    teachers = {variant_run.variant.teachers for variant_run in study.variant_runs()}
     # an on-policy round needs no ensemble of its own
     assert len(teachers) == (1 if kind == "direct" else len(runs))
     assert ("on-policy" in runs) == (kind == "distilled")

@@ -27,7 +27,7 @@ from tests.cases.potential import (
     prior_energy_and_forces,
     rewritten,
     torchmd_network,
-    write_potential,
+    write_toy_potential,
 )
 from tests.cases.potential import working_platforms as find_platforms
 
@@ -39,7 +39,7 @@ in_every_box = pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
 @pytest.fixture(scope="module", params=["fused", "portable"])
 def potential(request, tmp_path_factory):
     return CGPotential(
-        write_potential(tmp_path_factory.mktemp("model") / "student.pt"), engine=request.param
+        write_toy_potential(tmp_path_factory.mktemp("model") / "student.pt"), engine=request.param
     )
 
 
@@ -276,7 +276,7 @@ def test_several_forces_in_one_system_add_up(potential):
 def test_systems_read_in_another_process(tmp_path):
     types, positions = liquid()
     file, topology = (
-        write_potential(tmp_path / "student.pt"),
+        write_toy_potential(tmp_path / "student.pt"),
         bead_topology_to_openmm(beads(types), CUBIC),
     )
     systems = {
@@ -316,14 +316,14 @@ def test_fast_file_runs_like_the_portable_one(potential, tmp_path, engine):
     types, positions = liquid()
     topology = bead_topology_to_openmm(beads(types), CUBIC)
     expected, _ = evaluate(context_of(potential.createSystem(topology)), positions)
-    fast = CGPotential(write_potential(tmp_path / "student-fast.pt", kind="fast"), engine)
+    fast = CGPotential(write_toy_potential(tmp_path / "student-fast.pt", kind="fast"), engine)
     assert evaluate(context_of(fast.createSystem(topology)), positions)[0] == pytest.approx(
         expected, rel=1e-5
     )
 
 
 def test_fast_file_of_a_version_with_other_operators(tmp_path):
-    fast = write_potential(tmp_path / "fast.pt", kind="fast")
+    fast = write_toy_potential(tmp_path / "fast.pt", kind="fast")
     former = rewritten(
         fast,
         tmp_path / "former.pt",

@@ -14,7 +14,7 @@ from openmm_cgkd import CGPotential
 from openmm_cgkd.config.run import SimulationConfig, load_run
 from openmm_cgkd.exceptions import ConfigError, ModelFileError, SimulationError
 from openmm_cgkd.frames.frames import read_frames
-from openmm_cgkd.potential.export import export_potential
+from openmm_cgkd.potential.export import write_potential
 from openmm_cgkd.potential.network import TensorNetEnergies
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.simulation.committee import Committee, CommitteeReporter, SpreadRange
@@ -35,9 +35,7 @@ def members(tmp_path_factory):
     for k, scale in enumerate((20.0, 30.0, 55.0)):
         network = TensorNetEnergies(torchmd_network(scale))
         files.append(
-            export_potential(
-                folder / f"{k}.pt", network, PRIOR, metadata(), TYPES, POSITIONS, CUBIC
-            )
+            write_potential(folder / f"{k}.pt", network, PRIOR, metadata(), TYPES, POSITIONS, CUBIC)
         )
     return files
 
@@ -199,7 +197,7 @@ def test_bad_members(members, topology, tmp_path):
     with pytest.raises(SimulationError, match="Platform Abacus cannot run the committee"):
         Committee(members, topology, platform="Abacus")
     other = metadata(masses=[1.0, 2.0, 3.0])
-    file = export_potential(
+    file = write_potential(
         tmp_path / "other.pt",
         TensorNetEnergies(torchmd_network()),
         PRIOR,

@@ -18,14 +18,14 @@ from openmm_cgkd.simulation.dynamics import run_dynamics
 from openmm_cgkd.simulation.explosion import ExplosionGuard
 from openmm_cgkd.simulation.resume import log_column
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
-from tests.cases.potential import CUBIC, NAMES, beads, liquid, write_potential
+from tests.cases.potential import CUBIC, NAMES, beads, liquid, write_toy_potential
 
 TEMPERATURE = 200.0
 
 
 @pytest.fixture(scope="module")
 def potential(tmp_path_factory):
-    return CGPotential(write_potential(tmp_path_factory.mktemp("model") / "student.pt"))
+    return CGPotential(write_toy_potential(tmp_path_factory.mktemp("model") / "student.pt"))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from openmm_cgkd import CGPotential
 from openmm_cgkd.exceptions import ConfigError
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
-from tests.cases.potential import CUBIC, MASSES, beads, liquid, write_potential
+from tests.cases.potential import CUBIC, MASSES, beads, liquid, write_toy_potential
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def factory(monkeypatch):
 
 
 def test_adds_force_and_masses_to_a_system_without_masses(factory, tmp_path):
-    file = write_potential(tmp_path / "student.pt")
+    file = write_toy_potential(tmp_path / "student.pt")
     types, positions = liquid()
     topology = bead_topology_to_openmm(beads(types), CUBIC)
     system = openmm.System()

@@ -10,12 +10,12 @@ import torch
 from openmm_cgkd import CGPotential
 from openmm_cgkd.simulation.python_force import PotentialFunction
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
-from tests.cases.potential import BOXES, CUBIC, beads, liquid, write_potential
+from tests.cases.potential import BOXES, CUBIC, beads, liquid, write_toy_potential
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    return write_potential(tmp_path_factory.mktemp("model") / "student.pt")
+    return write_toy_potential(tmp_path_factory.mktemp("model") / "student.pt")
 
 
 def state_and_function(file, box):

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from openmm_cgkd.exceptions import BoxError
+from openmm_cgkd.potential.checkpoint import load_checkpoint
+from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder
-from openmm_cgkd.stages.distill import CONSISTENCY, _label_targets, spread_weights, train_student
-from openmm_cgkd.training.callbacks import METRICS
-from openmm_cgkd.training.checkpoint import load_checkpoint
-from openmm_cgkd.training.graphs import FrameGraphs, load_prior, split_run
+from openmm_cgkd.stages.distill import CONSISTENCY, _label_targets, train_student
+from openmm_cgkd.stages.inputs import split_run
+from openmm_cgkd.training.graphs import FrameGraphs
 from openmm_cgkd.training.labels import load_labels
 from openmm_cgkd.training.predict import predict
+from openmm_cgkd.training.targets import spread_weights
+from openmm_cgkd.training.task import METRICS
 from tests.cases.training import change_student
 
 TINY = {"channels": 4, "layers": 0, "cutoff": "0.8 nm", "radial_functions": 8}
@@ -41,7 +44,7 @@ def test_every_variant_of_the_student_trains(own_labeled_run, targets, mix):
     with open(best.parent / METRICS) as file:
         (row,) = csv.DictReader(file)
     labels = load_labels(RunFolder(run).labels, frames)
-    graphs = FrameGraphs(frames, 0.8, load_prior(RunFolder(run).prior))
+    graphs = FrameGraphs(frames, 0.8, read_prior(RunFolder(run).prior))
     split = split_run(run, frames)
     wanted = {
         "noisy": frames.forces - graphs.prior_forces,

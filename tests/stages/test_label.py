@@ -9,17 +9,19 @@ import torch
 
 from openmm_cgkd.exceptions import FramesError, TrainingError
 from openmm_cgkd.mean_forces.file import MeanForces, write_mean_forces
+from openmm_cgkd.potential.checkpoint import load_checkpoint, save_checkpoint
 from openmm_cgkd.potential.network import build_tensornet
+from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.stages.distill import train_student
+from openmm_cgkd.stages.inputs import split_run, write_prior
 from openmm_cgkd.stages.label import label_frames
 from openmm_cgkd.training import ensemble
-from openmm_cgkd.training.callbacks import BEST
-from openmm_cgkd.training.checkpoint import load_checkpoint, save_checkpoint
-from openmm_cgkd.training.ensemble import Parts, energy_offsets, write_parts
-from openmm_cgkd.training.graphs import FrameGraphs, load_prior, split_run, write_prior
+from openmm_cgkd.training.graphs import FrameGraphs
+from openmm_cgkd.training.label_parts import Parts, energy_offsets, write_parts
 from openmm_cgkd.training.labels import UNITS, load_labels
 from openmm_cgkd.training.predict import predict
+from openmm_cgkd.training.task import BEST
 from openmm_cgkd.utils.files import file_hash
 from tests.cases.training import CUTOFF, make_run
 
@@ -27,7 +29,7 @@ from tests.cases.training import CUTOFF, make_run
 def teachers_of(run, frames):
     """Forces and energies of the two teachers, predicted directly."""
     folder = RunFolder(run)
-    graphs = FrameGraphs(frames, CUTOFF, load_prior(folder.prior))
+    graphs = FrameGraphs(frames, CUTOFF, read_prior(folder.prior))
     return [
         predict(load_checkpoint(folder.teacher(k) / BEST)[0], graphs, range(len(frames)))
         for k in range(2)
@@ -71,7 +73,7 @@ def test_labels_say_where_they_come_from(labeled_run):
     assert attributes["energy_offsets"].shape == (2, 2)
     assert (attributes["consistency_max"] < 1e-4).all()
     validation = split_run(run, frames).validation
-    graphs = FrameGraphs(frames, CUTOFF, load_prior(folder.prior))
+    graphs = FrameGraphs(frames, CUTOFF, read_prior(folder.prior))
     error = (
         load_labels(folder.labels, frames).forces[validation]
         + graphs.prior_forces[validation]
@@ -254,7 +256,7 @@ def test_errors_against_mean_forces_are_stored(own_labeled_run):
     named = run.model_copy(update={"mean_forces": type(run._folder)("mean_forces.h5")})
     attributes = load_labels(label_frames(named), frames).attributes
     (f0, _), (f1, _) = teachers_of(run, frames)
-    prior = FrameGraphs(frames, CUTOFF, load_prior(RunFolder(run).prior)).prior_forces
+    prior = FrameGraphs(frames, CUTOFF, read_prior(RunFolder(run).prior)).prior_forces
     for name, forces in (("mean_force_rmse", (f0 + f1) / 2), ("single_mean_force_rmse", f0)):
         assert attributes[name] == pytest.approx(
             np.sqrt(np.mean((forces + prior - truth) ** 2)), rel=1e-4

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from openmm_cgkd.exceptions import SimulationError
+from openmm_cgkd.potential.checkpoint import load_checkpoint
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.stages.on_policy import train_on_policy
 from openmm_cgkd.stages.workflow import simulate_student
-from openmm_cgkd.training.callbacks import BEST
-from openmm_cgkd.training.checkpoint import load_checkpoint
 from openmm_cgkd.training.labels import load_labels
+from openmm_cgkd.training.task import BEST
 from openmm_cgkd.utils.files import file_hash
 from tests.cases.training import change_student
 

@@ -22,14 +22,14 @@ from openmm_cgkd.simulation.cgpotential import CGPotential
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.stages import replicas
 from openmm_cgkd.stages.stability import check_stability
-from tests.cases.potential import CUBIC, beads, liquid, write_potential
+from tests.cases.potential import CUBIC, beads, liquid, write_toy_potential
 
 N_FRAMES, INTERVAL = 60, 0.1  # of every replica, ps
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return write_potential(tmp_path_factory.mktemp("model") / "student.pt").read_bytes()
+    return write_toy_potential(tmp_path_factory.mktemp("model") / "student.pt").read_bytes()
 
 
 @pytest.fixture(scope="module")

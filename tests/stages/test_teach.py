@@ -13,11 +13,12 @@ import torch
 
 from openmm_cgkd.exceptions import BoxError, ExecutionError, FramesError, TrainingError
 from openmm_cgkd.execution.processes import cores
+from openmm_cgkd.potential.checkpoint import load_checkpoint
+from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder
+from openmm_cgkd.stages.inputs import write_prior
 from openmm_cgkd.stages.teach import _at_once, _threads, train_member, train_teachers
-from openmm_cgkd.training.callbacks import BEST, LAST
-from openmm_cgkd.training.checkpoint import load_checkpoint
-from openmm_cgkd.training.graphs import load_prior, write_prior
+from openmm_cgkd.training.task import BEST, LAST
 from tests.cases.training import ignore, make_frames, make_run
 
 
@@ -44,7 +45,7 @@ def test_teachers_differ_and_are_trained_once(tmp_path, frames):
     one, other = (load_checkpoint(path) for path in best)
     assert one[1]["training"]["seed"] != other[1]["training"]["seed"]
     assert not torch.equal(one[0].linear.weight, other[0].linear.weight)
-    assert len(load_prior(folder.prior).contact) == 2
+    assert len(read_prior(folder.prior).contact) == 2
     assert "epoch 1" in (folder.teacher(0) / "train.log").read_text()
 
     times = [path.stat().st_mtime_ns for path in best]

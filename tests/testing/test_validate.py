@@ -12,7 +12,7 @@ from openmm_cgkd.exceptions import CGKDError, ConformanceError
 from openmm_cgkd.simulation.engines import import_torch_force
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.testing.validate import validate_potential
-from tests.cases.potential import CUBIC, TRICLINIC, beads, liquid, write_potential
+from tests.cases.potential import CUBIC, TRICLINIC, beads, liquid, write_toy_potential
 
 RANGE = 0.8
 N = 12
@@ -168,7 +168,7 @@ def small_liquid(n=N, box=CUBIC):
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory):
-    return write_potential(tmp_path_factory.mktemp("model") / "student.pt")
+    return write_toy_potential(tmp_path_factory.mktemp("model") / "student.pt")
 
 
 @pytest.mark.parametrize("engine", ["fused", "portable"])

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 
 from openmm_cgkd.exceptions import BoxError, FramesError, TrainingError
+from openmm_cgkd.potential.checkpoint import load_checkpoint
+from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.stages.distill import _configurations, train_student
+from openmm_cgkd.stages.inputs import split_run
 from openmm_cgkd.stages.label import label_frames
-from openmm_cgkd.training.callbacks import BEST
-from openmm_cgkd.training.checkpoint import load_checkpoint
 from openmm_cgkd.training.configurations import perturbed, snapshots
-from openmm_cgkd.training.graphs import FrameGraphs, load_prior, split_run
+from openmm_cgkd.training.graphs import FrameGraphs
 from openmm_cgkd.training.labels import UNITS, load_labels
 from openmm_cgkd.training.predict import predict
+from openmm_cgkd.training.task import BEST
 from tests.cases.training import CUTOFF, change_student
 
 
@@ -74,7 +76,7 @@ def test_configurations_on_which_teachers_disagree_are_dropped(own_labeled_run):
         one, other = (predict(network, graphs, range(len(positions)))[0] for network in networks)
         return np.sqrt(((one - other) ** 2 / 2).mean(axis=-1)).max(axis=1)
 
-    prior = load_prior(folder.prior)
+    prior = read_prior(folder.prior)
     known = np.percentile(largest(frames.positions, frames.box)[training], 99)
     ratios = largest(crowded, frames.box[:6]) / known
     bound = float(np.sort(ratios)[2:4].mean())  # in the middle: three are within

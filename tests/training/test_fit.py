@@ -22,16 +22,17 @@ from openmm_cgkd.exceptions import TrainingError
 from openmm_cgkd.execution.processes import Worker
 from openmm_cgkd.frames.split import split_frames
 from openmm_cgkd.mean_forces.file import MeanForces
+from openmm_cgkd.potential.checkpoint import load_checkpoint
 from openmm_cgkd.potential.network import build_tensornet
 from openmm_cgkd.potential.prior import fit_prior
 from openmm_cgkd.training import callbacks as keeper
-from openmm_cgkd.training.callbacks import BEST, LAST, METRICS, TENSORBOARD
-from openmm_cgkd.training.checkpoint import load_checkpoint
-from openmm_cgkd.training.fit import TrainingTask, fit
-from openmm_cgkd.training.graphs import FrameGraphs, Targets, mapped_targets
+from openmm_cgkd.training.fit import fit
+from openmm_cgkd.training.graphs import FrameGraphs
 from openmm_cgkd.training.lightning_module import NetworkFit
 from openmm_cgkd.training.mean_force_test import MeanForceTest
 from openmm_cgkd.training.predict import predict
+from openmm_cgkd.training.targets import Targets, mapped_targets
+from openmm_cgkd.training.task import BEST, LAST, METRICS, TENSORBOARD, TrainingTask
 from openmm_cgkd.utils.progress import Report
 from tests.cases.training import CUTOFF, SMALL, ignore, make_frames, make_task
 

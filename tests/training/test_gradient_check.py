@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from openmm_cgkd.exceptions import TrainingError
+from openmm_cgkd.potential.checkpoint import load_checkpoint
 from openmm_cgkd.run_folder import RunFolder
-from openmm_cgkd.training.callbacks import BEST
-from openmm_cgkd.training.checkpoint import load_checkpoint
 from openmm_cgkd.training.gradient_check import check_consistency
+from openmm_cgkd.training.task import BEST
 from tests.cases.training import CUTOFF
 
 

@@ -12,16 +12,12 @@ from openmm_cgkd.config.run import PriorConfig
 from openmm_cgkd.exceptions import FramesError, TrainingError
 from openmm_cgkd.potential.forces import energies_and_forces
 from openmm_cgkd.potential.network import build_tensornet
-from openmm_cgkd.potential.prior import fit_prior
-from openmm_cgkd.training.graphs import (
-    FrameGraphs,
-    GraphDataset,
-    Targets,
-    load_frames,
-    load_prior,
-    mapped_targets,
-)
+from openmm_cgkd.potential.prior import fit_prior, read_prior
+from openmm_cgkd.stages.inputs import load_frames
+from openmm_cgkd.training.dataset import GraphDataset
+from openmm_cgkd.training.graphs import FrameGraphs
 from openmm_cgkd.training.predict import predict
+from openmm_cgkd.training.targets import Targets, mapped_targets
 from tests.cases.training import CUTOFF, SMALL, make_frames, make_run, true_forces, write_frames
 
 
@@ -126,7 +122,7 @@ def test_damaged_prior_is_refused(tmp_path, frames):
     write_frames(tmp_path / "frames.h5", frames)
     (tmp_path / "prior.json").write_text("{}")
     with pytest.raises(TrainingError, match="run 'cgkd teach' first"):
-        load_prior(tmp_path / "prior.json")
+        read_prior(tmp_path / "prior.json")
 
 
 def test_true_forces_of_the_test_case_are_a_gradient():

@@ -14,15 +14,11 @@ from openmm_cgkd.exceptions import TrainingError
 from openmm_cgkd.potential.network import build_tensornet
 from openmm_cgkd.potential.prior import fit_prior
 from openmm_cgkd.stages.teach import FORCES_ONLY
-from openmm_cgkd.training.graphs import (
-    FrameGraphs,
-    GraphDataset,
-    Targets,
-    Variances,
-    mapped_targets,
-    target_variances,
-)
-from openmm_cgkd.training.lightning_module import NetworkFit, average, distillation_loss
+from openmm_cgkd.training.dataset import GraphDataset
+from openmm_cgkd.training.graphs import FrameGraphs
+from openmm_cgkd.training.lightning_module import NetworkFit, average
+from openmm_cgkd.training.loss import distillation_loss
+from openmm_cgkd.training.targets import Targets, Variances, mapped_targets, target_variances
 from tests.cases.training import CUTOFF, SMALL, make_frames
 
 

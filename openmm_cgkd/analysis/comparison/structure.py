@@ -167,7 +167,7 @@ def scores(comparisons: dict[Key, CurveComparison]) -> dict[str, float | None]:
     dict
         Observable, and "combined", to a number between 0 and 1; with ``_se`` its standard error
         over the blocks of both trajectories, with ``_halves`` the score of the all-atom halves
-        against each other, the highest that can be told from 1.
+        against each other: a model with a higher score cannot be told from all-atom.
     """
     overlap = MEASURES.index("overlap")
     kinds = [kind for kind in KINDS if any(found == kind for found, _ in comparisons)]

@@ -219,7 +219,7 @@ def clusters_of(
 
 
 def evenly_spaced(n: int, at_most: int) -> np.ndarray:
-    """Indices of at most so many of n frames, evenly spaced from first to last."""
+    """Indices of at most `at_most` of n frames, evenly spaced from first to last."""
     return np.unique(np.linspace(0, n - 1, min(n, at_most)).round().astype(int))
 
 
@@ -238,7 +238,7 @@ def _contact_distance(rdf: RDF, pair: tuple[str, str], beads: BeadTopology) -> f
 
 
 def _first_run(flags: np.ndarray, length: int) -> int | None:
-    """Where the first run of so many true values begins."""
+    """Index where the first `length` true values in a row begin; None if there are none."""
     runs = (
         np.convolve(flags, np.ones(length, dtype=int), mode="valid")
         if len(flags) >= length

@@ -84,7 +84,7 @@ class ADF(Observable):
             self._counts += np.bincount(
                 _angle_bins(triples, rows[short], self.bins), minlength=self.bins
             )
-            if self.types[0] == self.types[2]:  # the other way round is the same triple
+            if self.types[0] == self.types[2]:  # c-b-a is the same triple
                 break
         self._frames += 1
 

@@ -6,7 +6,7 @@ r"""Mean-squared displacement, diffusion, and how much faster coarse-grained dyn
 
 averaged over beads and over all time origins; D is the slope of a straight line through a window of
 lag times (Einstein). It is a diffusion coefficient only where the MSD grows linearly, so the
-exponent d ln MSD / d ln t over the window stands beside it. The finite size of the box lowers D
+exponent d ln MSD / d ln t over the window is given, too. The finite size of the box lowers D
 (Yeh and Hummer, J. Phys. Chem. B 2004, 108, 15873); between runs in the same box most of that
 cancels in the ratio.
 """
@@ -153,7 +153,7 @@ def diffusion(
 
 
 def _block_length(lengths: Sequence[int], blocks: int) -> int:
-    """Largest number of frames per block for which the stretches hold so many whole blocks.
+    """Largest number of frames per block with which the stretches hold that many whole blocks.
 
     1 if there is none.
     """

@@ -46,7 +46,7 @@ def _vector(points, box, i, j):
 
 
 @_serial
-def bonded(points, box, bonded_beads, bonded_parameters, gradient):
+def add_bonded(points, box, bonded_beads, bonded_parameters, gradient):
     """Energy, kJ/mol; its gradient is added to ``gradient`` (n_beads, 3).
 
     ``box`` is that of `kernel_box`.

@@ -9,7 +9,7 @@ import numpy as np
 from openmm_cgkd.potential.weights import N_INTERVALS, padded
 
 from . import network
-from .bonded import bonded, exclude_bonded
+from .bonded import add_bonded, exclude_bonded
 from .edges import edge_space, find_edges, position_gradient
 from .embedding import embed, embed_gradient
 from .jit import compiled
@@ -103,7 +103,7 @@ def evaluate(
     cutoff, height, steepness : float
         The last two are the prior's.
     bonded_beads, bonded_parameters : ndarray
-        Bonds and angles, see `bonded`.
+        Bonds and angles, see `add_bonded`.
     space : tuple
         Of `workspace`.
     """
@@ -219,4 +219,4 @@ def evaluate(
     )
     out = np.empty((n, 3))
     position_gradient(start, count, found.opposite, edge_gradient, out)
-    return energies.sum() + bonded(points, box, bonded_beads, bonded_parameters, out), out
+    return energies.sum() + add_bonded(points, box, bonded_beads, bonded_parameters, out), out

@@ -275,7 +275,7 @@ class Integration:
             raise Unstable(openmm_message(error)) from error
 
     def _check(self, state: openmm.State) -> float:
-        """Kinetic energy, kJ/mol, if the state is a sane one."""
+        """Kinetic energy, kJ/mol, of a state; raises `Unstable` if it has exploded."""
         kinetic, potential = state.getKineticEnergy()._value, state.getPotentialEnergy()._value
         temperature = 2 * kinetic / (3 * self.n_beads * GAS_CONSTANT)
         if not (

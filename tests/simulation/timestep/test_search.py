@@ -28,7 +28,7 @@ from openmm_cgkd.simulation.timestep.same_structure import compare_sampling, tim
 from openmm_cgkd.simulation.timestep.search import measure, search_timestep, validate
 from openmm_cgkd.stages.timestep import frames_of, simulation_settings
 from openmm_cgkd.utils.files import file_hash
-from tests.cases.potential import CUBIC, beads, liquid, write_potential
+from tests.cases.potential import CUBIC, beads, liquid, write_toy_potential
 
 TEMPERATURE, MASS, STIFFNESS = 200.0, 60.0, 1000.0
 OMEGA = np.sqrt(STIFFNESS / MASS)  # 1/ps
@@ -207,7 +207,7 @@ def test_time_block_rdfs_of_an_ideal_gas():
 
 @pytest.fixture(scope="module")
 def potential(tmp_path_factory):
-    return write_potential(tmp_path_factory.mktemp("model") / "student.pt")
+    return write_toy_potential(tmp_path_factory.mktemp("model") / "student.pt")
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import torch
 
 from openmm_cgkd.config.run import ModelConfig, PriorConfig
 from openmm_cgkd.exceptions import ModelFileError
+from openmm_cgkd.potential.checkpoint import load_checkpoint, save_checkpoint
 from openmm_cgkd.potential.network import build_tensornet
 from openmm_cgkd.potential.prior import fit_prior
-from openmm_cgkd.training.checkpoint import load_checkpoint, save_checkpoint
 from openmm_cgkd.training.graphs import FrameGraphs
 from openmm_cgkd.training.predict import predict
 from tests.cases.training import CUTOFF, SMALL, make_frames

@@ -1,6 +1,6 @@
-"""The work of the denoising benchmark: trajectories of the known truth, then one cell after the
-other, each in a process of its own.
+"""The work of the denoising benchmark.
 
+Trajectories of the known truth come first, then the training sets, each in a process of its own.
 Training goes through the package's own stages; only the processes are shared, because starting one
 per teacher would take as long as a short training.
 """
@@ -25,16 +25,17 @@ from openmm_cgkd.execution.tasks import map_tasks
 from openmm_cgkd.frames.frames import Frames, read_frames, write_frames
 from openmm_cgkd.mean_forces.file import MeanForces, read_mean_forces, write_mean_forces
 from openmm_cgkd.mean_forces.noise import noise_floor
+from openmm_cgkd.potential.checkpoint import load_checkpoint
+from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.stages.distill import train_student
+from openmm_cgkd.stages.inputs import load_frames, write_prior
 from openmm_cgkd.stages.label import label_frames
 from openmm_cgkd.stages.teach import train_member
-from openmm_cgkd.training.callbacks import BEST
-from openmm_cgkd.training.checkpoint import load_checkpoint
 from openmm_cgkd.training.ensemble import ensemble_forces, load_ensemble
-from openmm_cgkd.training.graphs import load_frames, load_prior, write_prior
 from openmm_cgkd.training.mean_force_test import MeanForceTest
 from openmm_cgkd.training.predict import predict
+from openmm_cgkd.training.task import BEST
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
 from openmm_cgkd.utils.progress import Report, console, progress
 
@@ -123,50 +124,59 @@ def _run_tasks(
         )
 
 
-# --- cells ----------------------------------------------------------------------------------------
+# --- training sets --------------------------------------------------------------------------------
 
 
-def run_cells(cells: list[TrainingSet], folder: Path) -> None:
-    """Train and measure every cell that is not finished.
+def run_training_sets(training_sets: list[TrainingSet], folder: Path) -> None:
+    """Train and measure every training set that is not finished.
 
     Raises
     ------
     ExecutionError
-        If cells failed; the others are finished first and kept.
+        If training sets failed; the others are finished first and kept.
     """
-    left = [cell for cell in cells if not finished(cell)]
-    costs = {cell.name: sum(cell.costs.values()) for cell in left}
-    _run_tasks("trainings", work, {cell.name: (cell,) for cell in left}, costs, folder / "tasks")
+    left = [training_set for training_set in training_sets if not finished(training_set)]
+    costs = {training_set.name: sum(training_set.costs.values()) for training_set in left}
+    _run_tasks(
+        "trainings",
+        work,
+        {training_set.name: (training_set,) for training_set in left},
+        costs,
+        folder / "tasks",
+    )
 
 
-def _inputs(cell: TrainingSet) -> dict[str, Any]:
-    run = next(iter(cell.variants.values()))
-    return {"frames": file_hash(RunFolder(run).frames), "mean_forces": file_hash(cell.mean_forces)}
+def _inputs(training_set: TrainingSet) -> dict[str, Any]:
+    run = next(iter(training_set.variants.values()))
+    return {
+        "frames": file_hash(RunFolder(run).frames),
+        "mean_forces": file_hash(training_set.mean_forces),
+    }
 
 
-def finished(cell: TrainingSet) -> bool:
-    path = cell.folder / ERRORS
-    return path.exists() and json.loads(path.read_text())["inputs"] == _inputs(cell)
+def finished(training_set: TrainingSet) -> bool:
+    path = training_set.folder / ERRORS
+    return path.exists() and json.loads(path.read_text())["inputs"] == _inputs(training_set)
 
 
-def work(cell: TrainingSet, report: Report) -> None:
-    """Do a cell; what an interruption has left is kept."""
+def work(training_set: TrainingSet, report: Report) -> None:
+    """Train and measure one training set; what an interruption has left is kept."""
     # several bars on one terminal destroy each other
     if multiprocessing.parent_process() is not None:
         console.file = open(os.devnull, "w")  # noqa: SIM115  open as long as the process
-    done, costs = 0.0, cell.costs
+    done, costs = 0.0, training_set.costs
     whole = sum(costs.values())
     for name, cost in costs.items():
         step = partial(_report_part, report, name, done / whole, cost / whole)
-        if name in cell.variants:
-            _train_variant(cell, name)
+        if name in training_set.variants:
+            _train_variant(training_set, name)
         else:
-            _train_teacher(cell.teachers, int(name.split()[-1]), step)
+            _train_teacher(training_set.teachers, int(name.split()[-1]), step)
         done += cost
         report(done / whole, name)
     write_text(
-        cell.folder / ERRORS,
-        json.dumps({"inputs": _inputs(cell), "errors": measure(cell)}, indent=1),
+        training_set.folder / ERRORS,
+        json.dumps({"inputs": _inputs(training_set), "errors": measure(training_set)}, indent=1),
     )
 
 
@@ -193,11 +203,11 @@ def _train_teacher(run: RunConfig, k: int, report: Report) -> None:
         stage.finish()
 
 
-def _train_variant(cell: TrainingSet, name: str) -> None:
-    run = cell.variants[name]
+def _train_variant(training_set: TrainingSet, name: str) -> None:
+    run = training_set.variants[name]
     if name != DIRECT:
-        label_frames(cell.teachers)
-        source, folder = RunFolder(cell.teachers), RunFolder(run)
+        label_frames(training_set.teachers)
+        source, folder = RunFolder(training_set.teachers), RunFolder(run)
         copies = [(source.labels, folder.labels), (source.prior, folder.prior)]
         if name == EXTRA:
             copies.append((source.extra_labels, folder.extra_labels))
@@ -207,21 +217,21 @@ def _train_variant(cell: TrainingSet, name: str) -> None:
     train_student(run)
 
 
-def measure(cell: TrainingSet) -> dict[str, dict[str, float]]:
-    """RMSE of the forces against the true or mean forces and its standard error over
-    configurations, kJ/mol/nm, by variant.
+def measure(training_set: TrainingSet) -> dict[str, dict[str, float]]:
+    """RMSE of the forces against the true or mean forces, kJ/mol/nm, by variant.
 
+    With its standard error over configurations.
     Of the single teachers it is the mean of their RMSE.
     """
-    run = next(iter(cell.variants.values()))
+    run = next(iter(training_set.variants.values()))
     frames = load_frames(run)
-    mean_forces = read_mean_forces(cell.mean_forces)
+    mean_forces = read_mean_forces(training_set.mean_forces)
     noise = frames.attributes.get("noise_rms")
     if noise is None:
         noise = noise_floor(frames, mean_forces)[-1].noise ** 0.5
     found = {LABELS: {"rmse": float(noise)}}
-    if cell.teachers is not None:
-        ensemble = load_ensemble(cell.teachers, frames)
+    if training_set.teachers is not None:
+        ensemble = load_ensemble(training_set.teachers, frames)
         test = MeanForceTest(mean_forces, frames, ensemble.cutoff, ensemble.prior)
         forces = ensemble_forces(ensemble, test.graphs)
         singles = [_errors(test, single) for single in forces]
@@ -229,9 +239,9 @@ def measure(cell: TrainingSet) -> dict[str, dict[str, float]]:
             key: float(np.mean([single[key] for single in singles])) for key in ("rmse", "error")
         }
         found[ENSEMBLE] = _errors(test, forces.mean(axis=0))
-    for name, run in cell.variants.items():
+    for name, run in training_set.variants.items():
         network, _ = load_checkpoint(RunFolder(run).student / BEST)
-        test = MeanForceTest(mean_forces, frames, network.cutoff, load_prior(RunFolder(run).prior))
+        test = MeanForceTest(mean_forces, frames, network.cutoff, read_prior(RunFolder(run).prior))
         found[name] = _errors(test, predict(network, test.graphs, range(len(test.graphs)))[0])
     return found
 

@@ -1,6 +1,6 @@
 """The work of a study: teachers and labels of a seed, and from them one variant after the other.
 
-Every piece leaves its results in its own run folder and is not done again.
+Every variant_run leaves its results in its own run folder and is not done again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from openmm_cgkd.frames.frames import Frames, read_frames
 from openmm_cgkd.frames.split import split_frames
 from openmm_cgkd.mean_forces.file import read_mean_forces
 from openmm_cgkd.platforms import choose_platform
+from openmm_cgkd.potential.checkpoint import load_checkpoint
 from openmm_cgkd.potential.export import export_student
+from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.simulation.cgpotential import CGPotential
 from openmm_cgkd.simulation.dynamics import run_dynamics
@@ -40,8 +42,7 @@ from openmm_cgkd.stages.simulate import simulate
 from openmm_cgkd.stages.stability import check_stability
 from openmm_cgkd.stages.teach import train_teachers
 from openmm_cgkd.stages.workflow import distill
-from openmm_cgkd.training.checkpoint import load_checkpoint
-from openmm_cgkd.training.graphs import FrameGraphs, load_prior
+from openmm_cgkd.training.graphs import FrameGraphs
 from openmm_cgkd.training.mean_force_test import load_mean_force_test
 from openmm_cgkd.training.predict import predict
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
@@ -52,7 +53,7 @@ from .plan import Study, VariantRun
 
 logger = logging.getLogger("openmm_cgkd")
 
-# what a piece leaves beside the files of a run
+# what a variant run leaves beside the files of a run
 ERRORS, FAILURE, WALL, SPEED = "errors.json", "failure.json", "wall.json", "speed.json"
 _NOT_IN_RESULTS = {
     "system",
@@ -65,16 +66,19 @@ _NOT_IN_RESULTS = {
 }
 
 
-def stamp(piece: VariantRun, frames: Frames) -> StageRecord:
-    """Whether a piece is finished: with this configuration, these frames and these mean forces."""
+def stamp(variant_run: VariantRun, frames: Frames) -> StageRecord:
+    """Record of a variant run: finished with this configuration, frames and mean forces?"""
     inputs: dict[str, Any] = {
-        "run": piece.run.model_dump(mode="json", exclude=_NOT_IN_RESULTS),
+        "run": variant_run.run.model_dump(mode="json", exclude=_NOT_IN_RESULTS),
         "frames": frames.identity,
     }
-    if piece.run.mean_forces is not None:
-        inputs["mean_forces"] = file_hash(piece.run.path(piece.run.mean_forces))
+    if variant_run.run.mean_forces is not None:
+        inputs["mean_forces"] = file_hash(variant_run.run.path(variant_run.run.mean_forces))
     return StageRecord(
-        RunFolder(piece.run), f"piece {piece.name}", inputs, [RunFolder(piece.run).root / ERRORS]
+        RunFolder(variant_run.run),
+        f"piece {variant_run.name}",
+        inputs,
+        [RunFolder(variant_run.run).root / ERRORS],
     )
 
 
@@ -86,15 +90,15 @@ def teach(run: RunConfig) -> None:
         label_frames(run)
 
 
-def work(piece: VariantRun, costs: dict[str, float], deadline: float, report: Report) -> bool:
-    """Do a piece, in a process of its own.
+def work(variant_run: VariantRun, costs: dict[str, float], deadline: float, report: Report) -> bool:
+    """Do a variant run, in a process of its own.
 
     Parameters
     ----------
-    piece : VariantRun
+    variant_run : VariantRun
         Whose teachers have labelled the frames.
     costs : dict
-        Seconds of every stage, roughly, by `Costs.piece`.
+        Seconds of every stage, roughly, by `Costs.variant_run`.
     deadline : float
         Time, as of `time.time`, after which no stage begins.
     report : callable
@@ -103,7 +107,7 @@ def work(piece: VariantRun, costs: dict[str, float], deadline: float, report: Re
     Returns
     -------
     bool
-        Whether the piece is finished.
+        Whether the variant run is finished.
     """
     # several bars on one terminal destroy each other
     if multiprocessing.parent_process() is not None:
@@ -113,53 +117,53 @@ def work(piece: VariantRun, costs: dict[str, float], deadline: float, report: Re
         if time.time() > deadline:
             return False
         report(done / whole, name)
-        with _timed(piece.run, name):
-            _STAGES[name](piece)
+        with _timed(variant_run.run, name):
+            _STAGES[name](variant_run)
         done += seconds
-    frames = read_frames(RunFolder(piece.run).frames)
-    stamp(piece, frames).finish()
+    frames = read_frames(RunFolder(variant_run.run).frames)
+    stamp(variant_run, frames).finish()
     return True
 
 
-def _train(piece: VariantRun) -> None:
-    folder = RunFolder(piece.run)
-    if piece.teachers is not None:
-        source = RunFolder(piece.teachers)
+def _train(variant_run: VariantRun) -> None:
+    folder = RunFolder(variant_run.run)
+    if variant_run.teachers is not None:
+        source = RunFolder(variant_run.teachers)
         needed = [(source.labels, folder.labels), (source.prior, folder.prior)]
-        if piece.run.student.on_policy.rounds:  # teachers label what the student visits
+        if variant_run.run.student.on_policy.rounds:  # teachers label what the student visits
             needed += [
                 (source.teacher(k) / "best.pt", folder.teacher(k) / "best.pt")
-                for k in range(piece.run.teachers.count)
+                for k in range(variant_run.run.teachers.count)
             ]
         for original, copy in needed:
             copy.parent.mkdir(parents=True, exist_ok=True)
             with replacing(copy) as fresh:
                 shutil.copyfile(original, fresh)
-    distill(piece.run)
-    export_student(piece.run)
+    distill(variant_run.run)
+    export_student(variant_run.run)
 
 
-def _simulate(piece: VariantRun) -> None:
+def _simulate(variant_run: VariantRun) -> None:
     """Simulate; a run that explodes is a result, too."""
-    failure = RunFolder(piece.run).root / FAILURE
+    failure = RunFolder(variant_run.run).root / FAILURE
     try:
-        if piece.variant.committee:
-            _simulate_committee(piece)
+        if variant_run.variant.committee:
+            _simulate_committee(variant_run)
         else:
-            simulate(piece.run)
+            simulate(variant_run.run)
     except ExplosionError as error:
         write_text(failure, json.dumps({"time": error.time, "detail": str(error)}))
     else:
         failure.unlink(missing_ok=True)
 
 
-def _simulate_committee(piece: VariantRun) -> None:
+def _simulate_committee(variant_run: VariantRun) -> None:
     """The teachers' mean force from the frame, and by the protocol, of the students."""
-    run, folder = piece.run, RunFolder(piece.run)
+    run, folder = variant_run.run, RunFolder(variant_run.run)
     with log_to(folder.log("simulate")):
         frames = read_frames(folder.frames)
         start = _start(run, frames)
-        members = export_members(piece.teachers, frames)
+        members = export_members(variant_run.teachers, frames)
         topology = bead_topology_to_openmm(frames.beads, frames.box[start])
         system = EnsemblePotential(members).createSystem(topology)
         identity = json.dumps(
@@ -189,31 +193,33 @@ def _start(run: RunConfig, frames: Frames) -> int:
     )
 
 
-def _compare(piece: VariantRun) -> None:
+def _compare(variant_run: VariantRun) -> None:
     """Compare; of a run that exploded what there is, if it is enough."""
-    folder = RunFolder(piece.run)
+    folder = RunFolder(variant_run.run)
     try:
-        compare(piece.run)
+        compare(variant_run.run)
     except AnalysisError:
         if not (folder.root / FAILURE).exists():
             raise
         (folder.comparison / "comparison.json").unlink(missing_ok=True)  # of another simulation
 
 
-def _errors(piece: VariantRun) -> None:
-    """Errors of the forces: against the mapped forces of the test part of all frames, and
-    against mean forces if there are some.
+def _errors(variant_run: VariantRun) -> None:
+    """Errors of the forces.
+
+    Against the mapped forces of the test part of all frames, and against mean forces if there
+    are some.
     """
-    run, folder = piece.run, RunFolder(piece.run)
-    source = RunFolder(piece.teachers) if piece.variant.committee else folder
+    run, folder = variant_run.run, RunFolder(variant_run.run)
+    source = RunFolder(variant_run.teachers) if variant_run.variant.committee else folder
     count = run.teachers.count
     checkpoints = (
         [source.teacher(k) / "best.pt" for k in range(count)]
-        if piece.variant.committee
+        if variant_run.variant.committee
         else [folder.student / "best.pt"]
     )
     networks = [load_checkpoint(path)[0] for path in checkpoints]
-    cutoff, prior, frames = networks[0].cutoff, load_prior(source.prior), read_frames(folder.frames)
+    cutoff, prior, frames = networks[0].cutoff, read_prior(source.prior), read_frames(folder.frames)
 
     def forces(graphs: FrameGraphs) -> np.ndarray:
         return np.mean(
@@ -232,8 +238,8 @@ def _errors(piece: VariantRun) -> None:
     write_text(folder.root / ERRORS, json.dumps(errors, indent=1))
 
 
-def _stability(piece: VariantRun) -> None:
-    check_stability(piece.run)
+def _stability(variant_run: VariantRun) -> None:
+    check_stability(variant_run.run)
 
 
 _STAGES: dict[str, Callable[[VariantRun], None]] = {
@@ -245,28 +251,35 @@ _STAGES: dict[str, Callable[[VariantRun], None]] = {
 }
 
 
-def measure_speeds(study: Study, pieces: list[VariantRun], rounds: int, seconds: float) -> None:
-    """Time the steps of finished pieces of one seed, one after the other, on all cores and with
-    nothing of the study beside them.
+def measure_speeds(
+    study: Study, variant_runs: list[VariantRun], rounds: int, seconds: float
+) -> None:
+    """Time the steps of finished variant runs of one seed.
+
+    One after the other, on all cores and with nothing of the study beside them.
     """
-    pieces = [piece for piece in pieces if not (RunFolder(piece.run).root / FAILURE).exists()]
-    files = {piece.variant.name: _potentials(piece) for piece in pieces}
+    variant_runs = [
+        variant_run
+        for variant_run in variant_runs
+        if not (RunFolder(variant_run.run).root / FAILURE).exists()
+    ]
+    files = {variant_run.variant.name: _potentials(variant_run) for variant_run in variant_runs}
     potentials = {name: [file_hash(file) for file in found] for name, found in files.items()}
-    record = study.folder / f"seed-{pieces[0].seed}" / SPEED if pieces else None
+    record = study.folder / f"seed-{variant_runs[0].seed}" / SPEED if variant_runs else None
     if record is None or (
         record.exists() and json.loads(record.read_text())["potentials"] == potentials
     ):
         return
-    frames, steps = read_frames(RunFolder(pieces[0].run).frames), {}
-    for piece in pieces:
-        name, timestep = piece.variant.name, piece.run.simulation.timestep
+    frames, steps = read_frames(RunFolder(variant_runs[0].run).frames), {}
+    for variant_run in variant_runs:
+        name, timestep = variant_run.variant.name, variant_run.run.simulation.timestep
         try:
-            ms = measure({name: (_context(piece, files[name], frames), timestep)}, rounds, seconds)[
-                name
-            ]
+            ms = measure(
+                {name: (_context(variant_run, files[name], frames), timestep)}, rounds, seconds
+            )[name]
         except openmm.OpenMMException as error:  # it may explode here, too
             logger.warning(
-                "%s: its speed could not be measured (%s)", piece.name, openmm_message(error)
+                "%s: its speed could not be measured (%s)", variant_run.name, openmm_message(error)
             )
             continue
         steps[name] = {"step_time_ms": ms, "ns_per_day": timestep * 86400 / ms}
@@ -278,19 +291,19 @@ def measure_speeds(study: Study, pieces: list[VariantRun], rounds: int, seconds:
     )
 
 
-def speed_of(piece: VariantRun) -> dict[str, float]:
+def speed_of(variant_run: VariantRun) -> dict[str, float]:
     """What `measure_speeds` found, if the potentials are still the same."""
-    root, name = RunFolder(piece.run).root, piece.variant.name
+    root, name = RunFolder(variant_run.run).root, variant_run.variant.name
     if not (root.parent / SPEED).exists() or (root / FAILURE).exists():
         return {}
     record = json.loads((root.parent / SPEED).read_text())
-    same = record["potentials"].get(name) == [file_hash(file) for file in _potentials(piece)]
+    same = record["potentials"].get(name) == [file_hash(file) for file in _potentials(variant_run)]
     return record["steps"].get(name, {}) if same else {}
 
 
-def _context(piece: VariantRun, files: list[Path], frames: Frames) -> openmm.Context:
-    start, protocol = _start(piece.run, frames), piece.run.simulation
-    potential = EnsemblePotential(files) if piece.variant.committee else CGPotential(files[0])
+def _context(variant_run: VariantRun, files: list[Path], frames: Frames) -> openmm.Context:
+    start, protocol = _start(variant_run.run, frames), variant_run.run.simulation
+    potential = EnsemblePotential(files) if variant_run.variant.committee else CGPotential(files[0])
     system = potential.createSystem(bead_topology_to_openmm(frames.beads, frames.box[start]))
     temperature = frames.temperature * unit.kelvin
     integrator = openmm.LangevinMiddleIntegrator(
@@ -298,16 +311,16 @@ def _context(piece: VariantRun, files: list[Path], frames: Frames) -> openmm.Con
     )
     context = openmm.Context(system, integrator, choose_platform(system, protocol.platform))
     context.setPositions(frames.positions[start])
-    context.setVelocitiesToTemperature(temperature, piece.run.seed)
+    context.setVelocitiesToTemperature(temperature, variant_run.run.seed)
     return context
 
 
-def _potentials(piece: VariantRun) -> list[Path]:
-    if not piece.variant.committee:
-        return [RunFolder(piece.run).model]
+def _potentials(variant_run: VariantRun) -> list[Path]:
+    if not variant_run.variant.committee:
+        return [RunFolder(variant_run.run).model]
     return [
-        RunFolder(piece.teachers).teacher(k) / "potential.pt"
-        for k in range(piece.run.teachers.count)
+        RunFolder(variant_run.teachers).teacher(k) / "potential.pt"
+        for k in range(variant_run.run.teachers.count)
     ]
 
 

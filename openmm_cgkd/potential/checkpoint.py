@@ -1,6 +1,4 @@
-"""Checkpoint of a trained model: everything needed to build the network again, as plain data
-and tensors.
-"""
+"""Checkpoint of a trained network: what is needed to build it again, as plain data and tensors."""
 
 from __future__ import annotations
 
@@ -10,19 +8,27 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from openmm_cgkd.config.run import ModelConfig
 from openmm_cgkd.exceptions import ModelFileError
-from openmm_cgkd.potential.network import TensorNetEnergies, build_tensornet
 from openmm_cgkd.utils.files import replacing
+
+from .custom_network import (
+    CustomNetwork,
+    NetworkSettings,
+    build_network,
+    describe_network,
+    is_custom,
+)
 
 _KEYS = {"model", "n_types", "scale", "state", "type_names", "frames", "training"}
 
 
 def save_checkpoint(
     path: Path,
-    network: TensorNetEnergies,
-    model_config: ModelConfig,
+    network: nn.Module,
+    settings: NetworkSettings,
     scale: float,
     frames_identity: str,
     type_names: tuple[str, ...],
@@ -33,8 +39,9 @@ def save_checkpoint(
     Parameters
     ----------
     path : path
-    network : TensorNetEnergies
-    model_config : ModelConfig
+    network : module
+    settings : ModelConfig or CustomNetwork
+        What the network was built from.
     scale : float
         Factor of the network's output, kJ/mol.
     frames_identity : str
@@ -45,7 +52,7 @@ def save_checkpoint(
         JSON-ready facts about the training: loss weights, targets, seed, epochs, losses.
     """
     content = {
-        "model": model_config.model_dump(mode="json"),
+        "model": describe_network(settings),
         "n_types": len(type_names),
         "scale": float(scale),
         "state": {
@@ -64,12 +71,20 @@ def _single(values: torch.Tensor) -> torch.Tensor:
     return values.float() if values.is_floating_point() else values
 
 
-def load_checkpoint(path: Path) -> tuple[TensorNetEnergies, dict[str, Any]]:
+def load_checkpoint(
+    path: Path, custom: CustomNetwork | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
     """Read a checkpoint.
+
+    Parameters
+    ----------
+    path : path
+    custom : CustomNetwork, optional
+        What a user's own network was built from; a checkpoint holds no code and names none to run.
 
     Returns
     -------
-    network : TensorNetEnergies
+    network : module
         On the CPU, in evaluation mode.
     content : dict
         What `save_checkpoint` wrote.
@@ -77,7 +92,8 @@ def load_checkpoint(path: Path) -> tuple[TensorNetEnergies, dict[str, Any]]:
     Raises
     ------
     ModelFileError
-        If the file is missing or is not a checkpoint of this package.
+        If the file is missing, is not a checkpoint of this package, or is of a user's own network
+        and `custom` is not that network.
     """
     path = Path(path)
     if not path.exists():
@@ -91,14 +107,26 @@ def load_checkpoint(path: Path) -> tuple[TensorNetEnergies, dict[str, Any]]:
         raise ModelFileError(foreign) from error
     if not isinstance(content, dict) or not content.keys() >= _KEYS:
         raise ModelFileError(foreign)
+    unfit = f"{path}: its weights do not fit the model it describes; train the model again."
     try:
+        settings = _settings(path, content["model"], custom)
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be replaced
-            network = build_tensornet(
-                ModelConfig.model_validate(content["model"]), content["n_types"], content["scale"]
-            )
+            network = build_network(settings, content["n_types"], content["scale"])
         network.load_state_dict(content["state"])
     except (ValidationError, RuntimeError) as error:
-        raise ModelFileError(
-            f"{path}: its weights do not fit the model it describes; train the model again."
-        ) from error
+        raise ModelFileError(unfit) from error
     return network.eval(), content
+
+
+def _settings(
+    path: Path, description: dict[str, Any], custom: CustomNetwork | None
+) -> NetworkSettings:
+    if not is_custom(description):
+        return ModelConfig.model_validate(description)
+    if custom is None or describe_network(custom) != description:
+        given = "none was given" if custom is None else f"{describe_network(custom)} was given"
+        raise ModelFileError(
+            f"{path}: holds weights of the custom network {description}, and {given}; give the same"
+            " CustomNetwork as for training."
+        )
+    return custom

@@ -1,0 +1,67 @@
+"""What the stages read: frames, split, prior, teachers and labels of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from openmm_cgkd.config.run import RunConfig
+from openmm_cgkd.exceptions import FramesError
+from openmm_cgkd.frames.frames import Frames, read_frames
+from openmm_cgkd.frames.split import Split, apply_split
+from openmm_cgkd.potential.prior import PriorParameters, fit_prior, read_prior, write_prior
+from openmm_cgkd.run_folder import RunFolder
+from openmm_cgkd.training.ensemble import Ensemble, load_ensemble
+from openmm_cgkd.training.task import BEST
+from openmm_cgkd.utils.files import file_hash
+
+
+def load_frames(run: RunConfig) -> Frames:
+    """Frames that training and labelling use, at most `max_frames`, evenly spaced."""
+    return read_frames(RunFolder(run).frames).evenly_spaced(run.max_frames)
+
+
+def split_run(run: RunConfig, frames: Frames) -> Split:
+    """Training, validation and test part of `load_frames`."""
+    return apply_split(frames, run.split)
+
+
+def fit_prior_of(run: RunConfig, frames: Frames) -> PriorParameters:
+    """Fit the prior to the training part and write it to `RunFolder.prior`."""
+    prior = fit_prior(frames[split_run(run, frames).training], run.prior)
+    write_prior(prior, RunFolder(run).prior)
+    return prior
+
+
+def load_teachers(run: RunConfig, frames: Frames) -> Ensemble:
+    """Read the teachers of a run; errors as `load_ensemble` and `read_prior`."""
+    folder = RunFolder(run)
+    checkpoints = [folder.teacher(k) / BEST for k in range(run.teachers.count)]
+    return load_ensemble(checkpoints, read_prior(folder.prior), frames)
+
+
+def mean_forces_of(run: RunConfig) -> Path | None:
+    """File of mean forces that a run names."""
+    return None if run.mean_forces is None else run.path(run.mean_forces)
+
+
+def refuse_stale(path: Path, attributes: dict[str, Any], folder: RunFolder) -> None:
+    """Refuse labels of teachers or of a prior that the run has replaced since.
+
+    Where the teachers are gone, the labels stand alone.
+
+    Raises
+    ------
+    FramesError
+    """
+    checkpoints = [folder.teacher(k) / BEST for k in range(folder.config.teachers.count)]
+    if all(checkpoint.exists() for checkpoint in checkpoints) and list(attributes["teachers"]) != [
+        file_hash(c) for c in checkpoints
+    ]:
+        raise FramesError(
+            f"{path}: made by other teachers than those of this run; run 'cgkd label' again."
+        )
+    if folder.prior.exists() and attributes.get("prior") != file_hash(folder.prior):
+        raise FramesError(
+            f"{path}: made with another pair prior than that of this run; run 'cgkd label' again."
+        )
