@@ -39,9 +39,18 @@ class RunFiles:
     def prior(self) -> Path:
         return self.root / "prior.json"
 
+    @property
+    def teachers(self) -> Path:
+        """Folder of the ensemble."""
+        return self.root / "teachers"
+
     def teacher(self, k: int) -> Path:
         """Folder of one ensemble member."""
-        return self.root / "teachers" / f"{k:02d}"
+        return self.teachers / f"{k:02d}"
+
+    def teacher_potential(self, k: int) -> Path:
+        """Potential file of one ensemble member, for the committee."""
+        return self.teacher(k) / "potential.pt"
 
     @property
     def labels(self) -> Path:
@@ -55,6 +64,10 @@ class RunFiles:
     def on_policy(self, k: int) -> Path:
         """Folder of one on-policy round, from 1."""
         return self.root / "on_policy" / f"{k:02d}"
+
+    def on_policy_labels(self, k: int) -> Path:
+        """Labels of the configurations of one on-policy round."""
+        return self.on_policy(k) / "labels.h5"
 
     def student_of_round(self, k: int) -> Path:
         """Folder of the student's training in an on-policy round; 0: before the first one."""

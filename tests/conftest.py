@@ -124,17 +124,18 @@ def finished_run(
 @pytest.fixture(scope="session")
 def labeled_run(tmp_path_factory: pytest.TempPathFactory):
     """A small run with two trained teachers and their labels, and its frames; not to be changed."""
-    from openmm_cgkd.stages.label import label_frames
-    from openmm_cgkd.stages.teach import train_member
-    from openmm_cgkd.stages.inputs import write_prior
+    from openmm_cgkd.stages.inputs import fit_prior_of
+    from openmm_cgkd.stages.label import label_run
+    from openmm_cgkd.stages.teach import ensemble_task
+    from openmm_cgkd.training.ensemble import train_member
     from tests.cases.training import ignore, make_frames, make_run
 
     frames = make_frames(20, 12, noise=1.0)[0]
     run = make_run(tmp_path_factory.mktemp("labelled"), frames)
-    write_prior(run, frames)
+    fit_prior_of(run, frames)
     for k in range(2):
-        train_member(run, k, "inputs", ignore)
-    label_frames(run)
+        train_member(ensemble_task(run), k, ignore)
+    label_run(run)
     return run, frames
 
 

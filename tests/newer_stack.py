@@ -108,7 +108,8 @@ def test_system_read_in_another_process(file, tmp_path):
         import numpy as np
         import openmm
         system = openmm.XmlSerializer.deserialize(open("system.xml").read())
-        context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("Reference"))
+        platform = openmm.Platform.getPlatform("Reference")
+        context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
         context.setPositions(np.load("positions.npy"))
         np.save("forces.npy", context.getState(forces=True).getForces(asNumpy=True)._value)
     """

@@ -62,9 +62,9 @@ def compare(
                 " with --against."
             )
         config = open_run(ctx, shipped(runs[0]), folder)
-        from openmm_cgkd.stages.compare import compare
+        from openmm_cgkd.stages.compare import compare_run
 
-        typer.echo(compare(config))
+        typer.echo(compare_run(config))
         return
     if folder is not None:
         raise ConfigError(

@@ -24,17 +24,17 @@ def label(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> None
     spread.
     """
     config = open_run(ctx, run, folder)
-    from openmm_cgkd.stages.label import label_frames
+    from openmm_cgkd.stages.label import label_run
 
-    typer.echo(label_frames(config))
+    typer.echo(label_run(config))
 
 
 def distill(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> None:
     """Train the student on the labels."""
     config = open_run(ctx, run, folder)
-    from openmm_cgkd.stages.workflow import distill
+    from openmm_cgkd.stages.on_policy import train_on_policy
 
-    typer.echo(distill(config))
+    typer.echo(train_on_policy(config))
 
 
 def export(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> None:
@@ -42,7 +42,7 @@ def export(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> Non
     alone, and student-fast.pt.
     """
     config = open_run(ctx, run, folder)
-    from openmm_cgkd.potential.export import export_student
+    from openmm_cgkd.stages.export import export_student
 
     typer.echo(export_student(config))
 
@@ -52,9 +52,9 @@ def simulate(ctx: typer.Context, run: RunOrFluid, folder: FolderOption = None) -
     that a fluid comes with.
     """
     config = open_run(ctx, shipped(run), folder)
-    from openmm_cgkd.stages.simulate import simulate
+    from openmm_cgkd.stages.simulate import simulate_run
 
-    typer.echo(simulate(config))
+    typer.echo(simulate_run(config))
 
 
 def timestep(

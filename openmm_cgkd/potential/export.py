@@ -27,7 +27,7 @@ from openmm_cgkd.utils.progress import progress
 
 from .checkpoint import load_checkpoint
 from .custom_network import CustomNetwork
-from .forces import energies_and_forces
+from .forces import cutoff_of, energies_and_forces
 from .metadata import FILE_NAME, PotentialMetadata, content_hash
 from .modules import FastModule, PortableModule
 from .network import TensorNetEnergies
@@ -111,7 +111,7 @@ def export_potential(
     metadata = PotentialMetadata(
         type_names=list(stored["type_names"]),
         masses=type_masses(frames.beads),
-        cutoff=float(network.cutoff),  # type: ignore[arg-type]  # an attribute, no submodule
+        cutoff=cutoff_of(network),
         prior=prior.as_dict(),
         network={**stored["model"], "scale": stored["scale"]},
         system=str(frames.attributes.get("system", "")),
@@ -174,24 +174,30 @@ def write_potential(
     ModelFileError
         If metadata and network disagree, or the file fails the check.
     """
-    path = Path(path)
+    path, cutoff = Path(path), cutoff_of(network)
     if tuple(metadata.type_names) != tuple(prior.type_names) or not np.isclose(
-        metadata.cutoff, network.cutoff
+        metadata.cutoff, cutoff
     ):
         raise ModelFileError(
             f"{path}: metadata (types {metadata.type_names}, cutoff {metadata.cutoff:g} nm) do not"
-            f" fit the potential (types {list(prior.type_names)}, cutoff {network.cutoff:g} nm);"
+            f" fit the potential (types {list(prior.type_names)}, cutoff {cutoff:g} nm);"
             " make the metadata from the same run."
         )
-    terms = (prior.build(network.cutoff), copy.deepcopy(network), prior.build_bonded())
+    terms = (prior.build(cutoff), copy.deepcopy(network), prior.build_bonded())
     model = PortableModule(*terms).cpu().eval().requires_grad_(False)
     scripted = torch.jit.script(model)
     if metadata.kind == "fast":
+        copied = model.network
+        if not isinstance(copied, TensorNetEnergies):
+            raise ModelFileError(
+                f"{path}: a fast file holds TensorNet alone, not {type(copied).__name__}; write a"
+                " portable one."
+            )
         scripted = torch.jit.script(
-            FastModule(model.prior, model.network, prior.build_bonded(), scripted).eval()
+            FastModule(model.prior, copied, prior.build_bonded(), scripted).eval()
         )
     bonds = np.zeros((0, 2), dtype=np.int64) if bonds is None else np.asarray(bonds)
-    fixed = Prior(prior, network.cutoff, np.asarray(types), bonds)
+    fixed = Prior(prior, cutoff, np.asarray(types), bonds)
     with replacing(path) as fresh:
         _save(scripted, fresh, metadata)
         _check(

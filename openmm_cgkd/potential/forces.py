@@ -29,6 +29,13 @@ class SumModel(nn.Module):
         return energies
 
 
+def cutoff_of(network: nn.Module) -> float:
+    """Cutoff of a network, its attribute ``cutoff``, nm."""
+    cutoff = network.cutoff
+    assert isinstance(cutoff, float)
+    return cutoff
+
+
 def energies_and_forces(
     model: nn.Module,
     types: Tensor,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from openmm_cgkd.config.run import RunConfig
+from openmm_cgkd.exceptions import ModelFileError
 from openmm_cgkd.frames.frames import Frames
-from openmm_cgkd.potential.checkpoint import load_checkpoint
-from openmm_cgkd.potential.export import type_masses, write_potential
-from openmm_cgkd.potential.metadata import PotentialMetadata
+from openmm_cgkd.potential.export import export_potential
 from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.simulation.committee import SpreadRange
 from openmm_cgkd.training.labels import load_labels
+from openmm_cgkd.training.task import BEST
 from openmm_cgkd.utils.files import file_hash
 
 from .inputs import load_frames
@@ -28,37 +28,15 @@ def export_members(run: RunConfig, frames: Frames) -> list[Path]:
     """
     folder, found = RunFolder(run), []
     for k in range(run.teachers.count):
-        checkpoint = folder.teacher(k) / "best.pt"
-        path = folder.teacher(k) / "potential.pt"
+        checkpoint, path = folder.teacher(k) / BEST, folder.teacher_potential(k)
         found.append(path)
-        network, stored = load_checkpoint(checkpoint)
+        if not checkpoint.exists():
+            raise ModelFileError(f"{checkpoint}: no such file; run 'cgkd teach' first.")
         inputs = {"checkpoint": file_hash(checkpoint), "prior": file_hash(folder.prior)}
         stage = StageRecord(folder, f"export-teacher-{k:02d}", inputs, [path])
-        if stage.finished:
-            continue
-        prior = read_prior(folder.prior)
-        metadata = PotentialMetadata(
-            type_names=list(stored["type_names"]),
-            masses=type_masses(frames.beads),
-            cutoff=network.cutoff,
-            prior=prior.as_dict(),
-            network={**stored["model"], "scale": stored["scale"]},
-            temperature=frames.temperature,
-            training=stored["training"],
-            frames_sha256=stored["frames"],
-            checkpoint_sha256=inputs["checkpoint"],
-        )
-        write_potential(
-            path,
-            network,
-            prior,
-            metadata,
-            frames.beads.types,
-            frames.positions[-1],
-            frames.box[-1],
-            frames.beads.bonds,
-        )
-        stage.finish()
+        if not stage.finished:
+            export_potential(checkpoint, path, frames, read_prior(folder.prior), fast=False)
+            stage.finish()
     return found
 
 

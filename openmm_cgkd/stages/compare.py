@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from openmm_cgkd.analysis.comparison.compare import compare, state_of, title_of
 from openmm_cgkd.analysis.comparison.curves import CurveComparison
 from openmm_cgkd.analysis.comparison.figures import write_pictures
 from openmm_cgkd.analysis.comparison.models import Comparison, Result, compare_models, report
@@ -44,7 +45,7 @@ _DEFINITIONS = {
 }
 
 
-def compare(run: RunConfig) -> Path:
+def compare_run(run: RunConfig) -> Path:
     """Compare the coarse-grained trajectory of a run with its all-atom frames.
 
     Reads ``simulation/trajectory.dcd`` (or ``.xtc``), ``simulation/topology.pdb`` and, if present,
@@ -89,7 +90,7 @@ def compare(run: RunConfig) -> Path:
         numbers = _report(frames, comparison, speed)
         write_text(outputs[0], json.dumps(numbers, indent=1, allow_nan=False))
         write_tables(comparison, folder.comparison)
-        write_pictures(comparison, folder.comparison, _title(frames.attributes), ("png",))
+        write_pictures(comparison, folder.comparison, title_of(frames.attributes), ("png",))
         _log_table(comparison.results[0], numbers["mean"])
         stage.finish()
     return outputs[0]
@@ -121,21 +122,10 @@ def compare_runs(
     AnalysisError
         As `compare_models` and `read_run_or_source`.
     """
-    folder = Path(folder)
     all_atom = read_run_or_source(against)
-    sources = [_labeled(model) for model in models]
-    comparison = compare_models(all_atom, sources, settings)
-    path = folder / "comparison.json"
-    numbers = (
-        _state(all_atom.attributes)
-        | {"settings": settings.model_dump(mode="json"), "r_max": comparison.r_max}
-        | report(comparison)
-    )
-    write_text(path, json.dumps(numbers, indent=1, allow_nan=False))
-    write_tables(comparison, folder)
-    write_pictures(comparison, folder, _title(all_atom.attributes))
+    comparison = compare(all_atom, [_labeled(model) for model in models], folder, settings)
     _log_scores(comparison)
-    return path
+    return Path(folder) / "comparison.json"
 
 
 def read_run_or_source(path: Path | str, label: str = "") -> Source:
@@ -185,22 +175,6 @@ def _labeled(model: str) -> Source:
     return read_run_or_source(model)
 
 
-def _state(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "system": attributes.get("system", "unnamed system"),
-        "temperature": attributes.get("temperature"),
-    }
-
-
-def _title(attributes: dict[str, Any]) -> str:
-    state = _state(attributes)
-    return (
-        state["system"]
-        if state["temperature"] is None
-        else f"{state['system']} at {state['temperature']:g} K"
-    )
-
-
 def _simulation_numbers(path: Path) -> dict[str, Any] | None:
     """What the simulation stage left about its speed and temperature, or None."""
     if not path.exists():
@@ -220,7 +194,7 @@ def _report(frames: Frames, comparison: Comparison, speed: dict[str, Any] | None
     pairs = [_pair_numbers(types, pair) for types, pair in result.of_kind("rdf").items()]
     settings = comparison.settings
     return {
-        **_state(frames.attributes),
+        **state_of(frames.attributes),
         "frames": {
             "all_atom": len(frames),
             "coarse_grained": len(result.analysis.source),

@@ -14,25 +14,73 @@ from collections.abc import Callable
 from pathlib import Path
 
 from openmm_cgkd.config.run import RunConfig
+from openmm_cgkd.exceptions import SimulationError
+from openmm_cgkd.frames.frames import Frames, read_frames
+from openmm_cgkd.potential.export import export_potential
+from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder
-from openmm_cgkd.training.configurations import label_beyond, snapshots
-from openmm_cgkd.training.ensemble import load_ensemble
+from openmm_cgkd.simulation.simulate import simulate
+from openmm_cgkd.training.configurations import snapshots
 from openmm_cgkd.utils.files import file_hash
 from openmm_cgkd.utils.progress import log_to
 
 from .distill import train_student
-from .inputs import load_frames
+from .inputs import load_frames, load_teachers, split_run
+from .label import label_beyond_frames
 
 logger = logging.getLogger(__name__)
+
+# ps, time step where none is given: no search for a student that is about to be replaced
+_CAREFUL = 0.002
 
 # simulates with the student of a checkpoint and returns the trajectory; takes run, checkpoint and
 # folder
 Sampler = Callable[[RunConfig, Path, Path], Path]
 
 
-def train_on_policy(run: RunConfig, sample: Sampler) -> Path:
-    """Train the student, then again in every on-policy round, from fresh weights, on all labels
-    gathered so far.
+def simulate_student(run: RunConfig, checkpoint: Path, folder: Path) -> Path:
+    """Simulate with the student of a checkpoint from the last training frame.
+
+    Returns the trajectory.
+
+    A student that explodes is what such a round is for: what it has written until then is returned.
+    """
+    files = RunFolder(run)
+    frames, model = read_frames(files.frames), folder / "student.pt"
+    export_potential(checkpoint, model, frames, read_prior(files.prior), fast=False)
+    settings = run.student.on_policy
+    timestep = run.simulation.timestep or _CAREFUL
+    changes = {
+        "timestep": timestep,
+        "production": settings.production,
+        # at least one time step between snapshots
+        "frame_interval": max(settings.production / settings.snapshots, timestep),
+        "pressure": None,
+        "committee": None,
+    }
+    protocol = run.simulation.model_copy(update=changes)
+    trajectory = folder / f"trajectory.{protocol.trajectory}"
+    try:
+        simulate(
+            model,
+            frames,
+            folder,
+            protocol,
+            start=int(split_run(run, frames).training[-1]),
+            seed=run.seed,
+            identity=file_hash(checkpoint),
+        )
+    except SimulationError as error:
+        if not trajectory.exists():
+            raise
+        logger.warning("on-policy simulation: %s", error)
+    return trajectory
+
+
+def train_on_policy(run: RunConfig, sample: Sampler = simulate_student) -> Path:
+    """Train the student, then again in every on-policy round on all labels gathered so far.
+
+    Every training begins with fresh weights.
 
     Parameters
     ----------
@@ -67,18 +115,19 @@ def _label_round(run: RunConfig, k: int, student: Path, sample: Sampler) -> None
     inputs = {
         "student": file_hash(student),
         "on_policy": {"production": settings.production, "snapshots": settings.snapshots},
+        "simulation": run.simulation,
+        "seed": run.seed,
     }
-    inputs |= {"simulation": run.simulation, "seed": run.seed}
 
-    def configurations():
+    def configurations() -> Frames:
         return snapshots(sample(run, student, folder / "simulation"), frames, settings.snapshots)
 
-    label_beyond(
+    label_beyond_frames(
         run,
         frames,
-        load_ensemble(run, frames),
+        load_teachers(run, frames),
         f"on-policy-{k:02d}",
         inputs,
         configurations,
-        folder / "labels.h5",
+        RunFolder(run).on_policy_labels(k),
     )

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from openmm_cgkd.config.run import RunConfig
 from openmm_cgkd.potential.pairs import check_cutoff
+from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.training.batches import resample_blocks
-from openmm_cgkd.training.ensemble import train_ensemble
+from openmm_cgkd.training.ensemble import EnsembleTask, train_ensemble
 from openmm_cgkd.training.task import BEST
 from openmm_cgkd.utils.progress import log_to
 
@@ -73,3 +74,22 @@ def train_teachers(run: RunConfig) -> list[Path]:
             )
             stage.finish()
     return best
+
+
+def ensemble_task(run: RunConfig) -> EnsembleTask:
+    """What the members of a run's ensemble share, to train one of them in this process.
+
+    The prior of the run must exist.
+    """
+    folder = RunFolder(run)
+    return EnsembleTask(
+        folder.teachers,
+        partial(load_frames, run),
+        read_prior(folder.prior),
+        run.model,
+        run.teachers,
+        run.split,
+        run.seed,
+        mean_forces_of(run),
+        run.tensorboard,
+    )

@@ -52,13 +52,18 @@ class EpochWriter(Callback):
         self._writer: Any = None
         self._on_terminate = signal.getsignal(signal.SIGTERM)
 
+    @property
+    def state_key(self) -> str:
+        """Name of this state in Lightning's checkpoints; version 0.1 called the class Keeper."""
+        return "Keeper"
+
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self._rows, "best": self._best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._rows, self._best = state["rows"], state["best"]
 
-    def on_train_start(self, trainer: lightning.Trainer, module: NetworkFit) -> None:
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         # Lightning swallows SIGTERM; the state of the last epoch is on disk, so ending at once is
         # safe and is what was asked for
         if threading.current_thread() is threading.main_thread():
@@ -67,12 +72,20 @@ class EpochWriter(Callback):
             self._writer = _tensorboard(self._task.folder / TENSORBOARD, trainer.current_epoch + 1)
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: NetworkFit, outputs: Any, batch: Any, index: int
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        index: int,
     ) -> None:
         epochs = trainer.current_epoch + (index + 1) / trainer.num_training_batches
         self._report(epochs / self._task.settings.epochs, self._note)
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, module: NetworkFit) -> None:
+    def on_train_epoch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule
+    ) -> None:
+        assert isinstance(module, NetworkFit)
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         self._rows.append(
             {"epoch": trainer.current_epoch + 1, "learning_rate": rate, **module.metrics}
@@ -96,7 +109,9 @@ class EpochWriter(Callback):
         with replacing(last) as fresh:
             trainer.save_checkpoint(fresh)
 
-    def teardown(self, trainer: lightning.Trainer, module: NetworkFit, stage: str) -> None:
+    def teardown(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str
+    ) -> None:
         if self._writer is not None:
             self._writer.close()
 
@@ -124,10 +139,9 @@ class EpochWriter(Callback):
             "seed": task.seed,
             "best": self._rows[-1],
         }
-        network = module.averaged.module
         save_checkpoint(
             task.folder / BEST,
-            network,
+            module.averaged.module,
             task.model,
             self._scale,
             task.identity,

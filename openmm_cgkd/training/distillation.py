@@ -109,7 +109,7 @@ def distill(
     check_cutoff(frames.box, model.cutoff)
     parts = apply_split(frames, split)
     read = [_read_labels(path, frames, prior) for path in files]
-    graphs = FrameGraphs(_configurations(frames, read), model.cutoff, prior)
+    graphs = FrameGraphs(labeled_configurations(frames, read), model.cutoff, prior)
     wanted = (
         mapped_targets(graphs)
         if noisy
@@ -187,7 +187,7 @@ def _read_labels(path: Path, frames: Frames, prior: PriorParameters) -> Labels:
     return labels
 
 
-def _configurations(frames: Frames, labels: list[Labels]) -> Frames:
+def labeled_configurations(frames: Frames, labels: list[Labels]) -> Frames:
     """The frames, followed by the labelled configurations beyond them."""
     beyond = [
         without_forces(part.positions, part.box, frames)
@@ -197,9 +197,7 @@ def _configurations(frames: Frames, labels: list[Labels]) -> Frames:
     return join([frames, *beyond]) if beyond else frames
 
 
-def _check(
-    best: Path, graphs: FrameGraphs, validation: np.ndarray, model: NetworkSettings
-) -> None:
+def _check(best: Path, graphs: FrameGraphs, validation: np.ndarray, model: NetworkSettings) -> None:
     """Store the consistency of the trained network and log its error against the mapped forces."""
     network, _ = load_checkpoint(best, model if isinstance(model, CustomNetwork) else None)
     check = check_consistency(network, model.cutoff, graphs.frames, validation)

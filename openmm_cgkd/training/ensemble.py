@@ -16,7 +16,12 @@ import torch
 from torch import nn
 
 from openmm_cgkd.config.execution import ExecutionConfig
-from openmm_cgkd.config.run import LossWeights, ModelConfig, PriorConfig, SplitConfig, TeachersConfig
+from openmm_cgkd.config.run import (
+    ModelConfig,
+    PriorConfig,
+    SplitConfig,
+    TeachersConfig,
+)
 from openmm_cgkd.config.section import fingerprint
 from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.execution.processes import cores
@@ -25,6 +30,7 @@ from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.frames.split import apply_split
 from openmm_cgkd.potential.checkpoint import load_checkpoint
 from openmm_cgkd.potential.custom_network import CustomNetwork, NetworkSettings, describe_network
+from openmm_cgkd.potential.forces import cutoff_of
 from openmm_cgkd.potential.pairs import check_cutoff
 from openmm_cgkd.potential.prior import PriorParameters, fit_prior
 from openmm_cgkd.utils.files import file_hash
@@ -62,7 +68,7 @@ class Ensemble:
     @property
     def cutoff(self) -> float:
         """Largest cutoff of the teachers, nm."""
-        return max(float(network.cutoff) for network in self.networks)  # type: ignore[arg-type]
+        return max(cutoff_of(network) for network in self.networks)
 
 
 def load_ensemble(
@@ -338,9 +344,7 @@ def _train_members(
         for k, name in enumerate(names)
     }
     threads = threads_per_member(task.teachers, execution, workers)
-    missing = {
-        name: (task, k, threads) for k, name in enumerate(names) if done[name] == 0
-    }
+    missing = {name: (task, k, threads) for k, name in enumerate(names) if done[name] == 0}
     with progress("teachers", count * epochs, sum(done.values())) as meter:
 
         def report(name: str, share: float, note: str) -> None:

@@ -15,6 +15,7 @@ from openmm_cgkd.config.run import SplitConfig
 from openmm_cgkd.config.section import fingerprint
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.frames.split import Split, apply_split
+from openmm_cgkd.potential.forces import cutoff_of
 from openmm_cgkd.potential.pairs import check_cutoff
 from openmm_cgkd.utils.files import replacing
 
@@ -62,7 +63,7 @@ def label_frames(
     check_cutoff(frames.box, ensemble.cutoff)
     chosen = apply_split(frames, settings)
     checks = [
-        check_consistency(network, float(network.cutoff), frames, chosen.validation)  # type: ignore[arg-type]
+        check_consistency(network, cutoff_of(network), frames, chosen.validation)
         for network in ensemble.networks
     ]
     for k, check in enumerate(checks):

@@ -1,5 +1,6 @@
-"""The optimisation of one network, teacher or student: loss, averaged weights, optimiser,
-metrics.
+"""The optimisation of one network, teacher or student.
+
+Loss, averaged weights, optimiser and metrics.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from typing import Any
 
 import lightning
 import torch
-from torch import Tensor
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from openmm_cgkd.config.run import LossWeights, TrainingConfig
 from openmm_cgkd.exceptions import TrainingError
 from openmm_cgkd.potential.autograd import messages as kernels
 from openmm_cgkd.potential.forces import energies_and_forces
-from openmm_cgkd.potential.network import TensorNetEnergies
 
 from .graphs import Batch
 from .loss import distillation_loss, total_errors
@@ -25,17 +26,19 @@ from .metrics import Errors
 from .predict import predict
 from .targets import Variances
 
+_Tensors = tuple[Tensor, ...] | list[Tensor]
+
 _PLATEAU_FACTOR = 0.5  # of the learning rate, after half the patience without improvement
 
 
-def average(network: TensorNetEnergies, decay: float) -> AveragedModel:
+def average(network: nn.Module, decay: float) -> AveragedModel:
     """Exponential moving average of a network's weights, not itself trained.
 
     The decay grows with the number n of steps, min(decay, (1 + n) / (10 + n)), so that the average
     never reaches back further than about the last ninth of the training so far.
     """
 
-    def update(averaged: list[Tensor], current: list[Tensor], n: Tensor) -> None:
+    def update(averaged: _Tensors, current: _Tensors, n: Tensor | int) -> None:
         get_ema_multi_avg_fn(min(decay, (1 + int(n)) / (10 + int(n))))(averaged, current, n)
 
     return AveragedModel(network, multi_avg_fn=update).requires_grad_(False)
@@ -46,7 +49,8 @@ class NetworkFit(lightning.LightningModule):
 
     Parameters
     ----------
-    network : TensorNetEnergies
+    network : module
+        Per-bead energies, as the terms of `SumModel`.
     weights : LossWeights
     variances : Variances
         Of the targets over the training frames.
@@ -75,7 +79,7 @@ class NetworkFit(lightning.LightningModule):
 
     def __init__(
         self,
-        network: TensorNetEnergies,
+        network: nn.Module,
         weights: LossWeights,
         variances: Variances,
         settings: TrainingConfig,
@@ -92,19 +96,15 @@ class NetworkFit(lightning.LightningModule):
                     f" weights.{name} to 0 or give varied frames."
                 )
         self.network, self.weights, self.variances = network, weights, variances
-        self.settings, self.type_names, self.fingerprint, self.mean_forces = (
-            settings,
-            type_names,
-            fingerprint,
-            mean_forces,
-        )
+        self.settings, self.type_names = settings, type_names
+        self.fingerprint, self.mean_forces = fingerprint, mean_forces
         self.averaged = average(network, settings.ema_decay)
         self.metrics: dict[str, float] = {}
         self._plateau = {"lowest": math.inf, "since": 0, "factor": 1.0}
 
     # --- optimiser --------------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         settings = self.settings
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -186,8 +186,8 @@ class NetworkFit(lightning.LightningModule):
         self._training_sums = torch.zeros(2, dtype=torch.float64)  # loss times frames, frames
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        self._batch_frames = batch.indices.tolist()
-        loss, *_ = self._evaluate(self.network, batch, self.weights)
+        self._batch_frames = [int(k) for k in batch.indices]
+        loss = self._evaluate(self.network, batch, self.weights)[0]
         self._training_sums += torch.tensor([loss.item(), 1.0]) * len(batch.indices)
         return loss
 
@@ -195,7 +195,7 @@ class NetworkFit(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._validation_sums = torch.zeros(2, dtype=torch.float64)
-        self._total_errors: list[Tensor] = []
+        self._frame_errors: list[Tensor] = []
         self._errors = {
             name: Errors(name, self.type_names) for name in ("noisy", "label", "energy")
         }
@@ -207,7 +207,10 @@ class NetworkFit(lightning.LightningModule):
         )
         self._validation_sums += torch.tensor([loss.item(), 1.0]) * len(batch.indices)
         if self.weights.energy:
-            self._total_errors.append(total_errors(energies.detach(), batch))
+            self._frame_errors.append(total_errors(energies.detach(), batch))
+        assert batch.prior is not None
+        assert batch.mapped is not None
+        assert batch.forces is not None
         self._errors["noisy"].add(forces + batch.prior, batch.mapped, batch.types)
         self._errors["label"].add(forces, batch.forces, batch.types)
         if batch.energies is not None:
@@ -223,7 +226,7 @@ class NetworkFit(lightning.LightningModule):
             validation += (
                 self.weights.energy
                 / self.variances.energy
-                * torch.cat(self._total_errors).var(correction=0).item()
+                * torch.cat(self._frame_errors).var(correction=0).item()
             )
         metrics = {"training_loss": training[0] / training[1], "validation_loss": validation}
         for errors in self._errors.values():
@@ -246,9 +249,8 @@ class NetworkFit(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["fingerprint"] = self.fingerprint
         checkpoint["plateau"] = dict(self._plateau)
-        checkpoint["finished"] = bool(
-            self.trainer.should_stop or self.current_epoch + 1 >= self.trainer.max_epochs
-        )
+        epochs = self.settings.epochs
+        checkpoint["finished"] = bool(self.trainer.should_stop or self.current_epoch + 1 >= epochs)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._plateau.update(checkpoint["plateau"])

@@ -42,9 +42,11 @@ def distillation_loss(
     """
     loss = forces.new_zeros(())
     if weights.force:
+        assert batch.forces is not None
         squares = ((forces - batch.forces) ** 2).mean(dim=1)
         loss = loss + weights.force / variances.force * _mean(squares, batch.force_weights)
     if weights.bead_energy:
+        assert batch.energies is not None
         loss = loss + weights.bead_energy / variances.bead_energy * _mean(
             (energies - batch.energies) ** 2, batch.energy_weights
         )
@@ -56,9 +58,11 @@ def distillation_loss(
 
 
 def total_errors(energies: Tensor, batch: Batch) -> Tensor:
-    """Errors of the energy per bead of every frame, shape (n_frames,), kJ/mol, but for a common
-    constant.
+    """Errors of the energy per bead of every frame, shape (n_frames,), kJ/mol.
+
+    They hold up to a common constant.
     """
+    assert batch.energies is not None
     n_frames = len(batch.indices)
     return (
         energies.new_zeros(n_frames).index_add(0, batch.frame, energies - batch.energies)

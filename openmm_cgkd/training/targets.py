@@ -113,9 +113,10 @@ def target_variances(targets: Targets, indices: np.ndarray) -> Variances:
 def spread_weights(spread: np.ndarray, training: np.ndarray) -> np.ndarray:
     """Weights 1 / (1 + s^2 / <s^2>) of beads, with mean 1.
 
-    Here s is the teachers' spread and < > the mean over the training frames. This is the inverse variance of a label whose error has a part common to all beads and a part given by
-    the spread, both equal where the spread is typical. Without the common part the few beads on
-    which teachers agree by chance would dominate.
+    Here s is the teachers' spread and < > the mean over the training frames. This is the inverse
+    variance of a label whose error has a part common to all beads and a part given by the spread,
+    both equal where the spread is typical. Without the common part the few beads on which teachers
+    agree by chance would dominate.
 
     Parameters
     ----------

@@ -58,10 +58,9 @@ def package_task(folder: Path, batches: int):
     from openmm_cgkd.config.run import ModelConfig, PriorConfig, TrainingConfig
     from openmm_cgkd.frames.frames import read_frames
     from openmm_cgkd.potential.prior import fit_prior
-    from openmm_cgkd.stages.teach import FORCES_ONLY
     from openmm_cgkd.training.graphs import FrameGraphs
     from openmm_cgkd.training.targets import mapped_targets, target_variances
-    from openmm_cgkd.training.task import TrainingTask
+    from openmm_cgkd.training.task import FORCES_ONLY, TrainingTask
 
     frames = read_frames(FRAMES)
     prior = fit_prior(frames, PriorConfig())

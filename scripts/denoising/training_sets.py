@@ -29,10 +29,10 @@ from openmm_cgkd.potential.checkpoint import load_checkpoint
 from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.stages.distill import train_student
-from openmm_cgkd.stages.inputs import load_frames, write_prior
-from openmm_cgkd.stages.label import label_frames
-from openmm_cgkd.stages.teach import train_member
-from openmm_cgkd.training.ensemble import ensemble_forces, load_ensemble
+from openmm_cgkd.stages.inputs import fit_prior_of, load_frames, load_teachers
+from openmm_cgkd.stages.label import label_run
+from openmm_cgkd.stages.teach import ensemble_task
+from openmm_cgkd.training.ensemble import ensemble_forces, train_member
 from openmm_cgkd.training.mean_force_test import MeanForceTest
 from openmm_cgkd.training.predict import predict
 from openmm_cgkd.training.task import BEST
@@ -198,15 +198,15 @@ def _train_teacher(run: RunConfig, k: int, report: Report) -> None:
         folder, f"teacher-{k:02d}", inputs | {"member": k}, [folder.teacher(k) / BEST, folder.prior]
     )
     if not stage.finished:
-        write_prior(run, frames)
-        train_member(run, k, stage.fingerprint, report)
+        fit_prior_of(run, frames)
+        train_member(ensemble_task(run), k, report)
         stage.finish()
 
 
 def _train_variant(training_set: TrainingSet, name: str) -> None:
     run = training_set.variants[name]
     if name != DIRECT:
-        label_frames(training_set.teachers)
+        label_run(training_set.teachers)
         source, folder = RunFolder(training_set.teachers), RunFolder(run)
         copies = [(source.labels, folder.labels), (source.prior, folder.prior)]
         if name == EXTRA:
@@ -231,7 +231,7 @@ def measure(training_set: TrainingSet) -> dict[str, dict[str, float]]:
         noise = noise_floor(frames, mean_forces)[-1].noise ** 0.5
     found = {LABELS: {"rmse": float(noise)}}
     if training_set.teachers is not None:
-        ensemble = load_ensemble(training_set.teachers, frames)
+        ensemble = load_teachers(training_set.teachers, frames)
         test = MeanForceTest(mean_forces, frames, ensemble.cutoff, ensemble.prior)
         forces = ensemble_forces(ensemble, test.graphs)
         singles = [_errors(test, single) for single in forces]

@@ -27,7 +27,6 @@ from openmm_cgkd.frames.split import split_frames
 from openmm_cgkd.mean_forces.file import read_mean_forces
 from openmm_cgkd.platforms import choose_platform
 from openmm_cgkd.potential.checkpoint import load_checkpoint
-from openmm_cgkd.potential.export import export_student
 from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.simulation.cgpotential import CGPotential
@@ -36,15 +35,19 @@ from openmm_cgkd.simulation.ensemble import EnsemblePotential
 from openmm_cgkd.simulation.explosion import openmm_message
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.stages.committee import export_members
-from openmm_cgkd.stages.compare import compare
-from openmm_cgkd.stages.label import label_frames, mapped_error
-from openmm_cgkd.stages.simulate import simulate
+from openmm_cgkd.stages.compare import compare_run
+from openmm_cgkd.stages.export import export_student
+from openmm_cgkd.stages.inputs import mean_forces_of
+from openmm_cgkd.stages.label import label_run
+from openmm_cgkd.stages.on_policy import train_on_policy
+from openmm_cgkd.stages.simulate import simulate_run
 from openmm_cgkd.stages.stability import check_stability
 from openmm_cgkd.stages.teach import train_teachers
-from openmm_cgkd.stages.workflow import distill
 from openmm_cgkd.training.graphs import FrameGraphs
+from openmm_cgkd.training.labeling import mapped_error
 from openmm_cgkd.training.mean_force_test import load_mean_force_test
 from openmm_cgkd.training.predict import predict
+from openmm_cgkd.training.task import BEST
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
 from openmm_cgkd.utils.progress import Report, console, log_to
 from scripts.benchmarks.measures import measure
@@ -87,7 +90,7 @@ def teach(run: RunConfig) -> None:
     with _timed(run, "teachers"):
         train_teachers(run)
     with _timed(run, "labels"):
-        label_frames(run)
+        label_run(run)
 
 
 def work(variant_run: VariantRun, costs: dict[str, float], deadline: float, report: Report) -> bool:
@@ -132,14 +135,14 @@ def _train(variant_run: VariantRun) -> None:
         needed = [(source.labels, folder.labels), (source.prior, folder.prior)]
         if variant_run.run.student.on_policy.rounds:  # teachers label what the student visits
             needed += [
-                (source.teacher(k) / "best.pt", folder.teacher(k) / "best.pt")
+                (source.teacher(k) / BEST, folder.teacher(k) / BEST)
                 for k in range(variant_run.run.teachers.count)
             ]
         for original, copy in needed:
             copy.parent.mkdir(parents=True, exist_ok=True)
             with replacing(copy) as fresh:
                 shutil.copyfile(original, fresh)
-    distill(variant_run.run)
+    train_on_policy(variant_run.run)
     export_student(variant_run.run)
 
 
@@ -150,7 +153,7 @@ def _simulate(variant_run: VariantRun) -> None:
         if variant_run.variant.committee:
             _simulate_committee(variant_run)
         else:
-            simulate(variant_run.run)
+            simulate_run(variant_run.run)
     except ExplosionError as error:
         write_text(failure, json.dumps({"time": error.time, "detail": str(error)}))
     else:
@@ -197,7 +200,7 @@ def _compare(variant_run: VariantRun) -> None:
     """Compare; of a run that exploded what there is, if it is enough."""
     folder = RunFolder(variant_run.run)
     try:
-        compare(variant_run.run)
+        compare_run(variant_run.run)
     except AnalysisError:
         if not (folder.root / FAILURE).exists():
             raise
@@ -214,9 +217,9 @@ def _errors(variant_run: VariantRun) -> None:
     source = RunFolder(variant_run.teachers) if variant_run.variant.committee else folder
     count = run.teachers.count
     checkpoints = (
-        [source.teacher(k) / "best.pt" for k in range(count)]
+        [source.teacher(k) / BEST for k in range(count)]
         if variant_run.variant.committee
-        else [folder.student / "best.pt"]
+        else [folder.student / BEST]
     )
     networks = [load_checkpoint(path)[0] for path in checkpoints]
     cutoff, prior, frames = networks[0].cutoff, read_prior(source.prior), read_frames(folder.frames)
@@ -230,7 +233,7 @@ def _errors(variant_run: VariantRun) -> None:
     graphs = FrameGraphs(frames[test], cutoff, prior)
     rmse, share = mapped_error(forces(graphs), graphs, np.arange(len(test)))
     errors = {"mapped_rmse": rmse, "mapped_share": share, "test_frames": len(test)}
-    against = load_mean_force_test(run, frames, cutoff, prior)
+    against = load_mean_force_test(mean_forces_of(run), frames, cutoff, prior)
     if against is not None:
         errors |= against.errors(forces(against.graphs))
         variance = read_mean_forces(run.path(run.mean_forces)).variance()

@@ -15,10 +15,9 @@ from openmm_cgkd.config.section import parse
 from openmm_cgkd.frames.frames import Frames, FrameWriter
 from openmm_cgkd.frames.split import split_frames
 from openmm_cgkd.mapping.beads import BeadTopology
-from openmm_cgkd.stages.teach import FORCES_ONLY
-from openmm_cgkd.training.task import TrainingTask
 from openmm_cgkd.training.graphs import FrameGraphs
 from openmm_cgkd.training.targets import Targets, mapped_targets, target_variances
+from openmm_cgkd.training.task import FORCES_ONLY, TrainingTask
 
 BOX = 1.9 * np.eye(3)
 SIGMA = np.array([[0.40, 0.45], [0.45, 0.50]])  # nm

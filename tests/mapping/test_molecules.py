@@ -21,14 +21,15 @@ from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.frames.frames import Frames, read_frames
 from openmm_cgkd.mapping.mapping import mapping_from_config
 from openmm_cgkd.potential.bonded import nearest_vectors
-from openmm_cgkd.potential.export import export_student
 from openmm_cgkd.potential.metadata import read_metadata
 from openmm_cgkd.simulation.resume import write_topology
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
-from openmm_cgkd.stages.label import label_frames
-from openmm_cgkd.stages.teach import train_member
-from openmm_cgkd.stages.workflow import distill
-from openmm_cgkd.stages.inputs import write_prior
+from openmm_cgkd.stages.export import export_student
+from openmm_cgkd.stages.inputs import fit_prior_of
+from openmm_cgkd.stages.label import label_run
+from openmm_cgkd.stages.on_policy import train_on_policy
+from openmm_cgkd.stages.teach import ensemble_task
+from openmm_cgkd.training.ensemble import train_member
 from tests.cases.fluids import COUNTS, ETHALINE, simulation_of, small_config
 from tests.cases.training import ignore
 
@@ -78,10 +79,10 @@ def student(frames_file, tmp_path_factory) -> Path:
         "student": {"training": training},
     }
     run = parse(RunConfig, data, "test", tmp_path_factory.mktemp("student"))
-    write_prior(run, read_frames(frames_file))
-    train_member(run, 0, "inputs", ignore)
-    label_frames(run)
-    distill(run)
+    fit_prior_of(run, read_frames(frames_file))
+    train_member(ensemble_task(run), 0, ignore)
+    label_run(run)
+    train_on_policy(run)
     return export_student(run)
 
 

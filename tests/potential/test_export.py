@@ -18,11 +18,12 @@ from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.potential import export, script_geometry
 from openmm_cgkd.potential.checkpoint import save_checkpoint
-from openmm_cgkd.potential.export import export_student, fast_path, type_masses, write_potential
+from openmm_cgkd.potential.export import fast_path, type_masses, write_potential
 from openmm_cgkd.potential.metadata import VERSION, read_metadata
 from openmm_cgkd.potential.network import TensorNetEnergies, build_tensornet
 from openmm_cgkd.potential.prior import PriorParameters
 from openmm_cgkd.run_folder import RunFolder
+from openmm_cgkd.stages.export import export_student
 from openmm_cgkd.utils.files import write_text
 from tests.cases.potential import (
     BOXES,

@@ -29,7 +29,7 @@ from openmm_cgkd.report.verdict import Mark, verdicts
 from openmm_cgkd.report.write import write_report
 from openmm_cgkd.run_folder import RunFiles
 from openmm_cgkd.stages import compare as compare_module
-from openmm_cgkd.stages.compare import compare, compare_runs, comparison_settings
+from openmm_cgkd.stages.compare import compare_run, compare_runs, comparison_settings
 from openmm_cgkd.stages.stability import write_results
 from tests.cases.browser import browser
 from tests.cases.comparison import BOX, write_frames, write_run
@@ -111,7 +111,7 @@ def basic(tmp_path_factory):
     (folder / "run" / "simulation" / "simulation.json").write_text(json.dumps(SIMULATION))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare_module, "write_pictures", lambda *arguments: None)
-        compare(run)
+        compare_run(run)
     return folder / "run", write_report(folder / "run")
 
 

@@ -12,13 +12,13 @@ from openmm_cgkd.exceptions import BoxError
 from openmm_cgkd.potential.checkpoint import load_checkpoint
 from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder
-from openmm_cgkd.stages.distill import CONSISTENCY, _label_targets, train_student
+from openmm_cgkd.stages.distill import train_student
 from openmm_cgkd.stages.inputs import split_run
 from openmm_cgkd.training.graphs import FrameGraphs
 from openmm_cgkd.training.labels import load_labels
 from openmm_cgkd.training.predict import predict
-from openmm_cgkd.training.targets import spread_weights
-from openmm_cgkd.training.task import METRICS
+from openmm_cgkd.training.targets import label_targets, spread_weights
+from openmm_cgkd.training.task import CONSISTENCY, METRICS
 from tests.cases.training import change_student
 
 TINY = {"channels": 4, "layers": 0, "cutoff": "0.8 nm", "radial_functions": 8}
@@ -80,9 +80,9 @@ def test_weights_follow_the_spread(labeled_run):
     run, frames = labeled_run
     labels = load_labels(RunFolder(run).labels, frames)
     split = split_run(run, frames)
-    plain = _label_targets(run, [labels], split.training)
+    plain = label_targets([labels], split.training)
     assert plain.force_weights is plain.energy_weights is None
-    weighted = _label_targets(change_student(run, spread_weights=True), [labels], split.training)
+    weighted = label_targets([labels], split.training, use_spread=True)
     np.testing.assert_allclose(
         weighted.force_weights, spread_weights(labels.force_spread, split.training)
     )

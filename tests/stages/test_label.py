@@ -14,8 +14,8 @@ from openmm_cgkd.potential.network import build_tensornet
 from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.stages.distill import train_student
-from openmm_cgkd.stages.inputs import split_run, write_prior
-from openmm_cgkd.stages.label import label_frames
+from openmm_cgkd.stages.inputs import fit_prior_of, split_run
+from openmm_cgkd.stages.label import label_run
 from openmm_cgkd.training import ensemble
 from openmm_cgkd.training.graphs import FrameGraphs
 from openmm_cgkd.training.label_parts import Parts, energy_offsets, write_parts
@@ -95,7 +95,7 @@ def test_finished_labels_are_kept(labeled_run):
     run, _ = labeled_run
     path = RunFolder(run).labels
     before = path.stat().st_mtime_ns
-    assert label_frames(run) == path
+    assert label_run(run) == path
     assert path.stat().st_mtime_ns == before
 
 
@@ -116,9 +116,9 @@ def test_interrupted_labelling_goes_on_part_by_part(own_labeled_run, monkeypatch
 
     monkeypatch.setattr(ensemble, "predict", dying)
     with pytest.raises(OSError, match="went down"):
-        label_frames(run)
+        label_run(run)
     assert not path.exists()
-    label_frames(run)
+    label_run(run)
     assert len(sizes) == 8 + 2 * 4  # three parts were finished
     assert max(sizes) == 3  # never more in memory
     found = load_labels(path, frames)
@@ -198,7 +198,7 @@ def test_labels_of_other_frames_are_refused(labeled_run, tmp_path):
     with pytest.raises(FramesError, match="is not a file of labels"):
         load_labels(run.path(run.frames), frames)
     with pytest.raises(FramesError, match="was trained on other frames"):
-        label_frames(run.model_copy(update={"max_frames": 15}))
+        label_run(run.model_copy(update={"max_frames": 15}))
 
 
 def test_stale_labels_are_refused(own_labeled_run):
@@ -223,7 +223,7 @@ def test_stale_labels_are_refused(own_labeled_run):
 def test_network_with_nan_is_refused(tmp_path, labeled_run):
     frames = labeled_run[1]
     run = make_run(tmp_path, frames, teachers={"count": 1, "blocks": 4})
-    write_prior(run, frames)
+    fit_prior_of(run, frames)
     network = build_tensornet(run.model, 2, 2.5)
     with torch.no_grad():
         network.linear.weight[0, 0] = np.nan
@@ -231,7 +231,7 @@ def test_network_with_nan_is_refused(tmp_path, labeled_run):
         RunFolder(run).teacher(0) / BEST, network, run.model, 2.5, frames.identity, ("A", "B"), {}
     )
     with pytest.raises(TrainingError, match="nan of the RMS force"):
-        label_frames(run)
+        label_run(run)
     assert not RunFolder(run).labels.exists()
 
 
@@ -254,7 +254,7 @@ def test_errors_against_mean_forces_are_stored(own_labeled_run):
     )
     RunFolder(run).labels.unlink()
     named = run.model_copy(update={"mean_forces": type(run._folder)("mean_forces.h5")})
-    attributes = load_labels(label_frames(named), frames).attributes
+    attributes = load_labels(label_run(named), frames).attributes
     (f0, _), (f1, _) = teachers_of(run, frames)
     prior = FrameGraphs(frames, CUTOFF, read_prior(RunFolder(run).prior)).prior_forces
     for name, forces in (("mean_force_rmse", (f0 + f1) / 2), ("single_mean_force_rmse", f0)):

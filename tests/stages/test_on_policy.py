@@ -9,8 +9,7 @@ import pytest
 from openmm_cgkd.exceptions import SimulationError
 from openmm_cgkd.potential.checkpoint import load_checkpoint
 from openmm_cgkd.run_folder import RunFolder
-from openmm_cgkd.stages.on_policy import train_on_policy
-from openmm_cgkd.stages.workflow import simulate_student
+from openmm_cgkd.stages.on_policy import simulate_student, train_on_policy
 from openmm_cgkd.training.labels import load_labels
 from openmm_cgkd.training.task import BEST
 from openmm_cgkd.utils.files import file_hash
@@ -73,17 +72,17 @@ def test_what_an_exploding_student_visits_is_used(own_labeled_run, monkeypatch, 
     run, _ = own_labeled_run
     written = run._folder / "simulation" / "trajectory.dcd"
 
-    def explode(*arguments):
+    def explode(*arguments, **options):
         raise SimulationError("it exploded")
 
-    def explode_later(*arguments):
+    def explode_later(*arguments, **options):
         written.write_text("frames")
         raise SimulationError("it exploded later")
 
     teacher = RunFolder(run).teacher(0) / BEST
-    monkeypatch.setattr("openmm_cgkd.simulation.dynamics.run_dynamics", explode)
+    monkeypatch.setattr("openmm_cgkd.stages.on_policy.simulate", explode)
     with pytest.raises(SimulationError):
         simulate_student(run, teacher, written.parent)
-    monkeypatch.setattr("openmm_cgkd.simulation.dynamics.run_dynamics", explode_later)
+    monkeypatch.setattr("openmm_cgkd.stages.on_policy.simulate", explode_later)
     assert simulate_student(run, teacher, written.parent) == written
     assert "it exploded later" in caplog.text

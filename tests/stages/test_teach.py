@@ -16,8 +16,9 @@ from openmm_cgkd.execution.processes import cores
 from openmm_cgkd.potential.checkpoint import load_checkpoint
 from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder
-from openmm_cgkd.stages.inputs import write_prior
-from openmm_cgkd.stages.teach import _at_once, _threads, train_member, train_teachers
+from openmm_cgkd.stages.inputs import fit_prior_of
+from openmm_cgkd.stages.teach import ensemble_task, train_teachers
+from openmm_cgkd.training.ensemble import members_at_once, threads_per_member, train_member
 from openmm_cgkd.training.task import BEST, LAST
 from tests.cases.training import ignore, make_frames, make_run
 
@@ -86,11 +87,11 @@ def test_member_killed_in_a_parsl_worker_goes_on_to_the_same_end(tmp_path, frame
     assert "resuming after epoch" in (folder / "train.log").read_text()
 
     whole = make_run(tmp_path / "whole", frames, teachers=teachers)
-    write_prior(whole, frames)
+    fit_prior_of(whole, frames)
     before = torch.get_num_threads()
-    torch.set_num_threads(_threads(run))
+    torch.set_num_threads(threads_per_member(run.teachers, run.execution, run.workers))
     try:
-        expected = train_member(whole, 1, "", ignore)
+        expected = train_member(ensemble_task(whole), 1, ignore)
     finally:
         torch.set_num_threads(before)
     one, other = (load_checkpoint(path)[0].state_dict() for path in (best[1], expected))
@@ -100,11 +101,11 @@ def test_member_killed_in_a_parsl_worker_goes_on_to_the_same_end(tmp_path, frame
 def test_threads_do_not_depend_on_what_is_left(tmp_path, frames):
     for workers, count in ((1, 4), (2, 2), (4, 1)):
         run = make_run(tmp_path, frames, workers=workers, teachers={"count": count})
-        assert _at_once(run) == workers
-        assert _threads(run) == max(1, cores() // min(workers, count))
-    assert (
-        _at_once(make_run(tmp_path, frames, execution={"backend": "parsl"}, workers=None)) is None
-    )
+        settings = (run.teachers, run.execution, run.workers)
+        assert members_at_once(*settings) == workers
+        assert threads_per_member(*settings) == max(1, cores() // min(workers, count))
+    run = make_run(tmp_path, frames, execution={"backend": "parsl"}, workers=None)
+    assert members_at_once(run.teachers, run.execution, run.workers) is None
 
 
 def test_bad_input_stops_before_any_work(tmp_path, frames):

@@ -156,9 +156,7 @@ def test_without_frames_the_all_atom_stage_comes_first(
         )
 
     monkeypatch.setattr("openmm_cgkd.allatom.run.run_reference", reference)
-    monkeypatch.setattr(
-        workflow, "_stages", lambda training: {name: stage(name) for name in STAGES}
-    )
+    monkeypatch.setattr(workflow, "stages_of", lambda run: {name: stage(name) for name in STAGES})
     workflow.run_all(run)
     assert calls == [
         ("reference", load_system(ethaline), tmp_path / "run" / "reference"),

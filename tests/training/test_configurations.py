@@ -12,10 +12,11 @@ from openmm_cgkd.exceptions import BoxError, FramesError, TrainingError
 from openmm_cgkd.potential.checkpoint import load_checkpoint
 from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder
-from openmm_cgkd.stages.distill import _configurations, train_student
+from openmm_cgkd.stages.distill import train_student
 from openmm_cgkd.stages.inputs import split_run
-from openmm_cgkd.stages.label import label_frames
+from openmm_cgkd.stages.label import label_run
 from openmm_cgkd.training.configurations import perturbed, snapshots
+from openmm_cgkd.training.distillation import labeled_configurations
 from openmm_cgkd.training.graphs import FrameGraphs
 from openmm_cgkd.training.labels import UNITS, load_labels
 from openmm_cgkd.training.predict import predict
@@ -39,7 +40,7 @@ def test_snapshots_of_the_frames_get_the_labels_of_the_frames(own_labeled_run):
         run, extra={"trajectories": ["trajectory.dcd"], "snapshots": 7}, max_spread=1e6
     )
     labels_before = RunFolder(run).labels.stat().st_mtime_ns
-    label_frames(run)
+    label_run(run)
     assert RunFolder(run).labels.stat().st_mtime_ns == labels_before
     extra = load_labels(RunFolder(run).extra_labels, frames)
     chosen = np.array([0, 3, 6, 10, 13, 16, 19])
@@ -52,7 +53,7 @@ def test_snapshots_of_the_frames_get_the_labels_of_the_frames(own_labeled_run):
             getattr(extra, name), expected, atol=2e-3 * np.abs(expected).max()
         )
     stamp = RunFolder(run).extra_labels.stat().st_mtime_ns
-    label_frames(run)
+    label_run(run)
     assert RunFolder(run).extra_labels.stat().st_mtime_ns == stamp
 
 
@@ -81,7 +82,7 @@ def test_configurations_on_which_teachers_disagree_are_dropped(own_labeled_run):
     ratios = largest(crowded, frames.box[:6]) / known
     bound = float(np.sort(ratios)[2:4].mean())  # in the middle: three are within
     run = change_student(run, extra={"trajectories": ["trajectory.dcd"]}, max_spread=bound)
-    label_frames(run)
+    label_run(run)
     extra = load_labels(folder.extra_labels, frames)
     np.testing.assert_allclose(extra.positions, crowded[ratios < bound], atol=1e-5)
     assert (extra.attributes["offered"], extra.attributes["kept"]) == (6, 3)
@@ -91,7 +92,7 @@ def test_configurations_on_which_teachers_disagree_are_dropped(own_labeled_run):
         TrainingError,
         match=r"none of 6 configurations has a force spread within student\.max_spread = 1e-06",
     ):
-        label_frames(change_student(run, max_spread=1e-6))
+        label_run(change_student(run, max_spread=1e-6))
 
 
 def test_student_learns_the_extra_configurations(own_labeled_run):
@@ -103,11 +104,11 @@ def test_student_learns_the_extra_configurations(own_labeled_run):
         FramesError, match=r"extra\.h5: no such file; make labels with 'cgkd label'"
     ):
         train_student(run)
-    label_frames(run)
+    label_run(run)
     labels = [
         load_labels(path, frames) for path in (RunFolder(run).labels, RunFolder(run).extra_labels)
     ]
-    everything = _configurations(frames, labels)
+    everything = labeled_configurations(frames, labels)
     assert len(everything) == 25
     np.testing.assert_array_equal(everything.positions[:20], frames.positions)
     np.testing.assert_array_equal(everything.positions[20:], labels[1].positions)
@@ -131,7 +132,7 @@ def test_perturbed_frames(labeled_run):
 def test_trajectories_that_do_not_fit_are_refused(tmp_path, own_labeled_run):
     run, frames = own_labeled_run
     with pytest.raises(FramesError, match=r"student\.extra\.trajectories: .*no such file"):
-        label_frames(change_student(run, extra={"trajectories": ["absent.dcd"]}))
+        label_run(change_student(run, extra={"trajectories": ["absent.dcd"]}))
     write_trajectory(tmp_path / "open.dcd", frames, box=False)
     with pytest.raises(BoxError, match="has no periodic box"):
         snapshots(tmp_path / "open.dcd", frames, 5)

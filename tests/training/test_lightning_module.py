@@ -13,12 +13,12 @@ from openmm_cgkd.config.run import LossWeights, PriorConfig, TrainingConfig
 from openmm_cgkd.exceptions import TrainingError
 from openmm_cgkd.potential.network import build_tensornet
 from openmm_cgkd.potential.prior import fit_prior
-from openmm_cgkd.stages.teach import FORCES_ONLY
 from openmm_cgkd.training.dataset import GraphDataset
 from openmm_cgkd.training.graphs import FrameGraphs
 from openmm_cgkd.training.lightning_module import NetworkFit, average
 from openmm_cgkd.training.loss import distillation_loss
 from openmm_cgkd.training.targets import Targets, Variances, mapped_targets, target_variances
+from openmm_cgkd.training.task import FORCES_ONLY
 from tests.cases.training import CUTOFF, SMALL, make_frames
 
 

@@ -10,7 +10,7 @@ from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.mean_forces.file import MeanForces, write_mean_forces
 from openmm_cgkd.potential.prior import fit_prior
 from openmm_cgkd.training.mean_force_test import MeanForceTest, load_mean_force_test
-from tests.cases.training import CUTOFF, make_frames, make_run
+from tests.cases.training import CUTOFF, make_frames
 
 
 @pytest.fixture(scope="module")
@@ -80,20 +80,20 @@ def test_noise_floor_is_the_noise_put_in(case):
         )
 
 
-def test_file_of_a_run(tmp_path, case, caplog):
+def test_file_of_mean_forces(tmp_path, case, caplog):
     frames, _ = case
     prior = fit_prior(frames, PriorConfig())
-    assert load_mean_force_test(make_run(tmp_path, frames), frames, CUTOFF, prior) is None
-    run = make_run(tmp_path, frames, mean_forces="mean_forces.h5")
+    assert load_mean_force_test(None, frames, CUTOFF, prior) is None
+    path = tmp_path / "mean_forces.h5"
     with pytest.raises(FramesError, match=r"mean_forces\.h5: no such file"):
-        load_mean_force_test(run, frames, CUTOFF, prior)
+        load_mean_force_test(path, frames, CUTOFF, prior)
     ours = estimates(case, 0, error=1.0)
     write_mean_forces(tmp_path / "mean_forces.h5", ours)
     caplog.set_level("INFO")
-    assert len(load_mean_force_test(run, frames, CUTOFF, prior).graphs) == 60
+    assert len(load_mean_force_test(path, frames, CUTOFF, prior).graphs) == 60
     assert "noise floor of all beads" in caplog.text
     write_mean_forces(
         tmp_path / "mean_forces.h5", dataclasses.replace(ours, attributes={"temperature": 400.0})
     )
     with pytest.raises(FramesError, match="at 400 K, the frames at 300 K"):
-        load_mean_force_test(run, frames, CUTOFF, prior)
+        load_mean_force_test(path, frames, CUTOFF, prior)

@@ -20,7 +20,7 @@ from openmm_cgkd.cli.commands import app
 from openmm_cgkd.exceptions import AnalysisError, ConfigError, FramesError
 from openmm_cgkd.stages import compare as compare_module
 from openmm_cgkd.stages.compare import (
-    compare,
+    compare_run,
     compare_runs,
     comparison_settings,
     read_run_or_source,
@@ -204,7 +204,7 @@ def test_stage_and_command_agree(tmp_path, monkeypatch):
         blocks=2,
         r_max="0.99 nanometer",
     )
-    stage = json.loads(compare(run).read_text())
+    stage = json.loads(compare_run(run).read_text())
     command = json.loads(
         compare_runs(
             [f"CG={tmp_path / 'run'}"], tmp_path / "frames.h5", tmp_path / "out", SETTINGS

@@ -12,7 +12,7 @@ from openmm_cgkd.analysis.comparison.trajectory import read_trajectory
 from openmm_cgkd.analysis.observables.neighbors import Frame
 from openmm_cgkd.analysis.observables.rdf import RDF, all_rdfs, block_rdfs
 from openmm_cgkd.exceptions import AnalysisError, BoxError
-from openmm_cgkd.stages.compare import compare
+from openmm_cgkd.stages.compare import compare_run
 from openmm_cgkd.utils.box import largest_r_max
 from tests.cases.liquids import beads_of, liquid, make_run
 
@@ -230,7 +230,7 @@ def test_compare_writes_numbers_curves_and_picture(tmp_path):
     (tmp_path / "run" / "simulation" / "simulation.json").write_text(
         '{"ns_per_day": 12.5, "step_ms": 3.0}'
     )
-    path = compare(run)
+    path = compare_run(run)
     report = json.loads(path.read_text())
     assert path == tmp_path / "run" / "comparison" / "comparison.json"
     assert report["simulation"] == {"ns_per_day": 12.5, "step_ms": 3.0}
@@ -308,7 +308,7 @@ def test_compare_writes_numbers_curves_and_picture(tmp_path):
 
 def test_identical_trajectories_have_no_error(tmp_path):
     aa = liquid(6, seed=3).astype("f4").astype(float)
-    report = json.loads(compare(make_run(tmp_path, aa, aa, r_max="0.9 nanometer")).read_text())
+    report = json.loads(compare_run(make_run(tmp_path, aa, aa, r_max="0.9 nanometer")).read_text())
     assert report["r_max"] == 0.9
     # the box in the DCD file is rounded to float32
     assert all(pair["rmse"] < 1e-6 for pair in report["pairs"])
@@ -320,11 +320,11 @@ def test_identical_trajectories_have_no_error(tmp_path):
 
 def test_finished_comparison_is_reused_until_its_input_changes(tmp_path):
     run = make_run(tmp_path, liquid(6, seed=4), liquid(6, seed=5))
-    path = compare(run)
+    path = compare_run(run)
     written = path.stat().st_mtime_ns
-    assert compare(run).stat().st_mtime_ns == written
+    assert compare_run(run).stat().st_mtime_ns == written
     (tmp_path / "run" / "simulation" / "simulation.json").write_text('{"ns_per_day": 1.0}')
-    assert json.loads(compare(run).read_text())["simulation"] == {"ns_per_day": 1.0}
+    assert json.loads(compare_run(run).read_text())["simulation"] == {"ns_per_day": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_finished_comparison_is_reused_until_its_input_changes(tmp_path):
 def test_what_cannot_be_compared_is_refused(tmp_path, options, message):
     run = make_run(tmp_path, liquid(6, seed=6), liquid(6, seed=7), **options)
     with pytest.raises(AnalysisError, match=message):
-        compare(run)
+        compare_run(run)
     assert not (tmp_path / "run" / "comparison").exists()
 
 
@@ -374,4 +374,4 @@ def test_bad_trajectories_are_refused(tmp_path):
     with pytest.raises(
         AnalysisError, match=r"trajectory\.dcd: no such file; run 'cgkd simulate' first"
     ):
-        compare(run)
+        compare_run(run)

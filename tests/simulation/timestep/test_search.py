@@ -279,7 +279,7 @@ def test_recommendation_is_kept_beside_the_potential_and_used(run, tmp_path, mon
         content["model_sha256"] = file_hash(file)
         path.write_text(json.dumps({**content, "timestep_ps": 0.004}))
 
-    monkeypatch.setattr("openmm_cgkd.stages.timestep.search_timestep", found)
+    monkeypatch.setattr("openmm_cgkd.simulation.simulate.search_timestep", found)
     assert simulation_settings(run).timestep == 0.004
     assert simulation_settings(run).timestep == 0.004
     assert searched == [(model, 1000.0, 1.0, "CPU")]

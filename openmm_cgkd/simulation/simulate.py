@@ -1,0 +1,125 @@
+"""Dynamics of a potential from a mapped frame."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from openmm_cgkd.config.run import SimulationConfig
+from openmm_cgkd.exceptions import ConfigError
+from openmm_cgkd.frames.frames import Frames
+from openmm_cgkd.utils.files import file_hash
+
+from .cgpotential import CGPotential
+from .committee import Committee, SpreadRange
+from .dynamics import run_dynamics
+from .ensemble import EnsemblePotential
+from .timestep.criteria import TimestepSearch
+from .timestep.recommendation import read_recommendation, recommendation_path
+from .timestep.search import search_timestep
+from .topology import bead_topology_to_openmm
+
+logger = logging.getLogger(__name__)
+
+
+def simulate(
+    potential: CGPotential | EnsemblePotential | Path | str,
+    frames: Frames,
+    folder: Path | str,
+    settings: SimulationConfig | None = None,
+    *,
+    start: int = -1,
+    seed: int = 1,
+    identity: str | None = None,
+    committee: tuple[Committee, SpreadRange] | None = None,
+) -> Path:
+    """Langevin dynamics of beads: equilibrate, then write a trajectory.
+
+    Call it again to continue after an interruption.
+
+    Parameters
+    ----------
+    potential : CGPotential, EnsemblePotential or path
+    frames : Frames
+        They give beads, box, temperature and the configuration to start from.
+    folder : path
+        Gets the files that `run_dynamics` lists.
+    settings : SimulationConfig, optional
+        Without a time step the one recommended for the potential is taken; it is searched if there
+        is none.
+    start : int
+        Frame to start from.
+    seed : int
+        Of velocities and of the thermostat.
+    identity : str, optional
+        Tells this potential and start from others; made from both if absent.
+    committee : Committee and SpreadRange, optional
+        Watches the run, see `run_dynamics`.
+
+    Returns
+    -------
+    Path
+        The trajectory.
+
+    Raises
+    ------
+    ConfigError
+        If intervals do not fit each other, or an ensemble is given without a time step.
+    SimulationError
+        If the run explodes or no time step is safe; trajectory and last good state are kept.
+    """
+    if isinstance(potential, Path | str):
+        potential = CGPotential(potential)
+    settings = settings or SimulationConfig()
+    members = [potential] if isinstance(potential, CGPotential) else potential.members
+    if settings.timestep is None:
+        if isinstance(potential, EnsemblePotential):
+            raise ConfigError("simulation.timestep: an ensemble has no recommended one; give one.")
+        settings = with_timestep(settings, potential.file, lambda: frames, seed)
+    start = range(len(frames))[start]
+    if identity is None:
+        hashes = [file_hash(member.file) for member in members]
+        model = hashes[0] if len(hashes) == 1 else hashes
+        identity = json.dumps({"model": model, "frames": frames.identity, "start": start})
+    topology = bead_topology_to_openmm(frames.beads, frames.box[start])
+    return run_dynamics(
+        potential.createSystem(topology),
+        topology,
+        frames.positions[start],
+        Path(folder),
+        settings,
+        frames.temperature,
+        seed,
+        identity,
+        committee,
+    )
+
+
+def with_timestep(
+    settings: SimulationConfig, model: Path, reader: Callable[[], Frames], seed: int = 1
+) -> SimulationConfig:
+    """Settings with a time step: their own, or the one recommended for a potential file.
+
+    The recommended one is searched if there is none, from the frames that `reader` returns.
+
+    Raises
+    ------
+    SimulationError
+        If no time step is safe.
+    """
+    if settings.timestep is not None:
+        return settings
+    timestep = read_recommendation(model)
+    if timestep is None:
+        logger.info(
+            "simulation.timestep is not given and %s is not there: searching",
+            recommendation_path(model).name,
+        )
+        search = TimestepSearch(
+            friction=f"{settings.friction} / picosecond", platform=settings.platform, seed=seed
+        )
+        search_timestep(model, reader(), search)
+        timestep = read_recommendation(model)
+    return settings.model_copy(update={"timestep": timestep})
