@@ -19,8 +19,8 @@ from .custom_network import (
     NetworkSettings,
     build_network,
     describe_network,
-    is_custom,
 )
+from .metadata import is_custom
 
 _KEYS = {"model", "n_types", "scale", "state", "type_names", "frames", "training"}
 

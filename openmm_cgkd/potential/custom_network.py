@@ -92,11 +92,6 @@ def describe_network(settings: NetworkSettings) -> dict[str, Any]:
     return settings.model_dump(mode="json")
 
 
-def is_custom(description: Mapping[str, Any]) -> bool:
-    """Whether a description by `describe_network` is of a user's own network."""
-    return description.get("kind") == "custom"
-
-
 def build_network(settings: NetworkSettings, n_types: int, scale: float) -> nn.Module:
     """Fresh network with the attribute ``cutoff``, nm.
 

@@ -35,6 +35,11 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def is_custom(network: dict[str, Any]) -> bool:
+    """Whether a description of a network is of a user's own one, see `custom_network`."""
+    return network.get("kind") == "custom"
+
+
 class PotentialMetadata(BaseModel):
     """Everything a user or `CGPotential` must know about a potential file.
 
@@ -84,6 +89,11 @@ class PotentialMetadata(BaseModel):
     versions: dict[str, str] = Field(default_factory=_versions)
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     content_sha256: str = ""
+
+    @property
+    def custom_network(self) -> bool:
+        """Whether the network is a user's own, which only the engine "portable" runs."""
+        return is_custom(self.network)
 
     @model_validator(mode="after")
     def _every_type_has_a_mass(self) -> Self:

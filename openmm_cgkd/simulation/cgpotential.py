@@ -45,7 +45,7 @@ class CGPotential:
         everywhere, on a CPU several times slower and equal to single precision. "python": OpenMM's
         `PythonForce`, with the compiled loops on a CPU and the Triton kernels, as a CUDA graph, on
         an NVIDIA GPU; needs no openmmtorch and runs with newer torch. Absent: "fast" where
-        `TorchForce` can run, otherwise "python".
+        `TorchForce` can run, otherwise "python"; "portable" for a user's own network.
 
     Attributes
     ----------
@@ -62,17 +62,23 @@ class CGPotential:
     """
 
     def __init__(self, file: Path | str, engine: EngineName | None = None) -> None:
-        if engine is None:
-            self.engine = choose_engine()
-        else:
-            self.engine = engine_named(engine)
-            if self.engine == "python":
-                check_python_force()
-            else:
-                check_stack()
+        named = None if engine is None else engine_named(engine)
         self.file = Path(file)
         self.metadata: PotentialMetadata = read_metadata(self.file)
         self.cutoff = self.metadata.cutoff
+        if self.metadata.custom_network and named in (None, "portable"):
+            check_stack()
+            named = "portable"
+        elif self.metadata.custom_network:
+            raise ModelFileError(
+                f"{self.file}: holds a user's own network, which the engine {named} does not know;"
+                " use the engine portable."
+            )
+        elif named == "python":
+            check_python_force()
+        elif named is not None:
+            check_stack()
+        self.engine: EngineName = named or choose_engine()
 
     def createSystem(
         self,
