@@ -62,23 +62,27 @@ class CGPotential:
     """
 
     def __init__(self, file: Path | str, engine: EngineName | None = None) -> None:
-        named = None if engine is None else engine_named(engine)
+        # the libraries first: a wrong pair of them must not load a file
+        if engine is None:
+            self.engine = choose_engine()
+        else:
+            self.engine = engine_named(engine)
+            if self.engine == "python":
+                check_python_force()
+            else:
+                check_stack()
         self.file = Path(file)
         self.metadata: PotentialMetadata = read_metadata(self.file)
         self.cutoff = self.metadata.cutoff
-        if self.metadata.custom_network and named in (None, "portable"):
-            check_stack()
-            named = "portable"
-        elif self.metadata.custom_network:
-            raise ModelFileError(
-                f"{self.file}: holds a user's own network, which the engine {named} does not know;"
-                " use the engine portable."
-            )
-        elif named == "python":
-            check_python_force()
-        elif named is not None:
-            check_stack()
-        self.engine: EngineName = named or choose_engine()
+        if self.metadata.custom_network:
+            if engine is None:
+                check_stack()
+                self.engine = "portable"
+            elif self.engine != "portable":
+                raise ModelFileError(
+                    f"{self.file}: holds a user's own network, which the engine {self.engine} does"
+                    " not know; use the engine portable."
+                )
 
     def createSystem(
         self,
