@@ -8,6 +8,7 @@ from pathlib import Path
 from openmm_cgkd.config.run import RunConfig
 from openmm_cgkd.frames.frames import Frames, read_frames
 from openmm_cgkd.run_folder import RunFolder, StageRecord
+from openmm_cgkd.simulation.cgpotential import CGPotential
 from openmm_cgkd.simulation.committee import Committee, SpreadRange
 from openmm_cgkd.simulation.simulate import simulate
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
@@ -32,7 +33,8 @@ def simulate_run(run: RunConfig) -> Path:
     """
     folder = RunFolder(run)
     with log_to(folder.log("simulate")):
-        protocol, frames = simulation_settings(run), read_frames(folder.frames)
+        potential, protocol = CGPotential(folder.model), simulation_settings(run)
+        frames = read_frames(folder.frames)
         start = int(split_run(run, frames).training[-1])
         identity = {"model": file_hash(folder.model), "frames": frames.identity, "start": start}
         trajectory = folder.simulation / f"trajectory.{protocol.trajectory}"
@@ -41,7 +43,7 @@ def simulate_run(run: RunConfig) -> Path:
         stage = StageRecord(folder, "simulate", inputs, outputs)
         if not stage.finished:
             simulate(
-                folder.model,
+                potential,
                 frames,
                 folder.simulation,
                 protocol,

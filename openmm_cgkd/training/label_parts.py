@@ -25,20 +25,22 @@ from .graphs import FrameGraphs
 from .labels import LABELS, UNITS
 from .predict import device, predict
 
-_BEADS = 50_000  # in one part
+BEADS_PER_PART = 50_000
 
 
 def mean_and_spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over the teachers, the first axis, and unbiased standard deviation; a single teacher
-    has no spread.
+    """Mean and unbiased standard deviation over the teachers, the first axis.
+
+    A single teacher has no spread.
     """
     values = values.astype(float)
     return values.mean(axis=0), values.std(axis=0, ddof=1 if len(values) > 1 else 0)
 
 
 class Parts:
-    """Predictions of the ensemble for many configurations, on disk in parts; finished parts survive
-    an interruption.
+    """Predictions of the ensemble for many configurations, on disk in parts.
+
+    Finished parts survive an interruption.
 
     Parameters
     ----------
@@ -66,7 +68,7 @@ class Parts:
         refuse : bool
             Whether a value that is not finite is an error.
         """
-        size, n_teachers = max(1, _BEADS // frames.beads.n_beads), len(ensemble.networks)
+        size, n_teachers = max(1, BEADS_PER_PART // frames.beads.n_beads), len(ensemble.networks)
         networks = [network.to(device()) for network in ensemble.networks]
         with progress(title, len(frames) * n_teachers) as meter:
             for first in range(0, len(frames), size):
@@ -77,10 +79,26 @@ class Parts:
                         *(predict(network, graphs, range(len(part))) for network in networks),
                         strict=True,
                     )
-                    self._write(first, np.stack(forces), np.stack(energies), refuse)
+                    self.write(first, np.stack(forces), np.stack(energies), refuse)
                 meter.update((first + len(part)) * n_teachers)
 
-    def _write(self, first: int, forces: np.ndarray, energies: np.ndarray, refuse: bool) -> None:
+    def write(self, first: int, forces: np.ndarray, energies: np.ndarray, refuse: bool) -> None:
+        """Write one part.
+
+        Parameters
+        ----------
+        first : int
+            Index of its first configuration.
+        forces : ndarray, shape (n_teachers, n, n_beads, 3), kJ/mol/nm
+        energies : ndarray, shape (n_teachers, n, n_beads), kJ/mol
+        refuse : bool
+            As in `compute`.
+
+        Raises
+        ------
+        TrainingError
+            Naming teacher and frame of a value that is not finite.
+        """
         for name, values in (("forces", forces), ("energies", energies)):
             bad = ~np.isfinite(values).reshape(*values.shape[:2], -1).all(axis=2)
             if refuse and bad.any():
@@ -104,8 +122,9 @@ class Parts:
         return self.folder / f"{first:09d}.npz"
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Index of the first configuration of a part, and its arrays; ``energies`` are
-        (n_teachers, n, n_beads), not centred.
+        """Index of the first configuration of a part, and its arrays.
+
+        Their ``energies`` are (n_teachers, n, n_beads), not centred.
         """
         for path in sorted(self.folder.glob("*.npz")):
             with np.load(path, allow_pickle=False) as arrays:
@@ -113,8 +132,9 @@ class Parts:
 
 
 def energy_offsets(parts: Parts, types: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """Mean energy of every bead type over the training frames, shape (n_teachers, n_types),
-    kJ/mol, for every teacher.
+    """Mean energy of every bead type over the training frames, for every teacher.
+
+    Shape (n_teachers, n_types), kJ/mol.
     """
     one_hot = np.eye(types.max() + 1)[types]  # (n_beads, n_types)
     total: np.ndarray | float = 0.0

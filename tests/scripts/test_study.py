@@ -22,9 +22,8 @@ from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.frames.split import split_frames
 from openmm_cgkd.mean_forces.file import MeanForces, write_mean_forces
 from openmm_cgkd.stages import compare as compare_module
-from openmm_cgkd.stages import distill as distill_module
 from openmm_cgkd.stages import stability as stability_module
-from openmm_cgkd.stages import teach as teach_module
+from openmm_cgkd.training import distillation, ensemble
 from scripts.study import __main__ as study_main
 from scripts.study import run as study_run
 from scripts.study.plan import BASE, Costs, ablation_variants, merge, study_variants
@@ -86,7 +85,7 @@ def command(fluid: Path, folder: Path, *options: str, only=VARIANTS) -> list[str
 def call(arguments: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["scripts.study", *arguments])
-        for module in (study_run, teach_module):
+        for module in (study_run, ensemble):
             patch.setattr(module, "map_tasks", serially)
         # have tests of their own, and take most of the time
         patch.setattr(compare_module, "write_pictures", lambda *_: None)
@@ -174,7 +173,7 @@ def test_variants_share_teachers_and_labels(finished):
 def test_same_command_only_reports(finished, fluid, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.pt")}
     table = (finished / "results.csv").read_text()
-    for module in (distill_module, teach_module):
+    for module in (distillation, ensemble):
         monkeypatch.setattr(module, "fit", lambda *_: pytest.fail("trained again"))
     call(command(fluid, finished))
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.pt")}
@@ -182,9 +181,7 @@ def test_same_command_only_reports(finished, fluid, monkeypatch):
 
 
 def test_mean_forces_that_come_later(finished, fluid, tmp_path, monkeypatch):
-    """A bead is a particle here: mapped forces are mean forces, so both errors agree on the
-    same frames.
-    """
+    """A bead is a particle here, so mapped forces are mean forces and both errors agree."""
     folder, later = shutil.copytree(finished, tmp_path / "study"), tmp_path / "mean_forces.h5"
     frames = read_frames(fluid / "frames.h5")
     part = frames[split_frames(frames.time, 0.1, 0.2, 0).test]
@@ -192,7 +189,7 @@ def test_mean_forces_that_come_later(finished, fluid, tmp_path, monkeypatch):
         part.positions, part.forces, 0 * part.forces, part.box, part.time, part.beads, {}
     )
     write_mean_forces(later, known)
-    for module in (distill_module, teach_module):
+    for module in (distillation, ensemble):
         monkeypatch.setattr(module, "fit", lambda *_: pytest.fail("trained again"))
     call(command(fluid, folder, "--mean-forces", str(later)))
     for variant in VARIANTS:

@@ -16,7 +16,7 @@ from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.stages.distill import train_student
 from openmm_cgkd.stages.inputs import fit_prior_of, split_run
 from openmm_cgkd.stages.label import label_run
-from openmm_cgkd.training import ensemble
+from openmm_cgkd.training import label_parts
 from openmm_cgkd.training.graphs import FrameGraphs
 from openmm_cgkd.training.label_parts import Parts, energy_offsets, write_parts
 from openmm_cgkd.training.labels import UNITS, load_labels
@@ -105,8 +105,8 @@ def test_interrupted_labelling_goes_on_part_by_part(own_labeled_run, monkeypatch
     expected = load_labels(path, frames)
     path.unlink()
     # seven parts of at most three frames
-    monkeypatch.setattr(ensemble, "_BEADS", 3 * frames.beads.n_beads)
-    real, sizes = ensemble.predict, []
+    monkeypatch.setattr(label_parts, "BEADS_PER_PART", 3 * frames.beads.n_beads)
+    real, sizes = label_parts.predict, []
 
     def dying(network, graphs, indices):
         sizes.append(len(graphs))
@@ -114,7 +114,7 @@ def test_interrupted_labelling_goes_on_part_by_part(own_labeled_run, monkeypatch
             raise OSError("the machine went down")
         return real(network, graphs, indices)
 
-    monkeypatch.setattr(ensemble, "predict", dying)
+    monkeypatch.setattr(label_parts, "predict", dying)
     with pytest.raises(OSError, match="went down"):
         label_run(run)
     assert not path.exists()
@@ -132,7 +132,7 @@ def test_interrupted_labelling_goes_on_part_by_part(own_labeled_run, monkeypatch
 def write_some_parts(folder, forces, energies):
     parts = Parts(folder, "inputs")
     for first in range(0, forces.shape[1], 4):
-        parts._write(
+        parts.write(
             first, forces[:, first : first + 4], energies[:, first : first + 4], refuse=True
         )
     return parts

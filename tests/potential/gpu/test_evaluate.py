@@ -182,6 +182,7 @@ def liquid():
     return positions, fast
 
 
+@pytest.mark.gpu
 @with_gpu
 @with_triton
 @pytest.mark.parametrize("box", [TRICLINIC, None], ids=["triclinic", "open"])
@@ -234,6 +235,7 @@ def test_on_a_gpu(box):
     assert forces.isnan().all()
 
 
+@pytest.mark.gpu
 @with_gpu
 @with_triton
 @pytest.mark.parametrize("box", [TRICLINIC, None], ids=["triclinic", "open"])
