@@ -1,10 +1,13 @@
 """What README and docs show must work."""
 
+import ast
+import inspect
 import re
 
 import pytest
 import yaml
 
+import openmm_cgkd
 from openmm_cgkd.config.run import RunConfig, load_run
 from openmm_cgkd.config.section import dump, parse
 from openmm_cgkd.config.system import SystemConfig, load_system
@@ -20,12 +23,28 @@ def test_readme_example_runs(finished_run, tmp_path, monkeypatch):
     for source in (run / "student.pt", run / "simulation" / "topology.pdb"):
         (tmp_path / source.name).write_bytes(source.read_bytes())
     monkeypatch.chdir(tmp_path)
-    (example,) = blocks("README.md", "python")
+    example, _ = blocks("README.md", "python")
     scope = {}
     exec(compile(example, "README.md", "exec"), scope)
     assert scope["simulation"].currentStep == 200
     assert scope["system"].usesPeriodicBoundaryConditions()
     assert (tmp_path / "trajectory.dcd").stat().st_size > 5 * 40 * 3 * 4  # five frames of 40 beads
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_shown_calls_fit_the_functions(page):
+    calls = [
+        node
+        for block in blocks(page, "python")
+        for node in ast.walk(ast.parse(block))
+        if isinstance(node, ast.Call) and re.fullmatch(r"cgkd\.\w+", ast.unparse(node.func))
+    ]
+    assert len(calls) >= 6
+    for call in calls:
+        assert call.func.attr in openmm_cgkd.__all__
+        function = getattr(openmm_cgkd, call.func.attr)
+        names = {keyword.arg: None for keyword in call.keywords}
+        inspect.signature(function).bind(*call.args, **names)
 
 
 @pytest.mark.parametrize(("kind", "name"), [(SystemConfig, "system.yaml"), (RunConfig, "run.yaml")])
