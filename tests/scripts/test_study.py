@@ -16,6 +16,7 @@ import yaml
 from openmm import unit
 
 from openmm_cgkd import CGPotential
+from openmm_cgkd.analysis.stability import failures
 from openmm_cgkd.config.run import RunConfig, load_run
 from openmm_cgkd.config.section import parse
 from openmm_cgkd.frames.frames import read_frames
@@ -90,7 +91,7 @@ def call(arguments: list[str]) -> None:
         # have tests of their own, and take most of the time
         patch.setattr(compare_module, "write_pictures", lambda *_: None)
         patch.setattr(stability_module, "draw_stability", lambda *_: None)
-        patch.setattr(stability_module, "_PRESSURE_FRAMES", 2)
+        patch.setattr(failures, "PRESSURE_FRAMES", 2)
         study_main.main()
 
 

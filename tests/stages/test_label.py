@@ -239,7 +239,7 @@ def test_values_that_are_not_finite_name_teacher_and_frame(tmp_path):
     forces, energies = np.zeros((2, 4, 12, 3)), np.zeros((2, 4, 12))
     energies[1, 2, 5] = np.inf
     with pytest.raises(TrainingError, match="energies of teacher 1 at frame 10 are not finite"):
-        Parts(tmp_path / "parts", "inputs")._write(8, forces, energies, refuse=True)
+        Parts(tmp_path / "parts", "inputs").write(8, forces, energies, refuse=True)
 
 
 def test_errors_against_mean_forces_are_stored(own_labeled_run):

@@ -28,7 +28,7 @@ from openmm_cgkd.simulation.resume import log_column
 
 from .survival import Replica, Traces
 
-_PRESSURE_FRAMES = 20
+PRESSURE_FRAMES = 20
 # standard deviations of the canonical temperature that a window may be off in any case
 _DEVIATIONS = 5
 
@@ -215,7 +215,7 @@ def mean_pressure(
     good = np.flatnonzero(_before_failure(trace, outcome))
     if len(good) == 0:
         return None
-    chosen = good[evenly_spaced(len(good), _PRESSURE_FRAMES)]
+    chosen = good[evenly_spaced(len(good), PRESSURE_FRAMES)]
     return float(
         virial_pressure(
             system, trace.positions[chosen], trace.boxes[chosen], temperature, platform
