@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     import openmm
 
 _GPU_OR_ACCELERATOR = 4 | 8  # CL_DEVICE_TYPE_GPU, CL_DEVICE_TYPE_ACCELERATOR
-# beads: up to here moving them on the processor costs less than `PythonForce` between it and a
-# GPU's integrator (H200)
-_FEW = 8000
+# up to here moving the beads on the processor costs less than `PythonForce` between it and a GPU's
+# integrator (H200)
+FEW_BEADS = 8000
 # forces that OpenMM does not calculate
 _LEFT_TO_OTHERS = {"TorchForce", "PythonForce", "CMMotionRemover", "MonteCarloBarostat"}
 
@@ -60,7 +60,7 @@ def choose_platform(system: openmm.System, name: str | None = None) -> openmm.Pl
     found = [openmm.Platform.getPlatform(k) for k in range(openmm.Platform.getNumPlatforms())]
     forces = {force.getName() for force in system.getForces()}
     alone = bool(forces) and forces <= _LEFT_TO_OTHERS
-    if alone and "PythonForce" in forces and system.getNumParticles() <= _FEW:
+    if alone and "PythonForce" in forces and system.getNumParticles() <= FEW_BEADS:
         return openmm.Platform.getPlatformByName("Reference")
     for platform in sorted(found, key=lambda each: -each.getSpeed()):
         if platform.getName() == "CPU":  # needs no device, so no trial

@@ -143,7 +143,5 @@ def labeled_run(tmp_path_factory: pytest.TempPathFactory):
 def own_labeled_run(labeled_run, tmp_path):
     """A copy of `labeled_run` that a test may change."""
     run, frames = labeled_run
-    shutil.copytree(run._folder, tmp_path / "copy")
-    own = run.model_copy()
-    own._folder = tmp_path / "copy"
-    return own, frames
+    shutil.copytree(run.base_folder, tmp_path / "copy")
+    return run.relative_to(tmp_path / "copy"), frames

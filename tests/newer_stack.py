@@ -14,8 +14,10 @@ from openmmml import MLPotential
 
 from openmm_cgkd import CGPotential
 from openmm_cgkd.exceptions import CompatibilityError
+from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.testing.validate import validate_potential
+from tests.cases.old_files import FOLDER, expected, read_system
 from tests.cases.potential import (
     CUBIC,
     MASSES,
@@ -137,3 +139,11 @@ def test_box_that_shrinks_below_twice_the_cutoff_stops_the_run(file):
     context.setPeriodicBoxVectors(*np.diag([2.0, 2.0, 1.5]))
     with pytest.raises(Exception, match="below twice the cutoff"):
         context.getState(energy=True)
+
+
+def test_system_that_0_1_saved_as_xml():
+    """Of the engine "python"; its force names a module of 0.1."""
+    frames, numbers = read_frames(FOLDER / "frames.h5"), expected()
+    energy, forces = evaluate(read_system("python"), frames.positions[0].astype(float))
+    assert energy == pytest.approx(float(numbers["fused_energy"]), rel=1e-5)
+    np.testing.assert_allclose(forces, numbers["fused_forces"], rtol=1e-5, atol=1e-4)

@@ -105,7 +105,7 @@ def test_few_beads_under_a_python_force_stay_off_the_gpus_integrator(pretend):
     system = pair()
     system.addForce(python_force())
     assert choose_platform(system).getName() == "Reference"
-    for _ in range(module._FEW):
+    for _ in range(module.FEW_BEADS):
         system.addParticle(1.0)
     assert choose_platform(system).getName() == "CUDA"
     system = pair()

@@ -17,7 +17,7 @@ from openmm_cgkd.utils.box import nearest_images
 from .build import load_molecule
 
 _TRIALS = 64  # orientations tried per molecule and sweep
-_SWEEPS = 3
+SWEEPS = 3  # over all molecules
 _CONTACT = 0.28  # nm, atoms of different molecules closer than this count as a clash
 # iterations; with 300 an overlap in one of four liquids was left, and exploded
 _MINIMIZATION = 1500
@@ -66,7 +66,7 @@ def place_molecules(
     positions = np.concatenate([m.orientations(beads[m.beads], 1, random)[0] for m in molecules])
     centers = np.stack([beads[m.beads].mean(axis=0) for m in molecules])
     radii = np.array([m.radius for m in molecules])
-    for _ in range(_SWEEPS):
+    for _ in range(SWEEPS):
         for k in random.permutation(len(molecules)):
             distance = np.linalg.norm(nearest_images(centers - centers[k], box), axis=1)
             near = np.flatnonzero(

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -44,6 +44,17 @@ class ConfigFile(Section):
     """A whole configuration file; its relative paths refer to the folder of the file."""
 
     _folder: Path = PrivateAttr(default=Path())
+
+    @property
+    def base_folder(self) -> Path:
+        """What relative paths refer to: the folder of the file."""
+        return self._folder
+
+    def relative_to(self, folder: Path) -> Self:
+        """The same configuration with relative paths that refer to another folder."""
+        moved = self.model_copy()
+        moved._folder = folder.resolve()
+        return moved
 
     def path(self, relative: Path) -> Path:
         """Absolute path of a file or folder named in this configuration."""
@@ -83,8 +94,7 @@ def parse(kind: type[_Config], data: Any, source: Path | str, folder: Path) -> _
         config = kind.model_validate(data)
     except ValidationError as error:
         raise ConfigError(describe_mistake(source, error)) from error
-    config._folder = folder.resolve()
-    return config
+    return config.relative_to(folder)
 
 
 def load(kind: type[_Config], path: Path | str) -> _Config:
@@ -117,7 +127,7 @@ def dump(config: ConfigFile, folder: Path | None = None) -> str:
     folder : path, optional
         Where the YAML will be written; its relative paths then refer to that folder.
     """
-    context = {"from": config._folder.resolve(), "to": folder.resolve()} if folder else None
+    context = {"from": config.base_folder.resolve(), "to": folder.resolve()} if folder else None
     return yaml.safe_dump(config.model_dump(mode="json", context=context), sort_keys=False)
 
 

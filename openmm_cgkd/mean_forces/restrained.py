@@ -181,7 +181,7 @@ def run_configuration(
     """
     runs = config.mean_force.starts + 2 * configuration.checked
     try:
-        restrained = _Restrained(config, configuration)
+        restrained = RestrainedRun(config, configuration)
         atoms = configuration.atoms
         for start in range(config.mean_force.starts):
             path = start_file(folder, configuration.index, start)
@@ -199,7 +199,7 @@ def run_configuration(
             _save(path, restrained.check_constant())
         path = heating_file(folder, configuration.index)
         if configuration.checked and not path.exists():
-            restrained = _Restrained(config, configuration)
+            restrained = RestrainedRun(config, configuration)
             restrained.begin(_STRONG, configuration.atoms)
             _save(path, vars(restrained.sample()))
     except (openmm.OpenMMException, ValueError) as error:
@@ -214,7 +214,7 @@ def _save(path: Path, arrays: dict) -> None:
         np.savez(file, **arrays)
 
 
-class _Restrained:
+class RestrainedRun:
     """The atoms of one configuration with its beads held."""
 
     def __init__(self, config: SystemConfig, configuration: Configuration) -> None:
@@ -252,7 +252,7 @@ class _Restrained:
                 if step == _SHORTER[-1]:
                     raise
                 self._put(atoms)
-        self._run(self.config.temperature, self.protocol.equilibration, self._seed(start) + _STAGES)
+        self.run(self.config.temperature, self.protocol.equilibration, self._seed(start) + _STAGES)
 
     def _put(self, atoms: np.ndarray) -> None:
         self.simulation.context.setPositions(atoms)
@@ -270,16 +270,16 @@ class _Restrained:
         protocol, seed, strong = self.protocol, self._seed(start), start == _STRONG
         hot = protocol.annealing_temperature * (_HOTTER if strong else 1)
         cooling = protocol.cooling * (_SLOWER if strong else 1)
-        self._run(hot, protocol.annealing, seed, step)
+        self.run(hot, protocol.annealing, seed, step)
         for stage in range(1, _STAGES):
-            self._run(
+            self.run(
                 hot * (self.config.temperature / hot) ** (stage / _STAGES),
                 cooling / _STAGES,
                 seed + stage,
                 step,
             )
 
-    def _run(self, temperature: float, duration: float, seed: int, step: float = 1.0) -> None:
+    def run(self, temperature: float, duration: float, seed: int, step: float = 1.0) -> None:
         """Run with fresh velocities.
 
         When hot, in steps in which atoms move no farther than at `_FULL_STEP`, times `step`.

@@ -69,7 +69,9 @@ class EpochWriter(Callback):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_terminate)
         if self._task.tensorboard and trainer.is_global_zero:
-            self._writer = _tensorboard(self._task.folder / TENSORBOARD, trainer.current_epoch + 1)
+            self._writer = tensorboard_writer(
+                self._task.folder / TENSORBOARD, trainer.current_epoch + 1
+            )
 
     def on_train_batch_end(
         self,
@@ -150,7 +152,7 @@ class EpochWriter(Callback):
         )
 
 
-def _tensorboard(folder: Path, first_epoch: int) -> Any:
+def tensorboard_writer(folder: Path, first_epoch: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

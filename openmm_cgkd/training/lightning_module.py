@@ -100,7 +100,7 @@ class NetworkFit(lightning.LightningModule):
         self.fingerprint, self.mean_forces = fingerprint, mean_forces
         self.averaged = average(network, settings.ema_decay)
         self.metrics: dict[str, float] = {}
-        self._plateau = {"lowest": math.inf, "since": 0, "factor": 1.0}
+        self.plateau = {"lowest": math.inf, "since": 0, "factor": 1.0}
 
     # --- optimiser --------------------------------------------------------------------------------
 
@@ -116,7 +116,7 @@ class NetworkFit(lightning.LightningModule):
             if step < warm_up:
                 return (step + 1) / warm_up
             if settings.schedule == "plateau":
-                return self._plateau["factor"]
+                return self.plateau["factor"]
             return 0.5 * (
                 1 + math.cos(math.pi * min(1.0, (step - warm_up) / max(1, steps - warm_up)))
             )
@@ -127,11 +127,11 @@ class NetworkFit(lightning.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def _step_plateau(self, loss: float) -> None:
+    def step_plateau(self, loss: float) -> None:
         """Lower the learning rate after half the patience without improvement; the early stop
         comes after all of it.
         """
-        state = self._plateau
+        state = self.plateau
         if loss < state["lowest"]:
             state.update(lowest=loss, since=0)
             return
@@ -152,7 +152,7 @@ class NetworkFit(lightning.LightningModule):
         )
         if not torch.isfinite(norm):  # Adam would make every weight NaN
             raise self._not_finite(
-                f"gradient is {norm:g}", f"one of the frames {self._batch_frames}"
+                f"gradient is {norm:g}", f"one of the frames {self.batch_frames}"
             )
 
     def on_train_batch_end(self, *_: Any) -> None:
@@ -186,7 +186,7 @@ class NetworkFit(lightning.LightningModule):
         self._training_sums = torch.zeros(2, dtype=torch.float64)  # loss times frames, frames
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        self._batch_frames = [int(k) for k in batch.indices]
+        self.batch_frames = [int(k) for k in batch.indices]
         loss = self._evaluate(self.network, batch, self.weights)[0]
         self._training_sums += torch.tensor([loss.item(), 1.0]) * len(batch.indices)
         return loss
@@ -239,7 +239,7 @@ class NetworkFit(lightning.LightningModule):
             metrics |= self.mean_forces.noise_floor
         # one process decides for all: rounding on a GPU may differ between them
         self.metrics = strategy.broadcast(metrics)
-        self._step_plateau(self.metrics["validation_loss"])
+        self.step_plateau(self.metrics["validation_loss"])
         self.log(
             "validation_loss", torch.tensor(self.metrics["validation_loss"], dtype=torch.float64)
         )
@@ -248,9 +248,9 @@ class NetworkFit(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["fingerprint"] = self.fingerprint
-        checkpoint["plateau"] = dict(self._plateau)
+        checkpoint["plateau"] = dict(self.plateau)
         epochs = self.settings.epochs
         checkpoint["finished"] = bool(self.trainer.should_stop or self.current_epoch + 1 >= epochs)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._plateau.update(checkpoint["plateau"])
+        self.plateau.update(checkpoint["plateau"])

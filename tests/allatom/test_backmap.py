@@ -39,7 +39,7 @@ def test_molecules_sit_on_their_beads_undistorted_and_apart(monkeypatch):
         atoms = [atom.index for atom in residue.atoms()]
         template = template_of(config, residue.name)
         np.testing.assert_allclose(pdist(placed[atoms]), pdist(template), atol=1e-9)
-    monkeypatch.setattr("openmm_cgkd.allatom.backmap._SWEEPS", 0)
+    monkeypatch.setattr("openmm_cgkd.allatom.backmap.SWEEPS", 0)
     careless = place_molecules(config, topology, mapping, beads, box, seed=1)
     assert contacts(placed, topology, box) < 0.1 * contacts(careless, topology, box)
 

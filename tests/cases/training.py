@@ -142,10 +142,8 @@ def ignore(epochs: float, note: str) -> None:
 
 def change_student(run: RunConfig, **changes) -> RunConfig:
     """The same run with another student."""
-    changed = run.model_copy(
+    return run.model_copy(
         update={
             "student": StudentConfig.model_validate(run.student.model_dump(mode="json") | changes)
         }
     )
-    changed._folder = run._folder
-    return changed

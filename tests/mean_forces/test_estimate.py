@@ -17,7 +17,7 @@ from openmm_cgkd.mean_forces.estimate import mean_and_error, run_mean_forces
 from openmm_cgkd.mean_forces.file import Estimates, MeanForces, read_mean_forces, write_mean_forces
 from openmm_cgkd.mean_forces.restrained import (
     Configuration,
-    _Restrained,
+    RestrainedRun,
     as_check,
     run_configuration,
     sample_mean_force,
@@ -368,18 +368,18 @@ def restrained(atoms):
     config, trajectory = atoms
     topology = mdtraj.Topology.from_openmm(build_topology(config))
     last = mdtraj.load(str(trajectory), top=topology)[-1]
-    return _Restrained(config, Configuration(0, last.xyz[0], last.unitcell_vectors[0], False))
+    return RestrainedRun(config, Configuration(0, last.xyz[0], last.unitcell_vectors[0], False))
 
 
 def test_a_start_goes_on_from_the_one_before(restrained, tmp_path, monkeypatch):
     """Also where the one before has been done already."""
-    given, begin = [], _Restrained.begin
+    given, begin = [], RestrainedRun.begin
 
     def record(self, start, atoms):
         given.append((start, atoms))
         begin(self, start, atoms)
 
-    monkeypatch.setattr(_Restrained, "begin", record)
+    monkeypatch.setattr(RestrainedRun, "begin", record)
     for starts in (2, 3):
         config = restrained.config.model_copy(
             update={"mean_force": restrained.protocol.model_copy(update={"starts": starts})}
@@ -401,7 +401,7 @@ def test_steps_are_short_while_hot(restrained):
     integrator, context = restrained.simulation.integrator, restrained.simulation.context
     restrained.begin(0, restrained.configuration.atoms)
     context.setTime(0)
-    restrained._run(4000.0, 0.6, 1)
+    restrained.run(4000.0, 0.6, 1)
     assert integrator.getStepSize()._value == pytest.approx(0.002)
     assert context.getTime()._value == pytest.approx(0.6)
     atoms = context.getSystem().getNumParticles()

@@ -21,7 +21,7 @@ case "$*" in
     "-c import sys"*) exit ${STUB_WRONG:-0} ;;
     "-m venv"*)
         mkdir -p "$4/bin" && touch "$4/pyvenv.cfg"
-        for name in python cgkd ruff; do cp "$0" "$4/bin/$name"; done ;;
+        for name in python cgkd ruff mypy; do cp "$0" "$4/bin/$name"; done ;;
     "-m pip --version") [ -f "$here/../pyvenv.cfg" ] ;;
     "-m pip install"*)
         echo "pip install ${*: -1}" >>"$CALLS"
@@ -29,6 +29,7 @@ case "$*" in
     *) echo "$(basename "$0") $*" >>"$CALLS" ;;
 esac
 """
+CHECKS = ["ruff check .", "ruff format --check .", "mypy "]
 
 
 @pytest.fixture
@@ -86,12 +87,12 @@ def test_quickstart_installs_once_then_runs(checkout: Path) -> None:
     assert calls[0] == "pip install .[torchforce]"
 
 
-def test_test_runs_ruff_and_pytest_with_arguments(checkout: Path) -> None:
+def test_test_checks_the_source_then_runs_pytest_with_arguments(checkout: Path) -> None:
     result, calls = call(checkout, "scripts/test", "-k", "mapping")
     assert result.returncode == 0, result.stderr
     assert calls == [
         "pip install .[torchforce,test]",
-        "ruff check .",
+        *CHECKS,
         "python -m pytest -q -k mapping",
     ]
     # the test environment holds all that the quickstart needs
@@ -113,9 +114,10 @@ def test_ci_starts_from_a_fresh_environment(checkout: Path) -> None:
     for environment in (".venv", ".venv-newer"):
         (checkout / environment / "left over").touch()
     _, calls = call(checkout, ".ci/run", CI="true")
-    first = ["pip install .[torchforce,test]", "ruff check .", "python -m pytest -q"]
     assert calls == [
-        *first,
+        "pip install .[torchforce,test]",
+        *CHECKS,
+        "python -m pytest -q --cov --cov-report=term",
         "pip install .[newer,test]",
         "python -m pytest -q tests/newer_stack.py",
     ]

@@ -247,13 +247,13 @@ def test_errors_against_mean_forces_are_stored(own_labeled_run):
     truth = np.random.default_rng(0).normal(size=frames.forces.shape, scale=50)
     attributes = {"temperature": frames.temperature}
     write_mean_forces(
-        run._folder / "mean_forces.h5",
+        run.base_folder / "mean_forces.h5",
         MeanForces(
             frames.positions, truth, 0 * truth, frames.box, frames.time, frames.beads, attributes
         ),
     )
     RunFolder(run).labels.unlink()
-    named = run.model_copy(update={"mean_forces": type(run._folder)("mean_forces.h5")})
+    named = run.model_copy(update={"mean_forces": type(run.base_folder)("mean_forces.h5")})
     attributes = load_labels(label_run(named), frames).attributes
     (f0, _), (f1, _) = teachers_of(run, frames)
     prior = FrameGraphs(frames, CUTOFF, read_prior(RunFolder(run).prior)).prior_forces

@@ -59,7 +59,7 @@ def test_student_simulates_itself(own_labeled_run):
     run = run.model_copy(update={"simulation": type(run.simulation).model_validate(data)})
     run = change_student(run, on_policy={"rounds": 1, "production": "0.1 ps", "snapshots": 5})
     teacher = RunFolder(run).teacher(0) / BEST
-    path = simulate_student(run, teacher, run._folder / "simulation")
+    path = simulate_student(run, teacher, run.base_folder / "simulation")
     trajectory = mdtraj.load(str(path), top=frames.beads.to_mdtraj())
     assert len(trajectory) == 5
     np.testing.assert_allclose(trajectory.unitcell_vectors[0], frames.box[0], atol=1e-5)
@@ -70,7 +70,7 @@ def test_student_simulates_itself(own_labeled_run):
 
 def test_what_an_exploding_student_visits_is_used(own_labeled_run, monkeypatch, caplog):
     run, _ = own_labeled_run
-    written = run._folder / "simulation" / "trajectory.dcd"
+    written = run.base_folder / "simulation" / "trajectory.dcd"
 
     def explode(*arguments, **options):
         raise SimulationError("it exploded")

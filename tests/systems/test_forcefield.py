@@ -20,9 +20,7 @@ def edited(tmp_path: Path, old: str, new: str, counts: dict[str, int]) -> System
     assert old in text
     tmp_path.joinpath("forcefield.xml").write_text(text.replace(old, new))
     config = small_config(counts)
-    config = config.model_copy(update={"force_field": tmp_path / "forcefield.xml"})
-    config._folder = ETHALINE
-    return config
+    return config.model_copy(update={"force_field": tmp_path / "forcefield.xml"})
 
 
 @pytest.mark.parametrize(
@@ -57,12 +55,10 @@ def test_charged_box():
 def test_missing_files():
     config = small_config({"EGL": 1})
     broken = config.model_copy(update={"force_field": Path("absent.xml")})
-    broken._folder = ETHALINE
     with pytest.raises(ForceFieldError, match=r"absent\.xml: no such file"):
         create_system(broken, build_topology(config))
     molecule = config.molecules[0].model_copy(update={"structure": Path("absent.pdb")})
     broken = config.model_copy(update={"molecules": [molecule]})
-    broken._folder = ETHALINE
     with pytest.raises(
         ForceFieldError, match=r"absent\.pdb: no such file; molecule EGL needs a PDB structure"
     ):

@@ -35,7 +35,7 @@ def write_trajectory(path, frames, positions=None, box=True):
 
 def test_snapshots_of_the_frames_get_the_labels_of_the_frames(own_labeled_run):
     run, frames = own_labeled_run
-    write_trajectory(run._folder / "trajectory.dcd", frames)
+    write_trajectory(run.base_folder / "trajectory.dcd", frames)
     run = change_student(
         run, extra={"trajectories": ["trajectory.dcd"], "snapshots": 7}, max_spread=1e6
     )
@@ -62,7 +62,7 @@ def test_configurations_on_which_teachers_disagree_are_dropped(own_labeled_run):
     folder = RunFolder(run)
     crowded = frames.positions[:6].copy()
     crowded[3:] *= 0.7  # squeezed together, beads meet at distances that no teacher has seen
-    write_trajectory(run._folder / "trajectory.dcd", frames[:6], crowded)
+    write_trajectory(run.base_folder / "trajectory.dcd", frames[:6], crowded)
     networks = [load_checkpoint(folder.teacher(k) / BEST)[0] for k in range(2)]
     training = split_run(run, frames).training
 

@@ -25,7 +25,7 @@ from openmm_cgkd.mean_forces.file import MeanForces
 from openmm_cgkd.potential.checkpoint import load_checkpoint
 from openmm_cgkd.potential.network import build_tensornet
 from openmm_cgkd.potential.prior import fit_prior
-from openmm_cgkd.training import callbacks as keeper
+from openmm_cgkd.training import callbacks
 from openmm_cgkd.training.fit import fit
 from openmm_cgkd.training.graphs import FrameGraphs
 from openmm_cgkd.training.lightning_module import NetworkFit
@@ -336,7 +336,7 @@ def test_out_of_memory_says_what_to_try(tmp_path, graphs, monkeypatch, where):
 def test_missing_tensorboard_names_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     with pytest.raises(ImportError, match="pip install 'tensorboard"):
-        keeper._tensorboard(tmp_path, 1)
+        callbacks.tensorboard_writer(tmp_path, 1)
 
 
 # --- several processes ----------------------------------------------------------------------------

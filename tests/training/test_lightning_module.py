@@ -159,8 +159,8 @@ def test_plateau_halves_the_rate_after_half_the_patience():
     trained = module(learning_rate=0.01, warm_up=0, schedule="plateau", patience=4)
     factors = []
     for loss in (1.0, 0.9, 0.95, 0.9, 0.8, 0.9, 0.9, 0.9, 0.9):
-        trained._step_plateau(loss)
-        factors.append(trained._plateau["factor"])
+        trained.step_plateau(loss)
+        factors.append(trained.plateau["factor"])
     assert factors == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.125]
     np.testing.assert_allclose(rates(trained, 5)[1:], 0.01 / 8)
 
@@ -181,7 +181,7 @@ def test_frame_with_a_bad_force_is_named(graphs):
 
 def test_bad_gradient_stops_before_it_reaches_the_weights():
     trained = module()
-    trained._batch_frames = [4, 6]
+    trained.batch_frames = [4, 6]
     for parameter in trained.network.parameters():
         parameter.grad = torch.full_like(parameter, 1.0)
     trained.configure_gradient_clipping(None)

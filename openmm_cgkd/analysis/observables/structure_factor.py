@@ -37,6 +37,11 @@ class StructureFactor(Observable):
     bins : int
         Number of equal bins between 0 and `q_max`.
 
+    Attributes
+    ----------
+    n_vectors : ndarray, shape (bins,)
+        Scattering vectors in every bin, of all frames together.
+
     Raises
     ------
     AnalysisError
@@ -44,7 +49,7 @@ class StructureFactor(Observable):
     """
 
     _settings = ("types", "q_max", "bins")
-    _sums = ("_products", "_vectors")
+    _sums = ("_products", "n_vectors")
 
     def __init__(self, types: tuple[Hashable, ...], q_max: float = 25.0, bins: int = 50) -> None:
         if len(types) == 0 or bins < 1 or not q_max > 0:
@@ -57,7 +62,7 @@ class StructureFactor(Observable):
         self._reset()
 
     def _reset(self) -> None:
-        self._products, self._vectors = np.zeros((len(self.pairs), self.bins)), np.zeros(self.bins)
+        self._products, self.n_vectors = np.zeros((len(self.pairs), self.bins)), np.zeros(self.bins)
 
     def _add(self, frame: Frame, neighbors: Neighbors | None) -> None:
         indices, lengths = lattice_vectors(frame.box, self.q_max)
@@ -74,7 +79,7 @@ class StructureFactor(Observable):
             row += np.bincount(
                 bins, weights=(densities[a] * densities[b].conj()).real, minlength=self.bins
             )
-        self._vectors += np.bincount(bins, minlength=self.bins)
+        self.n_vectors += np.bincount(bins, minlength=self.bins)
 
     @property
     def bin_centers(self) -> np.ndarray:
@@ -89,13 +94,13 @@ class StructureFactor(Observable):
     @property
     def values(self) -> np.ndarray:
         """S(q) of every pair in `pairs`, shape (n_pairs, bins); nan in bins without a vector."""
-        if not self._vectors.any():
+        if not self.n_vectors.any():
             raise AnalysisError(
                 f"The structure factor holds no frame, or no vector up to {self.q_max:g} 1/nm; call"
                 " compute(frame) first."
             )
-        empty = self._vectors == 0
-        return np.where(empty, np.nan, self._products / np.where(empty, 1, self._vectors))
+        empty = self.n_vectors == 0
+        return np.where(empty, np.nan, self._products / np.where(empty, 1, self.n_vectors))
 
 
 def lattice_vectors(box: np.ndarray, q_max: float) -> tuple[np.ndarray, np.ndarray]:

@@ -252,7 +252,7 @@ def test_structure_factor_of_a_lattice_has_its_bragg_peaks():
     # 111; 100 and 110 are extinct, 200 is beyond
     np.testing.assert_allclose(peaks, [unit * np.sqrt(3)], atol=0.1)
     assert np.nansum(factor.values[0]) == pytest.approx(
-        256 * 8 / factor._vectors[int(unit * np.sqrt(3) * 10)] / 2
+        256 * 8 / factor.n_vectors[int(unit * np.sqrt(3) * 10)] / 2
     )
 
 

@@ -247,7 +247,8 @@ def test_lists_hold_all_neighbors_in_order(n, scale, cutoff, periodic):
 
 def test_list_is_made_anew_when_needed_and_only_then(repulsion):
     box = torch.from_numpy(TRICLINIC * 1.2)  # room for the whole skin
-    positions, _, *others = repulsion(14)
+    given = repulsion(14)
+    positions = given.positions
     moved, made = positions.clone(), []
     moved[3, 1] += 0.0751
     for at, cell in (
@@ -258,7 +259,7 @@ def test_list_is_made_anew_when_needed_and_only_then(repulsion):
         (moved, box * 1.001),
         (moved, box),
     ):
-        assert max(deviations((at, cell, *others))) < 1e-11
+        assert max(deviations(given._replace(positions=at, box=cell))) < 1e-11
         made.append(list(lists.lists.values())[-1].counters[0].item())
     assert made == [1, 0, 1, 0, 1, 1]
 
