@@ -49,7 +49,7 @@ def test_this_is_the_newer_stack(file):
         version("openmmtorch")
     assert CGPotential(file).engine == "python"
     with pytest.raises(CompatibilityError, match="TorchForce needs torch"):
-        CGPotential(file, "fused")
+        CGPotential(file, "fast")
 
 
 @pytest.mark.parametrize("box", [TRICLINIC, None], ids=["triclinic", "open"])

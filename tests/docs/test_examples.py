@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
 
@@ -23,7 +24,8 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     last = notebook.cells[-1].outputs
     printed = "".join(output.text for output in last if output.output_type == "stream")
     errors = [float(line.split("= ")[1]) for line in printed.splitlines()]
-    # of three bead types, six pairs; a fluid with no structure at all is off by 0.3 to 0.6
+    # of three bead types, six pairs; a fluid with no structure at all is off by 0.3 to 0.6 in each
     assert len(errors) == 6
-    assert all(0 < error < 0.5 for error in errors)
+    assert min(errors) > 0
+    assert np.mean(errors) < 0.2
     assert any("image/png" in output.get("data", {}) for output in last)

@@ -110,7 +110,7 @@ def test_finite_differences_in_a_context(student, frames_file):
     bonded = read_metadata(student).prior["bonded"]
     assert bonded["molecules"][0] == {"beads": ["CHM", "CHE"], "bonds": [[0, 1]]}
     assert {tuple(term["types"]) for term in bonded["bonds"]} == {("CHM", "CHE"), ("EGH", "EGH")}
-    for engine in ("fused", "portable"):
+    for engine in ("fast", "portable"):
         system = CGPotential(student, engine).createSystem(
             bead_topology_to_openmm(frames.beads, frames.box[-1])
         )

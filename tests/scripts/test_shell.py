@@ -30,6 +30,7 @@ case "$*" in
 esac
 """
 CHECKS = ["ruff check .", "ruff format --check .", "mypy "]
+PYTEST = "python -m pytest -q --numprocesses=logical --maxprocesses=8 --dist=worksteal"
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_test_checks_the_source_then_runs_pytest_with_arguments(checkout: Path) 
     assert calls == [
         "pip install .[torchforce,test]",
         *CHECKS,
-        "python -m pytest -q -k mapping",
+        f"{PYTEST} -k mapping",
     ]
     # the test environment holds all that the quickstart needs
     _, calls = call(checkout, "scripts/quickstart")
@@ -117,7 +118,7 @@ def test_ci_starts_from_a_fresh_environment(checkout: Path) -> None:
     assert calls == [
         "pip install .[torchforce,test]",
         *CHECKS,
-        "python -m pytest -q --cov --cov-report=term",
+        f"{PYTEST} --cov --cov-report=term",
         "pip install .[newer,test]",
         "python -m pytest -q tests/newer_stack.py",
     ]

@@ -32,6 +32,8 @@ from scripts.study.tables import claim_rows, claims_markdown, peak_rows, summari
 from scripts.study.variant_runs import work
 from tests.cases.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 VARIANTS = ["direct", "ensemble-F+e", "committee"]
 TINY = {
     "max_frames": 40,

@@ -36,7 +36,7 @@ on_every_platform = pytest.mark.parametrize("platform", PLATFORMS)
 in_every_box = pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
 
 
-@pytest.fixture(scope="module", params=["fused", "portable"])
+@pytest.fixture(scope="module", params=["fast", "portable"])
 def potential(request, tmp_path_factory):
     return CGPotential(
         write_toy_potential(tmp_path_factory.mktemp("model") / "student.pt"), engine=request.param
@@ -280,7 +280,7 @@ def test_systems_read_in_another_process(tmp_path):
         bead_topology_to_openmm(beads(types), CUBIC),
     )
     systems = {
-        engine: CGPotential(file, engine).createSystem(topology) for engine in ("fused", "portable")
+        engine: CGPotential(file, engine).createSystem(topology) for engine in ("fast", "portable")
     }
     for engine, system in systems.items():
         (tmp_path / f"{engine}.xml").write_text(openmm.XmlSerializer.serialize(system))
@@ -289,7 +289,7 @@ def test_systems_read_in_another_process(tmp_path):
         import numpy as np
         import openmm
         import openmm_cgkd.operators
-        for engine in ("fused", "portable"):
+        for engine in ("fast", "portable"):
             system = openmm.XmlSerializer.deserialize(open(f"{engine}.xml").read())
             platform = openmm.Platform.getPlatform("Reference")
             context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
@@ -311,7 +311,7 @@ def test_systems_read_in_another_process(tmp_path):
         )
 
 
-@pytest.mark.parametrize("engine", ["fused", "portable"])
+@pytest.mark.parametrize("engine", ["fast", "portable"])
 def test_fast_file_runs_like_the_portable_one(potential, tmp_path, engine):
     types, positions = liquid()
     topology = bead_topology_to_openmm(beads(types), CUBIC)

@@ -178,6 +178,7 @@ def test_each_failure_is_named_at_its_time(make_run, tmp_path, monkeypatch):
     assert [run["start"] for run in more["runs"]][:4] == [run["start"] for run in runs]
 
 
+@pytest.mark.slow
 def test_real_runs_of_an_exported_potential(make_run):
     run = make_run(
         {"frame_interval": "0.02 ps"},

@@ -28,6 +28,7 @@ def frames():
     return make_frames(20, 12, noise=1.0)[0]
 
 
+@pytest.mark.slow
 def test_teachers_differ_and_are_trained_once(tmp_path, frames):
     """Member 1 cannot write its folder at first; the obstacle goes away before the second call."""
     run = make_run(tmp_path, frames, execution={"retries": 0})
@@ -67,6 +68,7 @@ def kill_the_writer(path: Path, marker: Path) -> None:
             continue
 
 
+@pytest.mark.slow
 def test_member_killed_in_a_parsl_worker_goes_on_to_the_same_end(tmp_path, frames, caplog):
     teachers = {
         "count": 2,

@@ -171,7 +171,8 @@ def student(tmp_path_factory):
     return write_toy_potential(tmp_path_factory.mktemp("model") / "student.pt")
 
 
-@pytest.mark.parametrize("engine", ["fused", "portable"])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["fast", "portable"])
 def test_our_engines_pass_on_every_platform(student, engine):
     report = validate_potential(CGPotential(student, engine), *small_liquid(21, TRICLINIC))
     report.raise_if_failed()

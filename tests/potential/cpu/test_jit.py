@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 _SETUP = """
 import numpy as np
 from openmm_cgkd.potential.cpu import lists, neighbors
@@ -21,6 +23,7 @@ print(row[-1])
 _CALLER = "print(len(lists.neighbor_list(positions, 3 * np.eye(3), 1.0).column))"
 
 
+@pytest.mark.slow
 def test_caller_of_a_parallel_function_that_was_on_disk(tmp_path):
     """Compiled one after the other by two processes, as when the first is killed.
 

@@ -36,6 +36,7 @@ def python(script: str | Path, *arguments: str, **environment: str) -> subproces
     )
 
 
+@pytest.mark.slow
 @with_triton
 def test_results_in_the_interpreter():
     """Of its own process, because Triton reads this variable once."""
