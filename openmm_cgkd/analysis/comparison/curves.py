@@ -36,11 +36,6 @@ class Curve(Generic[ObservableT]):
         return type(self.parts[0]).merged(self.parts)
 
     @property
-    def bin_centers(self) -> np.ndarray:
-        """Shape (bins,), in the unit of the observable: nm for distances, degrees for angles."""
-        return self.whole.bin_centers
-
-    @property
     def values(self) -> np.ndarray:
         """What is compared, shape (bins,)."""
         return self.whole.density

@@ -64,7 +64,8 @@ class Cutoffs:
     def of(cls, rdfs: dict[tuple[str, ...], Curve[RDF]]) -> Cutoffs:
         """The first minima of the all-atom RDFs."""
         minima = {
-            (a, b): first_minimum(curve.bin_centers, curve.values) for (a, b), curve in rdfs.items()
+            (a, b): first_minimum(curve.whole.bin_centers, curve.values)
+            for (a, b), curve in rdfs.items()
         }
         found = {pair: distance for pair, distance in minima.items() if distance is not None}
         both = found | {(b, a): distance for (a, b), distance in found.items()}

@@ -65,7 +65,9 @@ def _curve_columns(
         for label, analysis in named:
             curve = analysis.structure.curves[kind, types]
             if not columns:
-                columns[axis] = curve.whole.numbers if kind == "coordination" else curve.bin_centers
+                columns[axis] = (
+                    curve.whole.numbers if kind == "coordination" else curve.whole.bin_centers
+                )
             columns |= {
                 f"{name} {label} {value}": curve.values,
                 f"{name} {label} {value} se": curve.standard_error,
@@ -103,7 +105,9 @@ def _order_rows(named: list[tuple[str, Analysis]]) -> Iterable[list[Any]]:
         for name, curve in analysis.order.items():
             yield from (
                 [label, name, *row]
-                for row in zip(curve.bin_centers, curve.values, curve.standard_error, strict=True)
+                for row in zip(
+                    curve.whole.bin_centers, curve.values, curve.standard_error, strict=True
+                )
             )
 
 
@@ -115,7 +119,7 @@ def _structure_factor_rows(named: list[tuple[str, Analysis]]) -> Iterable[list[A
         for pair, values, errors in zip(
             curve.whole.pairs, curve.values, curve.standard_error, strict=True
         ):
-            rows = zip(curve.bin_centers, values, errors, strict=True)
+            rows = zip(curve.whole.bin_centers, values, errors, strict=True)
             yield from (
                 [label, "-".join(map(str, pair)), *row] for row in rows if np.isfinite(row[1])
             )
