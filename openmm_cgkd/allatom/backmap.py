@@ -14,7 +14,7 @@ from openmm_cgkd.exceptions import MappingError
 from openmm_cgkd.mapping.mapping import Mapping
 from openmm_cgkd.utils.box import nearest_images
 
-from .build import load_molecule
+from .molecule_file import load_molecule
 
 _TRIALS = 64  # orientations tried per molecule and sweep
 SWEEPS = 3  # over all molecules
@@ -103,9 +103,7 @@ class _Molecule:
             .getPositions(asNumpy=True)
             .value_in_unit(unit.nanometer)
         )
-        masses = np.array(
-            [atom.element.mass.value_in_unit(unit.dalton) for atom in residue.atoms()]
-        )
+        masses = mapping.atom_masses[self.atoms]
         total = np.bincount(owner, weights=masses)
         sites = np.stack(
             [np.bincount(owner, weights=masses * template[:, k]) / total for k in range(3)], axis=1

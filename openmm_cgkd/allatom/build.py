@@ -18,31 +18,7 @@ from openmm_cgkd.exceptions import BoxError, ForceFieldError
 from openmm_cgkd.utils.box import smallest_height
 from openmm_cgkd.utils.units import DENSITY_UNIT
 
-
-def load_molecule(config: SystemConfig, name: str) -> app.PDBFile:
-    """Read the single-molecule PDB of a configuration."""
-    molecule = next(m for m in config.molecules if m.name == name)
-    path = config.path(molecule.structure)
-    if not path.exists():
-        raise ForceFieldError(f"{path}: no such file; molecule {name} needs a PDB structure.")
-    try:
-        pdb = app.PDBFile(str(path))
-    except Exception as error:  # OpenMM's reader raises many types on files that are not PDB
-        raise ForceFieldError(
-            f"{path}: cannot be read as a PDB file; molecule {name} needs its atoms and CONECT"
-            " records."
-        ) from error
-    residues = list(pdb.topology.residues())
-    if len(residues) != 1 or residues[0].name != name:
-        raise ForceFieldError(
-            f"{path}: expected one residue named {name}, got {[r.name for r in residues]}."
-        )
-    unknown = [atom.name for atom in residues[0].atoms() if atom.element is None]
-    if unknown:
-        raise ForceFieldError(
-            f"{path}: atoms {unknown} have no element; write it in columns 77-78."
-        )
-    return pdb
+from .molecule_file import load_molecule
 
 
 def build_topology(config: SystemConfig, names: list[str] | None = None) -> app.Topology:
@@ -84,7 +60,13 @@ def pack(config: SystemConfig) -> tuple[app.Topology, np.ndarray]:
     positions : ndarray, shape (n_atoms, 3), nm
     """
     topology = build_topology(config)
-    mass = sum(atom.element.mass.value_in_unit(unit.dalton) for atom in topology.atoms())
+    given = {molecule.name: molecule.masses for molecule in config.molecules}
+    mass = sum(
+        given[atom.residue.name][atom.name]
+        if atom.name in given[atom.residue.name]
+        else atom.element.mass.value_in_unit(unit.dalton)
+        for atom in topology.atoms()
+    )
     edge = (mass / (config.reference.initial_density * DENSITY_UNIT)) ** (1 / 3)  # nm
     tolerance = 2.0  # angstrom
     lines = [

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import mdtraj
 import numpy as np
@@ -20,26 +19,26 @@ from openmm_cgkd.config.section import dump
 from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import FramesError, MappingError
 from openmm_cgkd.frames.correlation import ForceAutocorrelation
-from openmm_cgkd.frames.frames import Frames, frames_header, write_stream
+from openmm_cgkd.frames.frames import Frames, frames_header, set_attributes, write_stream
 from openmm_cgkd.frames.thinning import write_independent
 from openmm_cgkd.mapping.force_maps import OptimalForceMap
-from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
+from openmm_cgkd.mapping.mapping import Mapping, atomic_masses, mapping_from_config
 from openmm_cgkd.mapping.molecules import WholeMolecules, bond_order
 from openmm_cgkd.mapping.openmscg import mapping_from_cgmap
+from openmm_cgkd.mapping.rigid import RigidDistancesBetweenBeads
+from openmm_cgkd.utils.box import box_volume
 from openmm_cgkd.utils.files import file_hash, replacing
 from openmm_cgkd.utils.progress import log_to, progress
+from openmm_cgkd.utils.units import DENSITY_UNIT
 
-from .build import build_topology
+from .bond_check import BondCheck
 from .lammps import AtomFrame
+from .match_topology import match_topology
 from .mdanalysis import AtomTrajectory, open_topology, open_trajectory
-
-if TYPE_CHECKING:
-    import MDAnalysis
 
 logger = logging.getLogger(__name__)
 
 _PIECE = 64  # frames mapped before they are written
-_BOND_LENGTHS = 0.05, 0.3  # nm, wider than the mean bond length of any molecule
 
 
 def map_trajectory(
@@ -64,9 +63,8 @@ def map_trajectory(
         Molecules, temperature and beads. Masses, atom names and bonds come from its molecule files.
     trajectory : path
         All-atom trajectory with positions and forces at the same steps: GROMACS ``.trr``, Amber
-        NetCDF ``.nc``, ``.h5md``, LAMMPS ``.dump`` or ``.lammpstrj``, or another format that
-        MDAnalysis reads forces of. Molecules may be broken across the periodic box, which may be
-        triclinic.
+        NetCDF ``.nc``, ``.h5md``, or a LAMMPS dump of any name, also compressed (``.gz``).
+        Molecules may be broken across the periodic box, which may be triclinic.
     topology : path
         The same atoms with names and one residue per molecule, in a format MDAnalysis reads (PDB,
         GRO, TPR).
@@ -98,8 +96,8 @@ def map_trajectory(
         If a file is missing or unreadable, a frame has no forces or no positions, a value is not
         finite, lengths are in other units than the format says, or `output` is another file.
     MappingError
-        If the atoms or molecules differ from the configuration, a bead ends at a bond to hydrogen,
-        or no optimal force map exists.
+        If the atoms or molecules differ from the configuration, a distance between atoms of two
+        beads never varies or the frames are too few to tell, or no optimal force map exists.
     BoxError
         If a frame has no periodic box.
     AnalysisError
@@ -107,24 +105,24 @@ def map_trajectory(
 
     Notes
     -----
-    Constraints are not in a trajectory and cannot be checked: they must lie inside one bead. Those
-    on bonds to hydrogen are so common that no such bond may cross beads. An optimal force map takes
-    distances that do not vary as constrained.
+    Constraints are not in a trajectory, nor are their forces. A distance that never varies is taken
+    as constrained: a sum of forces is refused if it joins two beads, an optimal force map treats
+    both atoms alike.
     """
     with warnings.catch_warnings(), log_to(output.with_suffix(".log")):
         # guesses about fields that are not read here
         warnings.filterwarnings("ignore", module="MDAnalysis")
         universe = open_topology(topology)
         source = open_trajectory(trajectory, universe, topology, units, timestep)
-        atoms = _atoms(system, universe, topology)
-        bonds = bond_order(atoms)
-        if len(bonds) != atoms.n_atoms - atoms.n_residues:
+        atoms = match_topology(system, universe, topology)
+        if len(bond_order(atoms)) != atoms.n_atoms - atoms.n_residues:
             raise MappingError(
                 "Some atoms of a molecule are not bonded to the rest of it; add CONECT records to"
                 " its molecule file."
             )
-        beads = _mapping(system, mapping, atoms)
-        whole = _WholeFrames(source, trajectory, bonds, atoms.n_atoms)
+        beads = _mapping(system, mapping, atoms, getattr(universe.atoms, "charges", None))
+        _log_masses(beads)
+        whole = _WholeFrames(source, trajectory, atoms, BondCheck(system, atoms))
         options: dict[str, object] = {
             "units": units,
             "timestep": timestep,
@@ -134,15 +132,20 @@ def map_trajectory(
         attributes = _provenance(system, trajectory, topology, atoms, options)
         if output.exists():
             return _existing(output, attributes)
+        constraints = None
         if system.force_map == "optimal":
             beads, attributes["force_map"] = _fit_force_map(whole, beads, atoms)
-        mapped = _MappedFrames(whole, beads, attributes)
+        else:
+            constraints = RigidDistancesBetweenBeads(beads, atoms)
+        mapped = _MappedFrames(whole, beads, attributes, constraints)
         with replacing(output) as fresh:
             n = write_stream(fresh, mapped.beads, attributes, mapped)
             if n == 0:
                 raise FramesError(
                     f"{trajectory}: holds no frames; give a trajectory with positions and forces."
                 )
+            attributes["density"] = mapped.density
+            set_attributes(fresh, {"density": mapped.density})
             if thin:
                 n = write_independent(
                     fresh, fresh, mapped.beads, mapped.attributes, mapped.correlation
@@ -160,15 +163,18 @@ def map_trajectory(
 class _WholeFrames:
     """Frames of a trajectory, checked, with whole molecules; can be gone through several times."""
 
-    def __init__(self, source: AtomTrajectory, path: Path, bonds: np.ndarray, n_atoms: int) -> None:
-        self._source, self._path, self._whole = source, path, WholeMolecules(bonds, n_atoms)
+    def __init__(
+        self, source: AtomTrajectory, path: Path, atoms: mdtraj.Topology, bonds: BondCheck
+    ) -> None:
+        self._source, self._path, self._atoms, self._check_bonds = source, path, atoms, bonds
+        self._whole = WholeMolecules(bond_order(atoms), atoms.n_atoms)
 
     def each(self, task: str) -> Iterator[AtomFrame]:
         """All frames, with a progress bar of this name."""
-        last = -1
+        last, last_time = -1, -np.inf
         with progress(task, len(self._source)) as meter:
             for k, frame in enumerate(self._source):
-                for name in ("positions", "forces"):
+                for name in ("positions", "forces", "box", "time"):
                     if not np.isfinite(getattr(frame, name)).all():
                         raise FramesError(
                             f"{self._path}: {name} of frame {k} are not finite; remove that frame"
@@ -179,20 +185,32 @@ class _WholeFrames:
                         f"{self._path}: frame {k} is at step {frame.step}, not after {last}; remove"
                         " repeated frames."
                     )
-                last = frame.step
+                if not frame.time > last_time:
+                    raise FramesError(
+                        f"{self._path}: frame {k} is at {frame.time:g} ps, not after"
+                        f" {last_time:g} ps; map the parts of joined runs one by one."
+                    )
+                last, last_time = frame.step, frame.time
+                if k == 0 and frame.types is not None:
+                    self._check_types(frame.types)
                 yield replace(frame, positions=self._placed(frame))
                 meter.update(k + 1)
 
+    def _check_types(self, types: np.ndarray) -> None:
+        """Atoms of one type are of one element, or the file numbers the atoms in another order."""
+        symbols = np.array([atom.element.symbol for atom in self._atoms.atoms])
+        for kind in np.unique(types):
+            found = sorted(set(symbols[types == kind]))
+            if len(found) > 1:
+                raise MappingError(
+                    f"{self._path}: atoms of type {kind} are {' and '.join(found)} in the topology;"
+                    " give a topology whose atoms are in the order of their ids."
+                )
+
     def _placed(self, frame: AtomFrame) -> np.ndarray:
-        """Positions with whole molecules; wrong units show in the bond lengths."""
+        """Positions with whole molecules, whose bonds are those of the molecule files."""
         positions = self._whole(frame.positions, frame.box)
-        length = self._whole.mean_bond_length(positions)
-        if length is not None and not _BOND_LENGTHS[0] < length < _BOND_LENGTHS[1]:
-            raise FramesError(
-                f"{self._path}: bonds are {length:.3g} nm long on average at step {frame.step}; the"
-                " positions are in other units than the file or --units says, or the topology is"
-                " of other atoms."
-            )
+        self._check_bonds(positions, f"{self._path}: step {frame.step}")
         return positions
 
 
@@ -210,7 +228,11 @@ class _MappedFrames:
     """Mapped frames in pieces; measures the force autocorrelation on the way."""
 
     def __init__(
-        self, frames: _WholeFrames, mapping: Mapping, attributes: dict[str, object]
+        self,
+        frames: _WholeFrames,
+        mapping: Mapping,
+        attributes: dict[str, object],
+        constraints: RigidDistancesBetweenBeads | None,
     ) -> None:
         self.beads, self.attributes, self.correlation = (
             mapping.topology,
@@ -218,16 +240,34 @@ class _MappedFrames:
             ForceAutocorrelation(),
         )
         self._frames, self._mapping = frames, mapping
+        # an optimal force map has found the constraints itself
+        self._constraints = constraints
+        self._volumes: list[float] = []
+
+    @property
+    def density(self) -> float:
+        """Mass over the mean volume of the frames so far, g/cm^3."""
+        return float(self.beads.masses.sum() / np.mean(self._volumes) / DENSITY_UNIT)
 
     def __iter__(self) -> Iterator[Frames]:
         piece: list[AtomFrame] = []
         for frame in self._frames.each("map"):
             piece.append(frame)
+            self._volumes.append(float(box_volume(frame.box)))
+            if self._constraints:
+                self._constraints.add(frame.positions)
             if len(piece) == _PIECE:
-                yield self._map(piece)
+                yield self._checked(piece)
                 piece = []
         if piece:
-            yield self._map(piece)
+            yield self._checked(piece)
+        if self._constraints:
+            self._constraints.check(complete=True)
+
+    def _checked(self, piece: list[AtomFrame]) -> Frames:
+        if self._constraints:
+            self._constraints.check(complete=False)
+        return self._map(piece)
 
     def _map(self, piece: list[AtomFrame]) -> Frames:
         positions = [self._mapping.map_positions(frame.positions) for frame in piece]
@@ -248,33 +288,24 @@ class _MappedFrames:
         return frames
 
 
-def _mapping(system: SystemConfig, file: Path | None, atoms: mdtraj.Topology) -> Mapping:
-    """Atoms to beads.
-
-    Sums of forces are checked against the bonds to hydrogen; an optimal force map finds the
-    constraints itself.
-    """
+def _mapping(
+    system: SystemConfig, file: Path | None, atoms: mdtraj.Topology, charges: np.ndarray | None
+) -> Mapping:
+    """Atoms to beads; charges where the topology file has them."""
     optimal = system.force_map == "optimal"
-    mapping = (
-        mapping_from_cgmap(file, atoms, optimal)
-        if file
-        else mapping_from_config(system, atoms, calibrate=optimal)
-    )
-    if optimal:
-        return mapping
-    for first, second in atoms.bonds:
-        i, j = first.index, second.index
-        if (
-            "H" in (first.element.symbol, second.element.symbol)
-            and mapping.bead_of_atom[i] != mapping.bead_of_atom[j]
-        ):
-            raise MappingError(
-                f"The bond to hydrogen between atoms {i} and {j} crosses beads"
-                f" {mapping.bead_of_atom[i]} and {mapping.bead_of_atom[j]}; such bonds are"
-                " constrained in most runs and trajectories lack constraint forces, so put both"
-                " atoms in one bead."
-            )
-    return mapping
+    if file:
+        mapping = mapping_from_cgmap(file, atoms, optimal, atomic_masses(system, atoms))
+        return mapping if charges is None else mapping.with_charges(charges)
+    return mapping_from_config(system, atoms, charges, calibrate=optimal)
+
+
+def _log_masses(mapping: Mapping) -> None:
+    """Say what the beads weigh, so that a wrong element is seen."""
+    names, masses = np.array(mapping.topology.names), mapping.topology.masses
+    atoms = np.bincount(mapping.bead_of_atom[mapping.bead_of_atom >= 0], minlength=len(names))
+    for name in mapping.topology.type_names:
+        k = int(np.argmax(names == name))
+        logger.info("bead %s: %.3f dalton, %d atoms", name, masses[k], atoms[k])
 
 
 def _existing(output: Path, attributes: dict[str, object]) -> Path:
@@ -297,31 +328,6 @@ def _existing(output: Path, attributes: dict[str, object]) -> Path:
         )
     logger.info("%s: finished before, skipped", output)
     return output
-
-
-def _atoms(system: SystemConfig, universe: MDAnalysis.Universe, path: Path) -> mdtraj.Topology:
-    """Topology with elements and bonds of the molecule files, in the order of the trajectory."""
-    if not (hasattr(universe.atoms, "names") and hasattr(universe.atoms, "resnames")):
-        raise MappingError(f"{path}: has no atom or residue names; give a PDB, GRO or TPR file.")
-    names = [str(name) for name in universe.residues.resnames]
-    unknown = set(names) - {molecule.name for molecule in system.molecules}
-    if unknown:
-        raise MappingError(
-            f"{path}: holds molecules that the configuration does not name: {sorted(unknown)}."
-        )
-    atoms = mdtraj.Topology.from_openmm(build_topology(system, names))
-    for expected, found in zip(atoms.residues, universe.residues, strict=True):
-        expected_names, found_names = (
-            [atom.name for atom in expected.atoms],
-            [str(name) for name in found.atoms.names],
-        )
-        if expected_names != found_names:
-            raise MappingError(
-                f"{path}: molecule {expected.index} ({expected.name}) has atoms"
-                f" {' '.join(found_names)}, its molecule file has {' '.join(expected_names)}; use"
-                " the same names and order."
-            )
-    return atoms
 
 
 def _provenance(

@@ -8,6 +8,8 @@ Format and unit styles: LAMMPS manual, commands ``dump``, ``dump_modify``, ``uni
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -49,6 +51,8 @@ class AtomFrame:
         Box vectors as rows.
     time : float, ps
     step : int
+    types : ndarray, shape (n_atoms,), optional
+        Atom types, where the format has them: atoms of one type are of one element.
     """
 
     positions: np.ndarray
@@ -56,6 +60,24 @@ class AtomFrame:
     box: np.ndarray
     time: float
     step: int
+    types: np.ndarray | None = None
+
+
+def is_lammps_dump(path: Path) -> bool:
+    """Whether a file begins as LAMMPS text dumps do, compressed or not."""
+    try:
+        with _open(path) as file:
+            return file.read(6) == "ITEM: "
+    except (OSError, EOFError, zlib.error):  # a folder, or gzip's numbers by chance
+        return False
+
+
+def _open(path: Path) -> TextIO:
+    with open(path, "rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    if compressed:
+        return gzip.open(path, "rt", encoding="utf-8", errors="replace")
+    return open(path, encoding="utf-8", errors="replace")
 
 
 class LammpsDump:
@@ -93,11 +115,16 @@ class LammpsDump:
         self._length, self._force, self._time = UNIT_STYLES[units]
 
     def __len__(self) -> int:
-        with open(self._path, "rb") as file:
-            return sum(line.startswith(b"ITEM: TIMESTEP") for line in file)
+        try:
+            with _open(self._path) as file:
+                return sum(line.startswith("ITEM: TIMESTEP") for line in file)
+        except (OSError, EOFError, zlib.error) as error:
+            raise FramesError(
+                f"{self._path}: cannot be decompressed; the file is cut off or damaged."
+            ) from error
 
     def __iter__(self) -> Iterator[AtomFrame]:
-        with open(self._path, encoding="utf-8", errors="replace") as file:
+        with _open(self._path) as file:
             k = 0
             while (header := self._header(file, k)) is not None:
                 yield self._frame(file, header, k)
@@ -129,11 +156,13 @@ class LammpsDump:
 
     def _frame(self, file: TextIO, header: dict[str, Any], k: int) -> AtomFrame:
         coordinates, forces = self._columns(header["columns"], k)
+        typed = "type" in header["columns"]
         try:
             step, n_atoms = int(header["TIMESTEP"]), int(header["NUMBER OF ATOMS"])
             time = float(header["TIME"]) if "TIME" in header else None
             bounds = np.array(header["BOX"], dtype=float)
-            wanted = [header["columns"].index(name) for name in ("id", *coordinates, *forces)]
+            names = ["id", *coordinates, *forces, *(["type"] if typed else [])]
+            wanted = [header["columns"].index(name) for name in names]
             table = np.loadtxt(list(islice(file, n_atoms)), usecols=wanted, ndmin=2)
         except (KeyError, ValueError, IndexError) as error:
             raise self._damaged(k) from error
@@ -154,7 +183,12 @@ class LammpsDump:
         positions = table[:, 1:4] @ box + origin if _COORDINATES[coordinates] else table[:, 1:4]
         time = self._checked_time(header.get("UNITS", self._units), time, step)
         return AtomFrame(
-            positions * self._length, table[:, 4:] * self._force, box * self._length, time, step
+            positions * self._length,
+            table[:, 4:7] * self._force,
+            box * self._length,
+            time,
+            step,
+            table[:, 7].astype(int) if typed else None,
         )
 
     def _columns(self, columns: list[str], k: int) -> tuple[tuple[str, str, str], tuple[str, ...]]:
@@ -173,6 +207,11 @@ class LammpsDump:
 
     def _box(self, flags: list[str], bounds: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Origin (3,) and box vectors (3, 3), from the bounding box and the tilts xy, xz, yz."""
+        if not flags:
+            raise BoxError(
+                f"{self._path}: frame {k} does not say whether its box is periodic (LAMMPS before"
+                " 2010); if it is, write 'ITEM: BOX BOUNDS pp pp pp' in every frame."
+            )
         if flags[-3:] != 3 * ["pp"]:
             raise BoxError(
                 f"{self._path}: frame {k} has boundaries {' '.join(flags[-3:])}; only boxes"

@@ -1,13 +1,16 @@
 """All-atom trajectories with forces in the formats of other programs, in the package's units.
 
-GROMACS TRR, Amber NetCDF and H5MD are read through MDAnalysis, LAMMPS dumps by `lammps`. TRR has
-fixed units; NetCDF and H5MD state their units, and are refused if they do not; LAMMPS dumps have
-none, so the user gives them.
+GROMACS TRR, Amber NetCDF and H5MD are read through MDAnalysis, LAMMPS dumps by `lammps`. A format
+is here only if its files, or the user, say for certain what the units are, which particle is which,
+what the box is and at which time every frame was. TRR has fixed units; NetCDF and H5MD state
+theirs; LAMMPS dumps have none, so the user gives them. MDAnalysis opens many formats more, and
+takes their numbers as angstrom, ps and kJ/mol/angstrom whatever they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,13 +28,13 @@ from openmm_cgkd.exceptions import (
 from openmm_cgkd.utils.box import box_volume
 from openmm_cgkd.utils.units import ANGSTROM
 
-from .lammps import AtomFrame, LammpsDump
+from .lammps import AtomFrame, LammpsDump, is_lammps_dump
 
 if TYPE_CHECKING:
     import MDAnalysis
 
-_LAMMPS = (".lammpstrj", ".lammpsdump", ".dump")
-_NETCDF = (".nc", ".ncdf")
+# endings of names that MDAnalysis reads, and its name of the format
+_FORMATS = {".trr": "TRR", ".nc": "NCDF", ".ncdf": "NCDF", ".h5md": "H5MD"}
 # what MDAnalysis' parsers and readers raise on files that they cannot read
 _READ_ERRORS = (
     OSError,
@@ -65,18 +68,41 @@ def open_topology(path: Path) -> MDAnalysis.Universe:
     """
     try:
         import MDAnalysis
+        from MDAnalysis.lib.util import NamedStream
     except ImportError as error:
         raise CompatibilityError(
             "Reading trajectories needs MDAnalysis; install it with: pip install 'MDAnalysis>=2.8'."
         ) from error
     _check_exists(path)
     try:
+        if path.suffix.lower() in (".pdb", ".ent"):
+            source = NamedStream(StringIO(_numbered_anew(path.read_text())), f"{path.stem}.pdb")
+            return MDAnalysis.Universe(source, to_guess=())
         return MDAnalysis.Universe(str(path), to_guess=())
     except _READ_ERRORS as error:
         raise FramesError(
             f"{path}: cannot be read as a topology ({_one_line(error)}); give a PDB, GRO or TPR"
             " file."
         ) from error
+
+
+def _numbered_anew(text: str) -> str:
+    """A PDB file with decimal numbers of atoms and residues, which wrap, and without bonds.
+
+    Numbers that do not fit their columns are hexadecimal, hybrid or stars, by the program that
+    wrote them. Only where one residue ends counts.
+    """
+    lines, last, residue, atom = [], None, 0, 0
+    for line in text.splitlines():
+        if line.startswith(("ATOM", "HETATM")):
+            if line[17:27] != last:
+                last, residue = line[17:27], residue + 1
+            atom += 1
+            # the insertion code is part of the number
+            line = f"{line[:6]}{atom % 100_000:5d}{line[11:22]}{residue % 10_000:4d} {line[27:]}"
+        if not line.startswith(("CONECT", "TER")):
+            lines.append(line)
+    return "\n".join(lines) + "\n"
 
 
 def open_trajectory(
@@ -86,7 +112,7 @@ def open_trajectory(
     units: str | None,
     timestep: float | None,
 ) -> AtomTrajectory:
-    """Open a trajectory by the ending of its name.
+    """Open a trajectory: a LAMMPS dump by its first line, others by the ending of their names.
 
     Parameters
     ----------
@@ -106,26 +132,31 @@ def open_trajectory(
         If `units` or `timestep` are given for a format that has its own, or are missing for one
         that has none.
     FramesError
-        If the file is missing or unreadable, or does not state its units.
+        If the file is missing, unreadable or of another format, or does not state its units, its
+        box, the order of its particles or its times.
     MappingError
         If it has another number of atoms than the topology.
     """
     _check_exists(path)
-    if path.suffix.lower() in _LAMMPS:
+    if is_lammps_dump(path):
         return LammpsDump(path, len(universe.atoms), units, timestep)
     for option, value in (("--units", units), ("--timestep", timestep)):
         if value is not None:
             raise ConfigError(
-                f"{path}: {option} is for LAMMPS dumps ({' '.join(_LAMMPS)}), other formats have"
-                " units of their own; leave it out."
+                f"{path}: {option} is for LAMMPS dumps, and this file does not begin with 'ITEM:';"
+                " other formats have units of their own, so leave it out."
             )
-    if path.suffix.lower() == ".h5md":
-        _check_h5md(path)
+    kind = _FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise FramesError(
+            f"{path}: the ending {path.suffix or '(none)'} is of no format whose units, particles,"
+            " box and times are certain; convert the trajectory to GROMACS .trr, Amber .nc, .h5md"
+            " or a LAMMPS .dump, with forces."
+        )
+    if kind in _CHECKS:
+        _CHECKS[kind](path)
     try:
-        if path.suffix.lower() in _NETCDF:
-            # MDAnalysis leaves an error of its own behind on files that are none
-            netcdf_file(path, "r", mmap=True).close()
-        universe.load_new(str(path))
+        universe.load_new(str(path), format=kind)
     except _READ_ERRORS as error:
         if "same number of atoms" in str(error):
             n_atoms = len(universe.atoms)
@@ -185,35 +216,101 @@ class _Reader:
         )
 
 
-def _check_h5md(path: Path) -> None:
-    """Refuse positions and forces of different steps or without units.
+def _check_netcdf(path: Path) -> None:
+    """Refuse a file without times, which MDAnalysis would number, or without units or box."""
+    try:
+        with netcdf_file(path, "r", mmap=False) as file:
+            units = {name: hasattr(data, "units") for name, data in file.variables.items()}
+    except _READ_ERRORS as error:
+        raise FramesError(
+            f"{path}: cannot be read as NetCDF ({_one_line(error)}); give a trajectory with forces."
+        ) from error
+    if "cell_lengths" not in units:
+        raise BoxError(f"{path}: has no periodic box; only periodic fluids can be mapped.")
+    for name, cure in (
+        ("coordinates", "write positions"),
+        ("forces", "write forces (Amber: ntwf = ntwx, or ntwf = -1)"),
+        ("time", "write the time of every frame"),
+        ("cell_angles", "write the whole box"),
+    ):
+        if name not in units:
+            raise FramesError(f"{path}: has no {name}; {cure}.")
+    without = [
+        name
+        for name in ("coordinates", "forces", "time", "cell_lengths", "cell_angles")
+        if not units[name]
+    ]
+    if without:
+        raise FramesError(
+            f"{path}: {' and '.join(without)} do not state their units; write the units attributes."
+        )
 
-    MDAnalysis would pair them by their index.
+
+def _check_h5md(path: Path) -> None:
+    """Refuse what MDAnalysis would pair by its index or take for granted.
+
+    Positions, forces and boxes of different steps, without units, or in different ones; particles
+    that are stored in another order in every frame; box vectors that it would turn.
     """
     try:
         with h5py.File(path, "r") as file:
-            group = next(iter(file["particles"].values()))
-            found = {name: group[name] for name in ("position", "force") if name in group}
-            without = [
-                name
-                for name, data in found.items()
-                if "unit" not in data["value"].attrs or "unit" not in data["time"].attrs
-            ]
-            steps = [data["step"][()] for data in found.values()]
-    except (StopIteration, *_READ_ERRORS) as error:
+            groups = list(file["particles"].values())
+            wrong = "has several groups of particles; write all atoms in one group"
+            if len(groups) == 1:
+                wrong = _wrong_in_h5md(groups[0])
+    except _READ_ERRORS as error:
         raise FramesError(
             f"{path}: cannot be read as H5MD ({_one_line(error)}); give a trajectory with forces."
         ) from error
+    if wrong:
+        raise FramesError(f"{path}: {wrong}.")
+
+
+def _wrong_in_h5md(group: h5py.Group) -> str:
+    """What of H5MD's freedoms cannot be read, with the cure; empty if all can."""
+    data = {name: group[name] for name in ("position", "force") if name in group}
+    without = [
+        name
+        for name, each in data.items()
+        if "unit" not in each["value"].attrs or "unit" not in each["time"].attrs
+    ]
     if without:
-        raise FramesError(
-            f"{path}: {' and '.join(without)} do not state the units of their values and times;"
-            " write the unit attributes."
+        return (
+            f"{' and '.join(without)} do not state the units of their values and times; write the"
+            " unit attributes"
         )
+    if len({each["time"].attrs["unit"] for each in data.values()}) > 1:
+        return "positions and forces have times in different units; write both in one"
+    steps = [each["step"][()] for each in data.values()]
     if len(steps) == 2 and not np.array_equal(*steps):
-        raise FramesError(
-            f"{path}: positions and forces were written at different steps; write both at the same"
-            " steps."
+        return "positions and forces were written at different steps; write both at the same steps"
+    if "id" in group:
+        ids = group["id"]
+        ids = np.atleast_2d(ids["value"][()] if isinstance(ids, h5py.Group) else ids[()])
+        if not (ids == ids.min() + np.arange(ids.shape[1])).all():
+            return "stores the particles in another order than their ids; sort them by id"
+    box = group["box"]
+    boundary = [np.char.decode(np.bytes_(each)) for each in box.attrs.get("boundary", [])]
+    if boundary and any(str(each) != "periodic" for each in boundary):
+        return (
+            "has a box that is not periodic in all directions; only periodic fluids can be mapped"
         )
+    if "edges" in box and "position" in data:
+        edges = box["edges"]
+        if edges["value"].attrs.get("unit") != data["position"]["value"].attrs["unit"]:
+            return "the box has no unit or another one than the positions; write both in one"
+        if "step" in edges and not np.array_equal(edges["step"][()], steps[0]):
+            return "boxes and positions were written at different steps; write both at the same"
+        vectors = edges["value"][()]
+        if vectors.ndim == 3 and np.abs(np.triu(vectors, 1)).max() > 1e-6 * np.abs(vectors).max():
+            return (
+                "its box vectors are not in reduced form (first along x, second in the xy plane);"
+                " rotate box, positions and forces"
+            )
+    return ""
+
+
+_CHECKS = {"NCDF": _check_netcdf, "H5MD": _check_h5md}
 
 
 def _check_exists(path: Path) -> None:

@@ -44,7 +44,8 @@ class MappedReporter:
     ConfigError
         If there is no temperature, or the integrator has another one.
     MappingError
-        If the topology does not fit `mapping`, or a constraint reaches over two beads.
+        If the topology does not fit `mapping`, a constraint reaches over two beads, or a particle
+        is held in its place.
     BoxError
         If the system is not periodic.
     FramesError
@@ -54,7 +55,8 @@ class MappedReporter:
     -----
     The file is opened when the simulation begins to step, after these checks. Positions are taken
     without wrapping, so that molecules are whole. Constraint forces are not in ``State.getForces``;
-    within a bead they cancel.
+    within a bead they cancel. The force on a virtual site does not count, because OpenMM has handed
+    it on to the particles that the site depends on.
 
     Examples
     --------
@@ -110,7 +112,7 @@ class MappedReporter:
                 "temperature": system.temperature,
                 **self._attributes,
             }
-        mapping.check_constraints(simulation.system)
+        mapping = mapping.for_system(simulation.system)
         if not simulation.system.usesPeriodicBoundaryConditions():
             raise BoxError(
                 f"{self._file}: the system is not periodic; only periodic fluids can be mapped."

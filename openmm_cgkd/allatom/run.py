@@ -142,7 +142,7 @@ class _Reference:
                 frames,
                 interval,
                 mapping,
-                self._provenance(simulation),
+                self._provenance(simulation, mapping),
                 after_step=simulation.currentStep,
             )
 
@@ -163,8 +163,7 @@ class _Reference:
         mapping = mapping_from_config(
             self.config, mdtraj.Topology.from_openmm(topology), atomic_charges(system)
         )
-        mapping.check_constraints(system)
-        return system, mapping
+        return system, mapping.for_system(system)
 
     def _backmapped(
         self, topology: app.Topology, path: Path, start: Path | None
@@ -220,15 +219,12 @@ class _Reference:
         topology.setPeriodicBoxVectors(box * unit.nanometer)
         return topology, positions
 
-    def _provenance(self, simulation: app.Simulation) -> dict[str, object]:
+    def _provenance(self, simulation: app.Simulation, mapping: Mapping) -> dict[str, object]:
         box = simulation.context.getState().getPeriodicBoxVolume().value_in_unit(unit.nanometer**3)
-        mass = sum(
-            atom.element.mass.value_in_unit(unit.dalton) for atom in simulation.topology.atoms()
-        )
         return {
             "system": self.config.name,
             "temperature": self.config.temperature,
-            "density": mass / box / DENSITY_UNIT,
+            "density": mapping.topology.masses.sum() / box / DENSITY_UNIT,
             "n_atoms": simulation.topology.getNumAtoms(),
             "seed": self.protocol.seed,
             "command": " ".join(["cgkd", *sys.argv[1:]]),

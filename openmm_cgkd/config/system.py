@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from openmm_cgkd.utils.units import (
+    AtomMass,
     Density,
     Duration,
     ForceConstant,
@@ -29,12 +30,21 @@ class MoleculeConfig(Section):
     name: str = Field(min_length=1, description="residue name in the force field")
     structure: RelativePath = Field(description="PDB file with one molecule and its CONECT records")
     count: int = Field(gt=0)
+    masses: dict[str, AtomMass] = Field(
+        {},
+        description=(
+            "by atom name, where the element does not tell: united atoms, virtual sites (0 dalton)"
+        ),
+    )
 
 
 class BeadConfig(Section):
     """A bead: the centre of mass of some atoms of one molecule."""
 
-    type: str = Field(min_length=1, description="bead type name")
+    type: str = Field(
+        pattern=r"^\S{1,4}$",
+        description="bead type name, up to four characters, which is what PDB files hold",
+    )
     molecule: str
     selection: str = Field(
         "all", description="MDTraj selection of the bead's atoms within the molecule"

@@ -336,6 +336,12 @@ def write_stream(
         return len(file["checksum"])
 
 
+def set_attributes(path: Path, attributes: dict[str, Any]) -> None:
+    """Add provenance to a file that nobody else writes."""
+    with h5py.File(path, "r+") as file:
+        file.attrs.update(attributes)
+
+
 def write_frames(frames: Frames, path: Path | str) -> None:
     """Write frames as a compressed file, complete or not at all.
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field
 
 import mdtraj
 import numpy as np
@@ -21,62 +20,50 @@ from scipy.sparse.csgraph import connected_components
 from openmm_cgkd.exceptions import MappingError
 
 from .mapping import Mapping
+from .rigid import DistanceSpread, MoleculeKind, molecule_kinds
 
 logger = logging.getLogger(__name__)
 
-# nm; the stiffest bonds vibrate by three times as much at room temperature, files round to a tenth
-_RIGID = 5e-4
 _SAMPLES = 10  # molecules, over all frames, for each free coefficient: 30 force components
 
 
-@dataclass
-class _Kind:
-    """All molecules of one kind, and sums over their frames.
+class _Sums:
+    """Sums over the frames of all molecules of one kind.
 
     Attributes
     ----------
-    name : str
-    atoms : ndarray, shape (n_molecules, n_atoms)
-    beads : ndarray, shape (n_molecules, n_beads)
-    weights : ndarray, shape (n_beads, n_atoms)
-        Position map of one molecule.
+    kind : MoleculeKind
     products : ndarray, shape (n_atoms, n_atoms)
         Sum of f_i . f_j.
-    first : ndarray, shape (n_atoms, n_atoms), nm
-        Distances in one molecule; `shift` and `square` are sums of the deviations from it and of
-        their squares.
     samples : int
         Molecules times frames.
     """
 
-    name: str
-    atoms: np.ndarray
-    beads: np.ndarray
-    weights: np.ndarray
-    products: np.ndarray = field(init=False)
-    first: np.ndarray | None = field(init=False, default=None)
-    shift: np.ndarray | float = field(init=False, default=0.0)
-    square: np.ndarray | float = field(init=False, default=0.0)
-    samples: int = field(init=False, default=0)
-
-    def __post_init__(self) -> None:
-        self.products = np.zeros(2 * (self.atoms.shape[1],))
+    def __init__(self, kind: MoleculeKind) -> None:
+        n = kind.atoms.shape[1]
+        self.kind, self.products, self.samples = kind, np.zeros((n, n)), 0
+        self._pairs = np.triu_indices(n, 1)
+        self._spread = DistanceSpread(*self._pairs)
 
     def add(self, positions: np.ndarray, forces: np.ndarray) -> None:
-        f, x = forces[self.atoms], positions[self.atoms]
+        f = forces[self.kind.atoms]
         self.products += np.einsum("mik,mjk->ij", f, f)
-        distances = np.linalg.norm(x[:, :, None] - x[:, None], axis=-1)
-        self.first = distances[0] if self.first is None else self.first
-        self.shift = self.shift + (distances - self.first).sum(axis=0)
-        self.square = self.square + ((distances - self.first) ** 2).sum(axis=0)
-        self.samples += len(x)
+        self._spread.add(positions[self.kind.atoms])
+        self.samples += len(f)
 
     def groups(self) -> np.ndarray:
         """Number of the rigid group of every atom, shape (n_atoms,)."""
-        spread = np.sqrt(
-            np.maximum(0.0, self.square / self.samples - (self.shift / self.samples) ** 2)
-        )
-        return connected_components(csr_matrix(spread < _RIGID), directed=False)[1]
+        first, second = self._pairs
+        rigid = self._spread.rigid
+        if rigid is None:
+            raise MappingError(
+                f"The optimal force map of {self.kind.name} needs at least {_SAMPLES + 1} molecules"
+                f" over all frames, there are {self.samples}; give more frames or set force_map:"
+                " basic."
+            )
+        n = self.kind.atoms.shape[1]
+        joined = csr_matrix((np.ones(rigid.sum()), (first[rigid], second[rigid])), shape=(n, n))
+        return connected_components(joined, directed=False)[1]
 
 
 class OptimalForceMap:
@@ -99,36 +86,15 @@ class OptimalForceMap:
 
     def __init__(self, mapping: Mapping, topology: mdtraj.Topology) -> None:
         self.mapping, self._topology = mapping, topology
-        beads = mapping.topology
-        of_molecule = np.split(
-            np.arange(beads.n_beads),
-            np.searchsorted(beads.molecules, np.arange(1, topology.n_residues)),
-        )
-        found: dict[tuple, list[tuple[np.ndarray, np.ndarray]]] = {}
-        for residue, inside in zip(topology.residues, of_molecule, strict=True):
-            if len(inside) == 0:
-                raise MappingError(
-                    f"Molecule {residue.name} has no bead; give it one, or leave the molecule out"
-                    " of the simulation."
-                )
-            atoms = np.array([atom.index for atom in residue.atoms])
-            owner = mapping.bead_of_atom[atoms]
-            local = np.where(owner < 0, -1, owner - inside[0])
-            key = (residue.name, tuple(local.tolist()), tuple(beads.types[inside].tolist()))
-            found.setdefault(key, []).append((atoms, inside))
-        self._kinds = []
-        for (name, *_), members in found.items():
-            atoms, inside = (np.stack(arrays) for arrays in zip(*members, strict=True))
-            weights = mapping.position_map[inside[0]][:, atoms[0]].toarray()
-            self._kinds.append(_Kind(name, atoms, inside, weights))
+        self._kinds = [_Sums(kind) for kind in molecule_kinds(mapping, topology)]
 
     def add(self, positions: np.ndarray, forces: np.ndarray) -> None:
         """Add a frame of all atoms.
 
         Positions (n_atoms, 3) of whole molecules are in nm, forces (n_atoms, 3) in kJ/mol/nm.
         """
-        for kind in self._kinds:
-            kind.add(positions, forces)
+        for sums in self._kinds:
+            sums.add(positions, forces)
 
     def solve(self) -> tuple[Mapping, str]:
         """The mapping with its optimal force map, and a record of the coefficients as JSON.
@@ -140,13 +106,13 @@ class OptimalForceMap:
             few for the coefficients.
         """
         rows, columns, values, record = [], [], [], []
-        for kind in self._kinds:
-            coefficients = self._coefficients(kind)
+        for sums in self._kinds:
+            kind, coefficients = sums.kind, self._coefficients(sums)
             for bead, of_atoms in enumerate(coefficients):
                 rows.append(np.broadcast_to(kind.beads[:, bead, None], kind.atoms.shape).ravel())
                 columns.append(kind.atoms.ravel())
                 values.append(np.broadcast_to(of_atoms, kind.atoms.shape).ravel())
-            record.append(self._record(kind, coefficients))
+            record.append(self._record(sums, coefficients))
         shape = (self.mapping.topology.n_beads, self.mapping.n_atoms)
         matrix = csr_matrix(
             (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=shape
@@ -155,20 +121,20 @@ class OptimalForceMap:
             {"kind": "optimal", "molecules": record}
         )
 
-    def _coefficients(self, kind: _Kind) -> np.ndarray:
+    def _coefficients(self, sums: _Sums) -> np.ndarray:
         """Minimise b G b under the linear conditions, shape (n_beads, n_atoms)."""
-        group = kind.groups()
+        kind, group = sums.kind, sums.groups()
         join = np.eye(group.max() + 1)[group]  # (n_atoms, n_groups)
         # times one coefficient per group must be 1 for the bead itself, 0 for the others
         conditions = kind.weights @ join
         n_beads, n_groups = conditions.shape
         free = n_groups - n_beads
-        if kind.samples < (needed := _SAMPLES * max(1, free)):
+        if sums.samples < (needed := _SAMPLES * max(1, free)):
             raise MappingError(
                 f"The optimal force map of {kind.name} needs at least {needed} molecules over all"
-                f" frames, there are {kind.samples}; give more frames or set force_map: basic."
+                f" frames, there are {sums.samples}; give more frames or set force_map: basic."
             )
-        products = join.T @ kind.products @ join
+        products = join.T @ sums.products @ join
         scale = n_groups / max(np.trace(products), 1e-30)  # both blocks are then of order one
         system = np.block(
             [[scale * products, conditions.T], [conditions, np.zeros((n_beads, n_beads))]]
@@ -182,19 +148,20 @@ class OptimalForceMap:
             )
         return (join @ solution).T
 
-    def _record(self, kind: _Kind, coefficients: np.ndarray) -> dict[str, object]:
+    def _record(self, sums: _Sums, coefficients: np.ndarray) -> dict[str, object]:
         """Coefficients of one kind of molecule with the RMS force component that they give.
 
         The latter is in kJ/mol/nm; it is logged, too.
         """
+        kind, group = sums.kind, sums.groups()
         atoms = [self._topology.atom(int(index)).name for index in kind.atoms[0]]
-        group, beads = kind.groups(), []
+        beads = []
         for bead, of_atoms in zip(kind.beads[0], coefficients, strict=True):
             inside = self.mapping.bead_of_atom[kind.atoms[0]] == bead
             # of the bead's atoms, and of those constrained to them
             plain = np.isin(group, group[inside]).astype(float)
             rms, plain_rms = (
-                float(np.sqrt(b @ kind.products @ b / (3 * kind.samples)))
+                float(np.sqrt(b @ sums.products @ b / (3 * sums.samples)))
                 for b in (of_atoms, plain)
             )
             name = self.mapping.topology.names[bead]

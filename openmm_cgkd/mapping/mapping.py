@@ -14,13 +14,14 @@ from dataclasses import replace
 import mdtraj
 import numpy as np
 import openmm
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, diags
 
 from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import ConfigError, MappingError
 
 from .beads import BeadTopology
 from .molecules import bead_bonds
+from .selection import select_atoms
 
 _TOLERANCE = 1e-6  # of force-map coefficients, which are of order one
 
@@ -40,6 +41,16 @@ class Mapping:
         Bead types and molecules; its masses are those of the atoms in each bead.
     partial : bool
         Atoms may be in no bead. There is no simple force map then: get one from `force_maps`.
+    sites : ndarray of bool, shape (n_atoms,), optional
+        Virtual sites; those without mass if absent. What acts on a site acts on the atoms that it
+        depends on, and programs leave in the site's force what they have handed on to those, so it
+        counts nowhere.
+
+    Attributes
+    ----------
+    bead_of_atom : ndarray, shape (n_atoms,)
+        -1 for atoms in no bead.
+    sites : ndarray of bool, shape (n_atoms,)
 
     Raises
     ------
@@ -53,6 +64,7 @@ class Mapping:
         atom_masses: np.ndarray,
         topology: BeadTopology,
         partial: bool = False,
+        sites: np.ndarray | None = None,
     ) -> None:
         n_atoms, n_beads = len(atom_masses), len(bead_atoms)
         owner = np.full(n_atoms, -1)
@@ -75,6 +87,8 @@ class Mapping:
                 " would be lost, add them to a bead."
             )
         inside = np.flatnonzero(owner >= 0)
+        self.sites = np.asarray(atom_masses) == 0 if sites is None else sites
+        atom_masses = np.where(self.sites, 0.0, atom_masses)
         masses = np.bincount(owner[inside], weights=atom_masses[inside], minlength=n_beads)
         if (masses <= 0).any():
             raise MappingError(
@@ -89,7 +103,12 @@ class Mapping:
         self._mean = csr_matrix(
             (atom_masses[inside] / masses[owner[inside]], places), shape=(n_beads, n_atoms)
         )
-        self._force = self._sum if len(inside) == n_atoms else None
+        counted = inside[~self.sites[inside]]
+        self._force = None
+        if len(inside) == n_atoms:
+            ones = np.ones(len(counted))
+            self._force = csr_matrix((ones, (owner[counted], counted)), shape=(n_beads, n_atoms))
+        self._partial, self._fitted = partial, False
 
     @property
     def n_atoms(self) -> int:
@@ -103,6 +122,14 @@ class Mapping:
         bonds = np.array([(a.index, b.index) for a, b in atoms.bonds], dtype=int).reshape(-1, 2)
         other = copy.copy(self)
         other.topology = replace(self.topology, bonds=bead_bonds(self.bead_of_atom, bonds))
+        return other
+
+    def with_charges(self, charges: np.ndarray) -> Mapping:
+        """The same map with charges of beads, from those of the atoms, shape (n_atoms,)."""
+        other = copy.copy(self)
+        # rounding removes the summation noise of float charges; force fields give at most five
+        # decimals
+        other.topology = replace(self.topology, charges=np.round(self._sum @ charges, 6))
         return other
 
     @property
@@ -132,7 +159,7 @@ class Mapping:
                 f" from 1 by {wrong:.1e}."
             )
         other = copy.copy(self)
-        other._force = coefficients
+        other._force, other._fitted = csr_matrix(coefficients), True
         return other
 
     def map_positions(self, positions: np.ndarray) -> np.ndarray:
@@ -150,6 +177,58 @@ class Mapping:
                 " force_map: optimal."
             )
         return self._force @ forces
+
+    def for_system(self, system: openmm.System) -> Mapping:
+        """The same map for the forces that OpenMM gives of a system.
+
+        ``State.getForces`` leaves on a virtual site the force that it has handed on to the
+        particles the site depends on. So that no force counts twice, those on sites do not count.
+
+        Raises
+        ------
+        MappingError
+            If the system has other particles, holds one in its place, or has a constraint across
+            beads.
+        """
+        n = system.getNumParticles()
+        if n != self.n_atoms:
+            raise MappingError(
+                f"The mapping is of {self.n_atoms} atoms, the system has {n} particles; build both"
+                " from one topology."
+            )
+        sites = np.array([system.isVirtualSite(k) for k in range(n)])
+        masses = np.array([system.getParticleMass(k)._value for k in range(n)])
+        held = np.flatnonzero((masses == 0) & ~sites & (self.bead_of_atom >= 0))
+        if len(held):
+            raise MappingError(
+                f"Particle {held[0]} has no mass in the system and is not a virtual site, so"
+                " OpenMM holds it in its place, and its bead has no mean force; give it its mass."
+            )
+        mapping = self
+        if not np.array_equal(sites, self.sites):
+            beads = self.topology
+            atoms = [np.flatnonzero(self.bead_of_atom == k) for k in range(beads.n_beads)]
+            mapping = Mapping(atoms, self.atom_masses, beads, self._partial, sites)
+            if self._fitted:
+                mapping = mapping.with_force_map(self._force @ diags((~sites).astype(float)))
+        mapping.check_constraints(system)
+        mapping._check_masses(masses)
+        return mapping
+
+    def _check_masses(self, masses: np.ndarray) -> None:
+        """Compare molecules with those of a system, whose hydrogens may be heavy."""
+        if self._partial:
+            return
+        molecule = self.topology.molecules[self.bead_of_atom]
+        found, expected = (np.bincount(molecule, x) for x in (masses, self.atom_masses))
+        wrong = np.flatnonzero(np.abs(found - expected) > 0.1 + 0.005 * expected)
+        if len(wrong):
+            k = wrong[0]
+            raise MappingError(
+                f"Molecule {k} weighs {found[k]:.2f} dalton in the system and {expected[k]:.2f} by"
+                " the elements of its atoms; give the masses of united atoms in system.yaml"
+                " (masses), or the mapping the masses of the system."
+            )
 
     def check_constraints(self, system: openmm.System) -> None:
         """Refuse a constraint between atoms that enter the mapped forces with different weights.
@@ -178,6 +257,20 @@ class Mapping:
                 f"Expected {name} of shape ({self.n_atoms}, 3), got {values.shape}; the topology"
                 " does not fit."
             )
+
+
+def atomic_masses(config: SystemConfig, topology: mdtraj.Topology) -> np.ndarray:
+    """Masses by element, or as the configuration gives them, shape (n_atoms,), dalton.
+
+    Zero for particles without an element, which are virtual sites.
+    """
+    given = {molecule.name: molecule.masses for molecule in config.molecules}
+    return np.array(
+        [
+            given.get(atom.residue.name, {}).get(atom.name, atom.element.mass)
+            for atom in topology.atoms
+        ]
+    )
 
 
 def mapping_from_config(
@@ -220,9 +313,12 @@ def mapping_from_config(
     for molecule in config.molecules:
         if found.pop(molecule.name, 0) != molecule.count:
             n = sum(residue.name == molecule.name for residue in topology.residues)
+            hint = ""
+            if n == 0 and "HOH" in found:
+                hint = "; OpenMM's reader of PDB files calls water HOH, so name the molecule HOH"
             raise MappingError(
                 f"The topology holds {n} molecules of {molecule.name}, the configuration says"
-                f" {molecule.count}."
+                f" {molecule.count}{hint}."
             )
     if found:
         raise MappingError(
@@ -238,7 +334,7 @@ def mapping_from_config(
             part = topology.subset([atom.index for atom in residue.atoms])
             atom_names[residue.name] = [atom.name for atom in part.atoms]
             local[residue.name] = [
-                (type_names.index(bead.type), _select(part, bead.selection))
+                (type_names.index(bead.type), select_atoms(part, bead.selection))
                 for bead in config.beads
                 if bead.molecule == residue.name
             ]
@@ -252,20 +348,7 @@ def mapping_from_config(
             bead_atoms.append(atoms + first)
             types.append(bead_type)
             molecules.append(index)
-    masses = np.array([atom.element.mass for atom in topology.atoms])
+    masses = atomic_masses(config, topology)
     beads = BeadTopology(type_names, np.array(types), np.zeros(len(types)), np.array(molecules))
     mapping = Mapping(bead_atoms, masses, beads, partial=optimal).with_bonds(topology)
-    if charges is not None:
-        # rounding removes the summation noise of float charges; force fields give at most five
-        # decimals
-        mapping.topology = replace(mapping.topology, charges=np.round(mapping._sum @ charges, 6))
-    return mapping
-
-
-def _select(topology: mdtraj.Topology, selection: str) -> np.ndarray:
-    try:
-        return topology.select(selection)
-    except Exception as error:  # MDTraj's selection parser raises many types
-        raise MappingError(
-            f"Selection '{selection}' is not valid MDTraj selection language."
-        ) from error
+    return mapping if charges is None else mapping.with_charges(charges)

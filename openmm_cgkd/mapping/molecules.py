@@ -55,7 +55,6 @@ class WholeMolecules:
         generation = np.zeros(n_atoms, dtype=int)
         for parent, child in bonds:
             generation[child] = generation[parent] + 1
-        self._bonds = bonds
         self._generations = [
             bonds[generation[bonds[:, 1]] == k].T for k in range(1, generation.max() + 1)
         ]
@@ -75,13 +74,6 @@ class WholeMolecules:
             bonds = positions[children] - positions[parents]
             images[children] = images[parents] + np.round(lattice_coordinates(bonds, box))
         return positions - images @ box
-
-    def mean_bond_length(self, whole: np.ndarray) -> float | None:
-        """Mean bond length of whole molecules, nm; None if there are no bonds."""
-        if len(self._bonds) == 0:
-            return None
-        first, second = self._bonds.T
-        return float(np.linalg.norm(whole[second] - whole[first], axis=1).mean())
 
 
 def bond_order(topology: mdtraj.Topology) -> np.ndarray:

@@ -86,7 +86,12 @@ class _CGMap(_Section):
     system: list[_Group] = Field(min_length=1)
 
 
-def mapping_from_cgmap(path: Path, topology: mdtraj.Topology, partial: bool = False) -> Mapping:
+def mapping_from_cgmap(
+    path: Path,
+    topology: mdtraj.Topology,
+    partial: bool = False,
+    masses: np.ndarray | None = None,
+) -> Mapping:
     """Map of a system from a mapping file of OpenMSCG.
 
     Parameters
@@ -96,11 +101,13 @@ def mapping_from_cgmap(path: Path, topology: mdtraj.Topology, partial: bool = Fa
         One residue per molecule.
     partial : bool
         Atoms may be in no bead, as in `Mapping`.
+    masses : ndarray, shape (n_atoms,), dalton, optional
+        True masses, as `mapping.atomic_masses` gives; those of the elements if absent.
 
     Returns
     -------
     Mapping
-        Centres of mass with the true masses of `topology`; the x-weights of the file only have to
+        Centres of mass with the true masses; the x-weights of the file only have to
         agree with them. Beads are in the order of the file, but those of one molecule stand
         together. Beads are bonded where atoms are.
 
@@ -111,23 +118,24 @@ def mapping_from_cgmap(path: Path, topology: mdtraj.Topology, partial: bool = Fa
         reaches over two molecules, or an atom is in two beads or in none.
     """
     content = _load(path)
-    elements = np.array([atom.element.mass for atom in topology.atoms])
+    if masses is None:
+        masses = np.array([atom.element.mass for atom in topology.atoms])
     molecule_of_atom = np.array([atom.residue.index for atom in topology.atoms])
     names: list[str] = []
     bead_atoms: list[np.ndarray] = []
     molecules: list[int] = []
     for group in content.system:
         for name, anchor in group.anchors():
-            atoms = _site_atoms(content, name, anchor, len(names), path, elements)
+            atoms = _site_atoms(content, name, anchor, len(names), path, masses)
             owners = np.unique(molecule_of_atom[atoms])
             if len(owners) > 1:
                 raise MappingError(
                     f"{path}: site {len(names)} ({name}) takes atoms of molecules"
                     f" {owners.tolist()}; keep a bead in one molecule."
                 )
-            if len(names) == len(elements):
+            if len(names) == len(masses):
                 raise MappingError(
-                    f"{path}: makes more beads than the {len(elements)} atoms of the topology;"
+                    f"{path}: makes more beads than the {len(masses)} atoms of the topology;"
                     " check anchor, repeat and offset."
                 )
             names.append(name)
@@ -137,7 +145,7 @@ def mapping_from_cgmap(path: Path, topology: mdtraj.Topology, partial: bool = Fa
     type_names = tuple(name for name in content.site_types if name in names)
     types = np.array([type_names.index(name) for name in names])[order]
     beads = BeadTopology(type_names, types, np.zeros(len(types)), np.array(molecules)[order])
-    return Mapping([bead_atoms[k] for k in order], elements, beads, partial).with_bonds(topology)
+    return Mapping([bead_atoms[k] for k in order], masses, beads, partial).with_bonds(topology)
 
 
 def _site_atoms(

@@ -224,8 +224,7 @@ class RestrainedRun:
         system = create_system(config, topology)
         self.mapping = mapping_from_config(
             config, mdtraj.Topology.from_openmm(topology), atomic_charges(system)
-        )
-        self.mapping.check_constraints(system)
+        ).for_system(system)
         self.beads = self.mapping.map_positions(configuration.atoms.astype(float))
         self.restraint = add_restraint(
             system, self.mapping, self.beads, self.protocol.restraint_constant

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ from openmm_cgkd.utils.files import write_text
 from .bonded import BondedParameters, BondedPrior, bonded_prior, fit_bonded, nearest_vectors
 from .forces import energies_and_forces
 from .pairs import Pairs, find_pairs
+
+logger = logging.getLogger(__name__)
 
 
 class PairRepulsion(nn.Module):
@@ -195,7 +198,8 @@ def fit_prior(
     Raises
     ------
     FramesError
-        If two types never meet within the searched distance, or as `fit_bonded`.
+        If two types never meet within the searched distance, the repulsion of a pair that the
+        frames cannot hold cannot be estimated, or as `fit_bonded`.
     """
     config = config or PriorConfig()
     bonded = fit_bonded(frames)
@@ -230,7 +234,7 @@ def fit_prior(
     for a in range(n_types):
         for b in range(n_types):
             if possible[a, b] == 0:
-                continue  # one bead of this type: it never meets itself
+                continue  # estimated below
             g = counts[a, b] / (density[a, b] * shell)
             if not (g > config.threshold).any():
                 names = frames.beads.type_names
@@ -239,10 +243,43 @@ def fit_prior(
                     " give more frames."
                 )
             contact[a, b] = edges[np.argmax(g > config.threshold)]
+    _estimate_unseen(contact, possible, tuple(frames.beads.type_names))
     force = float(np.abs(frames.forces).mean())
     return PriorParameters(
         tuple(frames.beads.type_names), contact.tolist(), force, config.p, config.distance, bonded
     )
+
+
+def _estimate_unseen(contact: np.ndarray, possible: np.ndarray, names: tuple[str, ...]) -> None:
+    """Contact distances of pairs that the frames cannot hold, from the other pairs; in place.
+
+    The only bead of its type never meets its like. Were the repulsion left out, a box with two such
+    beads would let them sit on one another. Radii add up: t_aa = 2 t_ab - t_bb, the mean over b.
+    """
+    unseen = np.argwhere(
+        (possible == 0) & (np.arange(len(names))[:, None] >= np.arange(len(names)))
+    )
+    estimates = {}
+    for a, b in unseen:
+        others = [c for c in range(len(names)) if possible[a, c] and possible[b, c]]
+        values = [contact[a, c] + contact[b, c] - contact[c, c] for c in others if possible[c, c]]
+        if not values:
+            values = [max(contact[a, c], contact[b, c]) for c in others]
+        if not values:
+            raise FramesError(
+                f"The frames hold no pair of beads {names[a]} and {names[b]} and none from which"
+                " their repulsion could be estimated; give frames with more molecules."
+            )
+        estimates[a, b] = float(np.mean(values))
+        logger.warning(
+            "no pair of beads %s and %s in the frames: their repulsion begins at %.3f nm, estimated"
+            " from other pairs",
+            names[a],
+            names[b],
+            estimates[a, b],
+        )
+    for (a, b), value in estimates.items():
+        contact[a, b] = contact[b, a] = value
 
 
 def write_prior(prior: PriorParameters, path: Path | str) -> None:

@@ -20,10 +20,12 @@ from openmm_cgkd.analysis.comparison.tables import write_tables
 from openmm_cgkd.config.run import ComparisonConfig, RunConfig, load_run
 from openmm_cgkd.config.section import describe_mistake
 from openmm_cgkd.exceptions import AnalysisError, ConfigError
-from openmm_cgkd.frames.frames import Frames, read_frames
+from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.utils.files import file_hash, write_text
 from openmm_cgkd.utils.progress import log_to
+
+from .inputs import all_frames
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ def compare_run(run: RunConfig) -> Path:
         *(folder.comparison / name for name in ("rdf.csv", "errors.csv", "rdf.png")),
     ]
     with log_to(folder.log("compare")):
-        frames = read_frames(folder.frames)
+        frames = all_frames(run)
         if not path.exists():
             raise AnalysisError(f"{path}: no such file; run 'cgkd simulate' first.")
         speed = _simulation_numbers(folder.simulation_report)

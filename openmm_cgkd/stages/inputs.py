@@ -15,10 +15,26 @@ from openmm_cgkd.training.ensemble import Ensemble, load_ensemble
 from openmm_cgkd.training.task import BEST
 from openmm_cgkd.utils.files import file_hash
 
+from .same_fluid import check_same_fluid
+
+
+def all_frames(run: RunConfig) -> Frames:
+    """All frames of a run.
+
+    Raises
+    ------
+    FramesError
+        If the file is missing or damaged, or its frames are not of the fluid of the run.
+    """
+    path = RunFolder(run).frames
+    frames = read_frames(path)
+    check_same_fluid(run.path(run.system), frames, path)
+    return frames
+
 
 def load_frames(run: RunConfig) -> Frames:
     """Frames that training and labelling use, at most `max_frames`, evenly spaced."""
-    return read_frames(RunFolder(run).frames).evenly_spaced(run.max_frames)
+    return all_frames(run).evenly_spaced(run.max_frames)
 
 
 def split_run(run: RunConfig, frames: Frames) -> Split:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from openmm_cgkd.config.run import RunConfig
 from openmm_cgkd.exceptions import SimulationError
-from openmm_cgkd.frames.frames import Frames, read_frames
+from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.potential.export import export_potential
 from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder
@@ -25,7 +25,7 @@ from openmm_cgkd.utils.files import file_hash
 from openmm_cgkd.utils.progress import log_to
 
 from .distill import train_student
-from .inputs import load_frames, load_teachers, split_run
+from .inputs import all_frames, load_frames, load_teachers, split_run
 from .label import label_beyond_frames
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def simulate_student(run: RunConfig, checkpoint: Path, folder: Path) -> Path:
     A student that explodes is what such a round is for: what it has written until then is returned.
     """
     files = RunFolder(run)
-    frames, model = read_frames(files.frames), folder / "student.pt"
+    frames, model = all_frames(run), folder / "student.pt"
     export_potential(checkpoint, model, frames, read_prior(files.prior), fast=False)
     settings = run.student.on_policy
     timestep = run.simulation.timestep or _CAREFUL

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from openmm_cgkd.config.run import RunConfig
-from openmm_cgkd.frames.frames import Frames, read_frames
+from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.simulation.cgpotential import CGPotential
 from openmm_cgkd.simulation.committee import Committee, SpreadRange
@@ -16,7 +16,7 @@ from openmm_cgkd.utils.files import file_hash
 from openmm_cgkd.utils.progress import log_to
 
 from .committee import export_members, labeled_range
-from .inputs import split_run
+from .inputs import all_frames, split_run
 from .timestep import simulation_settings
 
 
@@ -34,7 +34,7 @@ def simulate_run(run: RunConfig) -> Path:
     folder = RunFolder(run)
     with log_to(folder.log("simulate")):
         potential, protocol = CGPotential(folder.model), simulation_settings(run)
-        frames = read_frames(folder.frames)
+        frames = all_frames(run)
         start = int(split_run(run, frames).training[-1])
         identity = {"model": file_hash(folder.model), "frames": frames.identity, "start": start}
         trajectory = folder.simulation / f"trajectory.{protocol.trajectory}"

@@ -29,7 +29,7 @@ from openmm_cgkd.analysis.stability.figure import draw_stability
 from openmm_cgkd.analysis.stability.survival import CAUSES, Replica, Traces, failure_rate, survival
 from openmm_cgkd.config.run import RunConfig, SimulationConfig, StabilityConfig
 from openmm_cgkd.exceptions import AnalysisError, SimulationError
-from openmm_cgkd.frames.frames import Frames, read_frames
+from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.platforms import platforms
 from openmm_cgkd.run_folder import RunFiles, RunFolder, StageRecord
 from openmm_cgkd.simulation.cgpotential import CGPotential
@@ -39,6 +39,7 @@ from openmm_cgkd.utils.box import largest_r_max
 from openmm_cgkd.utils.files import file_hash, write_text
 from openmm_cgkd.utils.progress import log_to
 
+from .inputs import all_frames
 from .replicas import ReplicaStart, run_replicas
 from .timestep import simulation_settings
 
@@ -74,7 +75,7 @@ def check_stability(run: RunConfig) -> Path:
     settings = run.stability
     with log_to(folder.log("stability")):
         potential, protocol = CGPotential(folder.model), _protocol(run)
-        frames = read_frames(folder.frames)
+        frames = all_frames(run)
         _check(settings, protocol, len(frames))
         identity = {"model": file_hash(folder.model), "frames": frames.identity}
         results = folder.stability

@@ -10,11 +10,13 @@ from openmm_cgkd.frames.frames import Frames, read_frames
 from openmm_cgkd.run_folder import RunFiles, RunFolder
 from openmm_cgkd.simulation.simulate import with_timestep
 
+from .inputs import all_frames
+
 
 def simulation_settings(run: RunConfig) -> SimulationConfig:
     """The `simulation` section with a time step, see `with_timestep`."""
     folder = RunFolder(run)
-    return with_timestep(run.simulation, folder.model, lambda: read_frames(folder.frames), run.seed)
+    return with_timestep(run.simulation, folder.model, lambda: all_frames(run), run.seed)
 
 
 def frames_of(model: Path, frames: Path | None) -> Frames:
@@ -32,4 +34,4 @@ def frames_of(model: Path, frames: Path | None) -> Frames:
         raise ConfigError(
             f"{model}: has no run.yaml beside it; name mapped frames to start from with --frames."
         )
-    return read_frames(RunFolder(load_run(run_file)).frames)
+    return all_frames(load_run(run_file))

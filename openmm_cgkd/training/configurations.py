@@ -13,12 +13,12 @@ import logging
 from pathlib import Path
 
 import h5py
-import mdtraj
 import numpy as np
 
 from openmm_cgkd.config.run import SplitConfig
 from openmm_cgkd.config.section import fingerprint
-from openmm_cgkd.exceptions import BoxError, FramesError, TrainingError
+from openmm_cgkd.exceptions import TrainingError
+from openmm_cgkd.frames.bead_trajectory import read_bead_trajectory
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.frames.split import apply_split
 from openmm_cgkd.potential.pairs import check_cutoff
@@ -147,35 +147,13 @@ def snapshots(path: Path, frames: Frames, at_most: int) -> Frames:
 
     Raises
     ------
-    FramesError
-        If the file is not readable, has another number of beads, or positions that are not finite.
-    BoxError
-        If it has no box.
+    FramesError, BoxError
+        As `read_bead_trajectory`.
     """
-    try:
-        trajectory = mdtraj.load(str(path), top=frames.beads.to_mdtraj())
-    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
-        n_beads = frames.beads.n_beads
-        raise FramesError(
-            f"{path}: cannot be read as a trajectory of {n_beads} beads"
-            f" ({' '.join(str(error).split())})."
-        ) from error
-    if trajectory.n_frames == 0:
-        raise FramesError(f"{path}: holds no frame; simulate longer or write frames more often.")
-    if trajectory.unitcell_vectors is None:
-        raise BoxError(
-            f"{path}: has no periodic box; only periodic configurations can be labelled."
-        )
-    chosen = trajectory[
-        np.linspace(0, trajectory.n_frames - 1, min(at_most, trajectory.n_frames))
-        .round()
-        .astype(int)
-    ]
-    if not np.isfinite(chosen.xyz).all():
-        raise FramesError(
-            f"{path}: has positions that are not finite; the simulation has failed, leave it out."
-        )
-    return without_forces(chosen.xyz, chosen.unitcell_vectors.astype(float), frames)
+    trajectory = read_bead_trajectory(path, frames.beads.to_mdtraj())
+    n = len(trajectory.positions)
+    chosen = np.linspace(0, n - 1, min(at_most, n)).round().astype(int)
+    return without_forces(trajectory.positions[chosen], trajectory.boxes[chosen], frames)
 
 
 def perturbed(training: Frames, number: int, displacement: float, seed: int) -> Frames:

@@ -128,6 +128,7 @@ Time = _dimension("picosecond", gt=0)
 Duration = _dimension("picosecond", ge=0)
 Length = _dimension("nanometer", gt=0)
 Mass = _dimension("dalton", gt=0)
+AtomMass = _dimension("dalton", ge=0)  # a virtual site has none
 Pressure = _dimension("bar")
 Rate = _dimension("picosecond**-1", gt=0)
 Density = _dimension("gram/centimeter**3", gt=0)

@@ -265,3 +265,118 @@ def test_open_boundaries(tmp_path):
     )
     with pytest.raises(BoxError, match="is not periodic; only periodic fluids can be mapped"):
         simulation.step(1)
+
+
+# --- virtual sites and Drude particles ------------------------------------------------------------
+
+
+def forces_on_molecules(system: openmm.System, positions: np.ndarray, sites: int) -> np.ndarray:
+    """-dE/dR by central differences, each molecule of `sites` particles moved as a whole."""
+    context = openmm.Context(
+        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("Reference")
+    )
+
+    def energy(x: np.ndarray) -> float:
+        context.setPositions(x)
+        return context.getState(energy=True).getPotentialEnergy()._value
+
+    h, found = 1e-5, np.zeros((len(positions) // sites, 3))
+    for m in range(len(found)):
+        for k in range(3):
+            step = np.zeros_like(positions)
+            step[m * sites : (m + 1) * sites, k] = h
+            found[m, k] = (energy(positions - step) - energy(positions + step)) / (2 * h)
+    return found
+
+
+@pytest.mark.parametrize("model", ["tip3p", "tip4pew", "tip5p", "swm4ndp"])
+def test_mapped_force_of_water_is_the_derivative_of_the_energy(tmp_path, model):
+    """OpenMM leaves on a virtual site the force that it has handed on to its parents.
+
+    Three, four and five particles; in SWM4-NDP one is a site and one a Drude particle, whose force
+    counts though its element has no mass.
+    """
+    force_field = app.ForceField(f"{model}.xml")
+    modeller = app.Modeller(app.Topology(), [] * unit.nanometer)
+    modeller.addSolvent(force_field, model=model, numAdded=12)
+    if model == "swm4ndp":
+        modeller.addExtraParticles(force_field)
+    system = force_field.createSystem(
+        modeller.topology, nonbondedMethod=app.CutoffPeriodic, nonbondedCutoff=0.3
+    )
+    for force in system.getForces():
+        if isinstance(force, openmm.NonbondedForce):  # no jump in the energy at the cutoff
+            force.setUseSwitchingFunction(True)
+            force.setSwitchingDistance(0.2)
+    integrator = openmm.LangevinMiddleIntegrator(300, 1, 0.0005)
+    integrator.setRandomNumberSeed(1)
+    simulation = app.Simulation(
+        modeller.topology, system, integrator, openmm.Platform.getPlatform("Reference")
+    )
+    simulation.context.setPositions(modeller.positions)
+    simulation.minimizeEnergy(maxIterations=20)
+    data = {
+        "name": "water",
+        "force_field": "none.xml",
+        "temperature": "300 K",
+        "molecules": [{"name": "HOH", "structure": "none.pdb", "count": 12}],
+        "beads": [{"type": "W", "molecule": "HOH"}],
+    }
+    (tmp_path / "system.yaml").write_text(yaml.safe_dump(data))
+    reporter = MappedReporter(tmp_path / "frames.h5", 5, tmp_path / "system.yaml")
+    simulation.reporters.append(reporter)
+    simulation.step(5)
+    reporter.close()
+    frames = read_frames(tmp_path / "frames.h5")
+    positions = simulation.context.getState(positions=True).getPositions(asNumpy=True)._value
+    expected = forces_on_molecules(system, positions, system.getNumParticles() // 12)
+    assert np.abs(expected).max() > 50
+    np.testing.assert_allclose(frames.forces[0], expected, atol=2e-3 * np.abs(expected).max())
+    np.testing.assert_allclose(frames.beads.masses, 18.015, atol=0.01)
+    assert np.abs(frames.beads.charges).max() < 1e-6
+
+
+def chain_of_particles(masses: list[float]) -> tuple[openmm.System, app.Topology]:
+    """Three argon atoms in a periodic box, with given masses."""
+    system, topology = openmm.System(), app.Topology()
+    residue = topology.addResidue("ARG", topology.addChain())
+    for k, mass in enumerate(masses):
+        system.addParticle(mass)
+        topology.addAtom(f"A{k}", app.element.argon, residue)
+    force = openmm.CustomExternalForce("periodicdistance(x, y, z, 0, 0, 0)^2")
+    for k in range(len(masses)):
+        force.addParticle(k)
+    system.addForce(force)
+    system.setDefaultPeriodicBoxVectors(*(3 * np.eye(3)))
+    return system, topology
+
+
+def mapping_of_one_bead(n: int) -> Mapping:
+    beads = BeadTopology(("A",), np.array([0]), np.array([0.0]), np.array([0]))
+    return Mapping([np.arange(n)], np.full(n, 39.948), beads)
+
+
+@pytest.mark.parametrize(
+    ("masses", "message"),
+    [
+        ([39.948, 0.0, 39.948], "Particle 1 has no mass in the system and is not a virtual site"),
+        ([39.948, 45.0, 39.948], r"Molecule 0 weighs 124\.90 dalton in the system and 119\.84"),
+        ([39.948, 39.948], "mapping is of 3 atoms, the system has 2 particles"),
+    ],
+)
+def test_systems_of_other_particles_are_refused(tmp_path, masses, message):
+    system, topology = chain_of_particles(masses)
+    simulation = app.Simulation(
+        topology,
+        system,
+        openmm.LangevinMiddleIntegrator(300, 1, 0.001),
+        openmm.Platform.getPlatform("Reference"),
+    )
+    simulation.context.setPositions(np.eye(3)[: len(masses)])
+    reporter = MappedReporter(
+        tmp_path / "frames.h5", 5, mapping_of_one_bead(3), {"temperature": 300.0}
+    )
+    simulation.reporters.append(reporter)
+    with pytest.raises(MappingError, match=message):
+        simulation.step(1)
+    assert not (tmp_path / "frames.h5").exists()

@@ -290,8 +290,8 @@ def test_packing_that_cannot_succeed():
     ("old", "new", "message"),
     [
         (" EGL ", " GOL ", r"expected one residue named EGL, got \['GOL'\]"),
-        ("HETATM", "REMARK", "cannot be read as a PDB file; molecule EGL needs its atoms"),
-        ("  C1  EGL", "  XX  EGL", r"atoms \['XX'\] have no element; write it in columns 77-78"),
+        ("HETATM", "REMARK", r"expected one residue named EGL, got \[\]"),
+        ("  C1  EGL", "  XX  EGL", "atom XX needs its element in columns 77-78, they are empty"),
     ],
 )
 def test_molecule_file_that_does_not_fit(tmp_path, old, new, message):

@@ -11,7 +11,7 @@ import mdtraj
 import numpy as np
 from openmm import app, unit
 
-from openmm_cgkd.allatom.build import create_system, pack
+from openmm_cgkd.allatom.build import build_topology, create_system, pack
 from openmm_cgkd.allatom.reporter import MappedReporter
 from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.mapping.mapping import mapping_from_config
@@ -163,10 +163,12 @@ class Case:
         """LAMMPS dump with times, atoms in random order, the box away from the origin."""
         length, force, time = LAMMPS[style]
         order = np.random.default_rng(3).permutation(len(self.raw[0]["positions"]))
+        numbers = np.array([a.element.atomic_number for a in build_topology(self.config).atoms()])
+        types = np.unique(numbers, return_inverse=True)[1] + 1
         with open(path, "w") as file:
             for frame in self.raw:
                 box, origin = frame["box"] / length, np.array([-3.0, 5.0, 1.0])
-                values = {"id": order + 1, "type": np.ones(len(order), dtype=int)}
+                values = {"id": order + 1, "type": types[order]}
                 values |= dict(
                     zip(("x", "y", "z"), (wrapped(frame) / length + origin)[order].T, strict=True)
                 )

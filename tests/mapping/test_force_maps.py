@@ -75,8 +75,8 @@ def test_harmonic_molecule(beads):
     f = -np.einsum("ij,mjk->mik", stiffness, r)
     mapping = mapping_of(8, MASSES, beads)
     optimal = OptimalForceMap(mapping, molecules(8, 4))
-    for _ in range(5):
-        optimal.add(r.reshape(-1, 3), f.reshape(-1, 3))
+    for k in range(5):  # every molecule has the coordinates of another one in every frame
+        optimal.add(*(np.roll(values, k, axis=0).reshape(-1, 3) for values in (r, f)))
     fitted, record = optimal.solve()
     weights = np.zeros((len(beads), 4))
     for k, bead in enumerate(beads):

@@ -148,5 +148,5 @@ def test_trajectories_that_do_not_fit_are_refused(tmp_path, own_labeled_run):
     broken = frames.positions.copy()
     broken[4] = np.nan
     write_trajectory(tmp_path / "broken.dcd", frames, broken)
-    with pytest.raises(FramesError, match="positions that are not finite"):
+    with pytest.raises(FramesError, match="positions of frame 4 are not finite"):
         snapshots(tmp_path / "broken.dcd", frames, 20)

@@ -8,9 +8,8 @@ from typing import NamedTuple
 import mdtraj
 import numpy as np
 
-from openmm_cgkd.exceptions import AnalysisError
-
-_TIMED = (".xtc", ".trr", ".nc")  # of other formats, such as DCD, MDTraj makes up the times
+from openmm_cgkd.exceptions import FramesError
+from openmm_cgkd.frames.bead_trajectory import read_bead_trajectory
 
 
 class Trajectory(NamedTuple):
@@ -38,41 +37,24 @@ def read_trajectory(path: Path | str, topology_path: Path | str) -> Trajectory:
     Parameters
     ----------
     path : path
-        Any format that MDTraj reads by its suffix, such as DCD or XTC.
+        As `read_bead_trajectory`.
     topology_path : path
         PDB file; its format keeps four characters of a name.
 
     Raises
     ------
-    AnalysisError
-        If a file is missing or not readable, has no box, no frame, or values that are not finite.
+    FramesError, BoxError
+        As `read_bead_trajectory`, or if the topology is missing or not readable.
     """
-    for file in (Path(path), Path(topology_path)):
-        if not file.exists():
-            raise AnalysisError(f"{file}: no such file; run 'cgkd simulate' first.")
+    if not Path(topology_path).exists():
+        raise FramesError(f"{topology_path}: no such file; run 'cgkd simulate' first.")
     try:
         # standard_names would rename beads that happen to be called like an atom of a standard
         # residue
         topology = mdtraj.load_topology(str(topology_path), standard_names=False)
-        trajectory = mdtraj.load(str(path), top=topology)
     except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
-        raise AnalysisError(
-            f"{path}: cannot be read with topology {topology_path}"
-            f" ({' '.join(str(error).split())})."
+        raise FramesError(
+            f"{topology_path}: cannot be read as a topology ({' '.join(str(error).split())})."
         ) from error
-    if trajectory.n_frames == 0:
-        raise AnalysisError(f"{path}: holds no frame; simulate longer or write frames more often.")
-    if trajectory.unitcell_vectors is None:
-        raise AnalysisError(
-            f"{path}: has no periodic box; radial distribution functions need one in every frame."
-        )
-    boxes = trajectory.unitcell_vectors.astype(float)
-    for name, values in (("positions", trajectory.xyz), ("box vectors", boxes)):
-        bad = ~np.isfinite(values).all(axis=(1, 2))
-        if bad.any():
-            raise AnalysisError(
-                f"{path}: {name} of frame {np.argmax(bad)} are not finite; the simulation has"
-                " failed, run it again."
-            )
-    times = trajectory.time if Path(path).suffix in _TIMED else None
-    return Trajectory(trajectory.xyz, boxes, [atom.name for atom in topology.atoms], times)
+    positions, boxes, times = read_bead_trajectory(path, topology)
+    return Trajectory(positions, boxes, [atom.name for atom in topology.atoms], times)

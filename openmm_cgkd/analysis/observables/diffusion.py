@@ -20,7 +20,7 @@ import freud
 import numpy as np
 
 from openmm_cgkd.exceptions import AnalysisError
-from openmm_cgkd.utils.box import nearest_images
+from openmm_cgkd.utils.box import nearest_images, shifts_into_box
 from openmm_cgkd.utils.statistics import standard_error
 
 # window of the fit as shares of the length of a block: beyond ballistic motion, short enough for
@@ -65,14 +65,18 @@ def unwrapped(positions: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Positions that follow every bead across the periodic boundary.
 
     Right for wrapped and for unwrapped input when no bead moves further than half a box height
-    between frames.
+    between frames. Where the box changes, positions that are some boxes away from it move by that
+    many times the change; so the steps are those between wrapped positions, which keep the
+    dynamics (von Buelow, Bullerjahn and Hummer, J. Chem. Phys. 2020, 153, 021101).
 
     Parameters
     ----------
     positions : ndarray, shape (n_frames, n_beads, 3), nm
     boxes : ndarray, shape (n_frames, 3, 3), nm
     """
-    steps = nearest_images(np.diff(np.asarray(positions, dtype=float), axis=0), boxes[1:])
+    inside = np.asarray(positions, dtype=float)
+    inside = inside + shifts_into_box(inside, boxes)
+    steps = nearest_images(np.diff(inside, axis=0), boxes[1:])
     return np.concatenate([positions[:1], positions[0] + np.cumsum(steps, axis=0)])
 
 

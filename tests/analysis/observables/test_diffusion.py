@@ -70,3 +70,23 @@ def test_wrapped_trajectories_are_unwrapped():
         np.diff(unwrapped(wrapped, boxes), axis=0), np.diff(walk, axis=0), atol=1e-12
     )
     np.testing.assert_allclose(unwrapped(walk, boxes), walk, atol=1e-12)
+
+
+def test_images_of_a_box_that_breathes_do_not_move():
+    """Positions at constant pressure, unwrapped by image numbers as LAMMPS writes them.
+
+    Far from the box they swing with it; the walk itself is slow.
+    """
+    n = 400
+    walk = random_walk(n, 30, 2e-4, 1.0)
+    edges = 3.0 + 0.02 * np.random.default_rng(4).normal(size=n)
+    boxes = edges[:, None, None] * np.eye(3)
+    images = np.random.default_rng(5).integers(-20, 20, (1, 30, 3))
+    inside = walk - walk.mean(axis=0) + 1.5  # never crosses a face
+    assert np.abs(inside - 1.5).max() < 1.4
+    swinging = inside + images * edges[:, None, None]
+    found = diffusion([unwrapped(swinging, boxes)], 1.0)
+    assert found.coefficient == pytest.approx(2e-4, rel=0.2)
+    np.testing.assert_allclose(
+        np.diff(unwrapped(swinging, boxes), axis=0), np.diff(inside, axis=0), atol=1e-9
+    )

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from openmm_cgkd.analysis.comparison.trajectory import read_trajectory
 from openmm_cgkd.analysis.observables.neighbors import Frame
 from openmm_cgkd.analysis.observables.rdf import RDF, all_rdfs, block_rdfs
-from openmm_cgkd.exceptions import AnalysisError, BoxError
+from openmm_cgkd.exceptions import AnalysisError, BoxError, FramesError
 from openmm_cgkd.stages.compare import compare_run
 from openmm_cgkd.utils.box import largest_r_max
 from tests.cases.liquids import beads_of, liquid, make_run
@@ -361,15 +361,24 @@ def test_bad_trajectories_are_refused(tmp_path):
     trajectory = mdtraj.load(str(simulation / "trajectory.dcd"), top=str(topology))
     trajectory.xyz[2, 3] = np.nan
     trajectory.save_dcd(simulation / "nan.dcd")
-    with pytest.raises(AnalysisError, match="positions of frame 2 are not finite"):
+    with pytest.raises(FramesError, match="positions of frame 2 are not finite"):
         read_trajectory(simulation / "nan.dcd", topology)
     open_boundaries = mdtraj.Trajectory(trajectory.xyz[:1], trajectory.topology)
     open_boundaries.save_dcd(simulation / "open.dcd")
-    with pytest.raises(AnalysisError, match="has no periodic box"):
+    with pytest.raises(BoxError, match="has no periodic box"):
         read_trajectory(simulation / "open.dcd", topology)
     trajectory.atom_slice([0, 1]).save_dcd(simulation / "fewer.dcd")
-    with pytest.raises(AnalysisError, match="cannot be read with topology"):
+    with pytest.raises(FramesError, match=r"cannot be read as a trajectory of \d+ beads"):
         read_trajectory(simulation / "fewer.dcd", topology)
+    scaled = simulation / "scaled.lammpstrj"  # MDTraj would take the fractions as angstrom
+    scaled.write_text("ITEM: TIMESTEP\n")
+    with pytest.raises(FramesError, match=r"\.lammpstrj is of no format whose units are certain"):
+        read_trajectory(scaled, topology)
+    trajectory.xyz[2, 3] = 0.0
+    trajectory.time = [0.0, 1.0, 2.0, 1.5, 3.0, 4.0]
+    trajectory.save_xtc(simulation / "joined.xtc")
+    with pytest.raises(FramesError, match=r"frame 3 is at 1\.5 ps, not after 2 ps"):
+        read_trajectory(simulation / "joined.xtc", topology)
     (simulation / "trajectory.dcd").unlink()
     with pytest.raises(
         AnalysisError, match=r"trajectory\.dcd: no such file; run 'cgkd simulate' first"

@@ -1,0 +1,93 @@
+"""Trajectories of beads that a simulation wrote: the one reader for labels and comparisons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import mdtraj
+import numpy as np
+
+from openmm_cgkd.exceptions import BoxError, FramesError
+from openmm_cgkd.utils.box import box_volume
+
+# formats that MDTraj reads with certain units (nm or angstrom by definition), and whether they
+# carry times: of the others MDTraj makes up the times
+_TIMED = {".xtc": True, ".trr": True, ".nc": True, ".ncdf": True, ".dcd": False}
+_READ_ERRORS = (OSError, ValueError, TypeError, KeyError, IndexError, RuntimeError)
+
+
+class BeadTrajectory(NamedTuple):
+    """A trajectory of beads.
+
+    Attributes
+    ----------
+    positions : ndarray, shape (n_frames, n_beads, 3), nm
+    boxes : ndarray, shape (n_frames, 3, 3), nm
+    times : ndarray, shape (n_frames,), ps, or None
+        None if the format has none.
+    """
+
+    positions: np.ndarray
+    boxes: np.ndarray
+    times: np.ndarray | None
+
+
+def read_bead_trajectory(path: Path | str, topology: mdtraj.Topology) -> BeadTrajectory:
+    """Read a periodic trajectory.
+
+    Parameters
+    ----------
+    path : path
+        DCD, XTC, TRR or Amber NetCDF. Other formats are refused: MDTraj takes LAMMPS dumps as
+        angstrom, whatever their columns and their unit style are.
+    topology : mdtraj.Topology
+        As many particles, in the order of the trajectory.
+
+    Raises
+    ------
+    FramesError
+        If the file is missing, of another format, not readable or empty, has other numbers of
+        beads, values that are not finite, or times that do not rise.
+    BoxError
+        If a frame has no periodic box.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FramesError(f"{path}: no such file; run 'cgkd simulate' first.")
+    kind = path.suffix.lower()
+    if kind not in _TIMED:
+        raise FramesError(
+            f"{path}: the ending {path.suffix or '(none)'} is of no format whose units are certain;"
+            f" convert the trajectory to one of {', '.join(_TIMED)}."
+        )
+    try:
+        trajectory = mdtraj.load(str(path), top=topology)
+    except _READ_ERRORS as error:
+        raise FramesError(
+            f"{path}: cannot be read as a trajectory of {topology.n_atoms} beads"
+            f" ({' '.join(str(error).split())})."
+        ) from error
+    if trajectory.n_frames == 0:
+        raise FramesError(f"{path}: holds no frame; simulate longer or write frames more often.")
+    if (
+        trajectory.unitcell_vectors is None
+        or not (box_volume(trajectory.unitcell_vectors.astype(float)) > 0).all()
+    ):
+        raise BoxError(f"{path}: has no periodic box, which every frame needs.")
+    boxes = trajectory.unitcell_vectors.astype(float)
+    for name, values in (("positions", trajectory.xyz), ("box vectors", boxes)):
+        bad = ~np.isfinite(values).all(axis=(1, 2))
+        if bad.any():
+            raise FramesError(
+                f"{path}: {name} of frame {np.argmax(bad)} are not finite; the simulation has"
+                " failed, run it again."
+            )
+    times = trajectory.time if _TIMED[kind] else None
+    if times is not None and not (np.diff(times) > 0).all():
+        k = int(np.argmax(np.diff(times) <= 0)) + 1
+        raise FramesError(
+            f"{path}: frame {k} is at {times[k]:g} ps, not after {times[k - 1]:g} ps; give the"
+            " parts of joined runs one by one."
+        )
+    return BeadTrajectory(trajectory.xyz, boxes, times)
