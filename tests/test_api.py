@@ -25,6 +25,7 @@ from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.simulation.engines import check_stack
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.training.labels import load_labels
+from openmm_cgkd.utils.seeds import derived_seed
 from tests.cases.pair_network import PairNetwork
 
 LIGHT = "import sys, openmm_cgkd; print({'torch', 'openmm', 'numpy', 'h5py'} & set(sys.modules))"
@@ -155,7 +156,7 @@ def test_stages_give_what_the_library_gives(finished_run, tmp_path):
         run.student.training,
         run.student.weights,
         run.split,
-        seed=run.seed + run.teachers.count,
+        seed=derived_seed(run.seed, "student"),
     )
     whole = load_checkpoint(folder.student / "best.pt")[0].state_dict()
     library = load_checkpoint(student)[0].state_dict()

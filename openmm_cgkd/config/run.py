@@ -250,13 +250,18 @@ class ComparisonConfig(Section):
     r_max: Length | None = Field(None, description="half the smallest box height if absent")
     blocks: int = Field(5, gt=1, description="time blocks for standard errors")
     angle_bins: int = Field(60, gt=1)
-    shell_frames: int = Field(
-        100, gt=1, description="frames at most, evenly spaced, for angles and coordination numbers"
+    shell_frames: int | None = Field(
+        None,
+        gt=1,
+        description=(
+            "frames at most, evenly spaced, for angles and coordination numbers, which saves time"
+            " and adds counting noise; all if absent"
+        ),
     )
 
     @model_validator(mode="after")
     def _frames_fill_blocks(self) -> Self:
-        if self.shell_frames < 2 * self.blocks:
+        if self.shell_frames is not None and self.shell_frames < 2 * self.blocks:
             raise ValueError(
                 f"shell_frames of {self.shell_frames} cannot fill {self.blocks} blocks; use at"
                 f" least {2 * self.blocks}"

@@ -42,8 +42,8 @@ class BeadConfig(Section):
     """A bead: the centre of mass of some atoms of one molecule."""
 
     type: str = Field(
-        pattern=r"^\S{1,4}$",
-        description="bead type name, up to four characters, which is what PDB files hold",
+        pattern=r"^\S+$",
+        description="bead type name; PDB files hold its first four characters",
     )
     molecule: str
     selection: str = Field(
@@ -123,7 +123,14 @@ class SystemConfig(ConfigFile):
         names = [molecule.name for molecule in self.molecules]
         if len(set(names)) < len(names):
             raise ValueError(f"molecule names repeat: {names}; name each molecule once")
+        shortened: dict[str, str] = {}
         for bead in self.beads:
+            other = shortened.setdefault(bead.type[:4], bead.type)
+            if other != bead.type:
+                raise ValueError(
+                    f"bead types {other} and {bead.type} are alike in their first four characters,"
+                    " which is all that PDB files hold; rename one of them"
+                )
             if bead.molecule not in names:
                 raise ValueError(
                     f"bead {bead.type} belongs to molecule {bead.molecule}, which is not among"

@@ -120,6 +120,14 @@ def create(
         The file is written in large pieces and not shared while it grows. Otherwise every frame of
         beads is a chunk of its own, so that appending never rewrites an earlier frame.
     """
+    shortened: dict[str, str] = {}
+    for name in beads.type_names:
+        other = shortened.setdefault(name[:4], name)
+        if other != name:
+            raise FramesError(
+                f"{path}: bead types {other} and {name} are alike in their first four characters,"
+                " which is all that PDB files hold; rename one of them."
+            )
     file = h5py.File(path, "w", libver="latest")
     file.attrs.update({**FRAMES.attributes, **attributes})
     write_beads(file, beads)

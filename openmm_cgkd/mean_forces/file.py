@@ -13,6 +13,7 @@ from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.frames.hdf5 import FileKind, file_attributes, open_file, read_beads, write_beads
 from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.utils.files import replacing
+from openmm_cgkd.utils.statistics import jackknife, leave_one_out
 
 MEAN_FORCES = FileKind("openmm_cgkd mean forces", 1, "mean-force frames", "'cgkd meanforce'")
 _ARRAYS = {"positions": "f4", "forces": "f4", "standard_error": "f4", "box": "f8", "time": "f8"}
@@ -90,6 +91,13 @@ class Estimates:
             ``slope``, with ``slope_error``: <F1 F2> / <F1^2>, noise subtracted; 1 if they estimate
             the same force. ``difference``: root mean square of F1 - F2 per component; ``expected``:
             what the standard errors make of it; kJ/mol/nm.
+
+        Notes
+        -----
+        With S the mean square of the force, n1 and n2 those of the errors, and N components that
+        err independently, the slope has the variance ((n1 + n2) S + n1 n2 + 2 n1^2) / (S^2 N): the
+        noise of the denominator is in F1^2, too. Beads of one configuration err together. So the
+        error is the one that comes from leaving out configurations, one by one, if that is more.
         """
         first, second = self.first.astype(float), self.second.astype(float)
         noise, other = (
@@ -97,7 +105,17 @@ class Estimates:
             for error in (self.first_error, self.second_error)
         )
         signal = (first**2).mean() - noise
-        error = np.sqrt((noise + other) * signal + 2 * noise * other) / signal / np.sqrt(first.size)
+        variance = ((noise + other) * signal + noise * other + 2 * noise**2) / signal**2
+        error = np.sqrt(variance / first.size)
+        if len(first) > 2:
+            parts = np.stack(
+                [
+                    (first * second).mean(axis=(1, 2)),
+                    (first**2 - self.first_error.astype(float) ** 2).mean(axis=(1, 2)),
+                ],
+                axis=1,
+            )
+            error = max(error, float(jackknife(leave_one_out(parts, lambda m: m[0] / m[1]))))
         return {
             "slope": float((first * second).mean() / signal),
             "slope_error": float(error),

@@ -22,6 +22,7 @@ from openmm_cgkd.exceptions import SimulationError
 from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
 from openmm_cgkd.utils.files import replacing
 from openmm_cgkd.utils.progress import Report
+from openmm_cgkd.utils.seeds import derived_seed
 
 logger = logging.getLogger(__name__)
 
@@ -251,7 +252,11 @@ class RestrainedRun:
                 if step == _SHORTER[-1]:
                     raise
                 self._put(atoms)
-        self.run(self.config.temperature, self.protocol.equilibration, self._seed(start) + _STAGES)
+        self.run(
+            self.config.temperature,
+            self.protocol.equilibration,
+            derived_seed(self._seed(start), "equilibration"),
+        )
 
     def _put(self, atoms: np.ndarray) -> None:
         self.simulation.context.setPositions(atoms)
@@ -274,7 +279,7 @@ class RestrainedRun:
             self.run(
                 hot * (self.config.temperature / hot) ** (stage / _STAGES),
                 cooling / _STAGES,
-                seed + stage,
+                derived_seed(seed, "cooling", stage),
                 step,
             )
 

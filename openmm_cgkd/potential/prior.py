@@ -254,7 +254,9 @@ def _estimate_unseen(contact: np.ndarray, possible: np.ndarray, names: tuple[str
     """Contact distances of pairs that the frames cannot hold, from the other pairs; in place.
 
     The only bead of its type never meets its like. Were the repulsion left out, a box with two such
-    beads would let them sit on one another. Radii add up: t_aa = 2 t_ab - t_bb, the mean over b.
+    beads would let them sit on one another. Radii add up: t_aa = 2 t_ab - t_bb. Where unlike beads
+    attract each other, as ions do, that is too short: like beads come no nearer than t_ab. The mean
+    over b.
     """
     unseen = np.argwhere(
         (possible == 0) & (np.arange(len(names))[:, None] >= np.arange(len(names)))
@@ -262,9 +264,14 @@ def _estimate_unseen(contact: np.ndarray, possible: np.ndarray, names: tuple[str
     estimates = {}
     for a, b in unseen:
         others = [c for c in range(len(names)) if possible[a, c] and possible[b, c]]
-        values = [contact[a, c] + contact[b, c] - contact[c, c] for c in others if possible[c, c]]
-        if not values:
-            values = [max(contact[a, c], contact[b, c]) for c in others]
+        values = [
+            max(
+                contact[a, c],
+                contact[b, c],
+                contact[a, c] + contact[b, c] - contact[c, c] if possible[c, c] else 0.0,
+            )
+            for c in others
+        ]
         if not values:
             raise FramesError(
                 f"The frames hold no pair of beads {names[a]} and {names[b]} and none from which"

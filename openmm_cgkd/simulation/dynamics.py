@@ -18,6 +18,7 @@ from openmm_cgkd.exceptions import ConfigError, SimulationError
 from openmm_cgkd.platforms import choose_platform, platforms
 from openmm_cgkd.utils.files import cut_table, replacing, write_text
 from openmm_cgkd.utils.progress import progress
+from openmm_cgkd.utils.seeds import derived_seed
 
 from .committee import Committee, CommitteeReporter, SpreadRange
 from .engines import cuda_graphs
@@ -214,7 +215,7 @@ class Dynamics:
         done = self.done["steps"] + (
             self.warm_up if self.state.exists() else _steps_of(self.warm_state)
         )
-        seed = (self.seed + done) % (2**31 - 2) + 1  # 0 would mean a random seed
+        seed = derived_seed(self.seed, "dynamics", done)
         integrator.setRandomNumberSeed(seed)
         try:
             system = self._system(seed)

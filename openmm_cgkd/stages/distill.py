@@ -13,6 +13,7 @@ from openmm_cgkd.training.labels import load_labels
 from openmm_cgkd.training.task import BEST, CONSISTENCY
 from openmm_cgkd.utils.files import file_hash
 from openmm_cgkd.utils.progress import log_to
+from openmm_cgkd.utils.seeds import derived_seed
 
 from .inputs import fit_prior_of, load_frames, mean_forces_of, refuse_stale
 
@@ -84,7 +85,7 @@ def train_student(run: RunConfig, round_: int = 0) -> Path:
                 targets=student.targets,
                 spread_weights=student.spread_weights,
                 # not a teacher's seed: equal first weights would favour that teacher
-                seed=run.seed + run.teachers.count,
+                seed=derived_seed(run.seed, "student"),
                 mean_forces=mean_forces_of(run),
                 tensorboard=run.tensorboard,
             )

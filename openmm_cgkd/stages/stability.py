@@ -38,6 +38,7 @@ from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.utils.box import largest_r_max
 from openmm_cgkd.utils.files import file_hash, write_text
 from openmm_cgkd.utils.progress import log_to
+from openmm_cgkd.utils.seeds import derived_seed
 
 from .inputs import all_frames
 from .replicas import ReplicaStart, run_replicas
@@ -167,8 +168,7 @@ def _starts(
     )
     starts = []
     for index, frame in enumerate(chosen):
-        # a prime apart, so that resumed runs do not share seeds
-        seed = (run.seed + 7919 * (index + 1)) % 2**31
+        seed = derived_seed(run.seed, "replica", index)
         key = json.dumps({**identity, "start": frame})
         starts.append(
             ReplicaStart(

@@ -35,6 +35,7 @@ from openmm_cgkd.potential.pairs import check_cutoff
 from openmm_cgkd.potential.prior import PriorParameters, fit_prior
 from openmm_cgkd.utils.files import file_hash
 from openmm_cgkd.utils.progress import Report, log_to, progress
+from openmm_cgkd.utils.seeds import derived_seed
 
 from .batches import resample_blocks
 from .fit import fit, is_finished
@@ -271,7 +272,7 @@ def train_member(task: EnsembleTask, k: int, report: Report) -> Path:
     parts = apply_split(frames, task.split)
     graphs = FrameGraphs(frames, task.model.cutoff, task.prior)
     targets = mapped_targets(graphs)
-    seed = task.seed + k
+    seed = derived_seed(task.seed, "teacher", k)
     training = TrainingTask(
         folder=task.member_folder(k),
         graphs=graphs,

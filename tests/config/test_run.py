@@ -76,6 +76,7 @@ def test_ethaline():
             r"molecules\.0\.count: got 0: input should be greater than 0",
         ),
         (SystemConfig, SYSTEM, "molecules.1.name", "CHO", "molecule names repeat"),
+        (SystemConfig, SYSTEM, "beads.0.type", "A B", r"beads\.0\.type: got 'A B'"),
         (
             SystemConfig,
             SYSTEM,
@@ -240,3 +241,12 @@ def test_frozen():
     config = load_system(ETHALINE / "system.yaml")
     with pytest.raises(ValueError, match="frozen"):
         config.temperature = 300
+
+
+def test_bead_types_that_pdb_files_would_confuse():
+    """Different in the first four characters is enough."""
+    data = changed(SYSTEM, "beads.0.type", "ION_P")
+    assert parse(SystemConfig, data, "system.yaml", ETHALINE).beads[0].type == "ION_P"
+    data = changed(data, "beads.1.type", "ION_M")
+    with pytest.raises(ConfigError, match="ION_P and ION_M are alike in their first four"):
+        parse(SystemConfig, data, "system.yaml", ETHALINE)

@@ -1,5 +1,6 @@
 """The file of mapped frames: what survives a crash, what is refused, how it is split."""
 
+import dataclasses
 import time
 from itertools import pairwise
 
@@ -72,6 +73,13 @@ def test_continue_with_other_beads(tmp_path):
         with pytest.raises(FramesError, match="holds other beads"):
             FrameWriter(path, other, {})
     check(path, [1])
+
+
+def test_bead_types_that_pdb_files_would_confuse(tmp_path):
+    beads = dataclasses.replace(BEADS, type_names=("ION_P", "ION_M"))
+    with pytest.raises(FramesError, match="ION_P and ION_M are alike in their first four charact"):
+        FrameWriter(tmp_path / "frames.h5", beads, {"temperature": 300.0})
+    assert not (tmp_path / "frames.h5").exists()
 
 
 def test_step_must_grow(tmp_path):

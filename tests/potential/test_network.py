@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from openmm_cgkd.config.run import ModelConfig, PriorConfig
-from openmm_cgkd.exceptions import BoxError
+from openmm_cgkd.exceptions import BoxError, FramesError
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.potential import network as tensornet_module
@@ -254,6 +254,48 @@ def test_prior_contact_is_where_the_rdf_starts():
     np.testing.assert_allclose(contact, [[0.50, 0.30], [0.30, 0.62]], atol=0.0051)
     np.testing.assert_allclose(contact, contact.T)
     assert fitted.force == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(("between", "expected"), [(0.50, 0.50), (0.60, 0.70)])
+def test_only_bead_of_its_type_repels_its_like(between, expected):
+    """Radii add up: 2 x 0.60 - 0.50; like beads are no nearer than unlike ones: 0.50."""
+    n_frames, steps = 10, np.arange(10)
+    positions = np.zeros((n_frames, 3, 3))
+    positions[:, 1, 0] = between + 0.001
+    positions[:, 2, 0] = between + 0.001 + 0.501
+    beads = BeadTopology(("A", "B"), np.array([0, 1, 1]), np.ones(3), np.arange(3))
+    frames = Frames(
+        positions,
+        np.full(positions.shape, 3.0),
+        np.broadcast_to(np.eye(3) * 3.0, (n_frames, 3, 3)),
+        steps * 1.0,
+        steps,
+        beads,
+        {"temperature": 300.0},
+    )
+    fitted = fit_prior(frames)
+    np.testing.assert_allclose(fitted.contact, [[expected, between], [between, 0.50]], atol=0.0051)
+    # two such beads at half the distance are pushed apart
+    near = torch.tensor([[0.0, 0, 0], [0.25, 0, 0]], dtype=torch.float64)
+    types, pair = torch.tensor([0, 0]), (torch.tensor([0]), torch.tensor([1]))
+    repulsion = fitted.build(1.0).double()
+    _, forces = energies_and_forces(repulsion, types, near, *pair, torch.zeros(1, 3).double())
+    assert forces[1, 0].item() > 3.0
+
+
+def test_one_type_with_one_bead_is_refused():
+    steps = np.arange(3)
+    frames = Frames(
+        np.zeros((3, 1, 3)),
+        np.ones((3, 1, 3)),
+        np.broadcast_to(np.eye(3) * 3.0, (3, 3, 3)),
+        steps * 1.0,
+        steps,
+        BeadTopology(("A",), np.array([0]), np.ones(1), np.arange(1)),
+        {"temperature": 300.0},
+    )
+    with pytest.raises(FramesError, match="no pair of beads A and A and none from which"):
+        fit_prior(frames)
 
 
 def test_pairs_against_brute_force_over_images():

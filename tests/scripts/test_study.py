@@ -25,6 +25,7 @@ from openmm_cgkd.mean_forces.file import MeanForces, write_mean_forces
 from openmm_cgkd.stages import compare as compare_module
 from openmm_cgkd.stages import stability as stability_module
 from openmm_cgkd.training import distillation, ensemble
+from openmm_cgkd.utils.seeds import derived_seed
 from scripts.study import __main__ as study_main
 from scripts.study import run as study_run
 from scripts.study.plan import BASE, Costs, ablation_variants, merge, study_variants
@@ -307,7 +308,11 @@ def test_variant_runs_reach_processes_whole_and_seeds_do_not_meet(fluid, tmp_pat
         == 3
     )
     used = [
-        {variant_run.run.seed + k for k in range(variant_run.run.teachers.count + 1)}
+        {derived_seed(variant_run.run.seed, "student")}
+        | {
+            derived_seed(variant_run.run.seed, "teacher", k)
+            for k in range(variant_run.run.teachers.count)
+        }
         for variant_run in variant_runs[::8]
     ]
     assert not used[0] & used[1] | used[1] & used[2] | used[0] & used[2]

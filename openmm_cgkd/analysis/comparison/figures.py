@@ -114,6 +114,8 @@ def _bands(comparison: Comparison) -> str:
 
 
 def _shell_data(comparison: Comparison) -> str:
+    if comparison.settings.shell_frames is None:
+        return _data(comparison)
     return (
         f"at most {comparison.settings.shell_frames} frames of each trajectory, evenly spaced;"
         f" {_data(comparison).split('; ', 1)[1]}"

@@ -97,7 +97,7 @@ def pair_structure(source: Source, settings: ComparisonConfig, r_max: float) -> 
 def shell_structure(source: Source, settings: ComparisonConfig, cutoffs: Cutoffs) -> Structure:
     """Angles, distance-angle distributions and coordination numbers within the first shells.
 
-    From evenly spaced frames, at most `settings.shell_frames`.
+    From all frames: of some of them, counting noise would be taken for an error of the model.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def shell_structure(source: Source, settings: ComparisonConfig, cutoffs: Cutoffs
     makers = _shell_observables(source, cutoffs, settings.angle_bins)
     if not makers:
         return Structure({})
-    frames = source.frames(evenly_spaced(len(source), settings.shell_frames))
+    frames = source.frames(evenly_spaced(len(source), settings.shell_frames or len(source)))
     with progress(f"shells of {source.label}", len(frames)) as meter:
         parts = accumulate_blocks(
             lambda: [make() for make in makers.values()],

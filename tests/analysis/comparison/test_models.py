@@ -319,7 +319,7 @@ def test_bad_settings_are_refused():
     with pytest.raises(
         ConfigError, match="shell_frames of 100 cannot fill 60 blocks; use at least 120"
     ):
-        comparison_settings(blocks=60)
+        comparison_settings(blocks=60, shell_frames=100)
 
 
 def test_fluid_without_shells_has_no_angles(tmp_path):
