@@ -199,7 +199,10 @@ class _WholeFrames:
     def _check_types(self, types: np.ndarray) -> None:
         """Atoms of one type are of one element, or the file numbers the atoms in another order."""
         symbols = np.array([atom.element.symbol for atom in self._atoms.atoms])
-        for kind in np.unique(types):
+        kinds = np.unique(types)
+        if len(kinds) == 1:  # written by a converter that knew no types
+            return
+        for kind in kinds:
             found = sorted(set(symbols[types == kind]))
             if len(found) > 1:
                 raise MappingError(

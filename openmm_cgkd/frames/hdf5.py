@@ -125,7 +125,7 @@ def create(
         other = shortened.setdefault(name[:4], name)
         if other != name:
             raise FramesError(
-                f"{path}: bead types {other} and {name} are alike in their first four characters,"
+                f"Bead types {other} and {name} are alike in their first four characters,"
                 " which is all that PDB files hold; rename one of them."
             )
     file = h5py.File(path, "w", libver="latest")

@@ -564,6 +564,17 @@ def test_exchanged_atoms_show_in_the_types_of_a_dump(case, tmp_path):
     refuse(case, path, MappingError, r"atoms of type \d are H and N in the topology", units="real")
 
 
+def test_one_type_for_all_atoms_says_nothing(case, tmp_path):
+    path = case.write_lammps(tmp_path / "a.dump")
+    lines = path.read_text().splitlines()
+    single = [
+        " ".join([words[0], "1", *words[2:]]) if len(words := line.split()) == 8 else line
+        for line in lines
+    ]
+    path.write_text("\n".join(single) + "\n")
+    map_trajectory(case.config, path, case.topology, tmp_path / "mapped.h5", units="real")
+
+
 def test_torn_molecule(case, tmp_path):
     frames = [dict(frame, positions=frame["positions"].copy()) for frame in case.raw]
     atom = next(a.index for a in build_topology(case.config).atoms() if a.name == "HO1")
