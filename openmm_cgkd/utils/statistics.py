@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.spatial.distance import jensenshannon
 
 from openmm_cgkd.exceptions import AnalysisError
+
+_FEWEST, _PLATEAU = 4, 8  # blocks of the longest that are tried, and of a plateau
+_RISE = 0.5  # of the noise of a squared error, by which it may exceed the plateau
+_UNCERTAIN = 3.0  # how much larger an error may be than the lower bound that has been found
 
 
 @dataclass(frozen=True)
@@ -83,18 +88,198 @@ def _divergence(values: np.ndarray, reference: np.ndarray) -> float:
     return float(np.nan_to_num(jensenshannon(values, reference, base=2)) ** 2)
 
 
-def standard_error(blocks: np.ndarray) -> np.ndarray:
-    """Standard error of the mean over independent blocks, which are the first axis.
+def standard_error(samples: np.ndarray) -> np.ndarray:
+    """Standard error of the mean over independent samples, which are the first axis.
 
-    Right when a block is much longer than the correlation time, too small otherwise.
+    For runs from different starts, for example. Successive frames of a run are not independent:
+    see `blocked_mean`.
 
     Raises
     ------
     AnalysisError
-        If there are fewer than two blocks.
+        If there are fewer than two samples.
     """
-    _check_blocks(blocks)
-    return np.std(blocks, axis=0, ddof=1) / np.sqrt(len(blocks))
+    _check_samples(samples)
+    return np.std(samples, axis=0, ddof=1) / np.sqrt(len(samples))
+
+
+@dataclass(frozen=True)
+class BlockedMean:
+    """Mean of a time series, with a standard error that knows of its correlation.
+
+    Attributes
+    ----------
+    mean, error : float or ndarray
+        Of every component, with the shape of a sample.
+    independent : float
+        How many independent samples would give this error: the variance of a sample over that of
+        the mean, both summed over the components.
+    blocks : int
+        Number of blocks that the error comes from.
+    plateau : bool
+        Whether longer blocks would give no larger error. If not, the series is too short and the
+        error is a lower bound.
+    """
+
+    mean: Any
+    error: Any
+    independent: float
+    blocks: int
+    plateau: bool
+
+    @property
+    def error_of_error(self) -> Any:
+        """Standard deviation of `error`, as that of independent normal block means.
+
+        error / sqrt(2 (blocks - 1)) (Flyvbjerg and Petersen, equation 28).
+        """
+        return self.error / np.sqrt(2 * (self.blocks - 1))
+
+    @property
+    def safe_error(self) -> Any:
+        """What the error may be at most: three times as large where there is no plateau.
+
+        A series as short as one statistical inefficiency gives 0.35 of its error.
+        """
+        return safe_error(self.error, self.plateau)
+
+    def words(self, form: str = ".2g") -> str:
+        """The error as it is printed."""
+        return error_words(self.error, self.plateau, form)
+
+
+def error_words(error: float, plateau: bool, form: str = ".2g") -> str:
+    """A standard error as text; ``>=`` before a lower bound."""
+    return f"{'' if plateau else '>= '}{error:{form}}"
+
+
+def safe_error(error: Any, plateau: bool) -> Any:
+    """An error, three times as large if it is only a lower bound (see `BlockedMean`)."""
+    return error if plateau else _UNCERTAIN * error
+
+
+def blocked_mean(series: np.ndarray) -> BlockedMean:
+    r"""Mean of a time series with its standard error from blocks as long as needed.
+
+    The series is cut into blocks of B samples; the scatter of their means gives a squared error
+    :math:`s_B^2`, which grows with B to a plateau (Flyvbjerg and Petersen, J. Chem. Phys. 1989, 91,
+    461). B grows by factors of the root of two, and since noise may make :math:`s_B` fall, the
+    largest one up to B counts. The plateau begins with the shortest blocks for which
+
+    .. math:: B^3 > 2 n (s_B / s_1)^4
+
+    where the error that correlation leaves is as small as the noise of :math:`s_B` (Lee, Kent,
+    Towler, Needs and Drummond, Phys. Rev. E 2011, 83, 066706), and beyond which no blocks, as long
+    as there are eight, give a squared error that is larger by more than half of its noise: fast
+    noise can hide a slow wave from the first condition alone. It takes some 40 independent samples.
+    Without a plateau blocks grow until four are left, and the largest error is a lower bound.
+
+    Parameters
+    ----------
+    series : ndarray, shape (n_samples, ...)
+        Evenly spaced in time. Several components, such as the bins of a curve, are cut alike, by
+        the sum of their squared errors.
+
+    Raises
+    ------
+    AnalysisError
+        If there are fewer than two samples.
+    """
+    series = np.asarray(series, dtype=float)
+    _check_samples(series)
+    n, sizes = len(series), np.array(_block_sizes(len(series)))
+    blocks, levels = n // sizes, [_squared_error(series, size) for size in sizes]
+    totals = np.array([_total(level) for level in levels])
+    highest = np.maximum.accumulate(totals)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        growth = np.where(totals[0] > 0, highest / totals[0], 1.0)
+    long_enough = (sizes**3 > 2 * n * growth**2) & (blocks >= _PLATEAU)
+    noise = np.sqrt(2 / np.maximum(blocks - 1, 1))
+    steady = [
+        np.all((totals <= bound * (1 + _RISE * noise))[k:][blocks[k:] >= _PLATEAU])
+        for k, bound in enumerate(highest)
+    ]
+    plateau = bool((long_enough & steady).any())
+    last = int(np.argmax(long_enough & steady)) if plateau else len(sizes) - 1
+    largest = int(np.argmax(totals[: last + 1]))
+    independent = n * totals[0] / totals[largest] if totals[largest] > 0 else n
+    return BlockedMean(
+        _plain(series.mean(axis=0)),
+        _plain(np.sqrt(levels[largest])),
+        float(independent),
+        int(blocks[last]),
+        plateau,
+    )
+
+
+def blocked_slope(times: np.ndarray, series: np.ndarray) -> BlockedMean:
+    """Slope of the straight line through a time series, with its standard error.
+
+    The slope is a mean over samples to first order, of slope + n (t - <t>) (x - line) / sum (t -
+    <t>)^2; `blocked_mean` of these knows of their correlation.
+
+    Parameters
+    ----------
+    times, series : ndarray, shape (n_samples,)
+
+    Raises
+    ------
+    AnalysisError
+        If there are fewer than three samples.
+    """
+    series = np.asarray(series, dtype=float)
+    if len(series) < 3:
+        raise AnalysisError(f"A slope needs at least three samples, got {len(series)}.")
+    centered = np.asarray(times, dtype=float) - np.mean(times)
+    spread = centered @ centered
+    slope = centered @ series / spread
+    residuals = series - series.mean() - slope * centered
+    return blocked_mean(slope + len(series) * centered * residuals / spread)
+
+
+def _block_sizes(n: int) -> list[int]:
+    """Numbers of samples in a block, by factors of the root of two, to four blocks at least."""
+    sizes, k = [1], 1
+    while n // (size := round(2 ** (k / 2))) >= _FEWEST:
+        if size != sizes[-1]:
+            sizes.append(size)
+        k += 1
+    return sizes
+
+
+def _squared_error(series: np.ndarray, size: int) -> np.ndarray:
+    """Squared error of the mean from the scatter of blocks of `size` samples."""
+    blocks = len(series) // size
+    # what does not fill a block is left out at the beginning
+    kept = series[len(series) - blocks * size :]
+    means = kept.reshape(blocks, size, *series.shape[1:]).mean(axis=1)
+    return means.var(axis=0, ddof=1) / blocks
+
+
+def _total(squares: np.ndarray) -> float:
+    """Sum over the components that are known; nan if none is."""
+    known = np.isfinite(squares)
+    return float(np.sum(squares, where=known)) if known.any() else np.nan
+
+
+def _plain(value: np.ndarray) -> Any:
+    return float(value) if value.ndim == 0 else value
+
+
+def pseudo_values(value: Any, left_out: np.ndarray) -> np.ndarray:
+    """Samples whose mean has the error of a statistic that is not a mean.
+
+    n s - (n - 1) s_i, with s_i the statistic without sample i (Tukey's jackknife). In order of time
+    they are a series for `blocked_mean`.
+
+    Parameters
+    ----------
+    value : float or ndarray
+        The statistic of all n samples.
+    left_out : ndarray, shape (n, ...)
+    """
+    n = len(left_out)
+    return n * np.asarray(value) - (n - 1) * np.asarray(left_out)
 
 
 def leave_one_out(
@@ -107,7 +292,7 @@ def leave_one_out(
     AnalysisError
         If there are fewer than two blocks.
     """
-    _check_blocks(blocks)
+    _check_samples(blocks)
     return np.array(
         [statistic(np.delete(blocks, k, axis=0).mean(axis=0)) for k in range(len(blocks))]
     )
@@ -141,8 +326,8 @@ def jackknife_error(blocks: np.ndarray, statistic: Callable[[np.ndarray], float]
     return float(jackknife(leave_one_out(blocks, statistic)))
 
 
-def _check_blocks(blocks: np.ndarray) -> None:
-    if len(blocks) < 2:
+def _check_samples(samples: np.ndarray) -> None:
+    if len(samples) < 2:
         raise AnalysisError(
-            f"A standard error needs at least two blocks, got {len(blocks)}; use more blocks."
+            f"A standard error needs at least two samples, got {len(samples)}; use more of them."
         )

@@ -4,6 +4,7 @@ import hashlib
 
 import pytest
 
+from openmm_cgkd.exceptions import DiskError
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
 
 
@@ -34,7 +35,7 @@ def test_failure_keeps_the_old_file(tmp_path):
 def test_block_that_writes_nothing_is_an_error(tmp_path):
     path = tmp_path / "result.txt"
     write_text(path, "old")
-    with pytest.raises(FileNotFoundError), replacing(path):
+    with pytest.raises(DiskError, match="No such file"), replacing(path):
         pass
     assert path.read_text() == "old"
 

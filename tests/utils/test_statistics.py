@@ -91,5 +91,5 @@ def test_standard_errors_match_the_known_spread():
     assert jackknife_error(blocks[:, :1], lambda curve: curve[0] ** 2) == pytest.approx(
         2 * blocks[:, 0].mean() * standard_error(blocks[:, :1])[0], rel=0.05
     )
-    with pytest.raises(AnalysisError, match="at least two blocks, got 1"):
+    with pytest.raises(AnalysisError, match="at least two samples, got 1"):
         standard_error(blocks[:1])
