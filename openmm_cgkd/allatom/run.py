@@ -11,19 +11,20 @@ from pathlib import Path
 import mdtraj
 import numpy as np
 import openmm
-import yaml
 from openmm import app, unit
 
 from openmm_cgkd import __version__
 from openmm_cgkd.config.section import dump
 from openmm_cgkd.config.system import SystemConfig, load_system
-from openmm_cgkd.exceptions import ConfigError
+from openmm_cgkd.exceptions import ConfigError, SimulationError
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
 from openmm_cgkd.utils.box import box_volume
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
+from openmm_cgkd.utils.lock import locked
 from openmm_cgkd.utils.progress import log_to
 from openmm_cgkd.utils.units import DENSITY_UNIT
+from openmm_cgkd.utils.yaml_file import parse_yaml
 
 from .backmap import add_restraint, place_molecules, relax
 from .build import atomic_charges, build_topology, create_system, pack
@@ -36,8 +37,19 @@ _RESTRAINT = 2e5  # kJ/mol/nm^2, holds beads to 0.004 nm while atoms relax aroun
 COOLING = 5.0  # ps at the target temperature before the restraints go
 
 
-def run_reference(config: SystemConfig, folder: Path, start: Path | None = None) -> Path:
-    """Run the all-atom stage and return the path of the mapped frames.
+# relative difference of the mean volumes of two runs beyond which the box is in doubt
+_VOLUME_DOUBT = 0.005
+# and beyond which a run is not equilibrated: to press its molecules together would only hide that
+_VOLUME_LIMIT = 0.05
+
+
+def run_reference(
+    config: SystemConfig,
+    folder: Path,
+    start: Path | None = None,
+    independent_of: Path | None = None,
+) -> Path:
+    """Run all atoms once and return the path of the mapped frames.
 
     Every phase saves its state regularly; a second call with the same folder continues where the
     first stopped.
@@ -52,19 +64,21 @@ def run_reference(config: SystemConfig, folder: Path, start: Path | None = None)
         Mapped frames. Instead of packing, annealing and NPT, atoms are put back on the beads of the
         last frame, in its box; they are annealed for the same time while the beads are held. NVT
         and production follow as usual.
+    independent_of : path, optional
+        Mapped frames of another run of this fluid. This run is packed anew; after NPT its box gets
+        the volume of theirs, so that both sample the same state.
 
     Raises
     ------
     ConfigError
         If the folder holds a run with other settings or another start.
     SimulationError
-        If the simulation fails.
+        If the simulation fails, or its volume is far from that of `independent_of`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with log_to(folder / "reference.log"):
+    with locked(folder), log_to(folder / "reference.log"):
         _check_same_settings(config, folder)
         write_text(folder / "system.yaml", dump(config, folder))
-        return _Reference(config, folder, start).run()
+        return _Reference(config, folder, start, independent_of).run()
 
 
 def _check_same_settings(config: SystemConfig, folder: Path) -> None:
@@ -75,10 +89,12 @@ def _check_same_settings(config: SystemConfig, folder: Path) -> None:
     path = folder / "system.yaml"
     if not path.exists():
         return
-    free = {"force_field", "molecules", "reference", "platform", "threads"}
+    free = {"force_field", "molecules", "reference", "platform", "threads", "runs"}
     if not (folder / "production.xml").exists():
         free.add("production")
-    before, now = (yaml.safe_load(dump(each, folder)) for each in (load_system(path), config))
+    before, now = (
+        parse_yaml(dump(each, folder), path, ConfigError) for each in (load_system(path), config)
+    )
     for each in (before, now):
         each["counts"] = {molecule["name"]: molecule["count"] for molecule in each["molecules"]}
         each.update(each["reference"])
@@ -91,13 +107,15 @@ def _check_same_settings(config: SystemConfig, folder: Path) -> None:
 
 
 class _Reference:
-    def __init__(self, config: SystemConfig, folder: Path, start: Path | None = None) -> None:
-        self.config, self.protocol, self.folder, self.start = (
-            config,
-            config.reference,
-            folder,
-            start,
-        )
+    def __init__(
+        self,
+        config: SystemConfig,
+        folder: Path,
+        start: Path | None = None,
+        independent_of: Path | None = None,
+    ) -> None:
+        self.config, self.protocol, self.folder = config, config.reference, folder
+        self.start, self.independent_of = start, independent_of
 
     def run(self) -> Path:
         frames, protocol = self.folder / "frames.h5", self.protocol
@@ -131,7 +149,7 @@ class _Reference:
             npt = phases.run(
                 "npt", system, topology, protocol.npt, temperature, barostat=True, start=annealed
             )
-            begin = at_mean_volume(npt, topology, self.folder / "npt.csv")
+            begin = self._at_final_volume(npt, topology)
         nvt = phases.run(
             "nvt", system, topology, protocol.nvt, temperature, barostat=False, start=begin
         )
@@ -157,6 +175,29 @@ class _Reference:
             mapped=mapped,
         )
         return frames
+
+    def _at_final_volume(self, npt: openmm.State, topology: app.Topology) -> StartState:
+        """The end of NPT in the box of the production."""
+        mean = mean_volume(npt, self.folder / "npt.csv")
+        if self.independent_of is None:
+            return at_volume(npt, topology, mean)
+        given = float(box_volume(read_frames(self.independent_of).box[-1]))
+        difference = (
+            f"the mean volume of NPT, {mean:.4f} nm^3, and the box of {self.independent_of},"
+            f" {given:.4f} nm^3, differ by {100 * (mean / given - 1):.1f} %"
+        )
+        if abs(mean / given - 1) > _VOLUME_LIMIT:
+            raise SimulationError(
+                f"{self.folder}: {difference}; at least one of the two runs is not equilibrated,"
+                " set longer reference.annealing and reference.npt and use another folder."
+            )
+        if abs(mean / given - 1) > _VOLUME_DOUBT:
+            logger.warning(
+                "%s: %s; the density is known no better than that, set a longer reference.npt.",
+                self.folder,
+                difference,
+            )
+        return at_volume(npt, topology, given)
 
     def _system(self, topology: app.Topology) -> tuple[openmm.System, Mapping]:
         system = create_system(self.config, topology)
@@ -238,29 +279,46 @@ class _Reference:
         }
 
 
-def at_mean_volume(npt: openmm.State, topology: app.Topology, table: Path) -> StartState:
-    """Scale molecule centres so that the box has the mean volume of the last two thirds of NPT.
+def mean_volume(npt: openmm.State, table: Path) -> float:
+    """Mean volume of the last two thirds of an NPT phase, nm^3.
 
     Parameters
     ----------
     npt : openmm.State
         The end of the phase.
-    topology
     table : path
         Its thermodynamics.
     """
     with open(table) as file:
         volume = np.array([float(row["Box Volume (nm^3)"]) for row in csv.DictReader(file)])
-    box = npt.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
-    # a very short NPT run has no rows
-    mean = volume[len(volume) // 3 :].mean() if len(volume) else box_volume(box)
-    scale = (mean / box_volume(box)) ** (1 / 3)
-    positions = npt.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+    if not len(volume):  # a very short NPT run has no rows
+        return float(box_volume(_box_of(npt)))
+    mean = float(volume[len(volume) // 3 :].mean())
+    logger.info("mean volume of NPT %.4f nm^3", mean)
+    return mean
+
+
+def at_volume(state: openmm.State, topology: app.Topology, volume: float) -> StartState:
+    """Scale molecule centers so that the box has another volume.
+
+    Parameters
+    ----------
+    state : openmm.State
+    topology
+    volume : float, nm^3
+    """
+    box = _box_of(state)
+    scale = (volume / box_volume(box)) ** (1 / 3)
+    positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
     molecule = np.array([atom.residue.index for atom in topology.atoms()])
     count = np.bincount(molecule)
     centers = np.stack(
         [np.bincount(molecule, weights=positions[:, k]) / count for k in range(3)], axis=1
     )
     moved = positions + (scale - 1) * centers[molecule]
-    logger.info("mean volume of NPT %.4f nm^3, box edges scaled by %.5f", mean, scale)
-    return StartState(box * scale, moved, npt.getVelocities(asNumpy=True))
+    logger.info("box edges scaled by %.5f", scale)
+    return StartState(box * scale, moved, state.getVelocities(asNumpy=True))
+
+
+def _box_of(state: openmm.State) -> np.ndarray:
+    return state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)

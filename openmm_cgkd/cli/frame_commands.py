@@ -33,13 +33,36 @@ def reference(
             show_default=False,
         ),
     ] = None,
+    independent_of: Annotated[
+        Path | None,
+        typer.Option(
+            "--independent-of",
+            help="One run more beside the one of these mapped frames: other seed, same box.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Simulate the fluid all-atom and write mapped frames: pack, minimise, anneal, NPT, NVT."""
+    """Simulate the fluid all-atom and write mapped frames: pack, minimise, anneal, NPT, NVT.
+
+    As often as reference.runs says, each time packed anew; the frames of the second run are in
+    run_2/frames.h5.
+    """
     config = load_system(system)
     ctx.obj["folder"] = folder.absolute()
+    from openmm_cgkd.allatom.independent import run_independent, with_other_seed
     from openmm_cgkd.allatom.run import run_reference
 
-    typer.echo(run_reference(config, folder, start))
+    if independent_of is not None:
+        if start is not None:
+            raise ConfigError(
+                "--start and --independent-of exclude each other: an independent run is packed"
+                " anew; leave one of them out."
+            )
+        config = with_other_seed(config, 2)
+        typer.echo(run_reference(config, folder, independent_of=independent_of))
+        return
+    for path in run_independent(config, folder, start):
+        typer.echo(path)
 
 
 def meanforce(

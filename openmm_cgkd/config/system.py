@@ -29,7 +29,7 @@ class MoleculeConfig(Section):
 
     name: str = Field(min_length=1, description="residue name in the force field")
     structure: RelativePath = Field(description="PDB file with one molecule and its CONECT records")
-    count: int = Field(gt=0)
+    count: int = Field(gt=0, le=10_000_000)
     masses: dict[str, AtomMass] = Field(
         {},
         description=(
@@ -70,9 +70,12 @@ class ReferenceConfig(Section):
         "10 picosecond", description="between configurations of all atoms in production.xtc"
     )
     seed: int = Field(1, ge=1, lt=2**31)
+    runs: int = Field(
+        2, ge=1, le=99, description="independent runs, each packed anew, in the box of the first"
+    )
     platform: str | None = Field(None, description="OpenMM platform; the fastest one if absent")
     threads: int | None = Field(
-        None, gt=0, description="threads of the CPU platform; all cores if absent"
+        None, gt=0, le=4096, description="threads of the CPU platform; all cores if absent"
     )
 
 
@@ -84,11 +87,13 @@ class MeanForceConfig(Section):
     check_frames: int = Field(
         4,
         ge=0,
+        le=1_000_000,
         description="configurations sampled again for the checks: other constant, stronger heating",
     )
     starts: int = Field(
         16,
         ge=2,
+        le=1_000_000,
         description=(
             "runs per configuration, each with conformations of its own; more continue fewer"
         ),

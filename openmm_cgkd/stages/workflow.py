@@ -11,6 +11,7 @@ from typing import Any
 from openmm_cgkd.config.run import RunConfig, load_run
 from openmm_cgkd.config.system import load_system
 from openmm_cgkd.run_folder import RunFolder
+from openmm_cgkd.utils.lock import locked
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +33,14 @@ def run_all(run: RunConfig | Path | str) -> None:
         Of whichever stage cannot go on; a second call resumes there.
     """
     config = run if isinstance(run, RunConfig) else load_run(run)
-    if config.frames is None:
-        from openmm_cgkd.allatom.run import run_reference
+    with locked(RunFolder(config).root):
+        if config.frames is None:
+            from openmm_cgkd.allatom.independent import run_independent
 
-        run_reference(load_system(config.path(config.system)), RunFolder(config).reference)
-    for name, stage in stages_of(config).items():
-        logger.info("%s", name)
-        stage(config)
+            run_independent(load_system(config.path(config.system)), RunFolder(config).reference)
+        for name, stage in stages_of(config).items():
+            logger.info("%s", name)
+            stage(config)
 
 
 def stages_of(run: RunConfig) -> dict[str, Callable[[RunConfig], Any]]:

@@ -1,6 +1,7 @@
 """The all-atom stage from packing to frames, killed and resumed."""
 
 import csv
+import dataclasses
 import shutil
 import signal
 import subprocess
@@ -17,10 +18,10 @@ from openmm import unit
 from openmm_cgkd.allatom import phases
 from openmm_cgkd.allatom.build import build_topology, load_molecule, pack
 from openmm_cgkd.allatom.reporter import MappedReporter
-from openmm_cgkd.allatom.run import at_mean_volume, run_reference
+from openmm_cgkd.allatom.run import at_volume, mean_volume, run_reference
 from openmm_cgkd.config.system import load_system
 from openmm_cgkd.exceptions import BoxError, ConfigError, ForceFieldError, SimulationError
-from openmm_cgkd.frames.frames import read_frames
+from openmm_cgkd.frames.frames import read_frames, write_frames
 from tests.cases.all_atom import TINY_COUNTS, tiny_system
 from tests.cases.fluids import small_config
 
@@ -99,13 +100,43 @@ def test_scaling_to_the_mean_volume_keeps_molecules(finished):
     config = tiny_system()
     npt = openmm.XmlSerializer.deserialize((finished / "npt.xml").read_text())
     topology = build_topology(config)
-    scaled = at_mean_volume(npt, topology, finished / "npt.csv")
+    scaled = at_volume(npt, topology, mean_volume(npt, finished / "npt.csv"))
     before = npt.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
     after = scaled.getPositions().value_in_unit(unit.nanometer)
     for a, b in topology.bonds():
         lengths = [np.linalg.norm(x[a.index] - x[b.index]) for x in (before, after)]
         assert lengths[0] == pytest.approx(lengths[1], abs=1e-9)
     assert not np.allclose(before, after)
+
+
+@pytest.fixture
+def other_frames(finished, equilibrated, tmp_path):
+    """Makes frames of another run whose volume is so many times the mean one of NPT."""
+    (equilibrated / "nvt.xml").unlink()
+    npt = openmm.XmlSerializer.deserialize((finished / "npt.xml").read_text())
+    mean = mean_volume(npt, finished / "npt.csv")
+
+    def make(ratio: float) -> tuple[Path, float]:
+        frames, path = read_frames(finished / "frames.h5"), tmp_path / "other.h5"
+        box = np.broadcast_to(np.eye(3) * (ratio * mean) ** (1 / 3), frames.box.shape)
+        write_frames(dataclasses.replace(frames, box=box.copy()), path)
+        return path, ratio * mean
+
+    return make
+
+
+def test_an_independent_run_has_the_volume_of_the_other(equilibrated, other_frames, caplog):
+    path, volume = other_frames(0.98)
+    frames = read_frames(run_reference(tiny_system(), equilibrated, independent_of=path))
+    assert np.linalg.det(frames.box[0]) == pytest.approx(volume, rel=1e-6)
+    assert "differ by 2.0 %; the density is known no better than that" in caplog.text
+
+
+def test_a_run_of_another_density_is_no_second_run(equilibrated, other_frames):
+    path, _ = other_frames(0.8)
+    with pytest.raises(SimulationError, match=r"differ by 25.0 %; at least one of the two runs is"):
+        run_reference(tiny_system(), equilibrated, independent_of=path)
+    assert not (equilibrated / "frames.h5").exists()
 
 
 def test_finished_work_is_skipped(finished, monkeypatch):
