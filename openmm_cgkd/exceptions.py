@@ -1,8 +1,30 @@
 """Errors of the package: one base class, each error also the fitting builtin."""
 
+import re
+
+_LONG_WORD = re.compile(r"\S{301,}")
+_LONGEST = 4000  # characters of a message
+
 
 class CGKDError(Exception):
-    """Base class; the command line prints its message as one sentence and exits with code 2."""
+    """Base class; the command line prints its message as one sentence and exits with code 2.
+
+    Messages hold names from files of strangers. So what is no printable character is written as an
+    escape sequence, and the middle of a very long word is left out.
+    """
+
+    def __str__(self) -> str:
+        message = "".join(
+            c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode()
+            for c in super().__str__()
+        )
+        message = _LONG_WORD.sub(lambda found: _shortened(found[0], 300), message)
+        return _shortened(message, _LONGEST)
+
+
+def _shortened(text: str, most: int) -> str:
+    half = most // 2 - 3
+    return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
 
 
 class ConfigError(CGKDError, ValueError):
@@ -66,6 +88,18 @@ class ExecutionError(CGKDError, RuntimeError):
     def __init__(self, message: str, failures: dict[str, BaseException] | None = None) -> None:
         super().__init__(message)
         self.failures = failures or {}
+
+
+class DiskError(CGKDError, OSError):
+    """A file cannot be written or read: the disk is full, a permission or the folder is missing."""
+
+
+class FolderInUseError(CGKDError, RuntimeError):
+    """Another run works in the folder."""
+
+
+class RecordError(CGKDError, ValueError):
+    """A small file that the package keeps is missing, changed or damaged."""
 
 
 class AnalysisError(CGKDError, ValueError):

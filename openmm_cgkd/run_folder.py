@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .config.run import RunConfig
 from .config.section import dump, plain_inputs
 from .utils.files import write_text
+from .utils.lock import locked
+from .utils.progress import log_to
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +124,20 @@ class RunFiles:
 
     def log(self, stage: str) -> Path:
         return self.root / "logs" / f"{stage}.log"
+
+    @contextmanager
+    def at_work(self, stage: str) -> Iterator[None]:
+        """Hold the lock of the folder and write the log of a stage.
+
+        Raises
+        ------
+        FolderInUseError
+            If another run works in the folder, which is left as it is.
+        DiskError
+            If a file cannot be written, here or within the block.
+        """
+        with locked(self.root), log_to(self.log(stage)):
+            yield
 
 
 class RunFolder(RunFiles):

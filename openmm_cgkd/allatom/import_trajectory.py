@@ -28,6 +28,7 @@ from openmm_cgkd.mapping.openmscg import mapping_from_cgmap
 from openmm_cgkd.mapping.rigid import RigidDistancesBetweenBeads
 from openmm_cgkd.utils.box import box_volume
 from openmm_cgkd.utils.files import file_hash, replacing
+from openmm_cgkd.utils.lock import locked_file
 from openmm_cgkd.utils.progress import log_to, progress
 from openmm_cgkd.utils.units import DENSITY_UNIT
 
@@ -109,7 +110,7 @@ def map_trajectory(
     as constrained: a sum of forces is refused if it joins two beads, an optimal force map treats
     both atoms alike.
     """
-    with warnings.catch_warnings(), log_to(output.with_suffix(".log")):
+    with warnings.catch_warnings(), locked_file(output), log_to(output.with_suffix(".log")):
         # guesses about fields that are not read here
         warnings.filterwarnings("ignore", module="MDAnalysis")
         universe = open_topology(topology)

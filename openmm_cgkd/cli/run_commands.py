@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from openmm_cgkd.utils.lock import locked
+
 from .options import FolderOption, RunFile, RunOrFluid, open_run, setting, shipped
 
 
@@ -117,7 +119,8 @@ def timestep(
         "seed": seed,
     }
     search = TimestepSearch.of(**options, **bounds, validate_structure=validate)
-    path = search_timestep(student, frames_of(student, frames), search)
+    with locked(student.parent):
+        path = search_timestep(student, frames_of(student, frames), search)
     recommended = read_recommendation(student)
     assert recommended is not None  # the search has written it
     typer.echo(f"{recommended * 1e3:g} fs  {path}")

@@ -27,6 +27,7 @@ from openmm_cgkd.execution.tasks import map_tasks
 from openmm_cgkd.mapping.mapping import mapping_from_config
 from openmm_cgkd.mapping.molecules import WholeMolecules, bond_order
 from openmm_cgkd.utils.files import file_hash, write_text
+from openmm_cgkd.utils.lock import locked
 from openmm_cgkd.utils.progress import log_to, progress
 
 from .file import Estimates, MeanForces, write_mean_forces
@@ -81,11 +82,10 @@ def run_mean_forces(
         If restrained runs fail.
     """
     snapshots = _read_snapshots(config, trajectory, count, share)
-    folder.mkdir(parents=True, exist_ok=True)
     protocol = config.mean_force
     every = max(1, count // max(1, protocol.check_frames))
     checked = list(range(0, count, every))[: protocol.check_frames]
-    with log_to(folder / "meanforce.log"):
+    with locked(folder), log_to(folder / "meanforce.log"):
         _check_same_settings(config, trajectory, folder)
         tasks = {}
         for index in range(count):

@@ -23,6 +23,7 @@ from openmm_cgkd.exceptions import MappingError, ModelFileError
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.utils.files import file_hash, replacing
+from openmm_cgkd.utils.lock import locked_file
 from openmm_cgkd.utils.progress import progress
 
 from .checkpoint import load_checkpoint
@@ -124,7 +125,7 @@ def export_potential(
     if fast and custom is None:
         files["fast"] = fast_path(path)
     beads, last = frames.beads, frames[-1:]
-    with progress("export", len(files)) as meter:
+    with locked_file(path), progress("export", len(files)) as meter:
         for done, (kind, file) in enumerate(files.items(), start=1):
             write_potential(
                 file,

@@ -19,6 +19,7 @@ from openmm_cgkd.analysis.comparison.tables import write_csv
 from openmm_cgkd.analysis.plotting import draw_curves, draw_maps, save
 from openmm_cgkd.exceptions import CompatibilityError
 from openmm_cgkd.utils.files import replacing, write_text
+from openmm_cgkd.utils.lock import locked, locked_file
 
 from . import tables
 from .charts import Chart, Maps, charts, maps
@@ -64,17 +65,19 @@ def write_report(run: Path | str, output: Path | None = None) -> Path:
     output = Path(output) if output else contents.root / "report"
     alone = output.suffix == ".html"
     drawn, found, sections = charts(contents), maps(contents), _tables(contents)
-    with tempfile.TemporaryDirectory() as discarded:
+    with (
+        locked_file(output) if alone else locked(output),
+        tempfile.TemporaryDirectory() as discarded,
+    ):
         folder = Path(discarded) if alone else output
         stills = _write_pictures(contents, drawn, found, folder)
         stability = _copy_stability(contents, folder)
         stills |= {name: _address((folder / f"{name}.svg").read_text()) for name in stability}
         for table in (table for section in sections.values() for table in section):
             write_csv(folder / f"{table.name}.csv", table.header, table.rows)
-    path = output if alone else output / PAGE
-    write_text(
-        path, render(contents, drawn, found, sections, stills, stability, with_files=not alone)
-    )
+        path = output if alone else output / PAGE
+        page = render(contents, drawn, found, sections, stills, stability, with_files=not alone)
+        write_text(path, page)
     return path
 
 

@@ -17,6 +17,7 @@ from openmm_cgkd.config.run import CommitteeConfig, SimulationConfig
 from openmm_cgkd.exceptions import ConfigError, SimulationError
 from openmm_cgkd.platforms import choose_platform, platforms
 from openmm_cgkd.utils.files import cut_table, replacing, write_text
+from openmm_cgkd.utils.lock import locked
 from openmm_cgkd.utils.progress import progress
 from openmm_cgkd.utils.seeds import derived_seed
 
@@ -86,9 +87,11 @@ def run_dynamics(
         kept.
     """
     started = np.asarray(positions, dtype=np.float64)
-    return Dynamics(
+    dynamics = Dynamics(
         system, topology, started, Path(folder), simulation, temperature, seed, identity, committee
-    ).run()
+    )
+    with locked(folder):
+        return dynamics.run()
 
 
 class Dynamics:

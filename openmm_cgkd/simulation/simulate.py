@@ -11,6 +11,7 @@ from openmm_cgkd.config.run import SimulationConfig
 from openmm_cgkd.exceptions import ConfigError
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.utils.files import file_hash
+from openmm_cgkd.utils.lock import locked
 
 from .cgpotential import CGPotential
 from .committee import Committee, SpreadRange
@@ -120,6 +121,7 @@ def with_timestep(
         search = TimestepSearch(
             friction=f"{settings.friction} / picosecond", platform=settings.platform, seed=seed
         )
-        search_timestep(model, reader(), search)
+        with locked(model.parent):  # where the search leaves what it finds
+            search_timestep(model, reader(), search)
         timestep = read_recommendation(model)
     return settings.model_copy(update={"timestep": timestep})

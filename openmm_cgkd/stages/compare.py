@@ -23,7 +23,6 @@ from openmm_cgkd.exceptions import AnalysisError, ConfigError
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.utils.files import file_hash, write_text
-from openmm_cgkd.utils.progress import log_to
 
 from .inputs import all_frames
 
@@ -73,7 +72,7 @@ def compare_run(run: RunConfig) -> Path:
         folder.comparison_report,
         *(folder.comparison / name for name in ("rdf.csv", "errors.csv", "rdf.png")),
     ]
-    with log_to(folder.log("compare")):
+    with folder.at_work("compare"):
         frames = all_frames(run)
         if not path.exists():
             raise AnalysisError(f"{path}: no such file; run 'cgkd simulate' first.")

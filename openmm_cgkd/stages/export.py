@@ -12,7 +12,6 @@ from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.training.task import BEST
 from openmm_cgkd.utils.files import file_hash
-from openmm_cgkd.utils.progress import log_to
 
 from .inputs import all_frames
 
@@ -39,7 +38,7 @@ def export_student(run: RunConfig) -> Path:
         )
     folder = RunFolder(run)
     checkpoint = folder.student / BEST
-    with log_to(folder.log("export")):
+    with folder.at_work("export"):
         for path, stage in ((checkpoint, "distill"), (folder.prior, "teach")):
             if not path.exists():
                 raise ModelFileError(f"{path}: no such file; run 'cgkd {stage}' first.")

@@ -14,7 +14,6 @@ from openmm_cgkd.training.configurations import join, label_configurations, pert
 from openmm_cgkd.training.ensemble import Ensemble
 from openmm_cgkd.training.labeling import label_frames, label_inputs
 from openmm_cgkd.utils.files import file_hash
-from openmm_cgkd.utils.progress import log_to
 
 from .inputs import load_frames, load_teachers, mean_forces_of, split_run
 
@@ -36,7 +35,7 @@ def label_run(run: RunConfig) -> Path:
         extra configuration is within bounds.
     """
     folder = RunFolder(run)
-    with log_to(folder.log("label")):
+    with folder.at_work("label"):
         frames = load_frames(run)
         ensemble = load_teachers(run, frames)
         inputs = label_inputs(frames, ensemble, run.split)

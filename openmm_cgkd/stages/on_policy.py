@@ -22,7 +22,7 @@ from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.simulation.simulate import simulate
 from openmm_cgkd.training.configurations import snapshots
 from openmm_cgkd.utils.files import file_hash
-from openmm_cgkd.utils.progress import log_to
+from openmm_cgkd.utils.lock import locked
 
 from .distill import train_student
 from .inputs import all_frames, load_frames, load_teachers, split_run
@@ -100,12 +100,14 @@ def train_on_policy(run: RunConfig, sample: Sampler = simulate_student) -> Path:
         Of whichever step cannot go on, for example a `TrainingError` if no visited configuration is
         within the bound on the spread.
     """
-    best = train_student(run)
-    for k in range(1, run.student.on_policy.rounds + 1):
-        with log_to(RunFolder(run).log("distill")):
-            logger.info("on-policy round %d of %d", k, run.student.on_policy.rounds)
-            _label_round(run, k, best, sample)
-        best = train_student(run, k)
+    folder = RunFolder(run)
+    with locked(folder.root):
+        best = train_student(run)
+        for k in range(1, run.student.on_policy.rounds + 1):
+            with folder.at_work("distill"):
+                logger.info("on-policy round %d of %d", k, run.student.on_policy.rounds)
+                _label_round(run, k, best, sample)
+            best = train_student(run, k)
     return best
 
 

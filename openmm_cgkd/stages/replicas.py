@@ -19,6 +19,7 @@ from openmm_cgkd.simulation.cgpotential import CGPotential
 from openmm_cgkd.simulation.dynamics import run_dynamics
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.utils.files import write_text
+from openmm_cgkd.utils.lock import ORPHAN, locked
 from openmm_cgkd.utils.progress import Report, log_to, progress, progress_to
 
 
@@ -146,7 +147,11 @@ def run_replica(
     """Run or resume one replica; how it exploded, or None."""
     record, inputs = start.record(protocol, temperature)
     topology = bead_topology_to_openmm(beads, start.box)
-    with log_to(start.folder / "dynamics.log"), progress_to(report):
+    with (
+        locked(start.folder, wait=ORPHAN),
+        log_to(start.folder / "dynamics.log"),
+        progress_to(report),
+    ):
         system = CGPotential(model).createSystem(topology)
         try:
             run_dynamics(

@@ -13,7 +13,6 @@ from openmm_cgkd.simulation.committee import Committee, SpreadRange
 from openmm_cgkd.simulation.simulate import simulate
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.utils.files import file_hash
-from openmm_cgkd.utils.progress import log_to
 
 from .committee import export_members, labeled_range
 from .inputs import all_frames, split_run
@@ -32,7 +31,7 @@ def simulate_run(run: RunConfig) -> Path:
         good state are kept.
     """
     folder = RunFolder(run)
-    with log_to(folder.log("simulate")):
+    with folder.at_work("simulate"):
         potential, protocol = CGPotential(folder.model), simulation_settings(run)
         frames = all_frames(run)
         start = int(split_run(run, frames).training[-1])

@@ -37,7 +37,6 @@ from openmm_cgkd.simulation.explosion import degrees_of_freedom
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.utils.box import largest_r_max
 from openmm_cgkd.utils.files import file_hash, write_text
-from openmm_cgkd.utils.progress import log_to
 from openmm_cgkd.utils.seeds import derived_seed
 
 from .inputs import all_frames
@@ -74,7 +73,7 @@ def check_stability(run: RunConfig) -> Path:
     """
     folder = RunFolder(run)
     settings = run.stability
-    with log_to(folder.log("stability")):
+    with folder.at_work("stability"):
         potential, protocol = CGPotential(folder.model), _protocol(run)
         frames = all_frames(run)
         _check(settings, protocol, len(frames))

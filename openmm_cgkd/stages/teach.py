@@ -12,7 +12,6 @@ from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.training.batches import resample_blocks
 from openmm_cgkd.training.ensemble import EnsembleTask, train_ensemble
 from openmm_cgkd.training.task import BEST
-from openmm_cgkd.utils.progress import log_to
 
 from .inputs import fit_prior_of, load_frames, mean_forces_of, split_run
 
@@ -39,7 +38,7 @@ def train_teachers(run: RunConfig) -> list[Path]:
         If the frames are missing, damaged or too few to split.
     """
     folder = RunFolder(run)
-    with log_to(folder.log("teach")):
+    with folder.at_work("teach"):
         frames = load_frames(run)
         # refuse before any file is written
         check_cutoff(frames.box, run.model.cutoff)

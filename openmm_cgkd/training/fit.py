@@ -26,6 +26,7 @@ from openmm_cgkd.config.run import TrainingConfig
 from openmm_cgkd.exceptions import ConfigError, TrainingError
 from openmm_cgkd.execution.processes import free_port, run_together
 from openmm_cgkd.potential.custom_network import build_network
+from openmm_cgkd.utils.lock import locked
 from openmm_cgkd.utils.progress import Report, log_to
 
 from .batches import JointBatches
@@ -66,8 +67,12 @@ def fit(task: TrainingTask, report: Report) -> Path:
                 f"The {name} part has no frames; give more frames, or change the shares and the gap"
                 " in split."
             )
+    with locked(task.folder):
+        return _fit(task, report)
+
+
+def _fit(task: TrainingTask, report: Report) -> Path:
     last, best, world = task.folder / LAST, task.folder / BEST, task.settings.devices
-    task.folder.mkdir(parents=True, exist_ok=True)
     state = _partial_work(last, task.fingerprint)
     if state is None:
         for path in (last, best, task.folder / METRICS):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from .disk import disk_errors
+from .lock import check_locks
 
 
 @contextmanager
@@ -14,16 +17,26 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a path to write beside `path`.
 
     It takes the place of `path` only when the block ends well.
+
+    Raises
+    ------
+    DiskError
+        If the file cannot be written.
+    FolderInUseError
+        If the lock on its folder was removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".tmp")
-    try:
-        yield fresh
-        with open(fresh, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    with disk_errors(path):
+        check_locks(path)  # before a folder that was removed is made anew
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield fresh
+            with open(fresh, "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(fresh, path)
+        finally:
+            with suppress(OSError):  # must not hide what went wrong
+                fresh.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from openmm_cgkd.config.run import ComparisonConfig
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.utils.files import write_text
+from openmm_cgkd.utils.lock import locked
 
 from .figures import write_pictures
 from .models import Comparison, compare_models, report
@@ -51,12 +53,13 @@ def compare(
         If a file of mapped frames is not valid.
     """
     given = [models] if isinstance(models, Source | Frames | Path | str) else list(models)
-    reference = _source(all_atom, "AA")
-    comparison = compare_models(
-        reference, [_source(model) for model in given], settings or ComparisonConfig()
-    )
-    if folder is not None:
-        _write(comparison, reference, Path(folder))
+    with nullcontext() if folder is None else locked(folder):
+        reference = _source(all_atom, "AA")
+        comparison = compare_models(
+            reference, [_source(model) for model in given], settings or ComparisonConfig()
+        )
+        if folder is not None:
+            _write(comparison, reference, Path(folder))
     return comparison
 
 
