@@ -17,8 +17,10 @@ class SlurmConfig(Section):
     walltime: str = Field(
         "24:00:00", pattern=r"^\d+:\d\d:\d\d$", description="of one job, hours:minutes:seconds"
     )
-    jobs: int = Field(1, gt=0, description="jobs at a time, at most")
-    cores: int | None = Field(None, gt=0, description="cores of the node; the whole node if absent")
+    jobs: int = Field(1, gt=0, le=100_000, description="jobs at a time, at most")
+    cores: int | None = Field(
+        None, gt=0, le=4096, description="cores of the node; the whole node if absent"
+    )
     options: list[str] = Field(
         [], description="further options of sbatch, such as --gpus-per-node=4"
     )
@@ -35,7 +37,9 @@ class ExecutionConfig(Section):
     backend: Literal["local", "parsl"] = Field(
         "local", description="processes on this machine, or Parsl's HighThroughputExecutor"
     )
-    retries: int = Field(1, ge=0, description="times that a failed or killed task is tried again")
+    retries: int = Field(
+        1, ge=0, le=1000, description="times that a failed or killed task is tried again"
+    )
     accelerators: list[str] = Field(
         [], description="parsl: GPUs of a node, one for each worker (CUDA_VISIBLE_DEVICES)"
     )

@@ -22,6 +22,8 @@ from openmm_cgkd.utils.units import (
 from .execution import ExecutionConfig
 from .section import ConfigFile, RelativePath, Section, load
 
+_MANY = 10_000_000  # frames, epochs: more is a slip of the pen
+
 
 class SplitConfig(Section):
     """Split of the frames into contiguous time blocks; gaps part training from held-out blocks."""
@@ -38,10 +40,10 @@ class SplitConfig(Section):
 class ModelConfig(Section):
     """TensorNet of torchmd-net with per-bead energies."""
 
-    channels: int = Field(64, gt=0)
-    layers: int = Field(1, ge=0)
+    channels: int = Field(64, gt=0, le=4096)
+    layers: int = Field(1, ge=0, le=32)
     cutoff: Length = "1.0 nanometer"
-    radial_functions: int = Field(32, gt=1)
+    radial_functions: int = Field(32, gt=1, le=4096)
 
 
 class PriorConfig(Section):
@@ -59,8 +61,8 @@ class PriorConfig(Section):
 class TrainingConfig(Section):
     """One optimisation."""
 
-    epochs: int = Field(30, gt=0)
-    batch_size: int = Field(4, gt=0)
+    epochs: int = Field(30, gt=0, le=_MANY)
+    batch_size: int = Field(4, gt=0, le=_MANY)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     warm_up: float = Field(
@@ -69,7 +71,9 @@ class TrainingConfig(Section):
     schedule: Literal["cosine", "plateau"] = Field(
         "cosine", description="fall to 0, or halve after patience/2 epochs without improvement"
     )
-    patience: int = Field(8, gt=0, description="epochs without improvement before training stops")
+    patience: int = Field(
+        8, gt=0, le=_MANY, description="epochs without improvement before training stops"
+    )
     gradient_clip: float = Field(1.0, gt=0)
     ema_decay: float = Field(
         0.999,
@@ -81,7 +85,7 @@ class TrainingConfig(Section):
         "float32", description="of the training; tf32 acts on GPUs alone"
     )
     devices: int = Field(
-        1, gt=0, description="GPUs, or processes without a GPU, that share every batch"
+        1, gt=0, le=4096, description="GPUs, or processes without a GPU, that share every batch"
     )
 
     @model_validator(mode="after")
@@ -100,9 +104,9 @@ class TeachersConfig(Section):
     Members differ by seed and by resampled training blocks.
     """
 
-    count: int = Field(8, gt=0)
+    count: int = Field(8, gt=0, le=1000)
     blocks: int = Field(
-        20, gt=1, description="time blocks that each member resamples with replacement"
+        20, gt=1, le=_MANY, description="time blocks that each member resamples with replacement"
     )
     training: TrainingConfig = TrainingConfig()
 
@@ -129,9 +133,11 @@ class ExtraConfig(Section):
     trajectories: list[RelativePath] = Field(
         [], description="student or teacher MD, DCD or XTC, beads in the order of the frames"
     )
-    snapshots: int = Field(100, gt=0, description="evenly spaced ones of every trajectory, at most")
+    snapshots: int = Field(
+        100, gt=0, le=_MANY, description="evenly spaced ones of every trajectory, at most"
+    )
     perturbed: int = Field(
-        0, ge=0, description="training frames whose beads are displaced at random"
+        0, ge=0, le=_MANY, description="training frames whose beads are displaced at random"
     )
     displacement: Length = "0.01 nanometer"
 
@@ -143,11 +149,11 @@ class OnPolicyConfig(Section):
     again.
     """
 
-    rounds: int = Field(0, ge=0)
+    rounds: int = Field(0, ge=0, le=1000)
     production: Time = Field(
         "20 picosecond", description="of every round; the other settings are those of simulation"
     )
-    snapshots: int = Field(100, gt=0, description="per round")
+    snapshots: int = Field(100, gt=0, le=_MANY, description="per round")
 
 
 class StudentConfig(Section):
@@ -246,13 +252,14 @@ class SimulationConfig(Section):
 class ComparisonConfig(Section):
     """Structure and dynamics, CG against all-atom."""
 
-    bins: int = Field(150, gt=1)
+    bins: int = Field(150, gt=1, le=100_000)
     r_max: Length | None = Field(None, description="half the smallest box height if absent")
-    blocks: int = Field(5, gt=1, description="time blocks for standard errors")
-    angle_bins: int = Field(60, gt=1)
+    blocks: int = Field(5, gt=1, le=_MANY, description="time blocks for standard errors")
+    angle_bins: int = Field(60, gt=1, le=100_000)
     shell_frames: int | None = Field(
         None,
         gt=1,
+        le=_MANY,
         description=(
             "frames at most, evenly spaced, for angles and coordination numbers, which saves time"
             " and adds counting noise; all if absent"
@@ -275,7 +282,7 @@ class StabilityConfig(Section):
     Their protocol is that of the simulation section.
     """
 
-    replicas: int = Field(8, gt=0)
+    replicas: int = Field(8, gt=0, le=10_000)
     duration: Time = "100 picosecond"
     window: Time = Field("5 picosecond", description="the temperature is averaged over this time")
     temperature_tolerance: float = Field(
@@ -295,7 +302,10 @@ class RunConfig(ConfigFile):
         None, description="exported potential to simulate with; absent: the one that this run makes"
     )
     max_frames: int | None = Field(
-        None, gt=0, description="use evenly spaced frames, at most this many, for training"
+        None,
+        gt=0,
+        le=_MANY,
+        description="use evenly spaced frames, at most this many, for training",
     )
     mean_forces: RelativePath | None = Field(
         None, description="mean-force frames, to report errors that are free of noise"
@@ -303,7 +313,7 @@ class RunConfig(ConfigFile):
     tensorboard: bool = Field(False, description="write metrics for TensorBoard, too")
     seed: int = Field(1, ge=1, lt=2**31)
     workers: int | None = Field(
-        None, gt=0, description="teachers trained side by side; one per core if absent"
+        None, gt=0, le=4096, description="teachers trained side by side; one per core if absent"
     )
     execution: ExecutionConfig = ExecutionConfig()
     split: SplitConfig = SplitConfig()

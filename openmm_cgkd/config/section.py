@@ -9,19 +9,24 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     PlainSerializer,
     PrivateAttr,
     SerializationInfo,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 
-from openmm_cgkd.exceptions import ConfigError
+from openmm_cgkd.exceptions import CGKDError, ConfigError
+from openmm_cgkd.utils.text_file import read_text, shown
+from openmm_cgkd.utils.yaml_file import line_of, parse_yaml
 
 
 def _write_path(path: Path, info: SerializationInfo) -> str:
@@ -31,13 +36,37 @@ def _write_path(path: Path, info: SerializationInfo) -> str:
     return os.path.relpath(info.context["from"] / path, info.context["to"])
 
 
-RelativePath = Annotated[Path, PlainSerializer(_write_path)]
+def _check_path(path: Path) -> Path:
+    if "\0" in str(path) or len(str(path)) > 4000 or any(len(part) > 255 for part in path.parts):
+        raise ValueError(f"got {shown(str(path))}; no file can have that name, give another")
+    return path
+
+
+RelativePath = Annotated[Path, AfterValidator(_check_path), PlainSerializer(_write_path)]
 
 
 class Section(BaseModel):
-    """A part of a configuration: unknown fields are errors, values are fixed once they are read."""
+    """A part of a configuration: unknown fields are errors, values are fixed once they are read.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    Numbers are finite, and true and false are no numbers.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        str_max_length=10_000,
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None  # of a field validator
+        kind = cls.model_fields[info.field_name].annotation
+        if _holds_bool(value) and bool not in (kind, *get_args(kind)):
+            raise ValueError(f"got {shown(value)}; write a number or text, not true or false")
+        return value
 
 
 class ConfigFile(Section):
@@ -61,21 +90,42 @@ class ConfigFile(Section):
         return (self._folder / relative).resolve()
 
 
+def _holds_bool(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(map(_holds_bool, value))
+    return isinstance(value, bool)
+
+
 _Config = TypeVar("_Config", bound=ConfigFile)
+_Model = TypeVar("_Model", bound=BaseModel)
+_UNKNOWN = "unknown field; check the spelling or remove it"
 
 
-def describe_mistake(source: Path | str, error: ValidationError) -> str:
-    """One sentence for the first thing wrong in a configuration."""
+def describe_mistake(
+    source: Path | str, error: ValidationError, text: str | None = None, unknown: str = _UNKNOWN
+) -> str:
+    """One sentence for the first thing wrong in a configuration.
+
+    Parameters
+    ----------
+    source : path or str
+    error : ValidationError
+    text : str, optional
+        YAML text of the configuration, to name the line.
+    unknown : str
+        What is said of unknown fields.
+    """
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"]) or "the file"
+    field = ".".join(shown(part)[1:-1] for part in map(str, first["loc"])) or "the file"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        message = "unknown field; check the spelling or remove it"
+        message = unknown
+    elif first["type"] == "missing":
+        message = "required field is missing; add it"
     elif first["type"] != "value_error":
-        message = f"got {first['input']!r}: {message[0].lower()}{message[1:]}"
-        if first["type"] == "missing":
-            message = "required field is missing; add it"
-    return f"{source}: {field}: {message}."
+        message = f"got {shown(first['input'])}: {message[0].lower()}{message[1:]}"
+    line = line_of(text, first["loc"]) if text else None
+    return f"{source}: {field}: {message}{f' (line {line})' if line else ''}."
 
 
 def parse(kind: type[_Config], data: Any, source: Path | str, folder: Path) -> _Config:
@@ -97,6 +147,47 @@ def parse(kind: type[_Config], data: Any, source: Path | str, folder: Path) -> _
     return config.relative_to(folder)
 
 
+def read_section(
+    kind: type[_Model],
+    path: Path,
+    what: str,
+    error: type[CGKDError] = ConfigError,
+    unknown: str = _UNKNOWN,
+) -> _Model:
+    """Read a YAML file as a section.
+
+    Parameters
+    ----------
+    kind : type
+    path : path
+    what : str
+        What the file should be, such as "a YAML configuration", for messages.
+    error : type of CGKDError
+        What is raised.
+    unknown : str
+        What is said of unknown fields.
+
+    Raises
+    ------
+    CGKDError
+        Of the type `error`: naming the file, the field or the line, the value and the cure.
+    """
+    text = read_text(path, what, error)
+    data = parse_yaml(text, path, error)
+    if not isinstance(data, dict):
+        raise error(
+            f"{path}: expected a mapping of fields to values, got {_kind(data)}; give {what}."
+        )
+    try:
+        return kind.model_validate(data)
+    except ValidationError as mistake:
+        raise error(describe_mistake(path, mistake, text, unknown)) from mistake
+
+
+def _kind(data: Any) -> str:
+    return "nothing" if data is None else type(data).__name__
+
+
 def load(kind: type[_Config], path: Path | str) -> _Config:
     """Read a YAML file as a configuration.
 
@@ -106,17 +197,7 @@ def load(kind: type[_Config], path: Path | str) -> _Config:
         Naming the file, the field, the value and the cure.
     """
     path = Path(path)
-    try:
-        data = yaml.safe_load(path.read_text())
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"{path}: no such file; give the path of a YAML configuration."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read as YAML ({' '.join(str(error).split())})."
-        ) from error
-    return parse(kind, data, path, path.parent)
+    return read_section(kind, path, "the path of a YAML configuration").relative_to(path.parent)
 
 
 def dump(config: ConfigFile, folder: Path | None = None) -> str:

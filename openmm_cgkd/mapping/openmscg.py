@@ -10,30 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 import mdtraj
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from openmm_cgkd.config.section import Section, read_section
 from openmm_cgkd.exceptions import MappingError
+from openmm_cgkd.utils.text_file import shown
 
 from .beads import BeadTopology
 from .mapping import Mapping
 
 _MASS_TOLERANCE = 0.02  # such files often write 12, 1 and 16 for the masses of C, H and O
+_MOST_ATOMS = 10**9
+_Index = Annotated[int, Field(ge=-_MOST_ATOMS, le=_MOST_ATOMS)]
+_Weight = Annotated[float, Field(ge=-1e9, le=1e9)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _SiteType(_Section):
+class _SiteType(Section):
     """Atoms of a bead, counted from its anchor, with their weights."""
 
-    index: list[int] = Field(min_length=1)
-    x_weight: list[float] = Field(alias="x-weight")
+    index: list[_Index] = Field(min_length=1)
+    x_weight: list[_Weight] = Field(alias="x-weight")
     f_weight: list[float] = Field(alias="f-weight")
 
     @model_validator(mode="after")
@@ -45,24 +45,26 @@ class _SiteType(_Section):
                     f"has {len(weights)} values of {name} for {n} atoms; give one per atom"
                 )
         if len(set(self.index)) < n:
-            raise ValueError(f"names an atom twice in index {self.index}; name each atom once")
+            raise ValueError(
+                f"names an atom twice in index {shown(self.index)}; name each atom once"
+            )
         if any(weight != 1 for weight in self.f_weight):
             raise ValueError(
-                f"has f-weight {self.f_weight}, but only 1 is supported: the force on a bead is the"
-                " sum over its atoms"
+                f"has f-weight {shown(self.f_weight)}, but only 1 is supported: the force on a bead"
+                " is the sum over its atoms"
             )
         if not (min(self.x_weight) >= 0 and sum(self.x_weight) > 0):
-            raise ValueError(f"has x-weight {self.x_weight}; give the atomic masses")
+            raise ValueError(f"has x-weight {shown(self.x_weight)}; give the atomic masses")
         return self
 
 
-class _Group(_Section):
+class _Group(Section):
     """A pattern of beads or of smaller groups, repeated every `offset` atoms."""
 
-    anchor: int = Field(ge=0)
-    repeat: int = Field(gt=0)
-    offset: int = Field(ge=0)
-    sites: list[tuple[str, int]] | None = None
+    anchor: int = Field(ge=0, le=_MOST_ATOMS)
+    repeat: int = Field(gt=0, le=_MOST_ATOMS)
+    offset: int = Field(ge=0, le=_MOST_ATOMS)
+    sites: list[tuple[str, _Index]] | None = None
     groups: list[_Group] | None = None
 
     @model_validator(mode="after")
@@ -81,7 +83,7 @@ class _Group(_Section):
                 yield from group.anchors(begin)
 
 
-class _CGMap(_Section):
+class _CGMap(Section):
     site_types: dict[str, _SiteType] = Field(alias="site-types", min_length=1)
     system: list[_Group] = Field(min_length=1)
 
@@ -117,7 +119,16 @@ def mapping_from_cgmap(
         If the file is not valid, an x-weight is no atomic mass, an f-weight is not 1, a bead
         reaches over two molecules, or an atom is in two beads or in none.
     """
-    content = _load(path)
+    content = read_section(
+        _CGMap,
+        path,
+        "a mapping file of OpenMSCG",
+        MappingError,
+        unknown=(
+            "is not supported; only site-types with index, x-weight, f-weight and system with"
+            " anchor, repeat, offset, sites, groups are"
+        ),
+    )
     if masses is None:
         masses = np.array([atom.element.mass for atom in topology.atoms])
     molecule_of_atom = np.array([atom.residue.index for atom in topology.atoms])
@@ -154,7 +165,8 @@ def _site_atoms(
     """Atoms of one bead; checks that they exist and that the weights are their masses."""
     if name not in content.site_types:
         raise MappingError(
-            f"{path}: system names the site type {name}, site-types has {list(content.site_types)};"
+            f"{path}: system names the site type {shown(name)[1:-1]}, site-types has"
+            f" {shown(list(content.site_types))};"
             " correct the name."
         )
     kind = content.site_types[name]
@@ -166,34 +178,10 @@ def _site_atoms(
         )
     weights, expected = np.array(kind.x_weight), masses[atoms]
     if not np.allclose(weights / weights.sum(), expected / expected.sum(), rtol=_MASS_TOLERANCE):
-        found = ", ".join(f"{mass:g}" for mass in expected)
+        found = ", ".join(f"{mass:g}" for mass in expected[:20])
         raise MappingError(
-            f"{path}: x-weight {kind.x_weight} of site {site} ({name}) are not the masses of its"
-            f" atoms ({found}); beads are centres of mass, so correct the weights or the order of"
-            " the atoms."
+            f"{path}: x-weight {shown(kind.x_weight)} of site {site} ({name}) are not the masses of"
+            f" its atoms ({found}); beads are centres of mass, so correct the weights or the order"
+            " of the atoms."
         )
     return atoms
-
-
-def _load(path: Path) -> _CGMap:
-    try:
-        return _CGMap.model_validate(yaml.safe_load(path.read_text()))
-    except FileNotFoundError as error:
-        raise MappingError(f"{path}: no such file; give a mapping file of OpenMSCG.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            message = (
-                "is not supported; only site-types with index, x-weight, f-weight and system with"
-                " anchor, repeat, offset, sites, groups are"
-            )
-        elif first["type"] != "value_error":
-            message = f"{message[0].lower()}{message[1:]}; see OpenMSCG's cgmap"
-        raise MappingError(f"{path}: {field}: {message}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise MappingError(
-            f"{path}: cannot be read as YAML ({' '.join(str(error).split())}); give a mapping file"
-            " of OpenMSCG."
-        ) from error

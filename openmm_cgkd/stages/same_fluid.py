@@ -8,13 +8,13 @@ from typing import Any
 
 import mdtraj
 import numpy as np
-import yaml
 
 from openmm_cgkd.allatom.build import build_topology
 from openmm_cgkd.config.system import SystemConfig, load_system
 from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.mapping.mapping import mapping_from_config
+from openmm_cgkd.utils.yaml_file import parse_yaml
 
 
 def check_same_fluid(path: Path, frames: Frames, file: Path) -> None:
@@ -60,7 +60,9 @@ def _differences(system: SystemConfig, frames: Frames) -> list[tuple[str, Any, A
     counts = {name: names.count(name) for name in dict.fromkeys(names)}
     if counts != expected:
         return [*found, ("the beads", _listed(counts), _listed(expected))]
-    made_with = yaml.safe_load(frames.attributes.get("configuration", "{}"))
+    made_with = parse_yaml(
+        frames.attributes.get("configuration", "{}"), "configuration of the frames", FramesError
+    )
     beads = [bead.model_dump(mode="json") for bead in system.beads]
     if "beads" in made_with and made_with["beads"] != beads:
         found.append(("the selections", _selections(made_with["beads"]), _selections(beads)))

@@ -17,6 +17,8 @@ from openmm import unit as omm_unit
 from pydantic import BeforeValidator, Field, PlainSerializer
 from scipy import constants
 
+from .text_file import shown
+
 GAS_CONSTANT: float = omm_unit.MOLAR_GAS_CONSTANT_R.value_in_unit(
     omm_unit.kilojoule_per_mole / omm_unit.kelvin
 )
@@ -38,9 +40,18 @@ def _registry() -> pint.UnitRegistry:
     return pint.UnitRegistry(autoconvert_offset_to_baseunit=True)
 
 
-# pint alone would read '1,5 kelvin' as 15 and '3 kelvin; 2' as 6
-_NUMBER = r"(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf))"
-_NUMBER_AND_UNIT = re.compile(rf"\s*{_NUMBER}\s*(?P<unit>(?:(?:[A-Za-z(]|1? */)[\w\s*/^().-]*)?)")
+# Pint evaluates what it reads: it would take '1,5 kelvin' as 15 and '3 kelvin; 2' as 6, and would
+# work for ever on '2**2**2**2**30 nm'. So it gets unit names, one-digit powers and one level of
+# parentheses.
+_LONGEST = 100  # characters
+_NUMBER = r"(?P<number>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:nan|inf))"
+_NUMBER_AND_UNIT = re.compile(rf"\s*{_NUMBER}\s*(?P<unit>(?:(?:[^\W\d_]|\(|1? */)[\w\s*/^().-]*)?)")
+_POWER = r"(?:\s*(?:\*\*|\^)\s*[+-]?\d(?![\d.]))?"
+_NAME = rf"[^\W\d_][^\W_]*(?:_[^\W_]+)*{_POWER}"
+_TIMES = r"(?:\s*[*/]\s*|\s+)"
+_PRODUCT = rf"{_NAME}(?:{_TIMES}{_NAME})*"
+_FACTOR = rf"(?:{_NAME}|\(\s*{_PRODUCT}\s*\){_POWER})"
+_UNIT = re.compile(rf"(?:1?\s*/\s*)?{_FACTOR}(?:{_TIMES}{_FACTOR})*\s*")
 
 # unit name -> the same unit for openmm.unit.Quantity arguments
 _OPENMM_UNITS = {
@@ -85,14 +96,18 @@ def _convert(value: Any, unit: str) -> float:
             raise ValueError(f"got {value}, expected a quantity that converts to {unit}") from error
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise ValueError(f"got {value} without a unit; write for example '{value} {unit}'")
+    text = shown(value)
     match = _NUMBER_AND_UNIT.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
+    if match is None or len(value) > _LONGEST:
         raise ValueError(
-            f"got {value!r}, which is not a number with a unit; write for example '1 {unit}'"
+            f"got {text}, which is not a number with a unit; write for example '1 {unit}'"
         )
     number, written = float(match["number"]), match["unit"]
     if not written:
-        raise ValueError(f"got '{value}' without a unit; write for example '{value} {unit}'")
+        raise ValueError(f"got {text} without a unit; write for example '{value.strip()} {unit}'")
+    unknown = f"got {text}, whose unit is unknown; write for example '1 {unit}'"
+    if not _UNIT.fullmatch(written):
+        raise ValueError(unknown)
     try:
         return float(
             _registry()
@@ -101,16 +116,19 @@ def _convert(value: Any, unit: str) -> float:
             .magnitude
         )
     except pint.DimensionalityError as error:
-        raise ValueError(f"got '{value}', which does not convert to {unit}") from error
+        raise ValueError(f"got {text}, which does not convert to {unit}") from error
     # pint's parser raises many types, those of Python's tokenizer among them
     except Exception as error:
-        raise ValueError(
-            f"got '{value}', whose unit is unknown; write for example '1 {unit}'"
-        ) from error
+        raise ValueError(unknown) from error
 
 
-def _dimension(unit: str, gt: float | None = None, ge: float | None = None) -> Any:
-    """Return an annotated float type whose input needs a unit and whose output carries one."""
+def _dimension(
+    unit: str, gt: float | None = None, ge: float | None = None, le: float | None = None
+) -> Any:
+    """Return an annotated float type whose input needs a unit and whose output carries one.
+
+    No fluid reaches the upper bounds: a value above is a slip of the pen.
+    """
 
     def parse(value: Any) -> float:
         return to_float(value, unit)
@@ -119,17 +137,20 @@ def _dimension(unit: str, gt: float | None = None, ge: float | None = None) -> A
         return f"{value:.10g} {unit}"
 
     return Annotated[
-        float, BeforeValidator(parse), Field(gt=gt, ge=ge, description=unit), PlainSerializer(write)
+        float,
+        BeforeValidator(parse),
+        Field(gt=gt, ge=ge, le=le, description=unit),
+        PlainSerializer(write),
     ]
 
 
-Temperature = _dimension("kelvin", gt=0)
-Time = _dimension("picosecond", gt=0)
-Duration = _dimension("picosecond", ge=0)
-Length = _dimension("nanometer", gt=0)
-Mass = _dimension("dalton", gt=0)
-AtomMass = _dimension("dalton", ge=0)  # a virtual site has none
-Pressure = _dimension("bar")
-Rate = _dimension("picosecond**-1", gt=0)
-Density = _dimension("gram/centimeter**3", gt=0)
-ForceConstant = _dimension("kilojoule/mole/nanometer**2", gt=0)
+Temperature = _dimension("kelvin", gt=0, le=1e5)
+Time = _dimension("picosecond", ge=1e-9, le=1e12)
+Duration = _dimension("picosecond", ge=0, le=1e12)
+Length = _dimension("nanometer", ge=1e-9, le=1e6)
+Mass = _dimension("dalton", ge=1e-9, le=1e9)
+AtomMass = _dimension("dalton", ge=0, le=1e9)  # a virtual site has none
+Pressure = _dimension("bar", ge=-1e9, le=1e9)
+Rate = _dimension("picosecond**-1", ge=1e-12, le=1e9)
+Density = _dimension("gram/centimeter**3", ge=1e-9, le=1e3)
+ForceConstant = _dimension("kilojoule/mole/nanometer**2", ge=1e-9, le=1e15)

@@ -15,7 +15,6 @@ import sys
 from itertools import combinations
 from pathlib import Path
 
-import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -24,10 +23,11 @@ from openmm_cgkd.allatom.run import run_reference
 from openmm_cgkd.config.execution import ExecutionConfig
 from openmm_cgkd.config.section import parse
 from openmm_cgkd.config.system import SystemConfig, load_system
-from openmm_cgkd.exceptions import CGKDError
+from openmm_cgkd.exceptions import CGKDError, ConfigError
 from openmm_cgkd.execution.tasks import map_tasks
 from openmm_cgkd.utils.files import replacing, write_text
 from openmm_cgkd.utils.progress import progress
+from openmm_cgkd.utils.yaml_file import read_yaml
 
 from .results import (
     BLOCKS,
@@ -47,7 +47,7 @@ def state_config(
 ) -> SystemConfig:
     """The fluid at one temperature (kelvin) with so many formula units; `times` of phases in ps."""
     load_system(path)  # says what is wrong with the file
-    data = yaml.safe_load(path.read_text())
+    data = read_yaml(path, "a system.yaml", ConfigError)
     units = math.gcd(*(molecule["count"] for molecule in data["molecules"]))
     for molecule in data["molecules"]:
         molecule["count"] = molecule["count"] // units * pairs

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import yaml
 from openmm import unit
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field
 from scipy.stats import linregress
 
 from openmm_cgkd.allatom.build import build_topology
 from openmm_cgkd.allatom.run import run_reference
 from openmm_cgkd.analysis.observables.rdf import RDF, block_rdfs, first_peak
+from openmm_cgkd.config.section import Section, read_section
 from openmm_cgkd.config.system import SystemConfig
-from openmm_cgkd.exceptions import AnalysisError, ConfigError
+from openmm_cgkd.exceptions import AnalysisError
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.utils.box import largest_r_max
 from openmm_cgkd.utils.progress import Report, progress_to
@@ -39,10 +39,8 @@ SERIES = 10
 BIN = 0.01  # nm
 
 
-class Entry(BaseModel):
+class Entry(Section):
     """Where a number comes from."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     label: str = "literature"
     source: str
@@ -74,14 +72,12 @@ class LiteraturePeak(Entry):
     position: Length
 
 
-class Literature(BaseModel):
+class Literature(Section):
     """literature.yaml of a fluid's folder."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     density: list[LiteratureDensity] = Field(min_length=1)
-    heat_capacity: list[LiteratureHeatCapacity] = []
-    peaks: list[LiteraturePeak] = []
+    heat_capacity: list[LiteratureHeatCapacity] = Field([])
+    peaks: list[LiteraturePeak] = Field([])
 
 
 def load_literature(path: Path) -> Literature:
@@ -92,23 +88,7 @@ def load_literature(path: Path) -> Literature:
     ConfigError
         If the file is missing or a field is not valid.
     """
-    try:
-        return Literature.model_validate(yaml.safe_load(path.read_text()))
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read; write the literature values of the fluid there"
-            " (docs/formats.md)."
-        ) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"{path}: is not YAML ({' '.join(str(error).split())}); see docs/formats.md."
-        ) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise ConfigError(
-            f"{path}: {field}: {first['msg'].removeprefix('Value error, ')}; see docs/formats.md."
-        ) from error
+    return read_section(Literature, path, "the literature values of the fluid (docs/formats.md)")
 
 
 @dataclass(frozen=True)

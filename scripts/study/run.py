@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from openmm_cgkd.config.run import RunConfig
 from openmm_cgkd.config.section import parse
@@ -18,6 +17,7 @@ from openmm_cgkd.execution.tasks import map_tasks
 from openmm_cgkd.frames.frames import FrameWriter, read_frames
 from openmm_cgkd.utils.files import replacing
 from openmm_cgkd.utils.progress import progress
+from openmm_cgkd.utils.yaml_file import read_yaml
 
 from .plan import (
     BASE,
@@ -142,12 +142,7 @@ def _thin(path: Path, target: Path) -> Path:
 
 
 def _read_sections(path: Path) -> dict[str, Any]:
-    try:
-        sections = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"--config: {path} cannot be read as YAML ({' '.join(str(error).split())})."
-        ) from error
+    sections = read_yaml(path, "sections of a run.yaml for --config", ConfigError)
     if not isinstance(sections, dict):
         raise ConfigError(
             f"--config: {path} holds {type(sections).__name__}; write sections of a run.yaml, such"

@@ -104,6 +104,19 @@ def test_ethaline():
         ),
         (RunConfig, RUN, "student.targets", "noisy", "mapped all-atom frames carry no CG energy"),
         (RunConfig, RUN, "student.targets", "best", r"student\.targets: got 'best'"),
+        (RunConfig, RUN, "max_frames", True, "max_frames: got True; write a number or text"),
+        (RunConfig, RUN, "max_frames", "yes", "max_frames: got 'yes': .*valid integer"),
+        (RunConfig, RUN, "teachers.count", 10**9, "teachers.count: .*less than or equal to 1000"),
+        (RunConfig, RUN, "comparison.bins", 10**8, "comparison.bins: .*less than or equal"),
+        (RunConfig, RUN, "prior.threshold", float("inf"), "prior.threshold: .*finite number"),
+        (RunConfig, RUN, "prior.threshold", "1e999", "prior.threshold: .*finite number"),
+        (RunConfig, RUN, "split.test", float("nan"), "split.test: got nan"),
+        (RunConfig, RUN, "student.extra.trajectories", [True], "got .True.; write a number"),
+        (RunConfig, RUN, "folder", "a\0b", r"folder: got 'a.x00b'; no file can have that name"),
+        (RunConfig, RUN, "folder", "x" * 300, "no file can have that name"),
+        (RunConfig, RUN, "simulation.platform", "x" * 20_000, "at most 10000 characters"),
+        (SystemConfig, SYSTEM, "molecules.0.count", 10**8, "less than or equal to 10000000"),
+        (SystemConfig, SYSTEM, "temperature", "1e6 kelvin", "less than or equal to 100000"),
         (
             RunConfig,
             RUN,
@@ -199,10 +212,33 @@ def test_not_a_configuration(tmp_path, text, message):
         load_system(path)
 
 
+def test_the_line_of_a_mistake(tmp_path):
+    """Of a value, of an unknown field, and of the section that lacks a field."""
+    text = "system: system.yaml\nfolder: results\nteachers:\n  blocks: 5\n  count: none\n"
+    path = tmp_path / "run.yaml"
+    for old, new, message in (
+        ("", "", r"teachers\.count: got 'none': .* \(line 5\)\."),
+        ("count: none", "cuont: 3", r"teachers\.cuont: unknown field.* \(line 5\)\."),
+        ("count: none", "count: 3\n  count: 4", r"run\.yaml, line 6: the key 'count' stands twice"),
+        ("folder: results\n", "", r"folder: required field is missing; add it \(line 1\)\."),
+    ):
+        path.write_text(text.replace(old, new, 1))
+        with pytest.raises(ConfigError, match=message):
+            load_run(path)
+
+
+def test_switches_may_be_written_in_words(tmp_path):
+    """YAML 1.2 has only true and false; yes is text that such a field still understands."""
+    path = tmp_path / "run.yaml"
+    for word, value in (("yes", True), ("off", False), ("true", True)):
+        path.write_text(f"system: system.yaml\nfolder: results\ntensorboard: {word}\n")
+        assert load_run(path).tensorboard is value
+
+
 def test_no_file(tmp_path):
     with pytest.raises(ConfigError, match=r"absent\.yaml: no such file"):
         load_run(tmp_path / "absent.yaml")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="is a folder; give the path of a YAML configuration"):
         load_run(tmp_path)
 
 

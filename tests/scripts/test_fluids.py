@@ -288,8 +288,8 @@ def test_shipped_literature(fluid, density):
             "slope: 1 kelvin",
             r"density\.0\.slope: got '1 kelvin', which does not convert",
         ),
-        ("density:", "densities:", r"literature\.yaml: density: Field required"),
-        ("density:", "density: ]", r"literature\.yaml: is not YAML"),
+        ("density:", "densities:", r"literature\.yaml: density: required field is missing; add it"),
+        ("density:", "density: ]", r"literature\.yaml, line \d: cannot be read as YAML"),
     ],
 )
 def test_literature_that_does_not_fit(tmp_path, old, new, message):
@@ -315,7 +315,7 @@ def test_missing_literature_is_said_before_anything_runs(tmp_path, monkeypatch, 
         fluids.main()
     assert stop.value.code == 2
     assert (
-        "literature.yaml: cannot be read; write the literature values of the fluid there"
+        "literature.yaml: no such file; give the literature values of the fluid"
         in capsys.readouterr().err
     )
 
