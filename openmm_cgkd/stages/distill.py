@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from openmm_cgkd.config.run import RunConfig
+from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.potential.pairs import check_cutoff
-from openmm_cgkd.potential.prior import read_prior
+from openmm_cgkd.potential.prior import PriorParameters, read_prior
 from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.training.distillation import distill
+from openmm_cgkd.training.held_out import evaluate_student
 from openmm_cgkd.training.labels import load_labels
-from openmm_cgkd.training.task import BEST, CONSISTENCY
+from openmm_cgkd.training.task import BEST, CONSISTENCY, TEST
 from openmm_cgkd.utils.files import file_hash
 from openmm_cgkd.utils.progress import log_to
 from openmm_cgkd.utils.seeds import derived_seed
@@ -22,7 +24,8 @@ def train_student(run: RunConfig, round_: int = 0) -> Path:
     """Train the student, or go on training it.
 
     Writes the best checkpoint, the metrics, and ``consistency.json`` with the force-energy check to
-    `RunFolder.student_of_round`.
+    `RunFolder.student_of_round`. The final student, that of the last on-policy round, is compared
+    with the test part: ``test.json``.
 
     Parameters
     ----------
@@ -88,9 +91,38 @@ def train_student(run: RunConfig, round_: int = 0) -> Path:
                 seed=derived_seed(run.seed, "student"),
                 mean_forces=mean_forces_of(run),
                 tensorboard=run.tensorboard,
+                evaluate=False,
             )
             stage.finish()
+        if round_ == student.on_policy.rounds:
+            _evaluate(run, frames, sources, prior, output)
     return output / BEST
+
+
+def _evaluate(
+    run: RunConfig, frames: Frames, sources: list[Path], prior: PriorParameters, output: Path
+) -> None:
+    """Compare the final student with the test part; a step of its own, for mean forces may come
+    after the training.
+    """
+    mean_forces = mean_forces_of(run)
+    inputs = {
+        "student": file_hash(output / BEST),
+        "frames": frames.identity,
+        # a file that is missing is refused below, by name
+        "mean_forces": file_hash(mean_forces) if mean_forces and mean_forces.exists() else None,
+    }
+    stage = StageRecord(RunFolder(run), "test", inputs, [output / TEST])
+    if not stage.finished:
+        evaluate_student(
+            output / BEST,
+            frames,
+            prior,
+            sources[0] if sources else None,
+            run.split,
+            mean_forces=mean_forces,
+        )
+        stage.finish()
 
 
 def _label_files(run: RunConfig, round_: int) -> list[Path]:

@@ -27,6 +27,7 @@ from .configurations import join, without_forces
 from .fit import fit
 from .gradient_check import check_consistency
 from .graphs import FrameGraphs
+from .held_out import evaluate_student
 from .labeling import mapped_error
 from .labels import Labels, load_labels
 from .mean_force_test import load_mean_force_test
@@ -52,6 +53,7 @@ def distill(
     seed: int = 1001,
     mean_forces: Path | str | None = None,
     tensorboard: bool = False,
+    evaluate: bool = True,
 ) -> Path:
     """Train the student, or go on training it.
 
@@ -63,8 +65,8 @@ def distill(
         Labels of the frames by `label_frames`, then of configurations beyond them by
         `label_configurations`; an empty list for ``targets="noisy"``.
     folder : path
-        Gets ``best.pt``, ``metrics.csv`` and ``consistency.json``, the check of forces against
-        differences of the energies.
+        Gets ``best.pt``, ``metrics.csv``, ``consistency.json``, the check of forces against
+        differences of the energies, and ``test.json``, the errors on the test part.
     prior : PriorParameters
         The one of the teachers.
     model : ModelConfig or CustomNetwork, optional
@@ -84,6 +86,9 @@ def distill(
         Mean-force frames, to report errors that are free of noise.
     tensorboard : bool
         Also write the metrics for TensorBoard.
+    evaluate : bool
+        In the end, compare the student with the test part, which nothing else looks at: only for a
+        student that is final.
 
     Returns
     -------
@@ -146,7 +151,7 @@ def distill(
             "targets": targets,
             "configurations_beyond_frames": len(beyond),
         },
-        mean_forces=load_mean_force_test(mean_forces, frames, model.cutoff, prior),
+        mean_forces=load_mean_force_test(mean_forces, frames, model.cutoff, prior, parts),
         tensorboard=tensorboard,
     )
     if len(beyond):
@@ -159,6 +164,16 @@ def distill(
         best = fit(task, lambda share, note: meter.update(share * training.epochs, note))
         meter.update(training.epochs)
     _check(best, graphs, parts.validation, model)
+    if evaluate:
+        evaluate_student(
+            best,
+            frames,
+            prior,
+            files[0] if files else None,
+            split,
+            mean_forces=mean_forces,
+            network=model if isinstance(model, CustomNetwork) else None,
+        )
     return best
 
 

@@ -246,7 +246,8 @@ def train_ensemble(
         frames.beads.n_beads,
     )  # fmt: skip
     mean_forces = None if mean_forces is None else Path(mean_forces)
-    load_mean_force_test(mean_forces, frames, model.cutoff, prior)  # logs the noise floor
+    # logs the noise floor
+    load_mean_force_test(mean_forces, frames, model.cutoff, prior, parts)
     task = EnsembleTask(
         folder, reader or InMemory(frames), prior, model, teachers, split, seed, mean_forces,
         tensorboard,
@@ -292,7 +293,9 @@ def train_member(task: EnsembleTask, k: int, report: Report) -> Path:
             "targets": "noisy",
             "blocks": task.teachers.blocks,
         },
-        mean_forces=load_mean_force_test(task.mean_forces, frames, task.model.cutoff, task.prior),
+        mean_forces=load_mean_force_test(
+            task.mean_forces, frames, task.model.cutoff, task.prior, parts
+        ),
         tensorboard=task.tensorboard,
     )
     return fit(training, report)

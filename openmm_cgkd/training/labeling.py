@@ -87,7 +87,7 @@ def label_frames(
         file.attrs["consistency_max"] = [check.max_error for check in checks]
         file.attrs["consistency_rms"] = [check.rms_error for check in checks]
         file.attrs.update(_quality(file, frames, ensemble, chosen))
-        file.attrs.update(_mean_force_errors(mean_forces, frames, ensemble))
+        file.attrs.update(_mean_force_errors(mean_forces, frames, ensemble, chosen))
     parts.clear()
     return path
 
@@ -137,10 +137,10 @@ def _quality(file: h5py.File, frames: Frames, ensemble: Ensemble, split: Split) 
 
 
 def _mean_force_errors(
-    mean_forces: Path | str | None, frames: Frames, ensemble: Ensemble
+    mean_forces: Path | str | None, frames: Frames, ensemble: Ensemble, split: Split
 ) -> dict[str, float]:
     """Errors of the ensemble and of its first member against mean forces, if there are some."""
-    test = load_mean_force_test(mean_forces, frames, ensemble.cutoff, ensemble.prior)
+    test = load_mean_force_test(mean_forces, frames, ensemble.cutoff, ensemble.prior, split)
     if test is None:
         return {}
     forces = ensemble_forces(ensemble, test.graphs)

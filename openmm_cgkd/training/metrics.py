@@ -2,8 +2,34 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from openmm_cgkd.mapping.beads import BeadTopology
+
+
+def bead_groups(beads: BeadTopology) -> dict[str, np.ndarray]:
+    """Masks of all beads, under the empty name, and of the beads of every type."""
+    groups = {"": np.ones(beads.n_beads, dtype=bool)}
+    return groups | {name: beads.types == k for k, name in enumerate(beads.type_names)}
+
+
+def root(mean_square: float, error: float) -> tuple[float, float]:
+    """Root of a mean square with its standard error.
+
+    A mean square from which an error was subtracted may be below zero: its root is given as 0, with
+    the root of the error.
+
+    Parameters
+    ----------
+    mean_square : float
+    error : float
+        Standard error of it; nan where it is not known.
+    """
+    value = float(np.sqrt(max(mean_square, 0.0)))
+    bound = float(np.sqrt(error))
+    return value, min(error / (2 * value), bound) if value > 0 else bound
 
 
 class Errors:

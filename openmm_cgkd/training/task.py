@@ -16,7 +16,7 @@ from .mean_force_test import MeanForceTest
 from .targets import Targets, Variances
 
 BEST, LAST, METRICS, TENSORBOARD = "best.pt", "last.ckpt", "metrics.csv", "tensorboard"
-CONSISTENCY = "consistency.json"
+CONSISTENCY, TEST = "consistency.json", "test.json"
 
 FORCES_ONLY = LossWeights(force=1.0, energy=0.0, bead_energy=0.0)
 
