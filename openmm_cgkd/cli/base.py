@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, cast, get_args, get_origin
 
@@ -22,11 +25,18 @@ from openmm_cgkd import __version__
 from openmm_cgkd.config.run import RunConfig
 from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import CGKDError
+from openmm_cgkd.utils.disk import describe_disk_error
 from openmm_cgkd.utils.files import write_text
 from openmm_cgkd.utils.progress import console, logger
 
 # `typer.Context` narrows the argument of typer's own methods, whose type has no public name
 _Context = Any
+
+_STOPPED = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "ended by SIGTERM, as kill or the end of a job's time send it",
+    signal.SIGHUP: "ended by SIGHUP, as a terminal that is closed sends it",
+}
 
 # what each command reads of its YAML file, shown by --help
 READS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
@@ -101,12 +111,19 @@ class Command(TyperCommand):
         with _log_to_terminal():
             try:
                 return super().invoke(ctx)
-            except KeyboardInterrupt:
-                _fail("interrupted; run the same command to resume", 130, debug)
+            except KeyboardInterrupt as stop:
+                number = getattr(stop, "number", signal.SIGINT)
+                _fail(f"{_STOPPED[number]}; run the same command to resume", 128 + number, debug)
+            except BrokenPipeError:  # nobody reads the results any more
+                _discard_output()
+                raise typer.Exit(128 + signal.SIGPIPE) from None
             except CGKDError as error:
                 _fail(str(error), 2, debug)
             except Exception as error:
-                _fail(_unexpected(error, ctx.obj["folder"]), 1, debug)
+                folder = ctx.obj["folder"]
+                if message := describe_disk_error(error, folder or Path()):
+                    _fail(message, 2, debug)
+                _fail(_unexpected(error, folder), 1, debug)
 
 
 class StageCommand(Command):
@@ -133,6 +150,12 @@ def _fail(message: str, code: int, debug: bool) -> NoReturn:
         console.file.write(traceback.format_exc())
     console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
     raise typer.Exit(code)
+
+
+def _discard_output() -> None:
+    """Let Python find no closed pipe when it ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _unexpected(error: Exception, folder: Path | None) -> str:

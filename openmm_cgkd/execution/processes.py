@@ -14,6 +14,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 from typing import Any
@@ -22,6 +23,8 @@ from openmm_cgkd.exceptions import CGKDError, ExecutionError
 from openmm_cgkd.utils.progress import Report
 
 logger = logging.getLogger(__name__)
+
+_OF_THE_PARENT = (signal.SIGINT, signal.SIGHUP)  # signals that it alone answers
 
 
 def cores() -> int:
@@ -57,7 +60,14 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, far = context.Pipe()
         self._process = context.Process(target=_work, args=(function, arguments, threads, far))
-        self._process.start()
+        resource_tracker.ensure_running()  # here, because it unblocks signals when it begins
+        # Ctrl-C and a closed terminal reach the parent, which ends the process; it shall not hear
+        # of them itself, not even while it starts
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_PARENT)
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         far.close()
         self.reports: list[tuple[float, str]] = []
         self.result: Any = None
@@ -119,8 +129,8 @@ def _work(
     connection: Connection,
 ) -> None:
     """Main function of the process: send reports, then the result or the error."""
-    # Ctrl-C reaches the parent, which ends this process
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _OF_THE_PARENT:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
 
     def report(share: float, note: str) -> None:

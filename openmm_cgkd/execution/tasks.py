@@ -38,10 +38,11 @@ _POLL = 0.5  # seconds between looks at what tasks report
 # torch, numba, OpenMM; each reads its own on import
 _THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENMM_CPU_THREADS")
 
-# Parsl's hub between this process and the workers leaves interrupts to this process; if this
-# process is killed, Linux ends the hub (1: PR_SET_PDEATHSIG, 15: SIGTERM)
+# Parsl's hub between this process and the workers leaves interrupts and a closed terminal to this
+# process; if this process is killed, Linux ends the hub (1: PR_SET_PDEATHSIG, 15: SIGTERM)
 _INTERCHANGE = (
-    "import ctypes, runpy, signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
+    "import ctypes, runpy, signal;"
+    " [signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGHUP)];"
     " ctypes.CDLL(None).prctl(1, 15); runpy.run_module('{}', run_name='__main__')"
 )
 

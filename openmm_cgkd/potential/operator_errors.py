@@ -10,14 +10,14 @@ from __future__ import annotations
 import functools
 import logging
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
 
-import openmm
 import torch
 from torch import Tensor
+
+from openmm_cgkd.utils.signals import raise_outside_openmm
 
 logger = logging.getLogger(__name__)
 
@@ -63,22 +63,5 @@ def _defer_interrupts() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt, in Python that OpenMM's C++ has called only when OpenMM returns."""
-    inside, caller = None, frame and frame.f_back
-    while caller is not None:
-        if caller.f_code.co_filename == openmm.openmm.__file__:
-            inside = caller
-        caller = caller.f_back
-    if inside is None:
-        signal.default_int_handler(number, frame)
-        return
-
-    def raise_there(*_: object) -> None:
-        sys.settrace(None)
-        inside.f_trace = None
-        raise KeyboardInterrupt
-
-    # the only way to be told of the return: the frame's trace function, which Python asks while any
-    # is set for the thread
-    inside.f_trace = raise_there
-    sys.settrace(lambda *_: None)
+    """Handler of Ctrl-C as Python's own, but for the operators."""
+    raise_outside_openmm(KeyboardInterrupt(), frame)

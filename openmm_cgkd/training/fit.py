@@ -11,6 +11,7 @@ import os
 import pickle
 import shutil
 import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,6 +183,7 @@ def _optimize(task: TrainingTask, resume: bool, report: Report, rank: int = 0) -
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+        on_interrupt = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(
                 module,
@@ -194,8 +196,9 @@ def _optimize(task: TrainingTask, resume: bool, report: Report, rank: int = 0) -
                 raise
             # Lightning answers Ctrl-C with an exit and leaves it ignored; callers shall see the
             # interrupt itself
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt from stop
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, on_interrupt)
+            raise stop.__context__ from None
 
 
 def _loaders(task: TrainingTask, rank: int) -> tuple[DataLoader, DataLoader]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -22,7 +25,39 @@ from rich.progress import (
 )
 
 logger = logging.getLogger("openmm_cgkd")
-console = Console(stderr=True)
+
+
+class _Stderr(io.TextIOBase):
+    """Standard error; that nobody reads it, as after the terminal was closed, does no harm."""
+
+    @property
+    def _stream(self) -> Any:
+        # a progress bar of Rich puts itself in between
+        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError, AttributeError):  # broken, closed, absent
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        with suppress(OSError, ValueError, AttributeError):
+            return bool(self._stream.isatty())
+        return False
+
+    def fileno(self) -> int:
+        return int(self._stream.fileno())
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+
+console = Console(file=cast(IO[str], _Stderr()))
 
 # told how far a piece of work is: the share done, from 0 to 1, and a short note
 Report = Callable[[float, str], None]
@@ -80,16 +115,33 @@ def progress_to(report: Report) -> Iterator[None]:
         _report.reset(token)
 
 
+class _LogFile(logging.FileHandler):
+    """A log file; if the disk takes no more, the work that it tells of will say so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Append the package's log to a file while a stage runs."""
+    """Append the package's log to a file while a stage runs, and what has ended it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path)
+    handler = _LogFile(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
         yield
+    except BaseException as error:
+        # to the file alone: on the terminal the command says it
+        what = f"{type(error).__name__}: {error}"
+        handler.handle(logger.makeRecord(logger.name, logging.ERROR, "", 0, what, (), None))
+        raise
     finally:
         logger.removeHandler(handler)
         handler.close()
