@@ -1,0 +1,91 @@
+"""Signals that ask a run to end: one exception for all, raised where it does no harm.
+
+Ctrl-C, a batch system at the end of a job's time (SIGTERM) and a closed terminal (SIGHUP) mean the
+same: save what can be saved and end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+_ASK_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_asked = 0
+
+
+class StopRequest(KeyboardInterrupt):
+    """A signal asks the run to end.
+
+    Attributes
+    ----------
+    number : int
+        The signal.
+    """
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def handle_stop_requests() -> None:
+    """Turn signals that ask to end into a `StopRequest` in the main thread, which must call this.
+
+    A signal that is ignored stays so: nohup and the background of a shell rely on it.
+    """
+    for number in _ASK_TO_END:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+
+
+def end_silently() -> None:
+    """From here on the signals end the process at once and without a word."""
+    for number in _ASK_TO_END:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    global _asked
+    # wrappers pass on a Ctrl-C that the terminal sends as well, and sessions end with two signals
+    if _asked and number != signal.SIGINT:
+        return
+    _asked += 1
+    if _asked == 1:
+        raise_outside_openmm(StopRequest(number), frame)
+    elif _asked == 2:
+        os.write(2, b"saving and ending; a third Ctrl-C ends at once\n")
+    else:
+        os._exit(128 + number)
+
+
+def raise_outside_openmm(error: BaseException, frame: FrameType | None) -> None:
+    """Raise an exception; in Python that OpenMM's C++ has called, only when OpenMM returns.
+
+    An exception that leaves such Python ends the process with a segmentation fault.
+
+    Parameters
+    ----------
+    error : exception
+    frame : frame, optional
+        Where Python was when the signal came.
+    """
+    library = getattr(sys.modules.get("openmm.openmm"), "__file__", None)
+    inside, caller = None, frame and frame.f_back
+    while caller is not None:
+        if caller.f_code.co_filename == library:
+            inside = caller
+        caller = caller.f_back
+    if inside is None:
+        raise error
+
+    def raise_there(*_: object) -> None:
+        sys.settrace(None)
+        inside.f_trace = None
+        raise error
+
+    # the only way to be told of the return: the frame's trace function, which Python asks while any
+    # is set for the thread
+    inside.f_trace = raise_there
+    sys.settrace(lambda *_: None)
