@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import time
 from pathlib import Path
@@ -16,15 +15,20 @@ from openmm import app, unit
 from openmm_cgkd.config.run import CommitteeConfig, SimulationConfig
 from openmm_cgkd.exceptions import ConfigError, SimulationError
 from openmm_cgkd.platforms import choose_platform, platforms
-from openmm_cgkd.utils.files import cut_table, replacing, write_text
+from openmm_cgkd.utils.appended import AppendedFile
+from openmm_cgkd.utils.damaged import set_aside
+from openmm_cgkd.utils.files import replacing
 from openmm_cgkd.utils.lock import locked
 from openmm_cgkd.utils.progress import progress
+from openmm_cgkd.utils.records import write_record
+from openmm_cgkd.utils.save_points import SavePoints
 from openmm_cgkd.utils.seeds import derived_seed
 
 from .committee import Committee, CommitteeReporter, SpreadRange
 from .engines import cuda_graphs
 from .explosion import ExplosionGuard, openmm_message, stop_error
-from .resume import cut_trajectory, log_column, open_log, open_trajectory, write_topology
+from .outputs import is_begun, log_column, open_log, open_trajectory, write_topology
+from .schedule import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -56,19 +60,22 @@ def run_dynamics(
     positions : ndarray, shape (n_beads, 3), nm
     folder : path
         Gets ``trajectory.dcd`` or ``.xtc`` (not wrapped, step 0 is the end of equilibration),
-        ``topology.pdb``, ``state.csv``, ``state.xml`` (last good state), ``committee.csv`` and
+        ``topology.pdb``, ``state.csv``, ``state.xml`` and ``state.chk`` (last good state, and the
+        one before), ``progress.json`` (checksums of these files), ``committee.csv`` and
         ``simulation.json`` (speed and mean temperature, once finished). After an error
         ``failure.xml`` is the state that was refused.
     simulation : SimulationConfig
         With a time step.
     temperature : float, kelvin
     seed : int
-        Of velocities and of the thermostat. After an interruption the thermostat gets another one,
-        so that it does not repeat itself.
+        Of velocities and of the thermostat. An interrupted run goes on bit for bit as if there had
+        been no interruption, as far as the platform's forces are the same every time; with a
+        barostat, or on another machine, its random numbers are others from there on.
     identity : str
         Anything that tells this potential and start from others. What a folder holds is continued
         when identity, temperature, seed and protocol are the same and no more than the asked
-        production has been done; otherwise the run begins anew.
+        production has been done; otherwise the run begins anew. It begins anew, too, with a
+        warning, if its files are damaged; they are kept with ``.damaged`` behind their names.
     committee : Committee and SpreadRange, optional
         Watches the run as `simulation.committee` says, or with its defaults.
 
@@ -112,35 +119,22 @@ class Dynamics:
         self.system, self.topology, self.positions = system, topology, positions
         self.folder, self.protocol, self.committee = folder, protocol, committee
         self.temperature, self.seed = temperature, seed
-        if protocol.timestep is None:
-            raise ConfigError(
-                "simulation.timestep: is absent; write one, or let 'cgkd timestep' find one."
-            )
         if protocol.pressure is not None and not system.usesPeriodicBoundaryConditions():
             raise ConfigError(
                 "simulation.pressure: needs a periodic box, and these beads have none; remove the"
                 " pressure."
             )
-        self.timestep = protocol.timestep
-        self.interval = round(protocol.frame_interval / protocol.timestep)
-        self.total = round(protocol.production / protocol.timestep)
-        self.warm_up = round(protocol.equilibration / protocol.timestep)
-        spacing = f"simulation.frame_interval: {protocol.frame_interval:g} ps"
-        if self.interval < 1:
-            raise ConfigError(
-                f"{spacing} is below the time step of {protocol.timestep:g} ps; lengthen it."
-            )
-        if self.total < self.interval:
-            raise ConfigError(
-                f"{spacing} is above the production of {protocol.production:g} ps, which then has"
-                " no frame; shorten it."
-            )
+        schedule = Schedule.of(protocol)
+        self.timestep, self.interval = schedule.timestep, schedule.interval
+        self.total, self.warm_up, self.watch = schedule.total, schedule.warm_up, schedule.watch
         self.trajectory = folder / f"trajectory.{protocol.trajectory}"
         self.log, self.spread = folder / "state.csv", folder / "committee.csv"
-        self.record = folder / "progress.json"
-        # states of production, of equilibration, and the one that was refused
-        self.state, self.warm_state = folder / "state.xml", folder / "equilibration.xml"
-        self.failed_state = folder / "failure.xml"
+        self.pdb, self.report = folder / "topology.pdb", folder / "simulation.json"
+        # the last good state, and the one that was refused
+        self.state, self.failed_state = folder / "state.xml", folder / "failure.xml"
+        self.saves = SavePoints(
+            self.state, folder / "progress.json", [self.trajectory, self.log, self.spread]
+        )
         inputs = {
             **protocol.model_dump(mode="json"),
             "temperature": temperature,
@@ -148,37 +142,27 @@ class Dynamics:
             "identity": identity,
         }
         inputs.pop("production")  # a longer production continues a shorter one
-        self.done: dict[str, Any] = {"inputs": inputs, "steps": 0, "seconds": 0.0, "measured": 0}
+        self.done: dict[str, Any] = {
+            "inputs": inputs,
+            "equilibrated": False,
+            "steps": 0,
+            "seconds": 0.0,
+            "measured": 0,
+        }
         self.guard = ExplosionGuard(self.interval, temperature, protocol.max_temperature_ratio)
 
     def run(self) -> Path:
         """Run, or continue; the path of the trajectory."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        simulation = self._simulation()
+        resumed = self._resume(simulation)
         box = self.topology.getPeriodicBoxVectors()
         box = None if box is None else np.array(box.value_in_unit(unit.nanometer))
-        beads = write_topology(self.folder / "topology.pdb", self.topology, self.positions, box)
-        self._read_progress()
-        write_text(self.record, json.dumps(self.done, indent=1))
-        simulation = self._simulation()
-        frames = self.done["steps"] // self.interval
+        write_topology(self.pdb, self.topology, self.positions, box)
         try:
-            if self.state.exists():
-                simulation.loadState(str(self.state))
-                logger.info("resuming at %.4g ps", self.done["steps"] * self.timestep)
-            else:
-                self._equilibrate(simulation)
-            if frames:
-                cut_trajectory(
-                    self.trajectory,
-                    self.topology,
-                    beads,
-                    frames,
-                    self.timestep,
-                    self.interval,
-                )
-                for table in (self.log, self.spread) if self.committee else (self.log,):
-                    cut_table(table, self.done["steps"])
-            self._produce(simulation, append=frames > 0)
+            if not self.done["equilibrated"]:
+                self._equilibrate(simulation, resumed)
+            self._save(simulation)
+            self._produce(simulation)
         except BaseException as error:
             if isinstance(error, SimulationError):
                 logger.error("%s", error)
@@ -187,27 +171,44 @@ class Dynamics:
         self._summarize(simulation)
         return self.trajectory
 
-    def _read_progress(self) -> None:
-        """Continue an interrupted run of the same inputs, or clear the folder of another run."""
-        if self.record.exists():
-            found = json.loads(self.record.read_text())
-            # the state is saved before the record, so its own step count is the one to trust
-            found["steps"] = _steps_of(self.state)
-            if found["inputs"] == self.done["inputs"] and found["steps"] <= self.total:
-                self.done = found
-                return
+    def _resume(self, simulation: app.Simulation) -> bool:
+        """Go on with an interrupted run of the same inputs, or clear the folder for a new one."""
+        saves, damage = self.saves.find()
+        if saves and not self._continues(saves[0].record):
             logger.info("inputs have changed, simulating from the start")
-        made = (
-            self.record,
-            self.state,
-            self.warm_state,
-            self.failed_state,
-            self.log,
-            self.spread,
-            self.folder / "simulation.json",
-        )
-        for path in (*made, *self.folder.glob("trajectory.*")):
-            path.unlink(missing_ok=True)
+            for path in self._made():
+                path.unlink(missing_ok=True)
+            return False
+        saves = [save for save in saves if self._continues(save.record)]
+        record = self.saves.restore(simulation, saves, lambda old: self._reseed(simulation, old))
+        for message in damage:
+            logger.warning("%s", message)
+        if record is not None:
+            self.done = {name: record[name] for name in self.done}
+            logger.info(
+                "resuming %sat %.4g ps",
+                "" if record["equilibrated"] else "equilibration ",
+                simulation.currentStep * self.timestep,
+            )
+            return True
+        if left := [path for path in self._made() if path.exists()]:
+            kept = [set_aside(path).name for path in left]
+            logger.warning(
+                "%s: its simulation cannot be continued and starts over; what was there is kept as"
+                " %s",
+                self.folder,
+                ", ".join(kept),
+            )
+        return False
+
+    def _continues(self, record: dict[str, Any]) -> bool:
+        return record.get("inputs") == self.done["inputs"] and record["steps"] <= self.total
+
+    def _made(self) -> list[Path]:
+        """What a run leaves, except the topology, which every run writes."""
+        trajectories = [self.trajectory.with_suffix(suffix) for suffix in (".dcd", ".xtc")]
+        states = [*self.saves.files, self.folder / "equilibration.xml", self.failed_state]
+        return [*trajectories, self.log, self.spread, self.report, *states]
 
     def _simulation(self) -> app.Simulation:
         integrator = openmm.LangevinMiddleIntegrator(
@@ -215,10 +216,7 @@ class Dynamics:
             self.protocol.friction / unit.picosecond,
             self.timestep * unit.picosecond,
         )
-        done = self.done["steps"] + (
-            self.warm_up if self.state.exists() else _steps_of(self.warm_state)
-        )
-        seed = derived_seed(self.seed, "dynamics", done)
+        seed = derived_seed(self.seed, "dynamics", 0)
         integrator.setRandomNumberSeed(seed)
         try:
             system = self._system(seed)
@@ -244,11 +242,17 @@ class Dynamics:
         system.addForce(barostat)
         return system
 
-    def _equilibrate(self, simulation: app.Simulation) -> None:
-        if self.warm_state.exists():
-            simulation.loadState(str(self.warm_state))
-            logger.info("resuming equilibration at %.4g ps", simulation.currentStep * self.timestep)
-        else:
+    def _reseed(self, simulation: app.Simulation, record: dict[str, Any]) -> None:
+        """Other random numbers from the step of a save on, so that noise does not repeat itself."""
+        seed = derived_seed(self.seed, "dynamics", record["step"])
+        simulation.integrator.setRandomNumberSeed(seed)
+        for force in simulation.system.getForces():
+            if isinstance(force, openmm.MonteCarloBarostat):
+                force.setRandomNumberSeed(seed)
+        simulation.context.reinitialize()
+
+    def _equilibrate(self, simulation: app.Simulation, resumed: bool) -> None:
+        if not resumed:
             simulation.context.setPositions(self.positions)
             simulation.context.setVelocitiesToTemperature(self.temperature * unit.kelvin, self.seed)
         simulation.reporters.append(self.guard)
@@ -259,17 +263,16 @@ class Dynamics:
         ) as meter:
             while simulation.currentStep < self.warm_up:
                 self.step(simulation, self._piece(simulation.currentStep, self.warm_up))
-                save_state(simulation, self.warm_state)
+                self._save(simulation)
                 meter.update(simulation.currentStep * self.timestep)
         simulation.reporters.clear()
         simulation.currentStep = 0
         simulation.context.setTime(0)
-        save_state(simulation, self.state)
-        self.warm_state.unlink(missing_ok=True)
+        self.done["equilibrated"] = True
 
-    def _produce(self, simulation: app.Simulation, append: bool) -> None:
+    def _produce(self, simulation: app.Simulation) -> None:
         # the guard first: frames that it refuses are not written
-        simulation.reporters.extend([self.guard, *self.reporters(append)])
+        simulation.reporters.extend([self.guard, *self.reporters()])
         with progress(
             "CG simulation, ps",
             self.protocol.production,
@@ -285,26 +288,25 @@ class Dynamics:
             finally:
                 simulation.reporters.clear()  # closes their files
 
-    def reporters(self, append: bool) -> list[Any]:
+    def reporters(self) -> list[Any]:
         """Reporters of the production, whose files are continued or begun."""
         density = self.protocol.pressure is not None
         found = [
-            open_trajectory(self.trajectory, self.interval, append),
-            open_log(self.log, self.interval, append, density),
+            open_trajectory(self.trajectory, self.interval, is_begun(self.trajectory)),
+            open_log(self.log, self.interval, is_begun(self.log), density),
         ]
         if self.committee:
             settings = self.protocol.committee or CommitteeConfig()
             committee, known = self.committee
-            every = max(1, round(settings.interval / self.timestep))
             found.append(
                 CommitteeReporter(
                     self.spread,
-                    every,
+                    self.watch,
                     committee,
                     known,
                     settings.max_ratio,
                     settings.action,
-                    append,
+                    is_begun(self.spread),
                 )
             )
         return found
@@ -326,28 +328,32 @@ class Dynamics:
 
     def save(self, simulation: app.Simulation, steps: int, seconds: float) -> None:
         """Save the state, and record that `steps` more took `seconds`."""
-        save_state(simulation, self.state)
-        self.done["steps"] = simulation.currentStep
         self.done["measured"] += steps
         self.done["seconds"] += seconds
-        write_text(self.record, json.dumps(self.done, indent=1))
+        self._save(simulation)
+
+    def _save(self, simulation: app.Simulation) -> None:
+        step = simulation.currentStep
+        self.done["steps"] = step if self.done["equilibrated"] else 0
+        since_start = step + (self.warm_up if self.done["equilibrated"] else 0)
+        fixed = {self.pdb.name: AppendedFile(self.pdb).summary()}
+        self.saves.write(simulation, {**self.done, "step": since_start, "fixed": fixed})
 
     def rescue(self, simulation: app.Simulation) -> None:
         """After an error save the state: to resume from if it is good, to look at if it is not."""
         try:
-            good, producing = self.guard.accepts(simulation), self.state.exists()
-            if good and producing and simulation.currentStep % self.interval == 0:
-                # it is unknown whether the frame of this step has been written; the last save is at
-                # most ten frames ago
+            step = simulation.currentStep
+            if not self.guard.accepts(simulation):
+                save_state(simulation, self.failed_state)
+                logger.info("state at step %d: %s", step, self.failed_state)
+                logger.info("last good state: %s", self.state)
                 return
-            path = self.failed_state if not good else self.state if producing else self.warm_state
-            save_state(simulation, path)
-            logger.info(
-                "state at step %d: %s%s",
-                simulation.currentStep,
-                path,
-                "" if good else f"; last good state: {self.state}",
-            )
+            # it is unknown whether a reporter has written what belongs to this step; the last save
+            # is at most ten frames ago
+            writing = [self.interval, self.watch] if self.committee else [self.interval]
+            if not self.done["equilibrated"] or all(step % interval for interval in writing):
+                self._save(simulation)
+                logger.info("state at step %d: %s", step, self.state)
         # must not hide the error that ended the run
         except (OSError, openmm.OpenMMException) as error:
             logger.warning("the state at the error could not be saved: %s", openmm_message(error))
@@ -372,7 +378,7 @@ class Dynamics:
         if self.protocol.pressure is not None:
             summary["pressure_bar"] = self.protocol.pressure
             summary["mean_density"] = float(log_column(self.log, "Density").mean())
-        write_text(self.folder / "simulation.json", json.dumps(summary, indent=1))
+        write_record(self.report, summary)
         logger.info(
             "%.4g ps done, %.4g ns/day, mean %.1f K",
             self.protocol.production,
@@ -385,10 +391,3 @@ def save_state(simulation: app.Simulation, path: Path) -> None:
     """Save the state of a simulation; the file is complete or unchanged."""
     with replacing(path) as fresh:
         simulation.saveState(str(fresh))
-
-
-def _steps_of(state: Path) -> int:
-    """Step count of a saved state, 0 if there is none."""
-    return (
-        openmm.XmlSerializer.deserialize(state.read_text()).getStepCount() if state.exists() else 0
-    )

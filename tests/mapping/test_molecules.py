@@ -22,7 +22,7 @@ from openmm_cgkd.frames.frames import Frames, read_frames
 from openmm_cgkd.mapping.mapping import mapping_from_config
 from openmm_cgkd.potential.bonded import nearest_vectors
 from openmm_cgkd.potential.metadata import read_metadata
-from openmm_cgkd.simulation.resume import write_topology
+from openmm_cgkd.simulation.outputs import write_topology
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.stages.export import export_student
 from openmm_cgkd.stages.inputs import fit_prior_of

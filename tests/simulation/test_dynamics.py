@@ -1,7 +1,10 @@
 """Dynamics: conservation laws, temperature, resuming, explosions, files in the folder."""
 
 import json
-import shutil
+import os
+import signal
+import subprocess
+import sys
 
 import mdtraj
 import numpy as np
@@ -16,8 +19,10 @@ from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.simulation import dynamics
 from openmm_cgkd.simulation.dynamics import run_dynamics
 from openmm_cgkd.simulation.explosion import ExplosionGuard
-from openmm_cgkd.simulation.resume import log_column
+from openmm_cgkd.simulation.outputs import log_column
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
+from openmm_cgkd.utils import save_points
+from tests.cases.dynamics import run_toy
 from tests.cases.potential import CUBIC, NAMES, beads, liquid, write_toy_potential
 
 TEMPERATURE = 200.0
@@ -147,81 +152,121 @@ class KilledError(Exception):
 
 @pytest.mark.parametrize("suffix", ["dcd", "xtc"])
 @pytest.mark.parametrize("moment", ["before the save", "between state and record"])
-def test_resume_after_a_kill_repeats_no_frame(tmp_path, monkeypatch, suffix, moment):
+def test_resume_after_a_stop_repeats_no_frame(tmp_path, monkeypatch, suffix, moment):
     # 50 frames, saved every 10
     case, settings = harmonic_case(), protocol(production="1 ps", trajectory=suffix)
-    saves = []
+    run_dynamics(*case, tmp_path / "whole", settings, TEMPERATURE)
+    stopped = tmp_path / "stopped"
 
-    def killed_save(self, simulation, steps, seconds):
-        saves.append(simulation.currentStep)
-        if len(saves) == 3 and moment == "before the save":
+    def stopped_save(self, simulation, steps, seconds):
+        if simulation.currentStep == 300:
             raise KilledError
         original(self, simulation, steps, seconds)
 
-    def killed_write(path, text):
-        if len(saves) == 3:
+    def stopped_write(path, content):
+        if content["steps"] == 300:
             raise KilledError
-        write_text(path, text)
+        write_record(path, content)
 
-    original, write_text = dynamics.Dynamics.save, dynamics.write_text
-    monkeypatch.setattr(dynamics.Dynamics, "save", killed_save)
-    if moment != "before the save":
-        monkeypatch.setattr(dynamics, "write_text", killed_write)
+    original, write_record = dynamics.Dynamics.save, save_points.write_record
+    if moment == "before the save":
+        monkeypatch.setattr(dynamics.Dynamics, "save", stopped_save)
+    else:
+        monkeypatch.setattr(save_points, "write_record", stopped_write)
     with pytest.raises(KilledError):
-        run_dynamics(*case, tmp_path, settings, TEMPERATURE)
+        run_dynamics(*case, stopped, settings, TEMPERATURE)
     monkeypatch.undo()
-    trajectory = tmp_path / f"trajectory.{suffix}"
-    before = load(tmp_path, suffix)
-    assert before.n_frames == 30
+    trajectory = stopped / f"trajectory.{suffix}"
+    assert load(stopped, suffix).n_frames == 30
     with open(trajectory, "ab") as file:
         file.write(trajectory.read_bytes()[-200:-60])  # and a torn frame after them
-    with open(tmp_path / "state.csv", "a") as file:
+    with open(stopped / "state.csv", "a") as file:
         file.write("310,0.6")
-    run_dynamics(*case, tmp_path, settings, TEMPERATURE)
-    after = load(tmp_path, suffix)
-    assert after.n_frames == 50
-    kept = 20 if moment == "before the save" else 30
-    np.testing.assert_allclose(after.xyz[:kept], before.xyz[:kept], atol=1e-6)
-    jumps = np.abs(np.diff(after.xyz, axis=0)).max(axis=(1, 2))
-    assert (jumps > 0).all()  # no frame twice
-    assert jumps[kept - 1] < 3 * np.median(jumps)  # and none left out
-    np.testing.assert_allclose(log_column(tmp_path / "state.csv", "Step"), 10 * np.arange(1, 51))
-    np.testing.assert_allclose(log_column(tmp_path / "state.csv", "Time"), 0.02 * np.arange(1, 51))
+    run_dynamics(*case, stopped, settings, TEMPERATURE)
+    assert_same_run(stopped, tmp_path / "whole", suffix)
+    np.testing.assert_allclose(log_column(stopped / "state.csv", "Time"), 0.02 * np.arange(1, 51))
     if suffix == "xtc":
-        np.testing.assert_allclose(after.time, 0.02 * np.arange(1, 51), rtol=1e-4)
+        np.testing.assert_allclose(load(stopped, suffix).time, 0.02 * np.arange(1, 51), rtol=1e-4)
 
 
-def test_equilibration_resumes_after_a_kill(tmp_path, monkeypatch, caplog):
+def assert_same_run(found, expected, suffix="dcd"):
+    """Bit for bit, but for the speed in the log and the date in the trajectory."""
+    np.testing.assert_array_equal(load(found, suffix).xyz, load(expected, suffix).xyz)
+    for name in ("Step", "Time", "Potential Energy", "Kinetic Energy", "Temperature"):
+        np.testing.assert_array_equal(
+            log_column(found / "state.csv", name), log_column(expected / "state.csv", name)
+        )
+    assert (found / "state.xml").read_bytes() == (expected / "state.xml").read_bytes()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from openmm import app
+from openmm_cgkd.utils import save_points
+from tests.cases.dynamics import run_toy
+moment, model, folder = sys.argv[1:]
+report, write_record = app.DCDReporter.report, save_points.write_record
+def killed_report(self, simulation, state):
+    report(self, simulation, state)
+    if simulation.currentStep == 130:
+        os.kill(os.getpid(), signal.SIGKILL)
+def killed_write(path, content):
+    if content["steps"] == 300:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write_record(path, content)
+if moment == "after a frame":
+    app.DCDReporter.report = killed_report
+else:
+    save_points.write_record = killed_write
+run_toy(Path(model), Path(folder))
+"""
+
+
+def test_killed_run_goes_on_bit_for_bit(tmp_path, potential):
+    """SIGKILL between two saves, then between the state and the record of a save."""
+    run_toy(potential.file, tmp_path / "whole")
+    for moment, frames in (("after a frame", 13), ("before the record", 30)):
+        child = subprocess.run(
+            [sys.executable, "-c", KILLED, moment, str(potential.file), str(tmp_path / "killed")],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+        )
+        assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+        assert load(tmp_path / "killed").n_frames == frames
+    run_toy(potential.file, tmp_path / "killed")
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    assert load(tmp_path / "killed").n_frames == 40
+
+
+def test_equilibration_resumes_after_a_stop(tmp_path, monkeypatch, caplog):
     case, settings = harmonic_case(), protocol(equilibration="0.6 ps")  # 300 steps, saved every 100
-    original, calls = dynamics.save_state, []
+    run_dynamics(*case, tmp_path / "whole", settings, TEMPERATURE)
+    steps, step = [], dynamics.Dynamics.step
 
-    def killed(simulation, path):
-        calls.append(path.name)
-        if len(calls) == 3:
+    def stopped(self, simulation, n):
+        if len(steps) == 2:
             raise KilledError
-        original(simulation, path)
+        steps.append(n)
+        step(self, simulation, n)
 
-    monkeypatch.setattr(dynamics, "save_state", killed)
+    monkeypatch.setattr(dynamics.Dynamics, "step", stopped)
     # as if nothing could be done any more
     monkeypatch.setattr(dynamics.Dynamics, "rescue", lambda *_: None)
     with pytest.raises(KilledError):
-        run_dynamics(*case, tmp_path, settings, TEMPERATURE)
+        run_dynamics(*case, tmp_path / "stopped", settings, TEMPERATURE)
     monkeypatch.undo()
-    assert set(calls) == {"equilibration.xml"}
-    steps = []
-    step = dynamics.Dynamics.step
+    steps.clear()
     monkeypatch.setattr(
         dynamics.Dynamics,
         "step",
         lambda self, sim, n: (steps.append(n), step(self, sim, n)),
     )
     with caplog.at_level("INFO", "openmm_cgkd"):
-        run_dynamics(*case, tmp_path, settings, TEMPERATURE)
+        run_dynamics(*case, tmp_path / "stopped", settings, TEMPERATURE)
     assert "resuming equilibration at 0.4 ps" in caplog.text
     assert sum(steps) == 100 + 200  # what was left of the equilibration, and production
-    assert load(tmp_path).n_frames == 20
-    np.testing.assert_allclose(log_column(tmp_path / "state.csv", "Time"), 0.02 * np.arange(1, 21))
-    assert not (tmp_path / "equilibration.xml").exists()
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
 def test_good_state_is_saved_on_an_error_and_resumed_from(tmp_path, monkeypatch):
@@ -240,7 +285,7 @@ def test_good_state_is_saved_on_an_error_and_resumed_from(tmp_path, monkeypatch)
     monkeypatch.setattr(
         dynamics.Dynamics,
         "reporters",
-        lambda self, append: [*original(self, append), FullDisk()],
+        lambda self: [*original(self), FullDisk()],
     )
     with pytest.raises(OSError, match="No space"):
         run_dynamics(*case, tmp_path, protocol(), TEMPERATURE)
@@ -249,13 +294,9 @@ def test_good_state_is_saved_on_an_error_and_resumed_from(tmp_path, monkeypatch)
         openmm.XmlSerializer.deserialize((tmp_path / "state.xml").read_text()).getStepCount() == 157
     )
     assert not (tmp_path / "failure.xml").exists()
-    before = load(tmp_path).xyz
     run_dynamics(*case, tmp_path, protocol(), TEMPERATURE)
-    after = load(tmp_path).xyz
-    np.testing.assert_allclose(after[:15], before, atol=1e-6)
-    np.testing.assert_allclose(log_column(tmp_path / "state.csv", "Step"), 10 * np.arange(1, 21))
-    jumps = np.abs(np.diff(after, axis=0)).max(axis=(1, 2))
-    assert 0 < jumps[14] < 3 * np.median(jumps)
+    run_dynamics(*case, tmp_path / "whole", protocol(), TEMPERATURE)
+    assert_same_run(tmp_path, tmp_path / "whole")
 
 
 def test_barostat_gives_an_ideal_gas_its_volume(tmp_path):
@@ -345,15 +386,6 @@ def test_same_seed_gives_the_same_run(tmp_path):
     for name in ("a", "b"):
         run_dynamics(*case, tmp_path / name, protocol(), TEMPERATURE, seed=5)
     np.testing.assert_array_equal(load(tmp_path / "a").xyz, load(tmp_path / "b").xyz)
-
-
-def test_lost_trajectory_is_noticed(tmp_path):
-    case = harmonic_case()
-    run_dynamics(*case, tmp_path, protocol(), TEMPERATURE)
-    shutil.copy(tmp_path / "topology.pdb", tmp_path / "kept.pdb")
-    (tmp_path / "trajectory.dcd").unlink()
-    with pytest.raises(SimulationError, match="fewer than the 20 frames"):
-        run_dynamics(*case, tmp_path, protocol(production="0.6 ps"), TEMPERATURE)
 
 
 def test_insane_timestep_is_caught(case, tmp_path):

@@ -15,7 +15,7 @@ from openmm_cgkd.analysis.observables.neighbors import Frame
 from openmm_cgkd.exceptions import AnalysisError
 from openmm_cgkd.frames.frames import Frames, read_frames
 from openmm_cgkd.mapping.beads import BeadTopology
-from openmm_cgkd.simulation.resume import log_column
+from openmm_cgkd.simulation.outputs import log_column
 from openmm_cgkd.utils.files import file_hash
 
 from .trajectory import read_trajectory

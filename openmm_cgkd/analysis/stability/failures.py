@@ -24,7 +24,7 @@ from openmm_cgkd.analysis.observables.aggregation import (
 from openmm_cgkd.analysis.observables.pressure import virial_pressure
 from openmm_cgkd.config.run import SimulationConfig, StabilityConfig
 from openmm_cgkd.mapping.beads import BeadTopology
-from openmm_cgkd.simulation.resume import log_column
+from openmm_cgkd.simulation.outputs import log_column
 
 from .survival import Replica, Traces
 

@@ -1,4 +1,4 @@
-"""Trajectory and state log of a run: start, or cut back to a saved step and continue."""
+"""What a run writes: topology, trajectory and state log."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ from typing import Any
 
 import mdtraj
 import numpy as np
-from openmm import Vec3, app, unit
+from openmm import app
 
 from openmm_cgkd.exceptions import SimulationError
-from openmm_cgkd.utils.files import replacing
-
-_CHUNK = 100  # frames held in memory while a trajectory is cut
 
 
 def write_topology(
@@ -67,63 +64,6 @@ def open_trajectory(path: Path, interval: int, append: bool) -> Any:
     return kind(str(path), interval, append=append, enforcePeriodicBox=False)
 
 
-def cut_trajectory(
-    path: Path,
-    topology: app.Topology,
-    beads: mdtraj.Topology,
-    keep: int,
-    timestep: float,
-    interval: int,
-) -> None:
-    """Keep the first frames of a trajectory and drop the rest, incomplete ones included.
-
-    Parameters
-    ----------
-    path : path
-    topology, beads
-        The same beads for OpenMM, which writes, and for MDTraj, which reads.
-    keep : int
-        Number of frames, at least one.
-    timestep : float, ps
-    interval : int
-        Time steps between frames.
-
-    Raises
-    ------
-    SimulationError
-        If the trajectory has fewer frames.
-    """
-    lost = (
-        f"{path}: has fewer than the {keep} frames of the saved state; remove the folder"
-        f" {path.parent} to simulate again."
-    )
-    if not path.exists():
-        raise SimulationError(lost)
-    arguments = (topology, timestep * unit.picosecond, interval, interval)
-    with replacing(path) as fresh:
-        fresh.unlink(missing_ok=True)
-        with mdtraj.open(str(path)) as source, open(fresh, "wb") as file:
-            writer = (
-                app.XTCFile(str(fresh), *arguments)
-                if path.suffix == ".xtc"
-                else app.DCDFile(file, *arguments)
-            )
-            left = keep
-            while left > 0:
-                part = source.read_as_traj(beads, n_frames=min(left, _CHUNK))
-                if len(part) == 0:
-                    raise SimulationError(lost)
-                for k in range(len(part)):
-                    writer.writeModel(
-                        part.xyz[k], periodicBoxVectors=_vectors(part.unitcell_vectors, k)
-                    )
-                left -= len(part)
-
-
-def _vectors(boxes: np.ndarray | None, k: int) -> Any:
-    return None if boxes is None else [Vec3(*map(float, row)) for row in boxes[k]] * unit.nanometer
-
-
 def open_log(
     path: Path, interval: int, append: bool, density: bool = False
 ) -> app.StateDataReporter:
@@ -141,6 +81,11 @@ def open_log(
         "speed": True,
     }
     return app.StateDataReporter(str(path), interval, append=append, density=density, **columns)
+
+
+def is_begun(path: Path) -> bool:
+    """Whether a file that a run appends to has content."""
+    return path.exists() and path.stat().st_size > 0
 
 
 def log_column(path: Path, name: str) -> np.ndarray:

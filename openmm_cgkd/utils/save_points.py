@@ -1,0 +1,206 @@
+"""Saved states of a simulation, with checksums of everything that it goes on from.
+
+A save is the checkpoint of OpenMM, from which a simulation goes on bit for bit; the state as XML,
+which other machines, platforms and versions read, too; and a record that names both and the output
+files by their checksums. The save before stays until the new one is complete, so that a kill or a
+damaged file costs the work since then at most.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openmm
+from openmm import app
+
+from openmm_cgkd.exceptions import CGKDError, SimulationError
+
+from .appended import AppendedFile, fits
+from .files import file_hash, replacing
+from .records import read_record, write_record
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Save:
+    """A save that a simulation can go on from.
+
+    Attributes
+    ----------
+    record : dict
+        What the simulation has told, and checksums.
+    checkpoint, state : path or None
+        None if the file is lost.
+    """
+
+    record: dict[str, Any]
+    checkpoint: Path | None
+    state: Path | None
+
+
+class SavePoints:
+    """The saves of one simulation.
+
+    Parameters
+    ----------
+    state : path
+        XML file of the state. The checkpoint is beside it, with the suffix ``.chk``; files of the
+        save before have ``.previous`` in their names.
+    record : path
+        JSON file.
+    outputs : sequence of path
+        Files that the simulation appends to.
+    """
+
+    def __init__(self, state: Path, record: Path, outputs: Sequence[Path] = ()) -> None:
+        self._state, self._checkpoint, self._record = state, state.with_suffix(".chk"), record
+        self._outputs = {path.name: AppendedFile(path) for path in outputs}
+        self._kept = True  # whether the latest save has been put by as the one before
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file that saves consist of."""
+        latest = [self._record, self._checkpoint, self._state]
+        return latest + [_previous(path) for path in latest]
+
+    def find(self) -> tuple[list[Save], list[str]]:
+        """Saves with whole record, state and output files, the latest first; and what is damaged.
+
+        Without saves and without damage there has been no simulation.
+        """
+        found: list[Save] = []
+        damage: list[str] = []
+        for path in (self._record, _previous(self._record)):
+            if not path.exists():
+                continue
+            try:
+                found.append(self._check(path, read_record(path), damage))
+            except CGKDError as error:
+                damage.append(str(error))
+            if not damage:
+                break  # the one before is for damage alone
+        return found, damage
+
+    def _check(self, path: Path, record: dict[str, Any], damage: list[str]) -> Save:
+        try:
+            files, hashes = record["files"], (record["checkpoint"], record["state"])
+        except KeyError as error:
+            raise SimulationError(f"{path}: has no checksums of what was saved.") from error
+        for name, output in self._outputs.items():
+            if name in files and not fits(output.path, files[name]):
+                raise SimulationError(
+                    f"{output.path}: is missing, or was changed after {path.name} was written."
+                )
+        checkpoint, state = map(_whole, (self._checkpoint, self._state), hashes)
+        for kept, each in ((checkpoint, self._checkpoint), (state, self._state)):
+            if kept is None:
+                damage.append(f"{each}: is missing, or was changed after {path.name} was written.")
+        return Save(record, checkpoint, state)
+
+    def restore(
+        self,
+        simulation: app.Simulation,
+        saves: list[Save],
+        reseed: Callable[[dict[str, Any]], None],
+    ) -> dict[str, Any] | None:
+        """Put a simulation into the state of the best save, and cut its output files to that.
+
+        Parameters
+        ----------
+        simulation : openmm.app.Simulation
+        saves : list of Save
+            As `find` gives them.
+        reseed : callable
+            Gives the simulation other random numbers, from the record of a save: a state, unlike a
+            checkpoint, does not know which ones come next.
+
+        Returns
+        -------
+        dict or None
+            The record of the save; None if there is none that fits.
+        """
+        for save in saves:
+            if save.checkpoint is None:
+                continue
+            try:
+                simulation.context.loadCheckpoint(save.checkpoint.read_bytes())
+            except openmm.OpenMMException as error:
+                logger.warning(
+                    "%s: is of another machine, platform or version of OpenMM (%s); going on from"
+                    " %s, with other random numbers",
+                    save.checkpoint, error, self._state.name,
+                )  # fmt: skip
+            else:
+                return self._go_on(save)
+        for save in saves:
+            if save.state is not None:
+                reseed(save.record)
+                simulation.loadState(str(save.state))
+                return self._go_on(save)
+        return None
+
+    def _go_on(self, save: Save) -> dict[str, Any]:
+        """Make a save the latest one. A kill meanwhile leaves it, or one before it, whole."""
+        for name, output in self._outputs.items():
+            output.cut(save.record["files"].get(name, {"size": 0, "head": ""}))
+        for kept, path in ((save.checkpoint, self._checkpoint), (save.state, self._state)):
+            if kept is not None and kept != path:
+                os.replace(kept, path)
+        write_record(self._record, save.record)
+        self._kept = False
+        return save.record
+
+    def write(self, simulation: app.Simulation, data: dict[str, Any]) -> None:
+        """Save a simulation.
+
+        Parameters
+        ----------
+        simulation : openmm.app.Simulation
+        data : dict
+            For the record.
+        """
+        context = simulation.context
+        state = context.getState(
+            positions=True, velocities=True, parameters=True, integratorParameters=True
+        )
+        contents = {
+            self._checkpoint: context.createCheckpoint(),
+            self._state: openmm.XmlSerializer.serialize(state).encode(),
+        }
+        checkpoint, xml = (hashlib.sha256(content).hexdigest() for content in contents.values())
+        files = {name: output.summary() for name, output in self._outputs.items()}
+        if not self._kept:
+            for path in (self._record, *contents):
+                if path.exists():
+                    os.replace(path, _previous(path))
+            self._kept = True
+        for path, content in contents.items():
+            with replacing(path) as fresh:
+                fresh.write_bytes(content)
+        write_record(self._record, {**data, "files": files, "checkpoint": checkpoint, "state": xml})
+        self._kept = False
+
+    def clear(self) -> None:
+        """Remove all saves."""
+        for path in self.files:
+            path.unlink(missing_ok=True)
+        self._kept = True
+
+
+def _whole(path: Path, wanted: str) -> Path | None:
+    """The file, or that of the save before, whichever has the wanted SHA-256."""
+    for each in (path, _previous(path)):
+        if each.exists() and file_hash(each) == wanted:
+            return each
+    return None
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
