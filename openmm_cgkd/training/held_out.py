@@ -22,6 +22,7 @@ from openmm_cgkd.potential.custom_network import CustomNetwork
 from openmm_cgkd.potential.forces import cutoff_of
 from openmm_cgkd.potential.prior import PriorParameters
 from openmm_cgkd.utils.files import file_hash, write_text
+from openmm_cgkd.utils.statistics import BlockedMean, blocked_mean, error_words, standard_error
 
 from .graphs import FrameGraphs
 from .labels import open_labels
@@ -33,7 +34,6 @@ from .task import TEST
 logger = logging.getLogger(__name__)
 
 _SIGNIFICANT = 0.01  # a rarer difference is not put down to chance
-_FEWEST_BLOCKS = 8  # fewer blocks do not tell an error
 
 
 def evaluate_student(
@@ -95,12 +95,12 @@ def evaluate_student(
     if against is not None:
         at_means = predict(student, against.graphs, range(len(against.graphs)))[0]
         result["mean_forces"] = compare_with_mean_forces(forces, graphs, at_means, against)
-    _log(result)
+    log_result(result)
     write_text(checkpoint.parent / TEST, json.dumps(result, indent=1))
     return result
 
 
-def errors_over_time(errors: np.ndarray, graphs: FrameGraphs) -> dict[str, dict[str, float | None]]:
+def errors_over_time(errors: np.ndarray, graphs: FrameGraphs) -> dict[str, dict[str, Any]]:
     """RMSE over all beads and by bead type, with errors that know of correlation in time.
 
     Parameters
@@ -111,28 +111,37 @@ def errors_over_time(errors: np.ndarray, graphs: FrameGraphs) -> dict[str, dict[
     Returns
     -------
     dict
-        By bead type, and ``all``: ``rmse`` and ``rmse_se``, kJ/mol/nm; the latter None where there
-        are too few frames for it.
+        By bead type, and ``all``: ``rmse`` and ``rmse_se``, kJ/mol/nm, the latter None for a single
+        frame; ``at_least``, whether the frames are too few for more than a lower bound of it.
     """
     squares = errors.astype(float) ** 2
-    found = {}
-    for name, beads in bead_groups(graphs.frames.beads).items():
-        series = squares[:, beads].mean(axis=(1, 2))
-        rmse, error = root(float(series.mean()), correlated_error(series)[0])
-        found[name or "all"] = {"rmse": rmse, "rmse_se": _known(error)}
-    return found
+    return {
+        name or "all": _entry(blocked(squares[:, beads].mean(axis=(1, 2))))
+        for name, beads in bead_groups(graphs.frames.beads).items()
+    }
 
 
-def mapped_errors(forces: np.ndarray, graphs: FrameGraphs) -> dict[str, dict[str, float | None]]:
+def blocked(series: np.ndarray) -> BlockedMean:
+    """As `blocked_mean`, and of a single sample with an error that is not known."""
+    if len(series) == 1:
+        return BlockedMean(float(series[0]), float("nan"), 1.0, 1, False)
+    return blocked_mean(series)
+
+
+def _entry(square: BlockedMean, known: float = 0.0, known_error: float = 0.0) -> dict[str, Any]:
+    """Root of a mean square, to which another one is added."""
+    rmse, error = root(square.mean + known, float(np.hypot(square.error, known_error)))
+    return {"rmse": rmse, "rmse_se": _finite(error), "at_least": not square.plateau}
+
+
+def mapped_errors(forces: np.ndarray, graphs: FrameGraphs) -> dict[str, dict[str, Any]]:
     """As `errors_over_time`, of network and prior against the mapped forces.
 
     Of all beads also the ``share``, the mean square over the variance of the mapped forces.
     """
     mapped = graphs.frames.forces
     found = errors_over_time(forces + graphs.prior_forces - mapped, graphs)
-    rmse = found["all"]["rmse"]
-    assert rmse is not None
-    found["all"]["share"] = rmse**2 / float(np.var(mapped, dtype=float))
+    found["all"]["share"] = found["all"]["rmse"] ** 2 / float(np.var(mapped, dtype=float))
     return found
 
 
@@ -171,19 +180,17 @@ def compare_with_mean_forces(
     excess = model**2 - 2 * model * mapped
     implied = {}
     for name, beads in bead_groups(graphs.frames.beads).items():
-        series, floor = excess[:, beads].mean(axis=(1, 2)), against.floors[name]
-        error = float(np.hypot(correlated_error(series)[0], floor.mean_force_error))
-        rmse, rmse_se = root(float(series.mean()) + floor.mean_force, error)
-        implied[name or "all"] = {"rmse": rmse, "rmse_se": _known(rmse_se)}
+        floor = against.floors[name]
+        square = blocked(excess[:, beads].mean(axis=(1, 2)))
+        implied[name or "all"] = _entry(square, floor.mean_force, floor.mean_force_error)
 
     chosen = against.held_out if against.held_out.sum() > 1 else np.full(len(at_means), True)
     model = at_means + against.graphs.prior_forces.astype(float)
     measured = (model**2 - 2 * model * against.graphs.frames.forces).mean(axis=(1, 2))[chosen]
-    series = excess.mean(axis=(1, 2))
-    error, blocks = correlated_error(series)
-    combined = np.hypot(error, measured.std(ddof=1) / np.sqrt(len(measured)))
-    distance = abs(series.mean() - measured.mean()) / combined
-    p_value = 2 * student_t.sf(distance, min(blocks, len(measured)) - 1)
+    series = blocked(excess.mean(axis=(1, 2)))
+    combined = np.hypot(series.safe_error, standard_error(measured))
+    distance = abs(series.mean - measured.mean()) / combined
+    p_value = 2 * student_t.sf(distance, max(1, min(series.blocks, len(measured)) - 1))
 
     found = against.errors(at_means)
     prefix = "held_out_" if "held_out_mean_force_rmse" in found else ""
@@ -196,50 +203,27 @@ def compare_with_mean_forces(
             "rmse_se": found[f"{prefix}mean_force_rmse_se"],
         },
         "implied": implied,
-        "p_value": _known(float(p_value)),
+        "p_value": _finite(float(p_value)),
     }
 
 
-def correlated_error(series: np.ndarray) -> tuple[float, int]:
-    """Standard error of the mean of a series that may remember, by blocks of growing length.
-
-    Blocks of 1, 2, 4, ... values are averaged as long as there are eight of them (Flyvbjerg and
-    Petersen, J. Chem. Phys. 1989, 91, 461). The largest of these errors is taken: correlation makes
-    those of short blocks too small.
-
-    Returns
-    -------
-    error : float
-        nan for fewer than two values.
-    blocks : int
-        Number of blocks that it comes from.
-    """
-    n, best = len(series), (float("nan"), len(series))
-    length = 1
-    while (count := n // length) > 1 and (length == 1 or count >= _FEWEST_BLOCKS):
-        means = series[: count * length].reshape(count, length).mean(axis=1)
-        error = float(means.std(ddof=1) / np.sqrt(count))
-        if not error <= best[0]:
-            best = error, count
-        length *= 2
-    return best
-
-
-def _known(value: float) -> float | None:
+def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
 def _text(entry: dict[str, Any]) -> str:
     error = entry["rmse_se"]
-    return f"{entry['rmse']:.2f}" + ("" if error is None else f" +- {error:.2f}")
+    bound = not entry.get("at_least", False)
+    return f"{entry['rmse']:.2f}" + ("" if error is None else f" +- {error_words(error, bound)}")
 
 
-def _all_and_types(errors: dict[str, dict[str, float | None]]) -> str:
+def _all_and_types(errors: dict[str, dict[str, Any]]) -> str:
     types = ", ".join(f"{name} {_text(entry)}" for name, entry in errors.items() if name != "all")
     return f"{_text(errors['all'])} kJ/mol/nm ({types})"
 
 
-def _log(result: dict[str, Any]) -> None:
+def log_result(result: dict[str, Any]) -> None:
+    """Log what `evaluate_student` found, with a warning where it contradicts itself."""
     logger.info(
         "student on the test part, %d frames from %g to %g ps: force RMSE against mapped forces %s,"
         " %.4f of their variance",

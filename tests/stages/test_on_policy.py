@@ -11,7 +11,7 @@ from openmm_cgkd.potential.checkpoint import load_checkpoint
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.stages.on_policy import simulate_student, train_on_policy
 from openmm_cgkd.training.labels import load_labels
-from openmm_cgkd.training.task import BEST
+from openmm_cgkd.training.task import BEST, TEST
 from openmm_cgkd.utils.files import file_hash
 from tests.cases.training import change_student
 
@@ -42,6 +42,8 @@ def test_rounds_gather_labels(own_labeled_run):
         load_checkpoint(path)[1]["training"]["configurations_beyond_frames"] for path in students
     ]
     assert beyond == [0, 6, 12]
+    # the test part is looked at once, for the last student
+    assert [(path.parent / TEST).exists() for path in students] == [False, False, True]
     assert len(load_labels(folder.on_policy(1) / "labels.h5", frames).forces) == 6
 
     hashes = [file_hash(path) for path in students]

@@ -38,22 +38,6 @@ def series(n: int, memory: float, random: np.random.Generator, shape: tuple = ()
     return fresh
 
 
-@pytest.mark.parametrize(("memory", "least", "most"), [(0.0, 0.95, 1.25), (0.8, 0.75, 1.1)])
-def test_error_knows_of_correlation_in_time(memory, least, most):
-    n, random = 400, np.random.default_rng(0)
-    lags = np.arange(1, n)
-    exact = np.sqrt((1 + 2 * ((1 - lags / n) * memory**lags).sum()) / n)
-    found = [held_out.correlated_error(series(n, memory, random))[0] for _ in range(300)]
-    assert least < np.mean(found) / exact < most
-    plain = 1 / np.sqrt(n)
-    assert exact / plain > 2.9 or memory == 0
-
-
-def test_too_few_frames_have_no_error():
-    assert np.isnan(held_out.correlated_error(np.array([2.0]))[0])
-    assert held_out.correlated_error(np.array([1.0, 3.0])) == (pytest.approx(1.0), 2)
-
-
 N_TEST, N_MEANS, FORCE = 200, 60, 12.0  # frames, configurations, RMS mean force
 
 
@@ -129,9 +113,31 @@ def test_loss_less_noise_is_the_error_against_the_mean_force(places):
     assert sum(result["p_value"] < 0.01 for result in results) <= 2
 
 
-def test_mean_forces_of_another_fluid_are_told(places):
-    forces, test, at_means, against = realisation(places, 0, scale=1.3)
-    assert held_out.compare_with_mean_forces(forces, test, at_means, against)["p_value"] < 1e-3
+def test_a_single_frame_has_no_error(places):
+    forces, test, at_means, against = realisation(places, 0)
+    one = copy.copy(test)
+    one.frames, one.prior_forces = test.frames[np.arange(1)], test.prior_forces[:1]
+    result = held_out.compare_with_mean_forces(forces[:1], one, at_means, against)
+    assert result["p_value"] is result["implied"]["all"]["rmse_se"] is None
+    mapped = held_out.mapped_errors(forces[:1], one)["all"]
+    assert mapped["rmse_se"] is None
+    assert mapped["rmse"] > 0
+
+
+@pytest.mark.parametrize(("scale", "warnings"), [(1.0, 0), (1.3, 1)])
+def test_mean_forces_of_another_fluid_are_told(places, caplog, scale, warnings):
+    caplog.set_level("INFO", logger="openmm_cgkd")
+    forces, test, at_means, against = realisation(places, 0, scale=scale)
+    found = {
+        "frames": N_TEST,
+        "time_ps": [0.0, N_TEST - 1.0],
+        "mapped": held_out.mapped_errors(forces, test),
+        "mean_forces": held_out.compare_with_mean_forces(forces, test, at_means, against),
+    }
+    held_out.log_result(found)
+    told = [each.message for each in caplog.records if each.levelname == "WARNING"]
+    assert len(told) == warnings == sum("differ by more than chance" in text for text in told)
+    assert (found["mean_forces"]["p_value"] < 1e-3) == bool(warnings)
 
 
 def test_noise_that_remembers_widens_the_error(places):

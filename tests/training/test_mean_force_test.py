@@ -7,6 +7,7 @@ import pytest
 
 from openmm_cgkd.config.run import PriorConfig
 from openmm_cgkd.exceptions import FramesError
+from openmm_cgkd.frames.split import split_frames
 from openmm_cgkd.mean_forces.file import MeanForces, write_mean_forces
 from openmm_cgkd.potential.prior import fit_prior
 from openmm_cgkd.training.mean_force_test import MeanForceTest, load_mean_force_test
@@ -62,6 +63,37 @@ def test_unresolved_error_is_zero_within_its_bound(case):
     )
     errors = test.errors(truth - test.graphs.prior_forces)
     assert 0 <= errors["mean_force_rmse"] < 4 * errors["mean_force_rmse_se"] < 6
+
+
+def test_configurations_that_are_held_out_are_counted_apart(case, caplog):
+    """Mean forces of all frames: errors by part are those of the frames of that part."""
+    frames, truth = case
+    split, prior = split_frames(frames.time, 0.2, 0.1, 1.0), fit_prior(frames, PriorConfig())
+    test = MeanForceTest(estimates(case, 0, error=6.0), frames, CUTOFF, prior, split)
+    test.warn()
+    assert test.counts == {"training": 41, "validation": 11, "test": 6, "outside": 2}
+    wrong = np.linspace(3, 9, len(frames))[:, None, None] * np.ones_like(truth)
+    forces = truth - test.graphs.prior_forces + wrong
+    squares = (truth + wrong - test.graphs.frames.forces).astype(float) ** 2 - 36
+    gap = np.setdiff1d(np.arange(len(frames)), np.concatenate(list(vars(split).values())))
+    for name, chosen in (vars(split) | {"outside": gap}).items():
+        found = test.by_part(forces)[name]
+        assert found["configurations"] == len(chosen)
+        assert found["rmse"] == pytest.approx(np.sqrt(squares[chosen].mean()), rel=1e-4)
+    errors, held_out = test.errors(forces), np.concatenate([split.test, gap])
+    for suffix, beads in (("", slice(None)), ("_B", frames.beads.types == 1)):
+        assert errors[f"mean_force_rmse{suffix}"] == pytest.approx(
+            np.sqrt(squares[:, beads].mean()), rel=1e-4
+        )
+        assert errors[f"held_out_mean_force_rmse{suffix}"] == pytest.approx(
+            np.sqrt(squares[held_out][:, beads].mean()), rel=1e-4
+        )
+    assert "41 lie in the training part, which the network has seen, and 11 lie" in caplog.text
+    caplog.clear()
+    alone = MeanForceTest(estimates(case, 0, error=6.0), frames, CUTOFF, prior)
+    alone.warn()
+    assert not caplog.records
+    assert "held_out_mean_force_rmse" not in alone.errors(forces)
 
 
 def test_noise_floor_is_the_noise_put_in(case):
