@@ -9,6 +9,7 @@ import mdtraj
 import numpy as np
 
 from openmm_cgkd.exceptions import BoxError, FramesError
+from openmm_cgkd.utils.appended import check_written
 from openmm_cgkd.utils.box import box_volume
 
 # formats that MDTraj reads with certain units (nm or angstrom by definition), and whether they
@@ -51,6 +52,8 @@ def read_bead_trajectory(path: Path | str, topology: mdtraj.Topology) -> BeadTra
         beads, values that are not finite, or times that do not rise.
     BoxError
         If a frame has no periodic box.
+    RecordError
+        If a simulation wrote it and it was changed since.
     """
     path = Path(path)
     if not path.exists():
@@ -61,6 +64,7 @@ def read_bead_trajectory(path: Path | str, topology: mdtraj.Topology) -> BeadTra
             f"{path}: the ending {path.suffix or '(none)'} is of no format whose units are certain;"
             f" convert the trajectory to one of {', '.join(_TIMED)}."
         )
+    check_written(path)
     try:
         trajectory = mdtraj.load(str(path), top=topology)
     except _READ_ERRORS as error:

@@ -15,7 +15,7 @@ from openmm import app, unit
 from openmm_cgkd.config.run import CommitteeConfig, SimulationConfig
 from openmm_cgkd.exceptions import ConfigError, SimulationError
 from openmm_cgkd.platforms import choose_platform, platforms
-from openmm_cgkd.utils.appended import AppendedFile
+from openmm_cgkd.utils.appended import RECORD
 from openmm_cgkd.utils.damaged import set_aside
 from openmm_cgkd.utils.files import replacing
 from openmm_cgkd.utils.lock import locked
@@ -132,9 +132,8 @@ class Dynamics:
         self.pdb, self.report = folder / "topology.pdb", folder / "simulation.json"
         # the last good state, and the one that was refused
         self.state, self.failed_state = folder / "state.xml", folder / "failure.xml"
-        self.saves = SavePoints(
-            self.state, folder / "progress.json", [self.trajectory, self.log, self.spread]
-        )
+        outputs = [self.trajectory, self.log, self.spread]
+        self.saves = SavePoints(self.state, folder / RECORD, outputs, [self.pdb])
         inputs = {
             **protocol.model_dump(mode="json"),
             "temperature": temperature,
@@ -336,8 +335,8 @@ class Dynamics:
         step = simulation.currentStep
         self.done["steps"] = step if self.done["equilibrated"] else 0
         since_start = step + (self.warm_up if self.done["equilibrated"] else 0)
-        fixed = {self.pdb.name: AppendedFile(self.pdb).summary()}
-        self.saves.write(simulation, {**self.done, "step": since_start, "fixed": fixed})
+        finished = self.done["steps"] == self.total
+        self.saves.write(simulation, {**self.done, "step": since_start, "finished": finished})
 
     def rescue(self, simulation: app.Simulation) -> None:
         """After an error save the state: to resume from if it is good, to look at if it is not."""

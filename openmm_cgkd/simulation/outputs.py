@@ -12,6 +12,7 @@ import numpy as np
 from openmm import app
 
 from openmm_cgkd.exceptions import SimulationError
+from openmm_cgkd.utils.appended import check_written
 
 
 def write_topology(
@@ -89,7 +90,14 @@ def is_begun(path: Path) -> bool:
 
 
 def log_column(path: Path, name: str) -> np.ndarray:
-    """One column of the state log, by the start of its title."""
+    """One column of the state log, by the start of its title.
+
+    Raises
+    ------
+    RecordError
+        If the log was changed after the simulation wrote it.
+    """
+    check_written(path)
     with open(path, newline="") as file:
         rows = csv.reader(file)
         title = next(rows)

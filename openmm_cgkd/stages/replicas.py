@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.simulation.cgpotential import CGPotential
 from openmm_cgkd.simulation.dynamics import run_dynamics
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
-from openmm_cgkd.utils.files import write_text
+from openmm_cgkd.utils.appended import is_whole
 from openmm_cgkd.utils.lock import ORPHAN, locked
 from openmm_cgkd.utils.progress import Report, log_to, progress, progress_to
+from openmm_cgkd.utils.records import read_record, write_record
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ def run_replicas(
     tasks = {}
     for start in starts:
         record, inputs = start.record(protocol, temperature)
-        if record.exists() and (explosion := json.loads(record.read_text()))["inputs"] == inputs:
+        explosion = read_record(record) if record.exists() and is_whole(start.folder) else {}
+        if explosion.get("inputs") == inputs:
             found[start.index] = explosion if explosion["time"] <= protocol.production else None
         else:
             record.unlink(missing_ok=True)
@@ -171,6 +172,6 @@ def run_replica(
                 "kind": error.kind,
                 "detail": str(error),
             }
-            write_text(record, json.dumps(explosion, indent=1))
+            write_record(record, explosion)
             return explosion
     return None

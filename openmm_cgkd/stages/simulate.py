@@ -12,6 +12,7 @@ from openmm_cgkd.simulation.cgpotential import CGPotential
 from openmm_cgkd.simulation.committee import Committee, SpreadRange
 from openmm_cgkd.simulation.simulate import simulate
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
+from openmm_cgkd.utils.appended import is_whole
 from openmm_cgkd.utils.files import file_hash
 
 from .committee import export_members, labeled_range
@@ -40,7 +41,8 @@ def simulate_run(run: RunConfig) -> Path:
         outputs = [trajectory, folder.simulation / "topology.pdb", folder.simulation_report]
         inputs = {**identity, "simulation": protocol, "seed": run.seed}
         stage = StageRecord(folder, "simulate", inputs, outputs)
-        if not stage.finished:
+        # files that were damaged since are made again
+        if not stage.finished or not is_whole(folder.simulation):
             simulate(
                 potential,
                 frames,

@@ -12,6 +12,7 @@ from openmm_cgkd.config.run import RunConfig, load_run
 from openmm_cgkd.config.system import load_system
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.utils.lock import locked
+from openmm_cgkd.utils.records import read_record
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def summary(run: RunConfig) -> list[tuple[str, str]]:
     """
     folder = RunFolder(run)
     report = json.loads(folder.comparison_report.read_text())
-    speed = json.loads(folder.simulation_report.read_text())
+    speed = read_record(folder.simulation_report, "run 'cgkd simulate' again")
     rows = [
         ("student", str(folder.model)),
         ("trajectory", str(folder.simulation / f"trajectory.{run.simulation.trajectory}")),

@@ -7,9 +7,18 @@ was saved. What comes after, a resumed simulation writes again.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from pathlib import Path
 from typing import Any
+
+from openmm_cgkd.exceptions import RecordError
+
+from .records import read_record
+
+RECORD = "progress.json"  # beside the files of a simulation
+_AGAIN = "run the simulation again, which starts over where nothing whole is left"
+logger = logging.getLogger(__name__)
 
 _PIECE = 1 << 20  # bytes read at a time
 # bytes at the beginning that change while a file grows: a DCD counts its frames there
@@ -88,6 +97,43 @@ def fits(path: Path, summary: dict[str, Any]) -> bool:
     return found["sha256"] == summary["sha256"] and _without_counters(
         found["head"]
     ) == _without_counters(summary["head"])
+
+
+def check_written(path: Path) -> None:
+    """Check a file of a simulation against the record beside it.
+
+    Nothing is checked without a record, or with one of an earlier version, which has no checksums.
+
+    Raises
+    ------
+    RecordError
+        If the file or the record was changed after it was written.
+    """
+    record = path.with_name(RECORD)
+    if not record.exists():
+        return
+    content = read_record(record, _AGAIN)
+    summary = content.get("files", {}).get(path.name)
+    if summary is None:
+        return
+    longer = path.exists() and path.stat().st_size > summary["size"]
+    if not fits(path, summary) or (longer and content["finished"]):
+        raise RecordError(
+            f"{path}: was changed or damaged after the simulation wrote it, its checksum in"
+            f" {RECORD} is another one; {_AGAIN}, or remove {RECORD} if the change is yours."
+        )
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether the records of a simulation, and all files with a checksum, are as written."""
+    try:
+        records = {path.name: read_record(path, _AGAIN) for path in folder.glob("*.json")}
+        for name in records.get(RECORD, {}).get("files", {}):
+            check_written(folder / name)
+    except RecordError as error:
+        logger.warning("%s", error)
+        return False
+    return True
 
 
 def _without_counters(head: str) -> bytes:

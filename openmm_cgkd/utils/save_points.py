@@ -27,6 +27,8 @@ from .records import read_record, write_record
 
 logger = logging.getLogger(__name__)
 
+_EMPTY = {"size": 0, "sha256": "", "head": ""}
+
 
 @dataclass(frozen=True)
 class Save:
@@ -57,11 +59,20 @@ class SavePoints:
         JSON file.
     outputs : sequence of path
         Files that the simulation appends to.
+    others : sequence of path
+        Files for later readers alone: the record has their checksums, too.
     """
 
-    def __init__(self, state: Path, record: Path, outputs: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        state: Path,
+        record: Path,
+        outputs: Sequence[Path] = (),
+        others: Sequence[Path] = (),
+    ) -> None:
         self._state, self._checkpoint, self._record = state, state.with_suffix(".chk"), record
         self._outputs = {path.name: AppendedFile(path) for path in outputs}
+        self._others = others
         self._kept = True  # whether the latest save has been put by as the one before
 
     @property
@@ -94,7 +105,7 @@ class SavePoints:
         except KeyError as error:
             raise SimulationError(f"{path}: has no checksums of what was saved.") from error
         for name, output in self._outputs.items():
-            if name in files and not fits(output.path, files[name]):
+            if not fits(output.path, files.get(name, _EMPTY)):
                 raise SimulationError(
                     f"{output.path}: is missing, or was changed after {path.name} was written."
                 )
@@ -149,7 +160,7 @@ class SavePoints:
     def _go_on(self, save: Save) -> dict[str, Any]:
         """Make a save the latest one. A kill meanwhile leaves it, or one before it, whole."""
         for name, output in self._outputs.items():
-            output.cut(save.record["files"].get(name, {"size": 0, "head": ""}))
+            output.cut(save.record["files"].get(name, _EMPTY))
         for kept, path in ((save.checkpoint, self._checkpoint), (save.state, self._state)):
             if kept is not None and kept != path:
                 os.replace(kept, path)
@@ -175,7 +186,8 @@ class SavePoints:
             self._state: openmm.XmlSerializer.serialize(state).encode(),
         }
         checkpoint, xml = (hashlib.sha256(content).hexdigest() for content in contents.values())
-        files = {name: output.summary() for name, output in self._outputs.items()}
+        outputs = [*self._outputs.values(), *map(AppendedFile, self._others)]
+        files = {output.path.name: output.summary() for output in outputs}
         if not self._kept:
             for path in (self._record, *contents):
                 if path.exists():

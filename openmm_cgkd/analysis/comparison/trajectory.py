@@ -10,6 +10,7 @@ import numpy as np
 
 from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.frames.bead_trajectory import read_bead_trajectory
+from openmm_cgkd.utils.appended import check_written
 
 
 class Trajectory(NamedTuple):
@@ -43,11 +44,12 @@ def read_trajectory(path: Path | str, topology_path: Path | str) -> Trajectory:
 
     Raises
     ------
-    FramesError, BoxError
+    FramesError, BoxError, RecordError
         As `read_bead_trajectory`, or if the topology is missing or not readable.
     """
     if not Path(topology_path).exists():
         raise FramesError(f"{topology_path}: no such file; run 'cgkd simulate' first.")
+    check_written(Path(topology_path))
     try:
         # standard_names would rename beads that happen to be called like an atom of a standard
         # residue
