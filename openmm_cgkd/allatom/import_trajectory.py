@@ -32,8 +32,8 @@ from openmm_cgkd.utils.lock import locked_file
 from openmm_cgkd.utils.progress import log_to, progress
 from openmm_cgkd.utils.units import DENSITY_UNIT
 
+from .atom_frame import AtomFrame
 from .bond_check import BondCheck
-from .lammps import AtomFrame
 from .match_topology import match_topology
 from .mdanalysis import AtomTrajectory, open_topology, open_trajectory
 
@@ -175,12 +175,6 @@ class _WholeFrames:
         last, last_time = -1, -np.inf
         with progress(task, len(self._source)) as meter:
             for k, frame in enumerate(self._source):
-                for name in ("positions", "forces", "box", "time"):
-                    if not np.isfinite(getattr(frame, name)).all():
-                        raise FramesError(
-                            f"{self._path}: {name} of frame {k} are not finite; remove that frame"
-                            " or run again with a smaller time step."
-                        )
                 if frame.step <= last:
                     raise FramesError(
                         f"{self._path}: frame {k} is at step {frame.step}, not after {last}; remove"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,7 +18,10 @@ from typing import Any, TextIO
 import numpy as np
 
 from openmm_cgkd.exceptions import BoxError, ConfigError, FramesError, MappingError
+from openmm_cgkd.utils.text_file import shown
 from openmm_cgkd.utils.units import ANGSTROM, BOHR, ELECTRON_VOLT, HARTREE, KILOCALORIE, NEWTON
+
+from .atom_frame import AtomFrame
 
 # unit style: its units of length in nm, of force in kJ/mol/nm, of time in ps
 UNIT_STYLES = {
@@ -36,31 +38,8 @@ _COORDINATES = {
     ("xsu", "ysu", "zsu"): True,
 }
 _FORCES = ("fx", "fy", "fz")
-
-
-@dataclass(frozen=True)
-class AtomFrame:
-    """One frame of an all-atom trajectory.
-
-    Attributes
-    ----------
-    positions : ndarray, shape (n_atoms, 3), nm
-        Molecules may be broken across the box.
-    forces : ndarray, shape (n_atoms, 3), kJ/mol/nm
-    box : ndarray, shape (3, 3), nm
-        Box vectors as rows.
-    time : float, ps
-    step : int
-    types : ndarray, shape (n_atoms,), optional
-        Atom types, where the format has them: atoms of one type are of one element.
-    """
-
-    positions: np.ndarray
-    forces: np.ndarray
-    box: np.ndarray
-    time: float
-    step: int
-    types: np.ndarray | None = None
+_LONGEST_LINE = 100_000  # characters
+_LARGEST_TYPE = 2**31
 
 
 def is_lammps_dump(path: Path) -> bool:
@@ -115,35 +94,55 @@ class LammpsDump:
         self._length, self._force, self._time = UNIT_STYLES[units]
 
     def __len__(self) -> int:
+        with _open(self._path) as file:
+            lines, k = self._lines(file), 0
+            while (header := self._header(lines, k)) is not None:
+                self._check_count(header, k)
+                if sum(1 for _ in islice(lines, self._n_atoms)) < self._n_atoms:
+                    raise self._damaged(k)
+                k += 1
+            return k
+
+    def __iter__(self) -> Iterator[AtomFrame]:
+        with _open(self._path) as file:
+            lines, k = self._lines(file), 0
+            while (header := self._header(lines, k)) is not None:
+                frame = self._frame(lines, header, k)
+                frame.check(self._path, k)
+                yield frame
+                k += 1
+
+    def _lines(self, file: TextIO) -> Iterator[str]:
+        """Lines of the file: a compressed one may hold any amount of text, or one endless line."""
         try:
-            with _open(self._path) as file:
-                return sum(line.startswith("ITEM: TIMESTEP") for line in file)
+            while line := file.readline(_LONGEST_LINE):
+                if len(line) == _LONGEST_LINE:
+                    raise FramesError(
+                        f"{self._path}: has a line of more than {_LONGEST_LINE} characters; give a"
+                        " LAMMPS dump."
+                    )
+                yield line
         except (OSError, EOFError, zlib.error) as error:
             raise FramesError(
                 f"{self._path}: cannot be decompressed; the file is cut off or damaged."
             ) from error
 
-    def __iter__(self) -> Iterator[AtomFrame]:
-        with _open(self._path) as file:
-            k = 0
-            while (header := self._header(file, k)) is not None:
-                yield self._frame(file, header, k)
-                k += 1
-
-    def _header(self, file: TextIO, k: int) -> dict[str, Any] | None:
+    def _header(self, lines: Iterator[str], k: int) -> dict[str, Any] | None:
         """Items before the atoms of frame k; None at the end of the file."""
         items: dict[str, Any] = {}
-        for line in iter(file.readline, ""):
+        for line in lines:
             name = line.removeprefix("ITEM: ").strip()
             if not line.startswith("ITEM: "):
                 raise self._damaged(k)
             if name.startswith("ATOMS"):
                 return items | {"columns": name.split()[1:]}
+            content: list[Any] = next(lines, "").split()
             if name.startswith("BOX BOUNDS"):
                 items["flags"] = name.split()[2:]
-                items["BOX"] = [file.readline().split() for _ in range(3)]
-            else:
-                items[name] = file.readline().strip()
+                name, content = "BOX", [content, *(next(lines, "").split() for _ in range(2))]
+            if name in items:
+                raise self._damaged(k)
+            items[name] = content
         if items:
             raise self._damaged(k)
         return None
@@ -154,39 +153,47 @@ class LammpsDump:
             " damaged, remove that frame."
         )
 
-    def _frame(self, file: TextIO, header: dict[str, Any], k: int) -> AtomFrame:
+    def _check_count(self, header: dict[str, Any], k: int) -> None:
+        """Refuse another number of atoms than that of the topology, before they are read."""
+        try:
+            (n_atoms,) = map(int, header["NUMBER OF ATOMS"])
+        except (KeyError, ValueError) as error:
+            raise self._damaged(k) from error
+        if n_atoms != self._n_atoms:
+            raise MappingError(
+                f"{self._path}: frame {k} has {shown(n_atoms)} atoms, the topology {self._n_atoms};"
+                " give the topology of this dump."
+            )
+
+    def _frame(self, lines: Iterator[str], header: dict[str, Any], k: int) -> AtomFrame:
+        self._check_count(header, k)
         coordinates, forces = self._columns(header["columns"], k)
         typed = "type" in header["columns"]
         try:
-            step, n_atoms = int(header["TIMESTEP"]), int(header["NUMBER OF ATOMS"])
-            time = float(header["TIME"]) if "TIME" in header else None
+            (step,) = map(int, header["TIMESTEP"])
+            (time,) = map(float, header["TIME"]) if "TIME" in header else (None,)
             bounds = np.array(header["BOX"], dtype=float)
             names = ["id", *coordinates, *forces, *(["type"] if typed else [])]
             wanted = [header["columns"].index(name) for name in names]
-            table = np.loadtxt(list(islice(file, n_atoms)), usecols=wanted, ndmin=2)
+            table = np.loadtxt(list(islice(lines, self._n_atoms)), usecols=wanted, ndmin=2)
         except (KeyError, ValueError, IndexError) as error:
             raise self._damaged(k) from error
-        if len(table) != n_atoms:
+        if len(table) != self._n_atoms or (typed and not (abs(table[:, 7]) < _LARGEST_TYPE).all()):
             raise self._damaged(k)
-        if n_atoms != self._n_atoms:
-            raise MappingError(
-                f"{self._path}: frame {k} has {n_atoms} atoms, the topology {self._n_atoms}; give"
-                " the topology of this dump."
-            )
         origin, box = self._box(header["flags"], bounds, k)
         table = table[np.argsort(table[:, 0])]
-        if not np.array_equal(table[:, 0], np.arange(1, n_atoms + 1)):
+        if not np.array_equal(table[:, 0], np.arange(1, self._n_atoms + 1)):
             raise MappingError(
-                f"{self._path}: the atom ids of frame {k} are not 1 to {n_atoms}; dump all atoms of"
-                " the topology."
+                f"{self._path}: the atom ids of frame {k} are not 1 to {self._n_atoms}; dump all"
+                " atoms of the topology."
             )
         positions = table[:, 1:4] @ box + origin if _COORDINATES[coordinates] else table[:, 1:4]
-        time = self._checked_time(header.get("UNITS", self._units), time, step)
+        units = " ".join(header.get("UNITS", [self._units]))
         return AtomFrame(
             positions * self._length,
             table[:, 4:7] * self._force,
             box * self._length,
-            time,
+            self._checked_time(units, time, step),
             step,
             table[:, 7].astype(int) if typed else None,
         )
@@ -226,13 +233,20 @@ class LammpsDump:
         low = bounds[:, 0] - [min(0, xy, xz, xy + xz), min(0, yz), 0]
         high = bounds[:, 1] - [max(0, xy, xz, xy + xz), max(0, yz), 0]
         lengths = high - low
+        if (lengths <= 0).any():
+            raise BoxError(
+                f"{self._path}: the box of frame {k} has edges of"
+                f" {' '.join(f'{length:g}' for length in lengths)}; correct its bounds, or remove"
+                " that frame."
+            )
         return low, np.array([[lengths[0], 0, 0], [xy, lengths[1], 0], [xz, yz, lengths[2]]])
 
     def _checked_time(self, units: str, time: float | None, step: int) -> float:
         """Time in ps; checks that the file agrees with what the user said."""
         if units != self._units:
             raise ConfigError(
-                f"{self._path}: is in unit style {units}, not {self._units}; give --units {units}."
+                f"{self._path}: is in unit style {shown(units)[1:-1]}, not {self._units}; give"
+                f" --units {units if units in UNIT_STYLES else 'with the style of the run'}."
             )
         if time is not None:
             if self._timestep is not None:

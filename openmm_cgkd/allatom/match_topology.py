@@ -42,7 +42,7 @@ def match_topology(
     unknown = sorted(set(names) - {molecule.name for molecule in system.molecules})
     if unknown:
         raise MappingError(
-            f"{path}: holds molecules {', '.join(unknown)}, which the configuration does not name;"
+            f"{path}: holds molecules {', '.join(unknown[:20])}, which the configuration does not name;"
             " use the names of the topology for molecules in system.yaml and in their PDB files."
         )
     atoms = mdtraj.Topology.from_openmm(build_topology(system, names))
@@ -85,7 +85,7 @@ def _check_masses(
     """Compare molecules with the masses that the topology file states; hydrogens may be heavy."""
     residues = np.array([atom.residue.index for atom in atoms.atoms])
     expected = np.bincount(residues, atomic_masses(system, atoms))
-    wrong = np.flatnonzero(np.abs(masses - expected) > 0.1 + 0.005 * expected)
+    wrong = np.flatnonzero(~(np.abs(masses - expected) <= 0.1 + 0.005 * expected))  # nan is
     if len(wrong):
         k = int(wrong[0])
         name = atoms.residue(k).name

@@ -25,27 +25,27 @@ from openmm_cgkd.exceptions import (
     FramesError,
     MappingError,
 )
-from openmm_cgkd.utils.box import box_volume
+from openmm_cgkd.utils.foreign import reading
+from openmm_cgkd.utils.text_file import check_regular, read_text
 from openmm_cgkd.utils.units import ANGSTROM
 
-from .lammps import AtomFrame, LammpsDump, is_lammps_dump
+from .atom_frame import AtomFrame
+from .lammps import LammpsDump, is_lammps_dump
 
 if TYPE_CHECKING:
     import MDAnalysis
 
 # endings of names that MDAnalysis reads, and its name of the format
 _FORMATS = {".trr": "TRR", ".nc": "NCDF", ".ncdf": "NCDF", ".h5md": "H5MD"}
-# what MDAnalysis' parsers and readers raise on files that they cannot read
-_READ_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    EOFError,
-    AttributeError,
-    RuntimeError,
-)
+_NAMES = {
+    "TRR": "a GROMACS TRR trajectory",
+    "NCDF": "an Amber NetCDF trajectory",
+    "H5MD": "an H5MD trajectory",
+}
+_GIVE = "give a trajectory with forces"
+_TOPOLOGY = "a PDB, GRO or TPR file"
+_LARGEST_PDB = 2**30  # bytes; ten million atoms
+_FEWEST_BYTES = 20  # of an atom in a GRO file
 
 
 class AtomTrajectory(Protocol):
@@ -73,17 +73,25 @@ def open_topology(path: Path) -> MDAnalysis.Universe:
         raise CompatibilityError(
             "Reading trajectories needs MDAnalysis; install it with: pip install 'MDAnalysis>=2.8'."
         ) from error
-    _check_exists(path)
-    try:
-        if path.suffix.lower() in (".pdb", ".ent"):
-            source = NamedStream(StringIO(_numbered_anew(path.read_text())), f"{path.stem}.pdb")
-            return MDAnalysis.Universe(source, to_guess=())
-        return MDAnalysis.Universe(str(path), to_guess=())
-    except _READ_ERRORS as error:
-        raise FramesError(
-            f"{path}: cannot be read as a topology ({_one_line(error)}); give a PDB, GRO or TPR"
-            " file."
-        ) from error
+    size = check_regular(path, _TOPOLOGY, FramesError)
+    if path.suffix.lower() in (".pdb", ".ent"):
+        text = read_text(path, _TOPOLOGY, FramesError, _LARGEST_PDB)
+        source = NamedStream(StringIO(_numbered_anew(text)), f"{path.stem}.pdb")
+    else:
+        source = str(path)
+    with reading(path, "a topology", f"give {_TOPOLOGY}", FramesError):
+        if path.suffix.lower() == ".gro":
+            _check_gro(path, size)
+        return MDAnalysis.Universe(source, to_guess=())
+
+
+def _check_gro(path: Path, size: int) -> None:
+    """Refuse a number of atoms that the file cannot hold: MDAnalysis makes room for all first."""
+    with open(path, encoding="utf-8") as file:
+        file.readline(_LARGEST_PDB)
+        n_atoms = int(file.readline(_FEWEST_BYTES))
+    if n_atoms * _FEWEST_BYTES > size:
+        raise ValueError(f"its second line says {n_atoms} atoms, and it is too short for them")
 
 
 def _numbered_anew(text: str) -> str:
@@ -137,7 +145,7 @@ def open_trajectory(
     MappingError
         If it has another number of atoms than the topology.
     """
-    _check_exists(path)
+    check_regular(path, "an all-atom trajectory with forces and its topology", FramesError)
     if is_lammps_dump(path):
         return LammpsDump(path, len(universe.atoms), units, timestep)
     for option, value in (("--units", units), ("--timestep", timestep)):
@@ -153,29 +161,27 @@ def open_trajectory(
             " box and times are certain; convert the trajectory to GROMACS .trr, Amber .nc, .h5md"
             " or a LAMMPS .dump, with forces."
         )
-    if kind in _CHECKS:
-        _CHECKS[kind](path)
-    try:
-        universe.load_new(str(path), format=kind)
-    except _READ_ERRORS as error:
-        if "same number of atoms" in str(error):
+    with reading(path, _NAMES[kind], _GIVE, FramesError):
+        if kind in _CHECKS:
+            _CHECKS[kind](path)
+        try:
+            universe.load_new(str(path), format=kind)
+        except ValueError as error:
+            if "same number of atoms" not in str(error):
+                raise
             n_atoms = len(universe.atoms)
             raise MappingError(
                 f"{path}: has not the {n_atoms} atoms of {topology}; give the topology of this"
                 " trajectory."
             ) from error
-        raise FramesError(
-            f"{path}: cannot be read as a trajectory ({_one_line(error)}); give a trajectory with"
-            " forces."
-        ) from error
-    return _Reader(universe, path)
+    return _Reader(universe, path, _NAMES[kind])
 
 
 class _Reader:
     """Frames through MDAnalysis, which converts to angstrom, ps and kJ/(mol angstrom)."""
 
-    def __init__(self, universe: MDAnalysis.Universe, path: Path) -> None:
-        self._frames, self._path = universe.trajectory, path
+    def __init__(self, universe: MDAnalysis.Universe, path: Path, kind: str) -> None:
+        self._frames, self._path, self._kind = universe.trajectory, path, kind
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -184,47 +190,31 @@ class _Reader:
         return map(self._frame, range(len(self)))
 
     def _frame(self, k: int) -> AtomFrame:
-        path = self._path
-        try:
+        cure = f"frame {k} is damaged, remove it"
+        with reading(self._path, self._kind, cure, FramesError):
             frame = self._frames[k]
-        except _READ_ERRORS as error:
-            raise FramesError(
-                f"{path}: frame {k} cannot be read ({_one_line(error)}); the file is damaged,"
-                " remove that frame."
-            ) from error
-        for name in ("positions", "forces"):
-            if not getattr(frame, f"has_{name}"):
-                raise FramesError(
-                    f"{path}: frame {k} has no {name}; write both positions and forces (GROMACS:"
-                    " nstfout = nstxout)."
-                )
-        box = frame.triclinic_dimensions
-        if box is None or box_volume(box) <= 0:
-            raise BoxError(
-                f"{path}: frame {k} has no periodic box; only periodic fluids can be mapped."
+            for name in ("positions", "forces"):
+                if not getattr(frame, f"has_{name}"):
+                    raise FramesError(
+                        f"{self._path}: frame {k} has no {name}; write both positions and forces"
+                        " (GROMACS: nstfout = nstxout)."
+                    )
+            box = frame.triclinic_dimensions
+            found = AtomFrame(
+                frame.positions.astype(float) * ANGSTROM,
+                frame.forces.astype(float) / ANGSTROM,
+                np.zeros((3, 3)) if box is None else box.astype(float) * ANGSTROM,
+                float(frame.time),
+                int(frame.data.get("step", k)),
             )
-        positions, forces = (
-            frame.positions.astype(float) * ANGSTROM,
-            frame.forces.astype(float) / ANGSTROM,
-        )
-        return AtomFrame(
-            positions,
-            forces,
-            box.astype(float) * ANGSTROM,
-            float(frame.time),
-            int(frame.data.get("step", k)),
-        )
+        found.check(self._path, k)
+        return found
 
 
 def _check_netcdf(path: Path) -> None:
     """Refuse a file without times, which MDAnalysis would number, or without units or box."""
-    try:
-        with netcdf_file(path, "r", mmap=False) as file:
-            units = {name: hasattr(data, "units") for name, data in file.variables.items()}
-    except _READ_ERRORS as error:
-        raise FramesError(
-            f"{path}: cannot be read as NetCDF ({_one_line(error)}); give a trajectory with forces."
-        ) from error
+    with netcdf_file(path, "r", mmap=False) as file:
+        units = {name: hasattr(data, "units") for name, data in file.variables.items()}
     if "cell_lengths" not in units:
         raise BoxError(f"{path}: has no periodic box; only periodic fluids can be mapped.")
     for name, cure in (
@@ -252,16 +242,11 @@ def _check_h5md(path: Path) -> None:
     Positions, forces and boxes of different steps, without units, or in different ones; particles
     that are stored in another order in every frame; box vectors that it would turn.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            groups = list(file["particles"].values())
-            wrong = "has several groups of particles; write all atoms in one group"
-            if len(groups) == 1:
-                wrong = _wrong_in_h5md(groups[0])
-    except _READ_ERRORS as error:
-        raise FramesError(
-            f"{path}: cannot be read as H5MD ({_one_line(error)}); give a trajectory with forces."
-        ) from error
+    with h5py.File(path, "r") as file:
+        groups = list(file["particles"].values())
+        wrong = "has several groups of particles; write all atoms in one group"
+        if len(groups) == 1:
+            wrong = _wrong_in_h5md(groups[0])
     if wrong:
         raise FramesError(f"{path}: {wrong}.")
 
@@ -311,14 +296,3 @@ def _wrong_in_h5md(group: h5py.Group) -> str:
 
 
 _CHECKS = {"NCDF": _check_netcdf, "H5MD": _check_h5md}
-
-
-def _check_exists(path: Path) -> None:
-    if not path.exists():
-        raise FramesError(
-            f"{path}: no such file; give an all-atom trajectory with forces and its topology."
-        )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

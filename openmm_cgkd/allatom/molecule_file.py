@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +13,13 @@ from openmm import app, unit
 
 from openmm_cgkd.config.system import MoleculeConfig, SystemConfig
 from openmm_cgkd.exceptions import ForceFieldError
+from openmm_cgkd.utils.foreign import reading
+from openmm_cgkd.utils.text_file import MEGABYTE, read_text, shown
 
 _BONDS = 0.05, 0.35  # nm
 _LINEAR, _PLANAR = 150.0, 345.0  # degrees: angle of two bonds, sum of the angles of three
+_FARTHEST = 1e4  # nm
+_LARGEST = 16 * MEGABYTE
 _TRIPLE = 0.125  # nm, longer than the bonds of carbon monoxide, cyanide and isocyanides
 
 
@@ -41,24 +46,22 @@ def load_molecule(config: SystemConfig, name: str) -> app.PDBFile:
     """
     molecule = next(m for m in config.molecules if m.name == name)
     path = config.path(molecule.structure)
-    if not path.exists():
-        raise ForceFieldError(f"{path}: no such file; molecule {name} needs a PDB structure.")
-    try:
-        lines = _atom_lines(path)
+    text = read_text(
+        path, f"the PDB structure that molecule {name} needs", ForceFieldError, _LARGEST
+    )
+    cure = f"molecule {name} needs its atoms and CONECT records"
+    with reading(path, "a PDB file", cure, ForceFieldError):
+        lines = _atom_lines(text)
         _check_names(path, name, lines)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="openmm")  # names were checked
-            pdb = app.PDBFile(str(path))
+            pdb = app.PDBFile(StringIO(text))
         atoms = list(pdb.topology.atoms())
         if len(atoms) != len(lines):
             raise ValueError(f"{len(atoms)} of {len(lines)} atoms were read")
-    except ForceFieldError:
-        raise
-    except Exception as error:  # OpenMM's reader raises many types on files that are not PDB
-        raise ForceFieldError(
-            f"{path}: cannot be read as a PDB file ({' '.join(str(error).split())}); molecule"
-            f" {name} needs its atoms and CONECT records."
-        ) from error
+        x = pdb.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        if not (np.abs(x) < _FARTHEST).all():
+            raise ValueError("positions are not finite, or too far away for a molecule")
     for residue in pdb.topology.residues():
         residue.name = name
     for atom, line in zip(atoms, lines, strict=True):
@@ -80,9 +83,9 @@ def bond_lengths(pdb: app.PDBFile) -> dict[tuple[str, str], float]:
     return {(a.name, b.name): float(np.linalg.norm(x[a.index] - x[b.index])) for a, b in bonds}
 
 
-def _atom_lines(path: Path) -> list[_Line]:
+def _atom_lines(text: str) -> list[_Line]:
     lines = []
-    for line in path.read_text().splitlines():
+    for line in text.splitlines():
         if line.startswith("ENDMDL"):
             break  # a second model holds the same atoms
         if line.startswith(("ATOM", "HETATM")) and line[16:17] in (" ", "A"):
@@ -93,7 +96,7 @@ def _atom_lines(path: Path) -> list[_Line]:
 def _check_names(path: Path, name: str, lines: list[_Line]) -> None:
     residues = list(dict.fromkeys(line.residue for line in lines))
     if residues != [name]:
-        raise ForceFieldError(f"{path}: expected one residue named {name}, got {residues}.")
+        raise ForceFieldError(f"{path}: expected one residue named {name}, got {shown(residues)}.")
     twice = [atom for atom, n in Counter(line.name for line in lines).items() if n > 1]
     if twice:
         raise ForceFieldError(

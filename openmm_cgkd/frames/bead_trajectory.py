@@ -11,11 +11,13 @@ import numpy as np
 from openmm_cgkd.exceptions import BoxError, FramesError
 from openmm_cgkd.utils.appended import check_written
 from openmm_cgkd.utils.box import box_volume
+from openmm_cgkd.utils.foreign import reading
+from openmm_cgkd.utils.text_file import check_regular
 
 # formats that MDTraj reads with certain units (nm or angstrom by definition), and whether they
 # carry times: of the others MDTraj makes up the times
 _TIMED = {".xtc": True, ".trr": True, ".nc": True, ".ncdf": True, ".dcd": False}
-_READ_ERRORS = (OSError, ValueError, TypeError, KeyError, IndexError, RuntimeError)
+_FARTHEST = 1e12  # nm; farther is damaged
 
 
 class BeadTrajectory(NamedTuple):
@@ -58,6 +60,7 @@ def read_bead_trajectory(path: Path | str, topology: mdtraj.Topology) -> BeadTra
     path = Path(path)
     if not path.exists():
         raise FramesError(f"{path}: no such file; run 'cgkd simulate' first.")
+    check_regular(path, "a trajectory of beads", FramesError)
     kind = path.suffix.lower()
     if kind not in _TIMED:
         raise FramesError(
@@ -65,13 +68,9 @@ def read_bead_trajectory(path: Path | str, topology: mdtraj.Topology) -> BeadTra
             f" convert the trajectory to one of {', '.join(_TIMED)}."
         )
     check_written(path)
-    try:
+    what = f"a trajectory of {topology.n_atoms} beads"
+    with reading(path, what, "run the simulation again", FramesError):
         trajectory = mdtraj.load(str(path), top=topology)
-    except _READ_ERRORS as error:
-        raise FramesError(
-            f"{path}: cannot be read as a trajectory of {topology.n_atoms} beads"
-            f" ({' '.join(str(error).split())})."
-        ) from error
     if trajectory.n_frames == 0:
         raise FramesError(f"{path}: holds no frame; simulate longer or write frames more often.")
     if (
@@ -81,13 +80,18 @@ def read_bead_trajectory(path: Path | str, topology: mdtraj.Topology) -> BeadTra
         raise BoxError(f"{path}: has no periodic box, which every frame needs.")
     boxes = trajectory.unitcell_vectors.astype(float)
     for name, values in (("positions", trajectory.xyz), ("box vectors", boxes)):
-        bad = ~np.isfinite(values).all(axis=(1, 2))
+        bad = ~(np.abs(values) < _FARTHEST).all(axis=(1, 2))
         if bad.any():
             raise FramesError(
-                f"{path}: {name} of frame {np.argmax(bad)} are not finite; the simulation has"
-                " failed, run it again."
+                f"{path}: {name} of frame {np.argmax(bad)} are not finite or of no fluid; the"
+                " simulation has failed, or the file is damaged, run it again."
             )
     times = trajectory.time if _TIMED[kind] else None
+    if times is not None and not np.isfinite(times).all():
+        raise FramesError(
+            f"{path}: the time of frame {np.argmin(np.isfinite(times))} is not finite; the file is"
+            " damaged, run the simulation again."
+        )
     if times is not None and not (np.diff(times) > 0).all():
         k = int(np.argmax(np.diff(times) <= 0)) + 1
         raise FramesError(

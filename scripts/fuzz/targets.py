@@ -31,7 +31,6 @@ from openmm_cgkd.simulation.cgpotential import CGPotential
 from openmm_cgkd.simulation.timestep.recommendation import read_recommendation
 from openmm_cgkd.training.labels import load_labels
 from openmm_cgkd.utils.records import read_record
-from scripts.fluids.results import load_literature
 
 from . import mutations
 from .mutations import Mutation
@@ -81,6 +80,12 @@ def _universe(originals: Path) -> Any:
 
 def _config(load: Callable[[Path], Any]) -> Callable[[Path, Path], Any]:
     return lambda path, originals: load(path).model_dump(mode="python")
+
+
+def _literature(path: Path, originals: Path) -> Any:
+    from scripts.fluids.results import load_literature  # of a program beside the package
+
+    return load_literature(path).model_dump(mode="python")
 
 
 def _mapping(path: Path, originals: Path) -> Any:
@@ -189,7 +194,7 @@ TARGETS = [
     Target("run.yaml", "run.yaml", _TEXT, _config(load_run)),
     Target("system.yaml", "system.yaml", _TEXT, _config(load_system)),
     Target("simulate.yaml", "simulate.yaml", _TEXT, _config(_simulation)),
-    Target("literature.yaml", "literature.yaml", _TEXT, _config(load_literature)),
+    Target("literature.yaml", "literature.yaml", _TEXT, _literature),
     Target("cgmap", "map.yaml", _TEXT, _mapping),
     Target("lammps", "a.dump", _TEXT, _dump),
     Target("lammps.gz", "b.dump.gz", mutations.of_gzip, _dump),

@@ -334,7 +334,7 @@ def test_h5md_units(case, tmp_path):
         case,
         case.write_h5md(tmp_path / "b.h5md", length="furlong"),
         FramesError,
-        "cannot be read as a trajectory .*furlong",
+        "cannot be read as an H5MD trajectory .*furlong",
     )
     bare = case.write_h5md(tmp_path / "c.h5md")
     with h5py.File(bare, "r+") as file:
@@ -359,7 +359,7 @@ def test_netcdf_units(case, tmp_path):
     assert data.count(b"kilocalorie/mole/angstrom") == 1
     trajectory.write_bytes(data.replace(b"kilocalorie/mole/angstrom", b"kilojoules/mole/angstroms"))
     refuse(
-        case, trajectory, FramesError, "cannot be read as a trajectory .*kilojoules/mole/angstroms"
+        case, trajectory, FramesError, "cannot be read as an Amber NetCDF trajectory .*kilojoules/mole/angstroms"
     )
 
 

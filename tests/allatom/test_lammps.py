@@ -1,5 +1,7 @@
 """Reading LAMMPS dumps: numbers by hand, and what is refused."""
 
+import gzip
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -38,14 +40,9 @@ def write(path: Path, text: str) -> Path:
 @pytest.mark.parametrize("units", FACTORS)
 def test_units(tmp_path, units):
     length, force, time = FACTORS[units]
-    dump = LammpsDump(
-        write(
-            tmp_path / "a.dump", DUMP.replace("ITEM: TIMESTEP", "ITEM: TIME\n50.0\nITEM: TIMESTEP")
-        ),
-        2,
-        units,
-        None,
-    )
+    item = "ITEM: TIME\n50.0\nITEM: TIMESTEP"
+    path = write(tmp_path / "a.dump", DUMP.replace("ITEM: TIMESTEP", item))
+    dump = LammpsDump(path, 2, units, None)
     (frame,) = dump
     assert len(dump) == 1
     assert frame.positions == pytest.approx(
@@ -115,6 +112,27 @@ def test_scaled_coordinates_in_a_triclinic_box(tmp_path):
         ("ITEM: TIMESTEP\n100\n", "", FramesError, "frame 0 cannot be read"),
         ("ITEM: TIMESTEP", "Step", FramesError, "frame 0 cannot be read"),
         ("-1.0 9.0", "-1.0", FramesError, "frame 0 cannot be read"),
+        ("3.0 4.0", "nan 4.0", FramesError, "positions of frame 0 are not finite; remove that"),
+        ("3.0 4.0", "1e999 4.0", FramesError, "positions of frame 0 are not finite"),
+        ("-0.5 2.0", "-inf 2.0", FramesError, "forces of frame 0 are not finite"),
+        (
+            "-0.5 2.0",
+            "1e300 2.0",
+            FramesError,
+            "forces of frame 0 reach 4.18e.301 kJ/mol/nm, which",
+        ),
+        ("0.0 20.0", "0.0 nan", FramesError, "box of frame 0 are not finite"),
+        ("0.0 20.0", "0.0 -20.0", BoxError, "the box of frame 0 has edges of 10 -20 30"),
+        ("-1.0 9.0\n0.0 20.0", "9.0 -1.0\n20.0 0.0", BoxError, "has edges of -10 -20 30"),
+        ("0.0 20.0", "20.0 1e300", FramesError, "box of frame 0 are not finite|which no fluid has"),
+        ("\n100\n", "\n99999999999999999999\n", FramesError, "which no fluid has"),
+        ("\n100\n", "\n" + "9" * 5000 + "\n", FramesError, "frame 0 cannot be read"),
+        ("\n100\n", "\n1 2\n", FramesError, "frame 0 cannot be read"),
+        ("\n100\n", "\n100\nITEM: TIMESTEP\n200\n", FramesError, "frame 0 cannot be read"),
+        ("OF ATOMS\n2\n", "OF ATOMS\n1000000000000\n", MappingError, "has 1000000000000 atoms"),
+        ("OF ATOMS\n2\n", "OF ATOMS\n-2\n", MappingError, "frame 0 has -2 atoms"),
+        ("ITEM: TIMESTEP", "ITEM: UNITS\nx\nITEM: TIMESTEP", ConfigError, "unit style x"),
+        ("\n2 H", " " * 200_000 + "\n2 H", FramesError, "a line of more than 100000 characters"),
     ],
 )
 def test_what_is_refused(tmp_path, old, new, error, message):
@@ -134,3 +152,33 @@ def test_other_topology_and_late_damage(tmp_path):
     assert next(frames).step == 100
     with pytest.raises(FramesError, match="frame 1 cannot be read"):
         next(frames)
+
+
+def test_damaged_compression(tmp_path):
+    """Cut off or changed in the middle: refused by counting the frames, and by reading them."""
+    whole = gzip.compress(200 * DUMP.encode())
+    for content in (whole[:-20], whole[:100] + bytes([whole[100] ^ 255]) + whole[101:]):
+        path = tmp_path / "a.dump.gz"
+        path.write_bytes(content)
+        dump = LammpsDump(path, 2, "real", 0.001)
+        for use in (len, list):
+            with pytest.raises(FramesError, match=r"cannot be decompressed|cannot be read"):
+                use(dump)
+
+
+@pytest.mark.parametrize("endless", [b"0" * 2**20, b"\n" * 2**20], ids=["one line", "lines"])
+def test_what_expands_without_end(tmp_path, endless):
+    """A few kilobytes that expand to 16 MB are refused after the first of them."""
+    path = tmp_path / "a.dump.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(DUMP.encode())
+        for _ in range(16):
+            file.write(endless)
+    assert path.stat().st_size < 10**6
+    dump = LammpsDump(path, 2, "real", 0.001)
+    for use in (len, list):
+        tracemalloc.start()
+        with pytest.raises(FramesError, match=r"more than 100000 char|frame 1 cannot be"):
+            use(dump)
+        assert tracemalloc.get_traced_memory()[1] < 5e6
+        tracemalloc.stop()

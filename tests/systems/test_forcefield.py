@@ -60,7 +60,8 @@ def test_missing_files():
     molecule = config.molecules[0].model_copy(update={"structure": Path("absent.pdb")})
     broken = config.model_copy(update={"molecules": [molecule]})
     with pytest.raises(
-        ForceFieldError, match=r"absent\.pdb: no such file; molecule EGL needs a PDB structure"
+        ForceFieldError,
+        match=r"absent\.pdb: no such file; give the PDB structure that molecule EGL needs",
     ):
         build_topology(broken)
 
