@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from openmm_cgkd.analysis.comparison.tables import write_csv
+from openmm_cgkd.frames.split import locate
 from openmm_cgkd.mean_forces.file import read_mean_forces
 from openmm_cgkd.stages.inputs import load_frames, split_run
 from openmm_cgkd.utils.files import write_text
-from scripts.claims import Value, mean_and_deviation, verdict
+from scripts.claims import Value, mean_and_deviation, p_value, verdict, words
 
 from .pictures import draw
 from .plan import (
@@ -96,7 +97,21 @@ def _claims(rows: Sequence[Row], **place: Any) -> dict[str, dict[str, Any]]:
         seeds = len(_values(rows, variant, **place))
         if seeds and _values(rows, other, **place):
             ratio = _ratio(rows, variant, other, **place)
-            found[claim] = ratio | {"holds": verdict(ratio, seeds)}
+            found[claim] = ratio | {
+                "p": p_value(ratio, seeds),
+                "holds": verdict(ratio, seeds),
+            }
+    return found
+
+
+def all_claims(rows: Sequence[Row], settings: Settings) -> dict[str, dict[str, dict[str, Any]]]:
+    """Claims by noise level, and of the fluid if it was measured."""
+    found = {
+        f"{level:g}": _claims(rows, data=KNOWN, noise=level, frames=settings.frames)
+        for level in settings.levels
+    }
+    if any(row["data"] == FLUID for row in rows):
+        found[FLUID] = _claims(rows, data=FLUID)
     return found
 
 
@@ -124,7 +139,7 @@ def summarize(
         summary[name] = {
             level: _ratio(rows, STUDENT, other, **place) for level, place in places.items()
         }
-    summary["claims"] = {level: _claims(rows, **place) for level, place in places.items()}
+    summary["claims"] = all_claims(rows, settings)
     sized = {
         size: {"data": KNOWN, "noise": settings.size_level, "frames": size}
         for size in settings.sizes
@@ -141,7 +156,6 @@ def summarize(
     }
     if fluid := [training_set for training_set in training_sets if training_set.data == FLUID]:
         summary[FLUID] = _fluid(rows, fluid[0])
-        summary["claims"][FLUID] = _claims(rows, data=FLUID)
     return summary
 
 
@@ -155,12 +169,13 @@ def _fluid(rows: Sequence[Row], training_set: TrainingSet) -> dict[str, Any]:
     ratios = {name: _ratio(rows, STUDENT, other, data=FLUID) for name, other in _RATIOS.items()}
     run = training_set.variants[STUDENT]
     frames = load_frames(run)
-    times = frames.time[split_run(run, frames).training]
+    parts = locate(
+        frames, split_run(run, frames), mean_forces.positions, mean_forces.box, mean_forces.time
+    )
     size = {
         "configurations": len(mean_forces),
-        "configurations_in_training": int(
-            ((mean_forces.time >= times[0]) & (mean_forces.time <= times[-1])).sum()
-        ),
+        "configurations_in_training": int((parts == "training").sum()),
+        "configurations_in_validation": int((parts == "validation").sum()),
         "frames": len(frames),
         "rms_mean_force": mean_forces.variance() ** 0.5,
     }
@@ -224,17 +239,24 @@ def tables(summary: dict[str, Any]) -> list[Table]:
         ]
     ]
     by_frames += [[name, *(_shown(value) for value in efficiency[name])] for name in WITH_SIZE]
-    found = summary["claims"]
-    claims = [["ratio of errors below 1?", *errors]]
+    return [by_variant, by_frames, claims_table(summary["claims"])]
+
+
+def claims_table(found: dict[str, dict[str, dict[str, Any]]]) -> Table:
+    """Ratios and verdicts of `all_claims`."""
+    table = [["ratio of errors below 1?", *(x if x == FLUID else f"noise {x} x" for x in found)]]
     for claim in CLAIMS:
         ratios = [column.get(claim) for column in found.values()]
-        claims.append(
+        table.append(
             [
                 claim,
-                *(f"{_shown(ratio)} {ratio['holds']}" if ratio else "-" for ratio in ratios),
+                *(
+                    words(ratio, ratio["p"], ratio["holds"], 3) if ratio else "-"
+                    for ratio in ratios
+                ),
             ]
         )
-    return [by_variant, by_frames, claims]
+    return table
 
 
 def text(summary: dict[str, Any]) -> str:
@@ -257,12 +279,13 @@ def text(summary: dict[str, Any]) -> str:
 
 def markdown(summary: dict[str, Any]) -> str:
     """The tables for a page."""
-    parts = []
-    for head, *rows in tables(summary):
-        parts.append(
-            "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
-        )
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(markdown_table(table) for table in tables(summary)) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """One table for a page."""
+    head, *rows = table
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
 def _shown(value: Value | None) -> str:

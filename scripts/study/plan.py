@@ -54,7 +54,7 @@ DIRECT = {"student": {"targets": "noisy", "weights": WEIGHTS["F"]}}
 DISTILLED = {"student": {"targets": "ensemble", "weights": WEIGHTS["F+e"]}}
 # of the production: every step costs as many evaluations as there are teachers
 COMMITTEE_SHARE = 0.25
-SEEDS_APART = 1000  # the members of one ensemble take consecutive seeds
+SEEDS_APART = 1000  # members of one ensemble took consecutive seeds when the study was made
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ _SHOWN = ("direct", "single-F+e", "ensemble-F+e", "committee")
 _CURVES = "curves"
 _CLAIMS = (
     "Ratios of errors of trainings with the same seed, mean ± standard deviation; `yes` or `no`"
-    " where the 95 % interval of Student's t\nover the seeds is on one side of 1.\n"
+    " where the 95 % interval of Student's t\nover the seeds is on one side of 1, p: that of a"
+    " ratio of 1.\n"
 )
 _NOT_SHOWN = {"system", "folder", "frames", "mean_forces", "seed", "tensorboard"}
 

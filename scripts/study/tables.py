@@ -16,7 +16,7 @@ import numpy as np
 
 from openmm_cgkd.analysis.comparison.tables import write_csv
 from openmm_cgkd.run_folder import RunFolder
-from scripts.claims import mean_and_deviation, verdict
+from scripts.claims import mean_and_deviation, p_value, verdict, words
 
 from .plan import VariantRun
 from .variant_runs import ERRORS, FAILURE, WALL, speed_of
@@ -264,6 +264,7 @@ def claim_rows(rows: Sequence[Row]) -> list[Row]:
                         "error": key,
                         "seeds": len(ratios),
                         **value,
+                        "p": p_value(value, len(ratios)),
                         "holds": verdict(value, len(ratios)),
                     }
                 )
@@ -282,13 +283,16 @@ def claims_markdown(claims: Sequence[Row]) -> str:
     ]
     for claim in dict.fromkeys(row["claim"] for row in claims):
         by_key = {row["error"]: row for row in claims if row["claim"] == claim}
-        lines.append([claim, *(_ratio(by_key[key]) if key in by_key else "-" for key in keys)])
+        lines.append(
+            [
+                claim,
+                *(
+                    words(row, row["p"], row["holds"], 3) if (row := by_key.get(key)) else "-"
+                    for key in keys
+                ),
+            ]
+        )
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def _ratio(row: Row) -> str:
-    deviation = "" if row["std"] is None else f" ± {row['std']:.3f}"
-    return f"{row['mean']:.3f}{deviation} {row['holds']}"
 
 
 def wall_rows(variant_runs: Sequence[VariantRun]) -> list[Row]:

@@ -23,7 +23,7 @@ from openmm import unit
 from openmm_cgkd.config.run import RunConfig
 from openmm_cgkd.exceptions import AnalysisError, ExplosionError
 from openmm_cgkd.frames.frames import Frames, read_frames
-from openmm_cgkd.frames.split import split_frames
+from openmm_cgkd.frames.split import apply_split
 from openmm_cgkd.mean_forces.file import read_mean_forces
 from openmm_cgkd.platforms import choose_platform
 from openmm_cgkd.potential.checkpoint import load_checkpoint
@@ -191,9 +191,7 @@ def _simulate_committee(variant_run: VariantRun) -> None:
 
 def _start(run: RunConfig, frames: Frames) -> int:
     """The last training frame, where `simulate` begins, too."""
-    return int(
-        split_frames(frames.time, run.split.validation, run.split.test, run.split.gap).training[-1]
-    )
+    return int(apply_split(frames, run.split).training[-1])
 
 
 def _compare(variant_run: VariantRun) -> None:
@@ -229,11 +227,12 @@ def _errors(variant_run: VariantRun) -> None:
             [predict(network, graphs, range(len(graphs)))[0] for network in networks], axis=0
         )
 
-    test = split_frames(frames.time, run.split.validation, run.split.test, run.split.gap).test
+    split = apply_split(frames, run.split)
+    test = split.test
     graphs = FrameGraphs(frames[test], cutoff, prior)
     rmse, share = mapped_error(forces(graphs), graphs, np.arange(len(test)))
     errors = {"mapped_rmse": rmse, "mapped_share": share, "test_frames": len(test)}
-    against = load_mean_force_test(mean_forces_of(run), frames, cutoff, prior)
+    against = load_mean_force_test(mean_forces_of(run), frames, cutoff, prior, split)
     if against is not None:
         errors |= against.errors(forces(against.graphs))
         variance = read_mean_forces(run.path(run.mean_forces)).variance()

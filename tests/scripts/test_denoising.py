@@ -18,7 +18,7 @@ from openmm_cgkd.potential.forces import SumModel, energies_and_forces
 from openmm_cgkd.potential.pairs import find_pairs
 from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder
-from scripts.claims import verdict
+from scripts.claims import p_value, verdict
 from scripts.denoising import __main__ as denoising_main
 from scripts.denoising import plan
 from scripts.denoising.report import markdown, read_rows, summarize, write_files
@@ -312,12 +312,16 @@ def test_means_deviations_and_ratios(tiny):
     assert claims["distillation is better than direct force matching"] == {
         "mean": 0.5,
         "std": 0,
+        "p": 0,
         "holds": "yes",
     }
     assert "per-bead energies help" not in claims
     page = markdown(summary)
     assert "| direct | 5.00 ± 1.41 |" in page
-    assert "| distillation is better than direct force matching | 0.50 ± 0.00 yes |" in page
+    assert (
+        "| distillation is better than direct force matching | 0.500 ± 0.000 yes, p < 0.001 |"
+        in page
+    )
 
 
 @pytest.mark.parametrize(
@@ -338,6 +342,7 @@ def test_a_claim_holds_where_the_interval_of_the_ratio_is_below_one(ratios, expe
     assert verdict(ratio, len(ratios)) == expected
     if len(ratios) > 1:  # the same from the p value of a t-test
         p = scipy.stats.ttest_1samp(ratios, 1).pvalue
+        assert p_value(ratio, len(ratios)) == pytest.approx(p)
         assert (p < 0.05) == (expected != "open")
 
 
