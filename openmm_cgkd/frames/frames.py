@@ -19,9 +19,10 @@ import numpy as np
 
 from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.mapping.beads import BeadTopology
-from openmm_cgkd.utils.box import smallest_height
+from openmm_cgkd.utils.box import box_volume, smallest_height
 from openmm_cgkd.utils.files import replacing
 
+from .checks import BEFORE_ALL, check_boxes, check_finite, check_growth
 from .hdf5 import (
     FRAMES,
     QUANTITIES,
@@ -35,6 +36,7 @@ from .hdf5 import (
     read_rows,
 )
 from .recovery import mark_as_written
+from .seal import seal
 
 _STREAM = 2**22  # bytes of frames in memory while a file is streamed
 
@@ -92,7 +94,17 @@ class Frames:
 
     @property
     def temperature(self) -> float:
-        """Temperature of the all-atom run, kelvin."""
+        """Temperature of the all-atom run, kelvin.
+
+        Raises
+        ------
+        FramesError
+            If it is not known.
+        """
+        if "temperature" not in self.attributes:
+            raise FramesError(
+                "The frames have no attribute 'temperature' in kelvin; add it to their file."
+            )
         return float(self.attributes["temperature"])
 
     @property
@@ -162,7 +174,7 @@ class FrameWriter:
         fresh = self.path.with_name(self.path.name + ".tmp")
         self._file = create(fresh, beads, attributes)
         try:
-            for frames in iterate_frames(self.path) if continued else ():
+            for frames in iterate_frames(self.path, torn_tail=True) if continued else ():
                 append_rows(
                     self._file,
                     (frames if after_step is None else frames[frames.step <= after_step]).arrays,
@@ -184,7 +196,8 @@ class FrameWriter:
         Raises
         ------
         FramesError
-            If the step does not grow, a shape does not fit the beads, or a value is not finite.
+            If step or time do not grow, a shape does not fit the beads, a value is not finite, or
+            the box has no volume.
         """
         n = len(self._file["checksum"])
         if n and step <= self._file["step"][n - 1]:
@@ -211,6 +224,16 @@ class FrameWriter:
                     f"{self.path}: {name} at step {step} are not finite; the simulation has failed,"
                     " use a smaller time step."
                 )
+        if n and time <= self._file["time"][n - 1]:
+            raise FramesError(
+                f"{self.path}: the time {time:g} ps at step {step} is not after the"
+                f" {self._file['time'][n - 1]:g} ps of the last frame; set the time of the"
+                " simulation, or write to another file."
+            )
+        if not box_volume(np.asarray(box, dtype=float)) > 0:
+            raise FramesError(
+                f"{self.path}: the box at step {step} has no volume; set the periodic box vectors."
+            )
         self._put(frame)
         self._file.flush()
 
@@ -248,27 +271,38 @@ def frames_header(path: Path | str) -> Header:
         return read_header(file, Path(path))
 
 
-def iterate_frames(path: Path | str) -> Iterator[Frames]:
+def iterate_frames(path: Path | str, torn_tail: bool = False) -> Iterator[Frames]:
     """Stream every whole frame of a file in pieces of a few megabytes.
 
     Memory does not grow with the file.
 
+    Parameters
+    ----------
+    path : path
+    torn_tail : bool
+        Leave out what comes after the last whole frame of a file that its writer has closed, too.
+        Of a file that is being written or whose writer was killed it is always left out.
+
     Raises
     ------
     FramesError
-        If the file is missing or foreign, or holds a damaged frame before its last whole one, or a
-        value that is not finite. What comes after the last whole frame is left out.
+        If the file is missing or foreign, holds a damaged frame, a value that is not finite, a step
+        or time that does not grow, or a box without volume.
     """
-    with open_file(Path(path), FRAMES) as file:
-        header = read_header(file, Path(path))
-        yield from _whole_frames(
-            file, header, Path(path), max(1, _STREAM // (24 * header.beads.n_beads))
-        )
+    path = Path(path)
+    with open_file(path, FRAMES) as file:
+        header = read_header(file, path)
+        size = max(1, _STREAM // (24 * header.beads.n_beads))
+        yield from _whole_frames(file, header, path, size, torn_tail)
 
 
-def _whole_frames(file: h5py.File, header: Header, path: Path, size: int) -> Iterator[Frames]:
+def _whole_frames(
+    file: h5py.File, header: Header, path: Path, size: int, torn_tail: bool = False
+) -> Iterator[Frames]:
     """Frames up to the first torn one, `size` at a time."""
     torn = None  # index of the first torn frame, once it is met
+    last = BEFORE_ALL
+    cure = "remove that frame or make the file again"
     for first in range(0, header.rows, size):
         arrays, good = read_rows(file, slice(first, min(first + size, header.rows)))
         n = 0 if torn is not None else len(good) if good.all() else int(np.argmin(good))
@@ -281,18 +315,21 @@ def _whole_frames(file: h5py.File, header: Header, path: Path, size: int) -> Ite
                 )
         if n:
             frames = Frames(**arrays, beads=header.beads, attributes=header.attributes)[:n]
-            _check_finite(frames, first, path)
+            check_finite(frames.arrays, path, ("positions", "forces", "box"), cure, first)
+            check_boxes(frames.box, path, cure, first)
+            last = check_growth(frames.arrays, last, path, first)
             yield frames
+    whole = header.rows if torn is None else torn
+    if header.finished and not torn_tail and whole < header.begun:
+        raise torn_error(path, header.begun - whole, whole)
 
 
-def _check_finite(frames: Frames, first: int, path: Path) -> None:
-    for name in ("positions", "forces", "box"):
-        bad = ~np.isfinite(getattr(frames, name)).all(axis=(1, 2))
-        if bad.any():
-            raise FramesError(
-                f"{path}: {name} of frame {first + np.argmax(bad)} are not finite; remove that"
-                " frame or make the file again."
-            )
+def torn_error(path: Path, torn: int, whole: int) -> FramesError:
+    """What is wrong with a file whose last frames are not whole."""
+    return FramesError(
+        f"{path}: ends in {torn} torn after {whole} whole frames; save these with 'cgkd verify"
+        f" {path} --repair'."
+    )
 
 
 def read_frames(path: Path | str, allow_empty: bool = False) -> Frames:
@@ -303,12 +340,13 @@ def read_frames(path: Path | str, allow_empty: bool = False) -> Frames:
     Raises
     ------
     FramesError
-        If the file is missing, foreign, empty, or holds a damaged frame before its last whole one.
+        As `iterate_frames`, or if the file is empty.
     """
     path = Path(path)
     with open_file(path, FRAMES) as file:
         header = read_header(file, path)
-        for frames in _whole_frames(file, header, path, max(1, header.rows)):
+        # one piece at most; the generator runs to its end, where it looks at the tail of the file
+        for frames in list(_whole_frames(file, header, path, max(1, header.rows))):
             return frames
     if not allow_empty:
         raise FramesError(
@@ -340,6 +378,7 @@ def set_attributes(path: Path, attributes: dict[str, Any]) -> None:
     """Add provenance to a file that nobody else writes."""
     with h5py.File(path, "r+") as file:
         file.attrs.update(attributes)
+        seal(file, FRAMES.growing)
 
 
 def write_frames(frames: Frames, path: Path | str) -> None:
@@ -353,3 +392,4 @@ def write_frames(frames: Frames, path: Path | str) -> None:
             file.create_dataset(name, data=values, chunks=True, compression="gzip", shuffle=True)
         del file["checksum"]
         file["checksum"] = checksums(frames.arrays)
+        seal(file, FRAMES.growing)

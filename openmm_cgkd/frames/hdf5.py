@@ -8,6 +8,7 @@ What the frames mean, and how they are read and written, is in ``frames.py``.
 from __future__ import annotations
 
 import math
+import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,18 +18,37 @@ from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5a
 
-from openmm_cgkd.exceptions import CGKDError, FramesError
+from openmm_cgkd.exceptions import CGKDError, DiskError, FramesError
 from openmm_cgkd.mapping.beads import BeadTopology
+from openmm_cgkd.utils.disk import describe_disk_error
+from openmm_cgkd.utils.text_file import check_regular, shown
 
+from .admission import admit, check_attribute
+from .checks import check_temperature
 from .recovery import TruncatedFile, is_held, is_open
+from .seal import CONTENT, check_seal, plain_text, read_checked, seal
+from .values import DamageError, read_values
 
 _SHAPES = {"positions": (-1, 3), "forces": (-1, 3), "box": (3, 3), "time": (), "step": ()}
 _TYPES = {"positions": "f4", "forces": "f4", "box": "f8", "time": "f8", "step": "i8"}
 QUANTITIES = tuple(_SHAPES)
 _BEAD_DATA = ("types", "masses", "molecules", "charges")
 # what h5py raises on damaged files
-READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError)
+READ_ERRORS = (
+    DamageError,
+    OSError,
+    LookupError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    SystemError,
+    struct.error,
+)
 _BLOCK = 256  # frames whose checksums are computed at once
 _CHUNK = 2**16  # bytes of an HDF5 chunk of a file that is written at once
 
@@ -49,6 +69,8 @@ class FileKind:
         Commands that make such a file, for messages.
     repairable : bool
         Whether ``cgkd verify --repair`` knows such files.
+    growing : tuple of str
+        Datasets to which rows with checksums of their own are appended.
     """
 
     format: str
@@ -56,6 +78,7 @@ class FileKind:
     content: str
     command: str
     repairable: bool = False
+    growing: tuple[str, ...] = ()
 
     @property
     def attributes(self) -> dict[str, str | int]:
@@ -64,7 +87,12 @@ class FileKind:
 
 
 FRAMES = FileKind(
-    "openmm_cgkd frames", 1, "mapped frames", "'cgkd reference' or 'cgkd map'", repairable=True
+    "openmm_cgkd frames",
+    1,
+    "mapped frames",
+    "'cgkd reference' or 'cgkd map'",
+    repairable=True,
+    growing=(*QUANTITIES, "checksum"),
 )
 
 
@@ -81,12 +109,15 @@ class Header:
         Frames that have all quantities; the last ones may be torn.
     begun : int
         Frames that have any quantity.
+    finished : bool
+        Whether the writer has closed the file.
     """
 
     beads: BeadTopology
     attributes: dict[str, Any]
     rows: int
     begun: int
+    finished: bool
 
 
 def checksums(arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -128,6 +159,8 @@ def create(
                 f"Bead types {other} and {name} are alike in their first four characters,"
                 " which is all that PDB files hold; rename one of them."
             )
+    if wrong := beads.objection():
+        raise FramesError(f"{path}: {wrong}; correct the beads.")
     file = h5py.File(path, "w", libver="latest")
     file.attrs.update({**FRAMES.attributes, **attributes})
     write_beads(file, beads)
@@ -143,6 +176,7 @@ def create(
             dtype=_TYPES[name],
         )
     file.create_dataset("checksum", shape=(0,), maxshape=(None,), chunks=(256,), dtype="u4")
+    seal(file, FRAMES.growing)
     return file
 
 
@@ -156,14 +190,24 @@ def write_beads(file: h5py.File, beads: BeadTopology) -> None:
         group["bonds"] = beads.bonds
 
 
-def read_beads(file: h5py.File) -> BeadTopology:
-    """What `write_beads` has written."""
+def read_beads(file: h5py.File, path: Path) -> BeadTopology:
+    """What `write_beads` has written.
+
+    Raises
+    ------
+    FramesError
+        If that is no set of beads, or is not physical.
+    """
     group = file["beads"]
-    return BeadTopology(
-        type_names=tuple(str(name) for name in group.attrs["type_names"]),
-        **{name: group[name][:] for name in _BEAD_DATA},
-        **({"bonds": group["bonds"][:]} if "bonds" in group else {}),
+    names = np.atleast_1d(group.attrs["type_names"])
+    beads = BeadTopology(
+        type_names=tuple(plain_text(name) for name in names),
+        **{name: read_checked(group[name]) for name in _BEAD_DATA},
+        **({"bonds": read_checked(group["bonds"])} if "bonds" in group else {}),
     )
+    if wrong := beads.objection():
+        raise FramesError(f"{path}: {wrong}; make the file again.")
+    return beads
 
 
 def append_rows(file: h5py.File, arrays: dict[str, np.ndarray]) -> None:
@@ -176,8 +220,8 @@ def append_rows(file: h5py.File, arrays: dict[str, np.ndarray]) -> None:
 
 def read_rows(file: h5py.File, rows: slice) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Quantities of some frames, and whether the checksum of each is right."""
-    arrays = {name: file[name][rows] for name in QUANTITIES}
-    return arrays, checksums(arrays) == file["checksum"][rows]
+    arrays = {name: read_values(file[name], rows) for name in QUANTITIES}
+    return arrays, checksums(arrays) == read_values(file["checksum"], rows)
 
 
 @contextmanager
@@ -195,26 +239,32 @@ def open_file(path: Path, kind: FileKind, mend: bool = False) -> Iterator[h5py.F
     Raises
     ------
     FramesError
-        If the file is missing, is not readable HDF5, or is of another kind or a newer version;
-        also if a part that is read within the block is damaged.
+        If the file is missing, is not readable HDF5, is of another kind or a newer version, holds
+        what `admission` does not admit, or was changed after it was written; also if a part that is
+        read within the block is damaged.
+    DiskError
+        If the file system does not let it be read.
     """
     if not path.exists():
         raise FramesError(f"{path}: no such file; make {kind.content} with {kind.command}.")
+    check_regular(path, f"a file of {kind.content}", FramesError)
     try:
         with _open(path, mend) as file:
-            if file.attrs.get("format") != kind.format:
-                raise FramesError(
-                    f"{path}: is not a file of {kind.content}; make one with {kind.command}."
-                )
-            if file.attrs["version"] > kind.version:
-                raise FramesError(
-                    f"{path}: has format version {file.attrs['version']}, this package reads up to"
-                    f" {kind.version}; upgrade openmm_cgkd."
-                )
+            _check_kind(file, path, kind)
+            admit(file, path)
+            check_seal(file, kind.growing)
             yield file
     except CGKDError:
         raise
+    except DamageError as error:
+        changed = f", or delete its attribute {CONTENT} if you changed it yourself"
+        raise FramesError(
+            f"{path}: is damaged: {error}; restore it from a copy, make it again with"
+            f" {kind.command}{changed if kind.repairable else ''}."
+        ) from error
     except READ_ERRORS as error:
+        if message := describe_disk_error(error, path):
+            raise DiskError(message) from error
         repair = f"try 'cgkd verify {path} --repair', or make it again" if kind.repairable else ""
         raise FramesError(
             f"{path}: is not an HDF5 file of {kind.content}, or is damaged;"
@@ -222,12 +272,38 @@ def open_file(path: Path, kind: FileKind, mend: bool = False) -> Iterator[h5py.F
         ) from error
 
 
+def _check_kind(file: h5py.File, path: Path, kind: FileKind) -> None:
+    found = {}
+    for name in kind.attributes:
+        if name not in file.attrs:
+            break
+        check_attribute("/", h5a.open(file["/"].id, name.encode()), path)
+        found[name] = file.attrs[name]
+    if plain_text(found.get("format")) != kind.format:
+        raise FramesError(f"{path}: is not a file of {kind.content}; make one with {kind.command}.")
+    version = found.get("version")
+    if not isinstance(version, np.integer):
+        raise FramesError(
+            f"{path}: has the format version {shown(version)}, which is no whole number; make it"
+            f" again with {kind.command}."
+        )
+    if version > kind.version:
+        raise FramesError(
+            f"{path}: has format version {version}, this package reads up to {kind.version};"
+            " upgrade openmm_cgkd."
+        )
+
+
 def file_attributes(file: h5py.File) -> dict[str, Any]:
-    """Provenance: attributes of the root as plain numbers and text, without format and version."""
+    """Provenance: attributes of the root as plain numbers and text, without format and checksum."""
     return {
-        key: value.item() if isinstance(value, np.generic) else value
+        key: plain_text(value)
+        if isinstance(value, bytes)
+        else value.item()
+        if isinstance(value, np.generic)
+        else value
         for key, value in file.attrs.items()
-        if key not in ("format", "version")
+        if key not in ("format", "version", CONTENT)
     }
 
 
@@ -259,22 +335,21 @@ def read_header(file: h5py.File, path: Path) -> Header:
             f"{path}: has no {' and no '.join(missing)}; force matching needs positions and forces"
             " of every frame."
         )
-    beads = read_beads(file)
-    lengths = {name: len(getattr(beads, name)) for name in _BEAD_DATA}
-    if len(set(lengths.values())) > 1:
-        raise FramesError(
-            f"{path}: bead data have different lengths {lengths}; make the file again."
-        )
-    if len(beads.bonds) and not 0 <= beads.bonds.min() <= beads.bonds.max() < beads.n_beads:
-        raise FramesError(
-            f"{path}: has bonds of beads {beads.bonds.min()} to {beads.bonds.max()} of"
-            f" {beads.n_beads}; make the file again."
-        )
+    beads = read_beads(file, path)
     for name, expected in frame_shapes(beads.n_beads).items():
         if file[name].shape[1:] != expected:
             raise FramesError(
                 f"{path}: {name} have shape {file[name].shape[1:]} per frame, expected {expected}"
                 f" for {beads.n_beads} beads."
             )
+    for name, kind in {**_TYPES, "checksum": "u4"}.items():
+        if not np.can_cast(file[name].dtype, kind, "same_kind"):
+            raise FramesError(
+                f"{path}: {name} are of type {file[name].dtype}, expected {np.dtype(kind)}; make"
+                " the file again."
+            )
+    check_temperature(attributes := file_attributes(file), path)
     rows = [len(file[name]) for name in (*QUANTITIES, "checksum")]
-    return Header(beads, file_attributes(file), min(rows), max(rows))
+    # of files that are written, or whose writer was killed, see `_open`
+    finished = file.driver != "fileobj" and not file.swmr_mode
+    return Header(beads, attributes, min(rows), max(rows), finished)

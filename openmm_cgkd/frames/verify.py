@@ -16,7 +16,7 @@ from openmm_cgkd.utils.files import replacing
 from openmm_cgkd.utils.units import DENSITY_UNIT
 
 from .correlation import ForceAutocorrelation
-from .frames import Frames, frames_header, iterate_frames, write_stream
+from .frames import Frames, frames_header, iterate_frames, torn_error, write_stream
 from .hdf5 import FRAMES, READ_ERRORS, Header, open_file, read_header, read_rows
 from .recovery import is_held, is_open
 
@@ -140,10 +140,7 @@ def verify_frames(path: Path | str, repair: bool = False) -> FramesReport:
             raise
         return _repair(path, error)
     torn = 0 if being_written else report.header.begun - report.frames
-    problem = FramesError(
-        f"{path}: ends in {torn} torn after {report.frames} whole frames; save these with 'cgkd"
-        f" verify {path} --repair'."
-    )
+    problem = torn_error(path, torn, report.frames)
     if repair and (torn or is_open(path)):
         return _repair(path, problem)
     if torn:
@@ -154,20 +151,18 @@ def verify_frames(path: Path | str, repair: bool = False) -> FramesReport:
 def _scan(path: Path, being_written: bool) -> FramesReport:
     """Stream all frames once."""
     header, n = frames_header(path), 0
-    _check_header(header, path)
-    first = time = step = -np.inf
+    if "temperature" not in header.attributes:
+        raise FramesError(
+            f"{path}: has no attribute 'temperature' in kelvin; add it, training and simulation"
+            " need it."
+        )
+    first = last = np.nan
     box, volumes, densities, squares = np.zeros((3, 3)), np.zeros(2), 0.0, 0.0
     correlation = ForceAutocorrelation()
-    for frames in iterate_frames(path):
-        _check_growth(frames, time, step, n, path)
+    for frames in iterate_frames(path, torn_tail=True):
         volume = box_volume(frames.box)  # nm^3
-        if not (volume > 0).all():
-            raise FramesError(
-                f"{path}: the box of frame {n + np.argmin(volume > 0)} has no volume; remove that"
-                " frame or make the file again."
-            )
         first = frames.time[0] if n == 0 else first
-        time, step, n = frames.time[-1], frames.step[-1], n + len(frames)
+        last, n = frames.time[-1], n + len(frames)
         box += frames.box.sum(axis=0)
         volumes += volume.sum(), (volume**2).sum()
         densities += (header.beads.masses.sum() / volume / DENSITY_UNIT).sum()
@@ -181,41 +176,8 @@ def _scan(path: Path, being_written: bool) -> FramesReport:
     spread = np.sqrt(max(square - mean**2, 0.0)) / mean
     rms = np.sqrt(squares / (3 * n * header.beads.n_beads))
     return FramesReport(
-        header, n, first, time, box / n, spread, densities / n, rms, correlation, being_written
+        header, n, first, last, box / n, spread, densities / n, rms, correlation, being_written
     )
-
-
-def _check_header(header: Header, path: Path) -> None:
-    beads = header.beads
-    if len(beads.types) and not 0 <= beads.types.min() <= beads.types.max() < len(beads.type_names):
-        raise FramesError(
-            f"{path}: bead types are not indices into the {len(beads.type_names)} names"
-            f" {beads.type_names}; make it again."
-        )
-    if not (beads.masses > 0).all():
-        raise FramesError(
-            f"{path}: bead {np.argmin(beads.masses > 0)} has no mass; make the file again with true"
-            " masses."
-        )
-    if not isinstance(header.attributes.get("temperature"), int | float):
-        raise FramesError(
-            f"{path}: has no attribute 'temperature' in kelvin; add it, training and simulation"
-            " need it."
-        )
-
-
-def _check_growth(frames: Frames, time: float, step: float, n: int, path: Path) -> None:
-    """Steps and times grow from frame to frame; `time` and `step` are those of frame n - 1."""
-    for name, last in (("time", time), ("step", step)):
-        values = getattr(frames, name)
-        growing = np.diff(values, prepend=last) > 0
-        if not growing.all():
-            k = int(np.argmin(growing))
-            before = values[k - 1] if k else last
-            raise FramesError(
-                f"{path}: {name} of frame {n + k} is {values[k]:g}, not after {before:g}; remove"
-                " repeated frames."
-            )
 
 
 def _repair(path: Path, problem: FramesError) -> FramesReport:

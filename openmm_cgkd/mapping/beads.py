@@ -8,6 +8,7 @@ import mdtraj
 import numpy as np
 
 _NO_CHARGES = np.zeros(0)  # stands for one zero per bead
+_OF_EVERY_BEAD = ("types", "masses", "molecules", "charges")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,36 @@ class BeadTopology:
     @property
     def n_beads(self) -> int:
         return len(self.types)
+
+    def objection(self) -> str:
+        """Why these cannot be the beads of a fluid, in words; empty if they can."""
+        n, names = self.n_beads, self.type_names
+        lengths = {name: np.shape(getattr(self, name)) for name in _OF_EVERY_BEAD}
+        if any(shape != (n,) for shape in lengths.values()):
+            return f"bead data have different lengths {lengths}"
+        if n == 0:
+            return "holds no beads"
+        if len(set(names)) < len(names) or not all(name.strip() for name in names):
+            return f"bead type names {names} are empty or repeated"
+        for name in ("types", "molecules", "bonds"):
+            if getattr(self, name).dtype.kind not in "iu":
+                return f"{name} of beads are not whole numbers but {getattr(self, name).dtype}"
+        if not 0 <= self.types.min() <= self.types.max() < len(names):
+            return f"bead types are not indices into the {len(names)} names {names}"
+        good = (self.masses > 0) & (self.masses < np.inf)
+        if not good.all():
+            return f"bead {np.argmin(good)} has the mass {self.masses[np.argmin(good)]:g} dalton"
+        good = np.isfinite(self.charges)
+        if not good.all():
+            return f"bead {np.argmin(good)} has the charge {self.charges[np.argmin(good)]:g}"
+        if self.bonds.ndim != 2 or self.bonds.shape[1] != 2:
+            return f"bonds have shape {self.bonds.shape}, not two beads each"
+        if len(self.bonds) and not 0 <= self.bonds.min() <= self.bonds.max() < n:
+            return f"has bonds of beads {self.bonds.min()} to {self.bonds.max()} of {n}"
+        ends = self.molecules[self.bonds]
+        if (ends[:, 0] != ends[:, 1]).any() or (self.bonds[:, 0] == self.bonds[:, 1]).any():
+            return "has bonds between beads of two molecules, or of a bead with itself"
+        return ""
 
     @property
     def names(self) -> list[str]:

@@ -10,13 +10,16 @@ import h5py
 import numpy as np
 
 from openmm_cgkd.exceptions import FramesError
+from openmm_cgkd.frames.checks import check_boxes, check_finite, check_temperature
 from openmm_cgkd.frames.hdf5 import FileKind, file_attributes, open_file, read_beads, write_beads
+from openmm_cgkd.frames.seal import read_checked, seal
 from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.utils.files import replacing
 from openmm_cgkd.utils.statistics import jackknife, leave_one_out
 
 MEAN_FORCES = FileKind("openmm_cgkd mean forces", 1, "mean-force frames", "'cgkd meanforce'")
 _ARRAYS = {"positions": "f4", "forces": "f4", "standard_error": "f4", "box": "f8", "time": "f8"}
+_CURE = "make the file again with 'cgkd meanforce'"
 _ESTIMATES = ("first", "second", "first_error", "second_error")
 
 
@@ -134,7 +137,7 @@ def write_mean_forces(
     checks : dict, optional
         By name; each becomes a group of the file.
     """
-    with replacing(Path(path)) as fresh, h5py.File(fresh, "w") as file:
+    with replacing(Path(path)) as fresh, h5py.File(fresh, "w", libver="latest") as file:
         file.attrs.update({**MEAN_FORCES.attributes, **mean_forces.attributes})
         write_beads(file, mean_forces.beads)
         for name, kind in _ARRAYS.items():
@@ -144,6 +147,7 @@ def write_mean_forces(
             group.attrs.update(check.agreement())
             for part in _ESTIMATES:
                 _put(group, part, getattr(check, part), "f4")
+        seal(file)
 
 
 def _put(group: h5py.Group, name: str, values: np.ndarray, kind: str) -> None:
@@ -158,16 +162,25 @@ def read_mean_forces(path: Path | str) -> MeanForces:
     Raises
     ------
     FramesError
-        If the file is missing, foreign or damaged.
+        If the file is missing, foreign or damaged, or holds numbers that are not physical.
     """
     path = Path(path)
     with open_file(path, MEAN_FORCES) as file:
-        beads = read_beads(file)
-        values = {name: file[name][:] for name in _ARRAYS}
+        beads = read_beads(file, path)
+        values = {name: read_checked(file[name]) for name in _ARRAYS}
         attributes = file_attributes(file)
-    for name in ("positions", "forces", "standard_error"):
-        if not np.isfinite(values[name]).all():
+    n = len(values["positions"])
+    shapes = {"box": (n, 3, 3), "time": (n,)}
+    for name, array in values.items():
+        expected = shapes.get(name, (n, beads.n_beads, 3))
+        if array.shape != expected or n == 0 or array.dtype.kind != "f":
             raise FramesError(
-                f"{path}: {name} are not finite; make the file again with 'cgkd meanforce'."
+                f"{path}: {name} have shape {array.shape} and type {array.dtype}, expected"
+                f" {expected} and floating point for {beads.n_beads} beads; {_CURE}."
             )
+    check_finite(values, path, tuple(_ARRAYS), _CURE)
+    check_boxes(values["box"], path, _CURE)
+    check_temperature(attributes, path)
+    if (values["standard_error"] < 0).any():
+        raise FramesError(f"{path}: has standard errors below zero; {_CURE}.")
     return MeanForces(**values, beads=beads, attributes=attributes)

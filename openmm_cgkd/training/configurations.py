@@ -20,6 +20,7 @@ from openmm_cgkd.config.section import fingerprint
 from openmm_cgkd.exceptions import TrainingError
 from openmm_cgkd.frames.bead_trajectory import read_bead_trajectory
 from openmm_cgkd.frames.frames import Frames
+from openmm_cgkd.frames.seal import read_checked, seal
 from openmm_cgkd.frames.split import apply_split
 from openmm_cgkd.potential.pairs import check_cutoff
 from openmm_cgkd.utils.files import replacing
@@ -83,7 +84,7 @@ def label_configurations(
     parts = Parts(path.with_suffix(".parts"), identity)
     parts.compute(ensemble, configurations, name, refuse=False)
     with open_labels(labels, frames) as file:
-        spreads, offsets = file["force_spread"][:], file.attrs["energy_offsets"]
+        spreads, offsets = read_checked(file["force_spread"]), file.attrs["energy_offsets"]
     training = apply_split(frames, settings).training
     limit = max_spread * float(np.percentile(spreads[training].max(axis=1), _PERCENTILE))
     largest = np.concatenate([part["force_spread"].max(axis=1) for _, part in parts])
@@ -99,7 +100,7 @@ def label_configurations(
             f" kJ/mol/nm), the smallest has {np.nanmin(largest):.4g}; train better teachers or"
             " raise it."
         )
-    with replacing(path) as fresh, h5py.File(fresh, "w") as file:
+    with replacing(path) as fresh, h5py.File(fresh, "w", libver="latest") as file:
         write_parts(file, parts, offsets, configurations, kept)
         file["positions"] = configurations.positions[kept].astype("f4")
         file["box"] = configurations.box[kept]
@@ -111,6 +112,7 @@ def label_configurations(
             }
         )
         file.attrs.update({"offered": len(kept), "kept": int(kept.sum()), "spread_limit": limit})
+        seal(file)
     parts.clear()
     return path
 

@@ -14,10 +14,12 @@ import numpy as np
 from openmm_cgkd.config.run import SplitConfig
 from openmm_cgkd.config.section import fingerprint
 from openmm_cgkd.frames.frames import Frames
+from openmm_cgkd.frames.seal import seal
 from openmm_cgkd.frames.split import Split, apply_split
 from openmm_cgkd.potential.forces import cutoff_of
 from openmm_cgkd.potential.pairs import check_cutoff
 from openmm_cgkd.utils.files import replacing
+from openmm_cgkd.utils.lock import locked_file
 
 from .ensemble import Ensemble, ensemble_forces
 from .gradient_check import Consistency, check_consistency
@@ -72,23 +74,26 @@ def label_frames(
             k,
             _describe(check),
         )
-    parts = Parts(path.with_suffix(".parts"), fingerprint(label_inputs(frames, ensemble, settings)))
-    parts.compute(ensemble, frames, "labels", refuse=True)
-    offsets = energy_offsets(parts, frames.beads.types, chosen.training)
-    with replacing(path) as fresh, h5py.File(fresh, "w") as file:
-        write_parts(file, parts, offsets, frames, np.ones(len(frames), dtype=bool))
-        file.attrs.update(
-            {
-                "frames": frames.identity,
-                "teachers": ensemble.hashes,
-                "prior": ensemble.prior.identity,
-            }
-        )
-        file.attrs["consistency_max"] = [check.max_error for check in checks]
-        file.attrs["consistency_rms"] = [check.rms_error for check in checks]
-        file.attrs.update(_quality(file, frames, ensemble, chosen))
-        file.attrs.update(_mean_force_errors(mean_forces, frames, ensemble, chosen))
-    parts.clear()
+    inputs = fingerprint(label_inputs(frames, ensemble, settings))
+    with locked_file(path):
+        parts = Parts(path.with_suffix(".parts"), inputs)
+        parts.compute(ensemble, frames, "labels", refuse=True)
+        offsets = energy_offsets(parts, frames.beads.types, chosen.training)
+        with replacing(path) as fresh, h5py.File(fresh, "w", libver="latest") as file:
+            write_parts(file, parts, offsets, frames, np.ones(len(frames), dtype=bool))
+            file.attrs.update(
+                {
+                    "frames": frames.identity,
+                    "teachers": ensemble.hashes,
+                    "prior": ensemble.prior.identity,
+                }
+            )
+            file.attrs["consistency_max"] = [check.max_error for check in checks]
+            file.attrs["consistency_rms"] = [check.rms_error for check in checks]
+            file.attrs.update(_quality(file, frames, ensemble, chosen))
+            file.attrs.update(_mean_force_errors(mean_forces, frames, ensemble, chosen))
+            seal(file)
+        parts.clear()
     return path
 
 

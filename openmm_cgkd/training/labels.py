@@ -12,8 +12,10 @@ import h5py
 import numpy as np
 
 from openmm_cgkd.exceptions import FramesError
+from openmm_cgkd.frames.checks import check_boxes, check_finite
 from openmm_cgkd.frames.frames import Frames
-from openmm_cgkd.frames.hdf5 import FileKind, open_file
+from openmm_cgkd.frames.hdf5 import FileKind, file_attributes, open_file
+from openmm_cgkd.frames.seal import plain_text, read_checked
 
 LABELS = FileKind("openmm_cgkd labels", 1, "labels", "'cgkd label'")
 UNITS = {
@@ -24,6 +26,8 @@ UNITS = {
     "single_forces": "kJ/mol/nm",
     "single_energies": "kJ/mol",
 }
+_VECTORS = ("positions", "forces", "single_forces")
+_CURE = "run 'cgkd label' again"
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,26 @@ def load_labels(path: Path, frames: Frames) -> Labels:
     Raises
     ------
     FramesError
-        If the file is missing or foreign, or belongs to other frames.
+        If the file is missing, foreign or damaged, belongs to other frames, or holds values that
+        are not finite.
     """
     with open_labels(path, frames) as file:
-        extra = {name: file[name][:] for name in ("positions", "box") if name in file}
-        return Labels(
-            **{name: file[name][:] for name in UNITS}, attributes=dict(file.attrs), **extra
-        )
+        places = {name: read_checked(file[name]) for name in ("positions", "box") if name in file}
+        values = {name: read_checked(file[name]) for name in UNITS}
+        attributes = file_attributes(file)
+    n, n_beads = len(places.get("positions", frames.positions)), frames.beads.n_beads
+    for name, array in {**values, **places}.items():
+        expected: tuple[int, ...] = (n, n_beads, 3) if name in _VECTORS else (n, n_beads)
+        expected = (n, 3, 3) if name == "box" else expected
+        if array.shape != expected or array.dtype.kind != "f":
+            raise FramesError(
+                f"{path}: {name} have shape {array.shape} and type {array.dtype}, expected"
+                f" {expected} and floating point; {_CURE}."
+            )
+    check_finite({**values, **places}, path, (*values, *places), _CURE)
+    if "box" in places:
+        check_boxes(places["box"], path, _CURE)
+    return Labels(**values, attributes=attributes, **places)
 
 
 @contextmanager
@@ -81,8 +98,11 @@ def open_labels(path: Path, frames: Frames) -> Iterator[h5py.File]:
     """Open a file of labels to read parts of it; errors as `load_labels`."""
     path = Path(path)
     with open_file(path, LABELS) as file:
-        if file.attrs["frames"] != frames.identity:
+        if plain_text(file.attrs["frames"]) != frames.identity:
             raise FramesError(
                 f"{path}: labels other frames than the ones given; run 'cgkd label' again."
             )
+        names = tuple(plain_text(name) for name in np.atleast_1d(file.attrs["type_names"]))
+        if names != tuple(frames.beads.type_names):
+            raise FramesError(f"{path}: labels beads of the types {names}; {_CURE}.")
         yield file

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from openmm_cgkd.frames.frames import FrameWriter, read_frames
+from openmm_cgkd.frames.recovery import lookup3
+from openmm_cgkd.frames.seal import CONTENT
 from openmm_cgkd.mapping.beads import BeadTopology
 
 N = 7
@@ -54,6 +60,23 @@ def check(path: Path, steps) -> None:
         assert np.array_equal(frames.forces[k], expected["forces"].astype("f4"))
         assert np.array_equal(frames.box[k], expected["box"])
         assert frames.time[k] == expected["time"]
+
+
+@contextmanager
+def edited(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file to change by hand, as one of a user, without checksum of its content."""
+    with h5py.File(path, "r+") as file:
+        yield file
+        if CONTENT in file.attrs:
+            del file.attrs[CONTENT]
+
+
+def leave_open(path: Path) -> None:
+    """Mark a file as one whose writer was killed."""
+    data = bytearray(path.read_bytes())
+    data[11] = 5  # open for writing by a single writer, see `recovery`
+    data[44:48] = struct.pack("<I", lookup3(bytes(data[:44])))
+    path.write_bytes(data)
 
 
 WRITER = """

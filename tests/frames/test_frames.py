@@ -14,7 +14,18 @@ from openmm_cgkd.frames.hdf5 import checksums
 from openmm_cgkd.frames.split import split_frames
 from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.utils.box import smallest_height
-from tests.cases.frames import BEADS, TRICLINIC, N, check, frame, kill, start_writer, write
+from tests.cases.frames import (
+    BEADS,
+    TRICLINIC,
+    N,
+    check,
+    edited,
+    frame,
+    kill,
+    leave_open,
+    start_writer,
+    write,
+)
 
 
 def test_round_trip(tmp_path):
@@ -152,18 +163,25 @@ def test_torn_last_frame_does_not_count(tmp_path):
     path = write(tmp_path / "frames.h5", range(6))
     with h5py.File(path, "r+") as file:
         file["forces"][5] = 0.0
-    check(path, range(5))
-    with h5py.File(path, "r+") as file:
-        file["positions"].resize(9, axis=0)
+    # its writer has closed it, so this is damage
+    with pytest.raises(FramesError, match="ends in 1 torn after 5 whole frames; save these with"):
+        read_frames(path)
+    leave_open(path)
     check(path, range(5))
     write(path, [7])
+    check(path, [0, 1, 2, 3, 4, 7])
+    with h5py.File(path, "r+", libver="latest") as file:
+        file["positions"].resize(9, axis=0)
+    with pytest.raises(FramesError, match="ends in 3 torn after 6 whole frames; save these with"):
+        read_frames(path)
+    leave_open(path)
     check(path, [0, 1, 2, 3, 4, 7])
 
 
 @pytest.mark.parametrize("missing", [["forces"], ["positions"], ["forces", "box"], ["checksum"]])
 def test_missing_quantity(tmp_path, missing):
     path = write(tmp_path / "frames.h5", range(3))
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         for name in missing:
             del file[name]
     with pytest.raises(
@@ -174,7 +192,7 @@ def test_missing_quantity(tmp_path, missing):
 
 def test_missing_bead_data(tmp_path):
     path = write(tmp_path / "frames.h5", range(3))
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         del file["beads/masses"]
     with pytest.raises(FramesError, match="or is damaged; try 'cgkd verify"):
         read_frames(path)
@@ -182,7 +200,7 @@ def test_missing_bead_data(tmp_path):
 
 def test_number_of_beads_must_fit(tmp_path):
     path = write(tmp_path / "frames.h5", range(3))
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         for name in ("types", "masses", "molecules", "charges"):
             values = file[f"beads/{name}"][:4]
             del file[f"beads/{name}"]
@@ -207,7 +225,7 @@ def test_foreign_files(tmp_path):
     text.write_text("not HDF5\n" * 100)
     with pytest.raises(FramesError, match="is not an HDF5 file"):
         read_frames(text)
-    with pytest.raises(FramesError, match="is not an HDF5 file"):
+    with pytest.raises(FramesError, match="is a folder; give a file of mapped frames"):
         read_frames(tmp_path)
 
 

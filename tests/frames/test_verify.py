@@ -16,7 +16,7 @@ from openmm_cgkd.frames.recovery import is_held, is_open, lookup3
 from openmm_cgkd.frames.verify import verify_frames
 from openmm_cgkd.mapping.beads import BeadTopology
 from tests.cases.cli import call
-from tests.cases.frames import BEADS, check, frame, kill, start_writer, write
+from tests.cases.frames import BEADS, check, edited, frame, kill, start_writer, write
 
 
 def hash_of(path: Path) -> str:
@@ -222,17 +222,50 @@ def test_checks_of_frames(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("beads/types", [0, 1, 0, 1, 0, 1, 2], "bead types are not indices into the 2 names"),
-        ("beads/masses", [10.0, 20, 30, 0, 50, 60, 70], "bead 3 has no mass"),
-        ("beads/charges", [0.0] * 6, "bead data have different lengths"),
+        ("types", [0, 1, 0, 1, 0, 1, 2], "bead types are not indices into the 2 names"),
+        ("types", [0, 1, 0, 1, 0, -1, 0], "bead types are not indices into the 2 names"),
+        ("types", [0.0, 1, 0, 1, 0, 1, 0], "types of beads are not whole numbers but float64"),
+        ("molecules", [0.5] * 7, "molecules of beads are not whole numbers but float64"),
+        ("masses", [10.0, 20, 30, 0, 50, 60, 70], "bead 3 has the mass 0 dalton"),
+        ("masses", [10.0, 20, 30, np.nan, 50, 60, 70], "bead 3 has the mass nan dalton"),
+        ("masses", [10.0, 20, 30, np.inf, 50, 60, 70], "bead 3 has the mass inf dalton"),
+        ("charges", [0.0] * 6 + [np.nan], "bead 6 has the charge nan"),
+        ("charges", [0.0] * 6, "bead data have different lengths"),
+        ("bonds", [[0, 7]], "has bonds of beads 0 to 7 of 7"),
+        ("bonds", [[0, 1]], "has bonds between beads of two molecules"),
+        ("bonds", [0, 1], "bonds have shape (2,), not two beads each"),
     ],
 )
 def test_checks_of_beads(tmp_path, name, values, message):
     path = write(tmp_path / "frames.h5", range(3))
-    with h5py.File(path, "r+") as file:
-        del file[name]
-        file[name] = values
+    with edited(path) as file:
+        if name in file["beads"]:
+            del file["beads"][name]
+        file["beads"][name] = values
     refuse(path, message)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["A"], "bead types are not indices into the 1 names"),
+        (["A", ""], "are empty or repeated"),
+        (["A", "A"], "are empty or repeated"),
+    ],
+)
+def test_checks_of_type_names(tmp_path, names, message):
+    path = write(tmp_path / "frames.h5", range(3))
+    with edited(path) as file:
+        file["beads"].attrs["type_names"] = names
+    refuse(path, message)
+
+
+@pytest.mark.parametrize("value", [0.0, -300.0, np.nan, np.inf, "300 K", [300.0, 310.0], True])
+def test_checks_of_the_temperature(tmp_path, value):
+    path = write(tmp_path / "frames.h5", range(3))
+    with edited(path) as file:
+        file.attrs["temperature"] = value
+    refuse(path, "expected a positive number of kelvin; make the file again")
 
 
 def test_temperature_is_needed(tmp_path):
