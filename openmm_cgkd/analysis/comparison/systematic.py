@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -227,12 +227,21 @@ def _variance_of_noise(c: _Sampled, runs: list[_Sampled]) -> float:
 def _chance_of(square: float, c: _Sampled, runs: list[_Sampled]) -> float:
     """Share of draws of the noise of all trajectories that give at least this much."""
     random = np.random.default_rng(0)
-    drawn = [
-        random.standard_normal((_DRAWS, len(sampled.noise))) @ sampled.noise
-        for sampled in (c, *runs)
-    ]
-    own, others = drawn[0], drawn[1:]
+    rows = np.cumsum([0, *(len(sampled.noise) for sampled in (c, *runs))])
+    # products of the noise from those of its rows: curves may have many more bins than blocks
+    stacked = np.concatenate([c.noise, *(run.noise for run in runs)])
+    products, drawn = stacked @ stacked.T, random.standard_normal((_DRAWS, rows[-1]))
+    parts = [slice(start, stop) for start, stop in pairwise(rows)]
+
+    def product(a: slice, b: slice) -> np.ndarray:
+        return np.sum((drawn[:, a] @ products[a, b]) * drawn[:, b], axis=1)
+
+    own = parts[0]
     values = np.mean(
-        [np.sum((own - a) * (own - b), axis=1) for a, b in combinations(others, 2)], axis=0
+        [
+            product(own, own) - product(own, a) - product(own, b) + product(a, b)
+            for a, b in combinations(parts[1:], 2)
+        ],
+        axis=0,
     )
     return float((1 + np.sum(values - c.trace >= square)) / (1 + _DRAWS))
