@@ -95,7 +95,7 @@ def small_run(lj_frames: Path) -> dict:
         "teachers": {"count": 2, "blocks": 4, "training": training},
         "student": {"training": training},
         "simulation": {**times, "platform": "CPU"},
-        "comparison": {"bins": 20, "blocks": 2},
+        "comparison": {"bins": 20},
     }
 
 

@@ -111,7 +111,10 @@ def test_student_runs_in_openmm(trained, tmp_path, name):
     custom = OWN if name == "own" else None
     file = cgkd.export_potential(students[name], tmp_path / "student.pt", frames, prior, custom)
     assert (tmp_path / "student-fast.pt").exists() == (name == "tensornet")
-    potential = cgkd.CGPotential(file)
+    if name == "own":  # its network is in the script alone
+        with pytest.raises(ModelFileError, match="can do whatever you can do"):
+            cgkd.CGPotential(file)
+    potential = cgkd.CGPotential(file, run_script=name == "own")
     assert potential.engine == ("portable" if name == "own" else "fast")
 
     # forces in OpenMM are those of the network and the prior, by a separate sum
@@ -134,7 +137,7 @@ def test_student_runs_in_openmm(trained, tmp_path, name):
 
     trajectory = cgkd.simulate(potential, frames, tmp_path / "md", MD)
     assert len(mdtraj.load(str(trajectory), top=frames.beads.to_mdtraj())) == 20
-    settings = cgkd.ComparisonConfig(bins=20, blocks=2)
+    settings = cgkd.ComparisonConfig(bins=20)
     comparison = cgkd.compare(frames, trajectory, tmp_path / "comparison", settings)
     (result,) = comparison.results
     assert set(result.of_kind("rdf")) == {("A", "A"), ("A", "B"), ("B", "B")}
@@ -181,7 +184,7 @@ def test_engines_that_do_not_know_an_own_network(trained, tmp_path, monkeypatch)
     file = cgkd.export_potential(students["own"], tmp_path / "own.pt", frames, prior, OWN)
     for engine in ("fast", "python"):
         with pytest.raises(ModelFileError, match=f"the engine {engine} does not know"):
-            cgkd.CGPotential(file, engine)
+            cgkd.CGPotential(file, engine, run_script=True)
 
 
 class Total(PairNetwork):

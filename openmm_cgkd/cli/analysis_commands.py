@@ -31,10 +31,6 @@ def compare(
     output: Annotated[
         Path, typer.Option("--output", help="With --against: results go here.")
     ] = Path("comparison"),
-    blocks: Annotated[
-        int | None,
-        typer.Option("--blocks", help="With --against: time blocks for errors.", show_default="5"),
-    ] = None,
     bins: Annotated[
         int | None,
         typer.Option("--bins", help="With --against: bins of the RDFs.", show_default="150"),
@@ -74,7 +70,7 @@ def compare(
 
     typer.echo(
         compare_runs(
-            runs, against, output, comparison_settings(blocks=blocks, bins=bins, r_max=r_max)
+            runs, against, output, comparison_settings(bins=bins, r_max=r_max)
         )
     )
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import (
     Field,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -21,6 +24,8 @@ from openmm_cgkd.utils.units import (
 
 from .execution import ExecutionConfig
 from .section import ConfigFile, RelativePath, Section, load
+
+logger = logging.getLogger(__name__)
 
 _MANY = 10_000_000  # frames, epochs: more is a slip of the pen
 
@@ -242,11 +247,22 @@ class SimulationConfig(Section):
     committee: CommitteeConfig | None = Field(
         None, description="watch the teachers' disagreement; not watched if absent"
     )
+    other_temperature: bool = Field(
+        False, description="run although the potential was made at another temperature"
+    )
 
     @field_validator("timestep", mode="before")
     @classmethod
     def _auto(cls, value: Any) -> Any:
         return None if value == "auto" else value
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the default of a younger field: records of older runs must stay equal."""
+        found = write(self)
+        if not self.other_temperature:
+            found.pop("other_temperature", None)
+        return found
 
 
 class ComparisonConfig(Section):
@@ -254,11 +270,10 @@ class ComparisonConfig(Section):
 
     bins: int = Field(150, gt=1, le=100_000)
     r_max: Length | None = Field(None, description="half the smallest box height if absent")
-    blocks: int = Field(5, gt=1, le=_MANY, description="time blocks for standard errors")
     angle_bins: int = Field(60, gt=1, le=100_000)
     shell_frames: int | None = Field(
         None,
-        gt=1,
+        ge=4,
         le=_MANY,
         description=(
             "frames at most, evenly spaced, for angles and coordination numbers, which saves time"
@@ -266,14 +281,14 @@ class ComparisonConfig(Section):
         ),
     )
 
-    @model_validator(mode="after")
-    def _frames_fill_blocks(self) -> Self:
-        if self.shell_frames is not None and self.shell_frames < 2 * self.blocks:
-            raise ValueError(
-                f"shell_frames of {self.shell_frames} cannot fill {self.blocks} blocks; use at"
-                f" least {2 * self.blocks}"
-            )
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _without_blocks(cls, data: Any) -> Any:
+        """Older files may hold a number of blocks; now errors find how long theirs must be."""
+        if not isinstance(data, dict) or "blocks" not in data:
+            return data
+        logger.warning("comparison.blocks has no effect any more: leave it out")
+        return {name: value for name, value in data.items() if name != "blocks"}
 
 
 class StabilityConfig(Section):
@@ -300,6 +315,10 @@ class RunConfig(ConfigFile):
     )
     potential: RelativePath | None = Field(
         None, description="exported potential to simulate with; absent: the one that this run makes"
+    )
+    run_script: bool = Field(
+        False,
+        description="run the script in `potential` if its network is its maker's own; trust them",
     )
     max_frames: int | None = Field(
         None,

@@ -8,8 +8,9 @@ import numpy as np
 
 from openmm_cgkd.analysis.plotting import Axis, Line, MapRow, Panel
 from openmm_cgkd.exceptions import AnalysisError
+from openmm_cgkd.utils.statistics import error_words
 
-from .run_record import Contents, Run
+from .run_record import Contents, Run, error_column
 
 REFERENCE_LABEL = "all-atom"
 _DASH = "\u2013"  # as chemists write pairs
@@ -63,13 +64,10 @@ def charts(contents: Contents) -> list[Chart]:
     return [chart for chart in made if chart is not None]
 
 
-def data_sentence(contents: Contents) -> str:
-    """Sentences on the frames behind the lines, and on the bands."""
-    return f"{_frames(contents)} {_bands(contents)}"
-
-
-def _shell_sentence(contents: Contents) -> str:
-    return f"{_shell_frames(contents)} {_bands(contents)}"
+def data_sentence(contents: Contents, table: str) -> str:
+    """Sentences on the frames behind the lines of a table, and on their bands."""
+    frames = _shell_frames if table in ("adf", "coordination") else _frames
+    return f"{frames(contents)} {_bands(contents, table)}"
 
 
 def _frames(contents: Contents) -> str:
@@ -95,10 +93,10 @@ def _shell_frames(contents: Contents) -> str:
     return f"{_frames(contents)}{most}"
 
 
-def _bands(contents: Contents) -> str:
-    text = (
-        f"Bands: ±{_STANDARD_ERRORS} standard errors over {contents.blocks} contiguous time blocks"
-    )
+def _bands(contents: Contents, table: str) -> str:
+    text = f"Bands: ±{_STANDARD_ERRORS} standard errors from blocks of time as long as needed"
+    if short := contents.lower_bounds(table):
+        text += f"; runs too short for that, so at least: {', '.join(short)}"
     several = [
         f"{name} ({len(runs)} trainings)" for name, runs in contents.models.items() if len(runs) > 1
     ]
@@ -122,8 +120,8 @@ def _rdf(contents: Contents) -> Chart:
     caption = (
         "Radial distribution functions of all pairs of bead types, 1 for an ideal gas. The error"
         f" is the mean of |Δg|, model against all-atom, from 0 to {contents.r_max:.3g} nm, ± its"
-        " standard error (jackknife over the blocks); the floor is the same between the two halves"
-        f" of the all-atom frames: below it nothing can be told. {data_sentence(contents)}"
+        " standard error; the floor is the same between the two halves of the all-atom frames."
+        f" {data_sentence(contents, 'rdf')}"
     )
     return Chart("rdf", "Radial distribution functions", caption, axis, panels)
 
@@ -145,7 +143,7 @@ def _adf(contents: Contents) -> Chart | None:
     caption = (
         "Angular distribution functions: the angle at the middle bead of each triple, both arms"
         " within the first coordination shell (first minimum of the all-atom RDF)."
-        f" {_shell_sentence(contents)}"
+        f" {data_sentence(contents, 'adf')}"
     )
     return Chart("adf", "Angular distribution functions", caption, axis, panels, columns)
 
@@ -166,7 +164,7 @@ def _coordination(contents: Contents) -> Chart | None:
     )
     caption = (
         "How many neighbours beads have in their first coordination shell."
-        f" {_shell_sentence(contents)}"
+        f" {data_sentence(contents, 'coordination')}"
     )
     return Chart("coordination", "Coordination numbers", caption, axis, panels)
 
@@ -179,7 +177,7 @@ def _msd(contents: Contents) -> Chart | None:
     axis = Axis("t / ps", "MSD / nm²", logarithmic=True)
     caption = (
         "Mean-squared displacement over all time origins, in the model's own time: where its curve"
-        f" lies higher it moves faster than all-atom. {data_sentence(contents)}"
+        f" lies higher it moves faster than all-atom. {data_sentence(contents, 'msd')}"
     )
     panels = _row_panels(contents, rows)
     for panel in panels:
@@ -195,7 +193,7 @@ def _order(contents: Contents) -> Chart | None:
         return None
     caption = (
         "Steinhardt's bond order parameter over the 12 nearest neighbours of whatever type."
-        f" {data_sentence(contents)}"
+        f" {data_sentence(contents, 'order')}"
     )
     axis = Axis("Steinhardt q₆", "density", x_limits=(0, 0.7))
     return Chart("order", "Bond order", caption, axis, _row_panels(contents, rows))
@@ -208,7 +206,7 @@ def _structure_factor(contents: Contents) -> Chart | None:
     axis = Axis("q / nm⁻¹", "S(q)", baseline=0, same_height=False, signed=True)
     caption = (
         "Partial structure factors (Ashcroft and Langreth): like types tend to 1, unlike ones to"
-        f" 0. {data_sentence(contents)}"
+        f" 0. {data_sentence(contents, 'structure_factor')}"
     )
     return Chart(
         "structure_factor", "Structure factors", caption, axis, _row_panels(contents, rows)
@@ -233,7 +231,7 @@ def _panels(
         read = {
             label: (
                 scale * np.array(columns[f"{types} {label} {value}"], dtype=float),
-                scale * np.array(columns[f"{types} {label} {value} se"], dtype=float),
+                scale * np.array(error_column(columns, f"{types} {label} {value}"), dtype=float),
             )
             for label in ("AA", *(run.label for run in contents.runs))
         }
@@ -324,7 +322,8 @@ def _note(contents: Contents, kind: str, types: str) -> str:
     notes = []
     for name, runs in contents.models.items():
         value, error = mean_error(runs, kind, types)
-        spread = "" if error is None else f" ± {error:.3f}"
+        plateau = len(runs) > 1 or "mean_absolute" not in runs[0].curves(kind)[types]["at_least"]
+        spread = "" if error is None else f" ± {error_words(error, plateau, '.3f')}"
         notes.append(f"{'error' if len(contents.models) == 1 else name} {value:.3f}{spread}")
     floor = contents.runs[0].curves(kind)[types]["mean_absolute_halves"]
     return "\n".join([*notes, f"floor {floor:.3f}"])

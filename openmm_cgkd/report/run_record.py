@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from openmm_cgkd.analysis.stability.survival import FailureRate
 from openmm_cgkd.config.run import RunConfig, load_run
 from openmm_cgkd.exceptions import AnalysisError
 from openmm_cgkd.potential.metadata import PotentialMetadata, read_metadata
 from openmm_cgkd.run_folder import RunFiles, RunFolder
 from openmm_cgkd.utils.files import file_hash
 
+_AT_LEAST = ", at least"  # end of the title of a column with lower bounds
 _WORDS = {"CG": "coarse-grained"}  # the label of a run in its own comparison, written out
 
 
@@ -94,8 +96,8 @@ class Contents:
     system : str
     temperature : float or None, kelvin
     r_max : float, nm
-    blocks, shell_frames : int or None
-        Time blocks; most frames for angles and coordination numbers.
+    shell_frames : int or None
+        Most frames for angles and coordination numbers.
     runs : list of Run
     all_atom_speed : float or None, ns/day
     """
@@ -106,7 +108,6 @@ class Contents:
     system: str
     temperature: float | None
     r_max: float
-    blocks: int
     shell_frames: int | None
     runs: list[Run]
     all_atom_speed: float | None
@@ -129,6 +130,36 @@ class Contents:
         """Columns of a CSV file of the comparison, or None if it was not written."""
         path = self.folder / f"{name}.csv"
         return read_columns(path) if path.exists() else None
+
+    def lower_bounds(self, name: str) -> list[str]:
+        """All-atom and the runs for which errors of a table are lower bounds."""
+        columns = self.table(name) or {}
+        labels = {"AA": "all-atom"} | {run.label: run.name for run in self.runs}
+        bounds = {
+            label
+            for label, bound in zip(columns.get("run", []), columns.get("bound", []), strict=True)
+            if bound
+        }
+        titles = [title for title in columns if title.endswith(_AT_LEAST)]
+        return [
+            shown
+            for label, shown in labels.items()
+            if label in bounds or any(f" {label} " in title for title in titles)
+        ]
+
+
+def rate_of(reports: list[dict[str, Any]]) -> FailureRate:
+    """Failures of the stability protocols of some runs together."""
+    runs = [run for report in reports for run in report["runs"]]
+    return FailureRate(
+        sum(run["cause"] is not None for run in runs), sum(run["time"] for run in runs) / 1000
+    )
+
+
+def error_column(columns: dict[str, list[str]], curve: str) -> list[str]:
+    """Standard errors of a curve, with or without the words that they are lower bounds."""
+    title = f"{curve} se"
+    return columns[title] if title in columns else columns[f"{title}{_AT_LEAST}"]
 
 
 def read_columns(path: Path) -> dict[str, list[str]]:
@@ -181,8 +212,9 @@ def _of_one(root: Path) -> Contents:
     """A run folder with its own comparison."""
     files = RunFiles(root)
     folder = files.comparison
-    whole = _read_json(files.comparison_report, "structure", "blocks", "r_max")
+    whole = _read_json(files.comparison_report, "structure", "r_max")
     config = _config(root)
+    _check_current(files.comparison_report, whole["structure"])
     record = whole["structure"]["models"][0]
     trajectory = next(iter(sorted(files.simulation.glob("trajectory.*"))), None)
     if trajectory is not None and file_hash(trajectory) != record["sha256"]:
@@ -198,7 +230,6 @@ def _of_one(root: Path) -> Contents:
         whole["structure"],
         *_state(whole),
         whole["r_max"],
-        whole["blocks"],
         frames,
         [run],
         _all_atom_speed([run]),
@@ -211,6 +242,7 @@ def _of_many(folder: Path) -> Contents:
     Run folders are read only if they still hold the trajectories that were compared.
     """
     data = _read_json(folder / "comparison.json", "models", "settings", "r_max")
+    _check_current(folder / "comparison.json", data)
     runs = []
     for record in data["models"]:
         path = Path(record["path"])
@@ -233,7 +265,6 @@ def _of_many(folder: Path) -> Contents:
         data,
         *_state(data),
         data["r_max"],
-        settings["blocks"],
         settings["shell_frames"],
         runs,
         speed,
@@ -301,6 +332,14 @@ def _speed(text: str) -> float:
         return float(text)
     except ValueError:
         return 0.0
+
+
+def _check_current(path: Path, comparison: dict[str, Any]) -> None:
+    """Refuse a comparison from before standard errors told when they are lower bounds."""
+    if "first_peaks" not in comparison["all_atom"]:
+        raise AnalysisError(
+            f"{path}: has no field 'first_peaks', so another version wrote it; compare again."
+        )
 
 
 def _read_json(path: Path, *required: str) -> dict[str, Any]:

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
-
-from openmm_cgkd.analysis.observables.rdf import first_peak
+from openmm_cgkd.utils.statistics import error_words
 
 from .charts import REFERENCE_LABEL
-from .run_record import Contents, Run
+from .run_record import Contents, Run, rate_of
 
 _OBSERVABLES = {
     "rdf": "RDF",
@@ -44,15 +42,26 @@ class Table:
     rows: list[list[Any]]
 
 
+def _error(error: float | None, plateau: bool) -> float | str | None:
+    """A standard error as a number, a lower bound as text."""
+    return error if error is None or plateau else error_words(error, plateau)
+
+
+def _with_errors(numbers: dict[str, Any], kinds: list[str]) -> list[Any]:
+    """Scores, each with its standard error."""
+    pairs = (
+        (numbers[kind], _error(numbers[f"{kind}_se"], not numbers[f"{kind}_at_least"]))
+        for kind in kinds
+    )
+    return [value for pair in pairs for value in pair]
+
+
 def scores(contents: Contents) -> Table:
     """Overlap with all-atom by observable."""
     first = contents.runs[0].record["scores"]
     kinds = [kind for kind in _OBSERVABLES if kind in first]
     header = ["run", *(title for kind in kinds for title in (_OBSERVABLES[kind], "±"))]
-    rows = [
-        [run.name, *(run.record["scores"][f"{kind}{end}"] for kind in kinds for end in ("", "_se"))]
-        for run in contents.runs
-    ]
+    rows = [[run.name, *_with_errors(run.record["scores"], kinds)] for run in contents.runs]
     for name, spread in contents.data["trainings"].items():
         values = (spread["scores"][kind][which] for kind in kinds for which in ("mean", "std"))
         rows.append([f"{name}, {len(spread['runs'])} trainings", *values])
@@ -61,10 +70,10 @@ def scores(contents: Contents) -> Table:
     )
     caption = (
         "Score: mean overlap with all-atom of the curves of each observable, 1 for equal curves;"
-        " combined: the mean of the observables. ±: standard error, jackknife over"
-        f" {contents.blocks} time blocks of both trajectories; of several trainings the standard"
-        " deviation over them. What counts is the distance to the last row, the halves of the"
-        " all-atom frames against each other."
+        " combined: the mean of the observables. ±: standard error from the scatter of both"
+        " trajectories in time (>=: at least, the runs are too short to tell); of several trainings"
+        " the standard deviation over them. What counts is the distance to the last row,"
+        " the halves of the all-atom frames against each other."
     )
     return Table("scores", "Scores", caption, header, rows)
 
@@ -83,18 +92,21 @@ def errors(contents: Contents, observables: tuple[str, ...], name: str) -> Table
                         run.name,
                         which,
                         error,
-                        curve["mean_absolute_se"],
+                        _error(curve["mean_absolute_se"], "mean_absolute" not in curve["at_least"]),
                         floor,
                         error / floor if floor else None,
                         *measures,
+                        *curve["independent_samples"],
                     ]
                 )
     if not rows:
         return None
     caption = (
         "mean |Δ|: mean absolute difference from all-atom over all bins, in the unit of the curve;"
-        f" ±: its standard error (jackknife over {contents.blocks} time blocks of both"
-        " trajectories); floor: the same between the halves of the all-atom frames."
+        " ±: its standard error from the scatter of both trajectories in time (>=: at least, the"
+        " runs are too short to tell); floor: the same between the halves of the all-atom frames;"
+        " samples: how many independent stretches of each trajectory its curve is worth, of at most"
+        " 128."
     )
     header = [
         "run",
@@ -106,6 +118,8 @@ def errors(contents: Contents, observables: tuple[str, ...], name: str) -> Table
         "RMSE",
         "Jensen-Shannon / bit",
         "overlap",
+        "samples, all-atom",
+        "samples, model",
     ]
     return Table(
         name,
@@ -118,19 +132,24 @@ def errors(contents: Contents, observables: tuple[str, ...], name: str) -> Table
 
 def peaks(contents: Contents) -> Table:
     """First peaks of the RDFs."""
-    columns = contents.table("rdf")
-    assert columns is not None  # without this table there is no chart, so no page
-    r = np.array(columns["r / nm"], dtype=float)
     rows = []
     for types in contents.runs[0].curves("rdf"):
-        for label, name in (
-            ("AA", REFERENCE_LABEL),
-            *((run.label, run.name) for run in contents.runs),
+        for name, record in (
+            (REFERENCE_LABEL, contents.data["all_atom"]),
+            *((run.name, run.record) for run in contents.runs),
         ):
-            peak = first_peak(r, np.array(columns[f"{types} {label} g"], dtype=float))
-            rows.append([types, name, *((peak.position, peak.height) if peak else (None, None))])
-    caption = "Position and height of the first peak of each RDF."
-    return Table("peaks", "First peaks", caption, ["types", "run", "r / nm", "g(r)"], rows)
+            peak = record["first_peaks"][types]
+            values = (
+                (peak[which], _error(peak[f"{which}_se"], which not in peak["at_least"]))
+                for which in ("position", "height")
+            )
+            rows.append([types, name, *(value for pair in values for value in pair)])
+    caption = (
+        "Position and height of the first peak of each RDF, by a polynomial through the bins around"
+        " it. ±: standard error (>=: at least)."
+    )
+    header = ["types", "run", "r / nm", "±", "g(r)", "±"]
+    return Table("peaks", "First peaks", caption, header, rows)
 
 
 def dynamics(contents: Contents) -> Table | None:
@@ -153,14 +172,18 @@ def dynamics(contents: Contents) -> Table | None:
                 label,
                 types,
                 coefficient,
-                error,
+                _error(error, not numbers["coefficient_at_least"]),
                 numbers["exponent"],
                 "yes" if numbers["diffusive"] else "no",
             ]
             factors = (
-                [None, None]
+                [None, None, None]
                 if label == REFERENCE_LABEL
-                else [numbers.get("speed_up"), numbers.get("time_factor")]
+                else [
+                    numbers.get("speed_up"),
+                    _error(numbers.get("speed_up_se"), not numbers.get("speed_up_at_least")),
+                    numbers.get("time_factor"),
+                ]
             )
             rows.append([*row, *factors])
     if not rows:
@@ -173,11 +196,13 @@ def dynamics(contents: Contents) -> Table | None:
         "MSD exponent",
         "diffusive",
         "D / D(all-atom)",
+        "±",
         "time factor",
     ]
     caption = (
         "D is one of diffusion only where diffusive; time factor: ratio of the times all-atom and"
-        f" the model take for the same MSD. ±: standard error over {contents.blocks} time blocks."
+        " the model take for the same MSD. ±: standard error over eight blocks of time (>=: at"
+        " least, beads do not diffuse within a block or remember the one before)."
         f" {' '.join(absent)}"
     )
     return Table("dynamics", "Dynamics", caption.strip(), header, rows)
@@ -195,6 +220,7 @@ def speed(contents: Contents) -> Table | None:
         "platform",
         "threads",
         "mean_temperature",
+        "mean_temperature_se",
         "temperature",
         "frames",
     )
@@ -206,10 +232,17 @@ def speed(contents: Contents) -> Table | None:
         "platform",
         "threads",
         "mean T / K",
+        "±",
         "set T / K",
         "frames",
     ]
-    rows = [[run, *(simulation.get(name) for name in names)] for run, simulation in known]
+    rows = []
+    for run, simulation in known:
+        values = {name: simulation.get(name) for name in names}
+        values["mean_temperature_se"] = _error(
+            values["mean_temperature_se"], not simulation.get("mean_temperature_at_least")
+        )
+        rows.append([run, *values.values()])
     if contents.all_atom_speed is not None:
         rows.append([REFERENCE_LABEL, contents.all_atom_speed, *[None] * (len(names) - 1)])
     caption = "Speeds as each run measured them, on the machine where it ran."
@@ -220,17 +253,6 @@ def speed(contents: Contents) -> Table | None:
 
 def stability(contents: Contents) -> Table | None:
     """Replicas: time and cause of failure, means and drifts."""
-    names = (
-        "index",
-        "start",
-        "time",
-        "cause",
-        "mean_temperature",
-        "temperature_drift",
-        "energy_drift",
-        "largest_cluster",
-        "pressure",
-    )
     header = [
         "run",
         "replica",
@@ -238,33 +260,43 @@ def stability(contents: Contents) -> Table | None:
         "time / ps",
         "cause",
         "T / K",
+        "±",
         "T drift / K ns⁻¹",
+        "±",
         "E drift / kJ mol⁻¹ ns⁻¹",
+        "±",
+        "pressure / bar",
+        "±",
     ]
-    header += ["largest cluster", "pressure / bar", "in words"]
+    header += ["largest cluster", "in words"]
     rows, limits = [], []
     for run in contents.runs:
         if run.stability:
             rows += [
-                [run.name, *(found[name] for name in names), found["detail"]]
+                [run.name, *_replica(found), found["largest_cluster"], found["detail"]]
                 for found in run.stability["runs"]
             ]
-            highest = run.stability["failures_per_ns_below"]
-            rate = (
-                ""
-                if highest is None
-                else f", fewer than {highest:.3g} failures per ns (one-sided 95 %)"
-            )
             limits.append(
-                f"{run.name}: {run.stability['failed']} of {run.stability['replicas']} failed{rate}"
+                f"{run.name}: {run.stability['failed']} of {run.stability['replicas']} failed,"
+                f" {rate_of([run.stability]).words}"
             )
     if not rows:
         return None
     caption = (
         "Replicas from different all-atom frames; time to failure, or to the end where there is no"
-        f" cause; means and drifts until then. {'; '.join(limits)}."
+        " cause; means and drifts until then, ±: standard error (>=: at least)."
+        f" {'; '.join(limits)}."
     )
     return Table("stability", "Replicas", caption, header, rows)
+
+
+def _replica(found: dict[str, Any]) -> list[Any]:
+    """Where a replica began and how it ended, its means and drifts with their standard errors."""
+    values = [found[name] for name in ("index", "start", "time", "cause")]
+    for name in ("mean_temperature", "temperature_drift", "energy_drift", "pressure"):
+        known = name not in found.get("at_least", ())
+        values += [found[name], _error(found.get(f"{name}_se"), known)]
+    return values
 
 
 def provenance(contents: Contents) -> Table:

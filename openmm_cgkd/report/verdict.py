@@ -10,7 +10,9 @@ from enum import IntEnum
 
 import numpy as np
 
-from .run_record import Contents, Run
+from openmm_cgkd.utils.statistics import error_words, safe_error
+
+from .run_record import Contents, Run, rate_of
 
 # within twice the floor a model cannot be told from all-atom; an RDF error of 0.02 is hard to see,
 # one of 0.1 is hard to miss
@@ -19,13 +21,20 @@ FAIR = {"ratio": 4.0, "error": 0.10}
 # relative; the first as the bound of the time-step search
 GOOD_TEMPERATURE, FAIR_TEMPERATURE = 0.02, 0.05
 
+# 95 % bounds on a rate of failure: surviving is only worth the time that it was tried for
+ENOUGH_TIME = 1.0  # ns
+ENOUGH_SURVIVAL = 0.5
+
 BOUNDS = (
     f"Structure: green up to {GOOD['ratio']:g} times the floor or an RDF error of"
     f" {GOOD['error']:g}, yellow up to {FAIR['ratio']:g} times or {FAIR['error']:.2g}, red above,"
-    " and wherever beads aggregate. Stability: green without failure, yellow if at most half of"
-    f" the runs fail, red above. Temperature: green within {GOOD_TEMPERATURE:.0%}, yellow within"
-    f" {FAIR_TEMPERATURE:.0%}, red above. Speed: green if faster than all-atom, else yellow. Grey:"
-    " not known. The verdict is the worst of them."
+    " and wherever beads aggregate. Stability: green without failure in at least"
+    f" {ENOUGH_TIME:g} ns of all runs, if a run as long as simulation.production then survives with"
+    f" at least {ENOUGH_SURVIVAL:.0%} (lower 95 % bound), grey without failure in less; yellow if"
+    f" at most half of the runs fail, red above. Temperature: green within {GOOD_TEMPERATURE:.0%},"
+    f" yellow within {FAIR_TEMPERATURE:.0%}, red above, grey if its error does not tell. Speed:"
+    " green if faster than all-atom, else yellow. Grey: not known. The verdict is the worst of"
+    " them."
 )
 
 
@@ -164,17 +173,27 @@ def _stability(runs: list[Run]) -> Finding:
             "How long it stays physical has not been tested (cgkd stability).",
         )
     total, failed = (sum(report[name] for report in tested) for name in ("replicas", "failed"))
+    rate = rate_of(tested)
+    # what the model is for; older protocols do not say
+    planned = max(report.get("production", report["duration"]) for report in tested)
+    telling = rate.time >= ENOUGH_TIME and rate.survival(planned / 1000) >= ENOUGH_SURVIVAL
     durations = sorted({report["duration"] for report in tested})
     length = " and ".join(f"{duration:g}" for duration in durations)
-    mark = Mark.GOOD if failed == 0 else Mark.FAIR if 2 * failed <= total else Mark.POOR
+    mark = Mark.GOOD if telling else Mark.UNKNOWN
+    if failed:
+        mark = Mark.FAIR if 2 * failed <= total else Mark.POOR
     causes = {
         cause: sum(report["causes"][cause] for report in tested) for cause in tested[0]["causes"]
     }
     named = ", ".join(f"{count} {cause}" for cause, count in causes.items() if count)
-    note = f"runs of {length} ps" + (f"; {named}" if named else "")
+    note = f"runs of {length} ps; {rate.words}" + (f"; {named}" if named else "")
     sentence = f"{total - failed} of {total} runs of {length} ps stayed physical" + (
-        f" ({named})." if named else "."
+        f" ({named})" if named else ""
     )
+    sentence += f": {rate.words}"
+    if mark is Mark.UNKNOWN:
+        sentence += f", which is too little to rely on for {planned:g} ps"
+    sentence += "."
     return Finding(mark, f"{total - failed} of {total}", note, sentence)
 
 
@@ -188,18 +207,25 @@ def _temperature(runs: list[Run]) -> Finding:
         known, key=lambda numbers: abs(numbers["mean_temperature"] - numbers["temperature"])
     )
     mean, wanted = furthest["mean_temperature"], furthest["temperature"]
-    off = abs(mean / wanted - 1)
-    mark = (
-        Mark.GOOD
-        if off <= GOOD_TEMPERATURE
-        else Mark.FAIR
-        if off <= FAIR_TEMPERATURE
-        else Mark.POOR
-    )
-    sentence = (
-        "" if mark is Mark.GOOD else f"The mean temperature is {mean:.1f} K, {wanted:g} K was set."
-    )
-    return Finding(mark, f"{mean:.1f} K", f"{wanted:g} K set", sentence)
+    plateau = not furthest.get("mean_temperature_at_least", False)
+    error = furthest.get("mean_temperature_se")  # older runs do not say
+    value = f"{mean:.1f}" if error is None else f"{mean:.1f} ± {error_words(error, plateau, '.1f')}"
+    mark = _temperature_mark(abs(mean / wanted - 1), 2 * safe_error(error or 0.0, plateau) / wanted)
+    sentences = {
+        Mark.GOOD: "",
+        Mark.UNKNOWN: f"The mean temperature is {value} K, which does not tell whether it is the"
+        f" {wanted:g} K that were set.",
+    }
+    sentence = sentences.get(mark, f"The mean temperature is {value} K, {wanted:g} K was set.")
+    return Finding(mark, f"{value} K", f"{wanted:g} K set", sentence)
+
+
+def _temperature_mark(off: float, margin: float) -> Mark:
+    """Mark of a relative deviation that is known to a margin, two standard errors."""
+    bounds = ((Mark.GOOD, GOOD_TEMPERATURE), (Mark.FAIR, FAIR_TEMPERATURE))
+    if margin > GOOD_TEMPERATURE and off - margin <= FAIR_TEMPERATURE:
+        return Mark.UNKNOWN
+    return next((mark for mark, highest in bounds if off <= highest), Mark.POOR)
 
 
 def _speed(runs: list[Run], all_atom: float | None) -> Finding:

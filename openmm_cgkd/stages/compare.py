@@ -16,6 +16,7 @@ from openmm_cgkd.analysis.comparison.curves import CurveComparison
 from openmm_cgkd.analysis.comparison.figures import write_pictures
 from openmm_cgkd.analysis.comparison.models import Comparison, Result, compare_models, report
 from openmm_cgkd.analysis.comparison.sources import Source, read_source, source_of_frames
+from openmm_cgkd.analysis.comparison.structure import SCORE_FIGURES
 from openmm_cgkd.analysis.comparison.tables import write_tables
 from openmm_cgkd.config.run import ComparisonConfig, RunConfig, load_run
 from openmm_cgkd.config.section import describe_mistake
@@ -23,6 +24,8 @@ from openmm_cgkd.exceptions import AnalysisError, ConfigError
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.utils.files import file_hash, write_text
+from openmm_cgkd.utils.records import read_record
+from openmm_cgkd.utils.statistics import error_words
 
 from .inputs import all_frames
 
@@ -40,8 +43,8 @@ _DEFINITIONS = {
         "1 for an ideal gas at any system size: N_a N_b pairs, N_a (N_a - 1) / 2 for like types"
     ),
     "standard_error": (
-        "of curves: over contiguous time blocks; of errors and peaks: jackknife over the same"
-        " blocks"
+        "_se: from the scatter of both trajectories in time, by blocks as long as needed; at_least:"
+        " the values whose standard error is a lower bound, since the run is too short"
     ),
 }
 
@@ -62,7 +65,7 @@ def compare_run(run: RunConfig) -> Path:
     ------
     AnalysisError
         If the trajectory has other beads or another box volume than the all-atom frames, is too
-        short for the blocks, if a pair of bead types is empty, or r_max is above half the box.
+        short for errors, if a pair of bead types is empty, or r_max is above half the box.
     FramesError
         If the all-atom frames cannot be read.
     """
@@ -181,12 +184,7 @@ def _simulation_numbers(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         logger.info("%s is absent: the comparison states no speed and no temperature", path.name)
         return None
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise AnalysisError(
-            f"{path}: is not valid JSON ({error}); run 'cgkd simulate' again."
-        ) from error
+    return read_record(path, "run 'cgkd simulate' again")
 
 
 def _report(frames: Frames, comparison: Comparison, speed: dict[str, Any] | None) -> dict[str, Any]:
@@ -204,7 +202,6 @@ def _report(frames: Frames, comparison: Comparison, speed: dict[str, Any] | None
         "frames_sha256": frames.identity,
         "bins": settings.bins,
         "r_max": comparison.r_max,
-        "blocks": settings.blocks,
         "definitions": _DEFINITIONS,
         "mean": {
             key: float(np.mean([pair[key] for pair in pairs]))
@@ -221,6 +218,7 @@ def _pair_numbers(types: tuple[str, ...], pair: CurveComparison) -> dict[str, An
         "types": list(types),
         "mean_absolute_error": pair.error.mean_absolute,
         "mean_absolute_error_se": pair.error_se.mean_absolute,
+        "at_least": pair.at_least,
         "integrated_absolute_error": pair.error.integrated_absolute,
         "rmse": pair.error.rmse,
         "all_atom_halves": pair.floor.mean_absolute,
@@ -238,11 +236,11 @@ def _log_table(result: Result, mean: dict[str, float]) -> None:
         numbers = (
             "-".join(types),
             error.mean_absolute,
-            se.mean_absolute,
+            error_words(se.mean_absolute, "mean_absolute" not in pair.at_least, ".3f"),
             error.rmse,
             floor.mean_absolute,
         )
-        logger.info("%-12s RDF error %.3f +- %.3f, rmse %.3f, all-atom halves %.3f", *numbers)
+        logger.info("%-12s RDF error %.3f +- %s, rmse %.3f, all-atom halves %.3f", *numbers)
     logger.info(
         "mean of %d pairs: RDF error %.3f, all-atom halves %.3f",
         len(pairs),
@@ -256,7 +254,7 @@ def _log_scores(comparison: Comparison) -> None:
     for result in comparison.results:
         values = result.scores
         shown = ", ".join(
-            f"{name} {values[name]:.3f}" for name in values if not name.endswith(("_se", "_halves"))
+            f"{name} {values[name]:.3f}" for name in values if not name.endswith(SCORE_FIGURES)
         )
         logger.info(
             "%-12s overlap with all-atom: %s (all-atom halves %.3f)",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from openmm_cgkd.analysis.comparison.curves import number
 from openmm_cgkd.analysis.comparison.tables import write_csv
 from openmm_cgkd.analysis.observables.aggregation import AggregationLimits
 from openmm_cgkd.analysis.stability.failures import (
@@ -26,7 +27,7 @@ from openmm_cgkd.analysis.stability.failures import (
     window_frames,
 )
 from openmm_cgkd.analysis.stability.figure import draw_stability
-from openmm_cgkd.analysis.stability.survival import CAUSES, Replica, Traces, failure_rate, survival
+from openmm_cgkd.analysis.stability.survival import CAUSES, FailureRate, Replica, Traces, survival
 from openmm_cgkd.config.run import RunConfig, SimulationConfig, StabilityConfig
 from openmm_cgkd.exceptions import AnalysisError, SimulationError
 from openmm_cgkd.frames.frames import Frames
@@ -74,7 +75,8 @@ def check_stability(run: RunConfig) -> Path:
     folder = RunFolder(run)
     settings = run.stability
     with folder.at_work("stability"):
-        potential, protocol = CGPotential(folder.model), _protocol(run)
+        potential = CGPotential(folder.model, run_script=run.run_script)
+        protocol = _protocol(run)
         frames = all_frames(run)
         _check(settings, protocol, len(frames))
         identity = {"model": file_hash(folder.model), "frames": frames.identity}
@@ -113,7 +115,7 @@ def check_stability(run: RunConfig) -> Path:
                 pressure = mean_pressure(
                     system, trace, outcome, frames.temperature, protocol.platform
                 )
-                replica = replace(replica, pressure=pressure)
+                replica = replica.with_values(pressure=pressure)
             logger.info("replica %d: %s", start.index, replica.detail)
             replicas.append(replica)
             # the picture needs no positions, and many long runs would not fit into memory
@@ -209,7 +211,7 @@ def write_results(
     """
     rows = [asdict(replica) for replica in replicas]
     curve = survival(replicas, settings.duration)
-    rate, highest = failure_rate(replicas)
+    rate = FailureRate.of(replicas)
     failed = [replica for replica in replicas if replica.cause is not None]
     report = {
         "system": frames.attributes.get("system", "unnamed system"),
@@ -220,14 +222,18 @@ def write_results(
         "failed": len(failed),
         "causes": {cause: sum(replica.cause == cause for replica in replicas) for cause in CAUSES},
         "survival_at_end": {name: float(curve[name][-1]) for name in ("share", "low", "high")},
-        "failures_per_ns": rate if math.isfinite(rate) else None,
-        "failures_per_ns_below": highest if math.isfinite(highest) else None,
+        "total_time": rate.time,
+        "production": protocol.production,
+        "failures_per_ns": number(rate.rate),
+        "failures_per_ns_above": rate.low,
+        "failures_per_ns_below": number(rate.high),
         "first_failure": min((replica.time for replica in failed), default=None),
         "means": {name: _mean([row[name] for row in rows]) for name in _AVERAGED},
         "all_atom": limits.numbers(),
         "runs": rows,
     }
-    write_csv(files.stability / "replicas.csv", list(rows[0]), (row.values() for row in rows))
+    lines = [{**row, "at_least": " ".join(row["at_least"])} for row in rows]
+    write_csv(files.stability / "replicas.csv", list(rows[0]), (line.values() for line in lines))
     write_csv(
         files.survival,
         ["time / ps", "share", "low", "high"],
@@ -236,11 +242,11 @@ def write_results(
     draw_stability(files.stability / "stability", replicas, traces, curve, report)
     write_text(files.stability_report, json.dumps(report, indent=1, allow_nan=False))
     logger.info(
-        "%d of %d runs failed in %g ps each; %.3g failures per ns",
+        "%d of %d runs failed in %g ps each; %s",
         len(failed),
         len(replicas),
         settings.duration,
-        rate,
+        rate.words,
     )
 
 

@@ -148,6 +148,23 @@ class BlockedMean:
         return error_words(self.error, self.plateau, form)
 
 
+def mean_of(series: np.ndarray) -> BlockedMean:
+    """`blocked_mean`, with nan as the error of a single sample, which has none."""
+    if len(series) > 1:
+        return blocked_mean(series)
+    return BlockedMean(float(series[0]), np.nan, 1.0, 1, False)
+
+
+def numbers_of(name: str, found: BlockedMean) -> dict[str, Any]:
+    """A mean, its standard error and whether that is a lower bound, as plain data."""
+    error = float(found.error) if np.isfinite(found.error) else None
+    return {
+        name: float(found.mean),
+        f"{name}_se": error,
+        f"{name}_at_least": not found.plateau,
+    }
+
+
 def error_words(error: float, plateau: bool, form: str = ".2g") -> str:
     """A standard error as text; ``>=`` before a lower bound."""
     return f"{'' if plateau else '>= '}{error:{form}}"

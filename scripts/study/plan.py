@@ -42,7 +42,7 @@ QUICK: dict[str, Any] = {
         "production": "1 picosecond",
         "frame_interval": "0.02 picosecond",
     },
-    "comparison": {"bins": 50, "blocks": 2, "shell_frames": 8},
+    "comparison": {"bins": 50, "shell_frames": 8},
     "stability": {"replicas": 1, "duration": "0.4 picosecond", "window": "0.1 picosecond"},
 }
 WEIGHTS = {

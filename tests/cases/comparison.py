@@ -11,7 +11,7 @@ from tests.cases.liquids import beads_of
 
 NAMES = ("CHO", "CL")
 BEADS = beads_of(12, 18, names=NAMES)
-SETTINGS = comparison_settings(bins=60, blocks=2, r_max="0.99 nm")
+SETTINGS = comparison_settings(bins=60, r_max="0.99 nm")
 BOX = 2 * np.eye(3)
 
 

@@ -73,7 +73,7 @@ def make_run(
     }
     return parse(
         RunConfig,
-        data | {"comparison": {"bins": 40, "blocks": 3, **comparison}},
+        data | {"comparison": {"bins": 40, **comparison}},
         "run.yaml",
         folder,
     )

@@ -12,7 +12,7 @@ from scipy.stats import binomtest, poisson
 from typer.testing import CliRunner
 
 from openmm_cgkd.analysis.stability.failures import drift, hottest
-from openmm_cgkd.analysis.stability.survival import Replica, failure_rate, survival
+from openmm_cgkd.analysis.stability.survival import FailureRate, Replica, survival
 from openmm_cgkd.cli.commands import app
 from openmm_cgkd.config.run import RunConfig, StabilityConfig
 from openmm_cgkd.config.section import parse
@@ -246,18 +246,39 @@ def test_survival_and_rate_of_failure():
     )
     interval = binomtest(2, 5).proportion_ci(0.95, "wilson")
     assert (curve["low"][-1], curve["high"][-1]) == pytest.approx((interval.low, interval.high))
-    rate, highest = failure_rate(runs)
-    assert rate == pytest.approx(3 / 0.31)
-    # at the bound, so few failures would come up in one case of twenty
-    assert poisson(highest * 0.31).cdf(3) == pytest.approx(0.05)
-    rate, highest = failure_rate([replica(100), replica(100)])
-    assert rate == 0
-    assert highest == pytest.approx(-np.log(0.05) / 0.2)
+    found = FailureRate.of(runs)
+    assert found.rate == pytest.approx(3 / 0.31)
+    # at either end of the interval, so few or so many failures would come up in one case of forty
+    assert poisson(found.high * 0.31).cdf(3) == pytest.approx(0.025)
+    assert poisson(found.low * 0.31).sf(2) == pytest.approx(0.025)
+    assert found.words == "9.7 failures per ns (95 %: 2 to 28)"
+    never = FailureRate.of([replica(100), replica(100)])
+    assert (never.rate, never.low) == (0, 0)
+    assert never.high == pytest.approx(-np.log(0.05) / 0.2)  # 3.0 / T
+    assert never.words == "fewer than 15 failures per ns (95 %)"
+    # 30 ps without a failure say next to nothing of a nanosecond
+    assert FailureRate(0, 0.03).survival(1.0) < 1e-40
+    assert FailureRate(0, 3.0).survival(0.1) == pytest.approx(0.05 ** (1 / 30))
+    assert FailureRate.of([replica(0.0, "exploded")]).words == "every run failed at once"
+
+
+@pytest.mark.parametrize("rate", [0.3, 2.0])
+def test_interval_holds_the_true_rate_of_simulated_failures(rate):
+    """Runs of 100 ps that fail at random; one end is passed in at most one case of forty."""
+    random = np.random.default_rng(12)
+    missed = 0
+    for _ in range(1000):
+        times = random.exponential(1000 / rate, 40)
+        found = FailureRate.of([replica(min(t, 100.0), "hot" if t < 100 else None) for t in times])
+        missed += not found.low <= rate <= found.high
+    assert missed / 1000 < 0.07  # Garwood's interval is on the safe side; none of it is exact here
 
 
 def test_drift_is_the_slope_per_nanosecond():
     times = np.linspace(0, 50, 11)
-    assert drift(times, 3 + 0.02 * times) == pytest.approx(20)
+    found = drift(times, 3 + 0.02 * times)
+    assert (found.mean, found.error) == pytest.approx((20, 0), abs=1e-6)
+    assert not found.plateau
     assert drift(times[:2], times[:2]) is None
 
 

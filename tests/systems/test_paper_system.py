@@ -9,7 +9,8 @@ import yaml
 from openmm_cgkd.allatom import phases
 from openmm_cgkd.allatom.build import build_topology
 from openmm_cgkd.allatom.run import run_reference
-from openmm_cgkd.analysis.observables.rdf import all_rdfs, first_peak
+from openmm_cgkd.analysis.observables.peaks import first_peak
+from openmm_cgkd.analysis.observables.rdf import all_rdfs
 from openmm_cgkd.config.section import parse
 from openmm_cgkd.config.system import SystemConfig, load_system
 from openmm_cgkd.frames.frames import read_frames

@@ -1,4 +1,4 @@
-"""A curve with the block curves behind its error, and the distance between two of them."""
+"""A curve with the parts in time behind its error, and the distance between two of them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,29 @@ from typing import Any, Generic
 import numpy as np
 
 from openmm_cgkd.analysis.observables.base import ObservableT
-from openmm_cgkd.analysis.observables.rdf import RDF, first_peak
-from openmm_cgkd.utils.statistics import (
-    CurveError,
-    curve_error,
-    jackknife,
-    jackknife_error,
-    leave_one_out,
-    standard_error,
-)
+from openmm_cgkd.analysis.observables.peaks import Peak, first_peak, fit_peak
+from openmm_cgkd.analysis.observables.rdf import RDF
+from openmm_cgkd.utils.statistics import BlockedMean, CurveError, blocked_mean, curve_error
+from openmm_cgkd.utils.statistics import pseudo_values as of_left_out
 
 MEASURES = ("mean_absolute", "integrated_absolute", "rmse", "jensen_shannon", "overlap")
+FEWEST_FRAMES = 4
+_PARTS = 128  # at most: short against what is left to tell, few enough to leave each out once
+
+
+def count_parts(n_frames: int) -> int:
+    """Into how many parts in time a trajectory is cut: an even number of equally many frames."""
+    parts = n_frames // math.ceil(n_frames / _PARTS)
+    return parts - parts % 2
 
 
 @dataclass(frozen=True)
 class Curve(Generic[ObservableT]):
-    """One observable of a trajectory, from an even number of parts in time, two to a block."""
+    """One observable of a trajectory, from an even number of parts in time.
+
+    How it scatters is told by leaving out each part once, which suits ratios and other functions of
+    sums as well as means; `blocked_mean` finds how long the parts remember.
+    """
 
     parts: list[ObservableT]
 
@@ -40,16 +47,28 @@ class Curve(Generic[ObservableT]):
         """What is compared, shape (bins,)."""
         return self.whole.density
 
+    @property
+    def left_out(self) -> np.ndarray:
+        """The curve without each of the parts, shape (n_parts, bins)."""
+        return np.array([self.whole.without(part).density for part in self.parts])
+
+    def pseudo_values(self, statistic: Callable[[np.ndarray], Any]) -> np.ndarray:
+        """Series in time whose mean has the error of a statistic of the curve, see `blocked_mean`.
+
+        Shape (n_parts,) and that of the statistic.
+        """
+        left_out = np.array([statistic(values) for values in self.left_out])
+        return of_left_out(statistic(self.values), left_out)
+
     @cached_property
-    def blocks(self) -> np.ndarray:
-        """The curve of every time block, shape (n_blocks, bins)."""
-        pairs = zip(self.parts[::2], self.parts[1::2], strict=True)
-        return np.array([type(self.whole).merged(pair).density for pair in pairs])
+    def blocked(self) -> BlockedMean:
+        """The curve with its standard errors; its bins are cut into the same blocks."""
+        return blocked_mean(of_left_out(self.values, self.left_out))
 
     @property
     def standard_error(self) -> np.ndarray:
-        """Standard error over the blocks, shape (bins,)."""
-        return standard_error(self.blocks)
+        """Standard error, shape (bins,); without a plateau of the blocks a lower bound."""
+        return self.blocked.error
 
     @property
     def halves(self) -> tuple[np.ndarray, np.ndarray]:
@@ -59,21 +78,32 @@ class Curve(Generic[ObservableT]):
         merged = type(self.whole).merged
         return merged(first).density, merged(second).density
 
-    def peak(self: Curve[RDF]) -> dict[str, float | None]:
-        """First peak of an RDF, nulls where there is none."""
+    def peak(self: Curve[RDF]) -> dict[str, Any]:
+        """First peak of an RDF, nulls where there is none.
+
+        ``at_least`` names the values whose standard errors are lower bounds.
+        """
         r = self.whole.bin_centers
         peak = first_peak(r, self.values)
+        names = ("position", "height")
         if peak is None:
-            return dict.fromkeys(("position", "position_se", "height", "height_se"))
+            return {key: None for name in names for key in (name, f"{name}_se")} | {"at_least": []}
+        numbers: dict[str, Any] = {"at_least": []}
+        for name, found in zip(names, self._peak_errors(peak), strict=True):
+            numbers |= {name: getattr(peak, name), f"{name}_se": number(found.error)}
+            numbers["at_least"] += [] if found.plateau else [name]
+        return numbers
 
-        def value_of(name: str) -> Callable[[np.ndarray], float]:
-            return lambda g: getattr(first_peak(r, g), name, math.nan)
+    def _peak_errors(self: Curve[RDF], peak: Peak) -> tuple[BlockedMean, BlockedMean]:
+        """Of position and height, with the window of the peak held."""
+        r = self.whole.bin_centers
 
-        errors = {
-            f"{name}_se": number(jackknife_error(self.blocks, value_of(name)))
-            for name in ("position", "height")
-        }
-        return {"position": peak.position, "height": peak.height, **errors}
+        def row(values: np.ndarray) -> tuple[float, float]:
+            found = fit_peak(r, values, peak.window)
+            return (found.position, found.height) if found else (math.nan, math.nan)
+
+        series = self.pseudo_values(row)
+        return blocked_mean(series[:, 0]), blocked_mean(series[:, 1])
 
 
 @dataclass(frozen=True)
@@ -92,22 +122,35 @@ class CurveComparison:
         return self._error(self.coarse_grained.values, self.all_atom.values)
 
     @cached_property
-    def left_out(self) -> tuple[np.ndarray, np.ndarray]:
-        """Errors when one time block of one trajectory is left out.
+    def pseudo_values(self) -> tuple[np.ndarray, np.ndarray]:
+        """Series in time whose means have the errors of the errors, see `blocked_mean`.
 
-        Two arrays, for the all-atom and for the coarse-grained blocks, of shape (n_blocks,
+        Two arrays, for what the all-atom and what the coarse-grained frames add, of shape (n_parts,
         n_measures); measures in the order of MEASURES.
         """
         aa, cg = self.all_atom, self.coarse_grained
         return (
-            leave_one_out(aa.blocks, lambda values: _row(self._error(cg.values, values))),
-            leave_one_out(cg.blocks, lambda values: _row(self._error(values, aa.values))),
+            aa.pseudo_values(lambda values: _row(self._error(cg.values, values))),
+            cg.pseudo_values(lambda values: _row(self._error(values, aa.values))),
         )
 
     @cached_property
+    def _errors(self) -> dict[str, tuple[float, bool]]:
+        """Standard error of every measure, and whether it is more than a lower bound."""
+        return {
+            name: joint_error(*(series[:, k] for series in self.pseudo_values))
+            for k, name in enumerate(MEASURES)
+        }
+
+    @property
     def error_se(self) -> CurveError:
-        """Standard errors of the errors from the blocks of both trajectories."""
-        return CurveError(*np.hypot(*(jackknife(values) for values in self.left_out)).tolist())
+        """Standard errors of the errors, from the scatter of both trajectories."""
+        return CurveError(**{name: error for name, (error, _) in self._errors.items()})
+
+    @property
+    def at_least(self) -> list[str]:
+        """Measures whose standard error is a lower bound."""
+        return [name for name, (_, plateau) in self._errors.items() if not plateau]
 
     @cached_property
     def floor(self) -> CurveError:
@@ -117,11 +160,21 @@ class CurveComparison:
     def numbers(self) -> dict[str, Any]:
         """Errors, their standard errors and the floor as plain data."""
         errors, floor = asdict(self.error_se), asdict(self.floor)
+        curves = (self.all_atom, self.coarse_grained)
         return {
             **asdict(self.error),
             **{f"{name}_se": number(value) for name, value in errors.items()},
             **{f"{name}_halves": value for name, value in floor.items()},
+            "at_least": self.at_least,
+            "independent_samples": [curve.blocked.independent for curve in curves],
+            "bands_at_least": [not curve.blocked.plateau for curve in curves],
         }
+
+
+def joint_error(*series: np.ndarray) -> tuple[float, bool]:
+    """Standard error from independent series of pseudo-values, and whether all have a plateau."""
+    found = [blocked_mean(each) for each in series]
+    return math.hypot(*(each.error for each in found)), all(each.plateau for each in found)
 
 
 def number(value: float) -> float | None:

@@ -23,14 +23,14 @@ from openmm_cgkd.analysis.observables.order import SteinhardtOrder
 from openmm_cgkd.analysis.observables.structure_factor import StructureFactor
 from openmm_cgkd.exceptions import AnalysisError
 
-from .curves import Curve, number
+from .curves import Curve, count_parts, number
 from .sources import Source
 
-_FRAMES = 50  # for order parameters and structure factors
+_FRAMES = 100  # for order parameters and structure factors
 _NEAREST = 12
 
 
-def all_diffusion(source: Source, blocks: int) -> dict[str, Diffusion] | str:
+def all_diffusion(source: Source) -> dict[str, Diffusion] | str:
     """Diffusion of every bead type, or why there is none."""
     found = source.stretches()
     if found is None:
@@ -43,7 +43,7 @@ def all_diffusion(source: Source, blocks: int) -> dict[str, Diffusion] | str:
     types = source.beads.types
     try:
         return {
-            name: diffusion([part[:, types == k] for part in parts], interval, blocks)
+            name: diffusion([part[:, types == k] for part in parts], interval)
             for k, name in enumerate(source.beads.type_names)
         }
     except AnalysisError as error:
@@ -65,7 +65,11 @@ def diffusion_numbers(
             numbers[name]["time_factor"] = time_factor(result, all_atom[name])
             if all_atom[name].coefficient > 0:
                 ratio, error = speed_up(result, all_atom[name])
-                numbers[name] |= {"speed_up": number(ratio), "speed_up_se": number(error)}
+                numbers[name] |= {
+                    "speed_up": number(ratio),
+                    "speed_up_se": number(error),
+                    "speed_up_at_least": not (result.independent and all_atom[name].independent),
+                }
     return numbers
 
 
@@ -73,6 +77,7 @@ def _numbers(result: Diffusion) -> dict[str, Any]:
     return {
         "coefficient": number(result.coefficient),
         "coefficient_se": number(result.coefficient_se),
+        "coefficient_at_least": not result.independent,
         "exponent": number(result.exponent),
         "diffusive": bool(result.diffusive),
         "window": list(result.window),
@@ -95,26 +100,26 @@ def aggregation_numbers(source: Source, limits: AggregationLimits) -> dict[str, 
     }
 
 
-def order_curves(source: Source, blocks: int) -> dict[str, Curve[SteinhardtOrder]]:
+def order_curves(source: Source) -> dict[str, Curve[SteinhardtOrder]]:
     """Distribution of the order parameter q6 by bead type; empty if there are too few beads."""
     if len(source.names) <= _NEAREST:
         return {}
-    frames = source.frames(evenly_spaced(len(source), max(_FRAMES, 2 * blocks)))
+    frames = source.frames(evenly_spaced(len(source), _FRAMES))
     names = source.beads.type_names
     parts = accumulate_blocks(
         lambda: [SteinhardtOrder(name, nearest=_NEAREST) for name in names],
         frames,
-        2 * blocks,
+        count_parts(len(frames)),
         None,
     )
     return {name: Curve(observables) for name, observables in zip(names, parts, strict=True)}
 
 
-def structure_factor(source: Source, blocks: int) -> Curve[StructureFactor]:
+def structure_factor(source: Source) -> Curve[StructureFactor]:
     """Partial structure factors of all pairs of types."""
-    frames = source.frames(evenly_spaced(len(source), max(_FRAMES, 2 * blocks)))
+    frames = source.frames(evenly_spaced(len(source), _FRAMES))
     (parts,) = accumulate_blocks(
-        lambda: [StructureFactor(source.beads.type_names)], frames, 2 * blocks, None
+        lambda: [StructureFactor(source.beads.type_names)], frames, count_parts(len(frames)), None
     )
     return Curve(parts)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,8 +20,9 @@ from openmm_cgkd.analysis.plotting import (
     draw_maps,
     save,
 )
+from openmm_cgkd.utils.statistics import error_words
 
-from .curves import CurveComparison
+from .curves import Curve, CurveComparison
 from .models import Analysis, Comparison, Result
 from .structure import KINDS
 
@@ -93,32 +95,47 @@ def _rdf_caption(comparison: Comparison) -> str:
     shown = ", ".join(errors)
     return (
         f"error: mean |Δg| from 0 to {comparison.r_max:.3g} nm; mean of all pairs {shown}, all-atom"
-        f" halves {floor:.3f}\n{_data(comparison)}"
+        f" halves {floor:.3f}\n{_data(comparison, 'rdf')}"
     )
 
 
-def _data(comparison: Comparison) -> str:
+def _data(comparison: Comparison, kind: str = "") -> str:
     """Sentence on the frames behind lines and bands."""
     frames = sorted({len(result.analysis.source) for result in comparison.results})
     counts = f"{frames[0]}" if len(frames) == 1 else f"{frames[0]}-{frames[-1]}"
     sizes = {len(group) for group in comparison.groups().values()}
     runs = "one trajectory each" if sizes == {1} else "one trajectory per training"
-    bands = _bands(comparison)
+    bands = _bands(comparison, kind)
     if sizes != {1}:
         bands += "; where a model has several trainings: mean ±1 standard deviation over trainings"
     return f"{len(comparison.all_atom.source)} all-atom and {counts} CG frames, {runs}; {bands}"
 
 
-def _bands(comparison: Comparison) -> str:
-    return f"bands: ±2 standard errors over {comparison.settings.blocks} time blocks"
+def _bands(comparison: Comparison, kind: str = "") -> str:
+    """Sentence on the bands; of one observable also on errors that are lower bounds."""
+    text = "bands: ±2 standard errors"
+    bounds = {
+        label: [curve.blocked.plateau for curve in _curves(analysis, kind)]
+        for label, analysis in _all(comparison)
+    }
+    short = [label for label, plateaus in bounds.items() if not all(plateaus)]
+    return f"{text}, at least, for {', '.join(short)} (short runs)" if short else text
 
 
-def _shell_data(comparison: Comparison) -> str:
+def _curves(analysis: Analysis, kind: str) -> list[Curve[Any]]:
+    if kind == "order":
+        return list(analysis.order.values())
+    if kind == "structure_factor":
+        return [analysis.structure_factor] if analysis.structure_factor else []
+    return list(analysis.structure.of_kind(kind).values())
+
+
+def _shell_data(comparison: Comparison, kind: str) -> str:
     if comparison.settings.shell_frames is None:
-        return _data(comparison)
+        return _data(comparison, kind)
     return (
         f"at most {comparison.settings.shell_frames} frames of each trajectory, evenly spaced;"
-        f" {_data(comparison).split('; ', 1)[1]}"
+        f" {_data(comparison, kind).split('; ', 1)[1]}"
     )
 
 
@@ -140,7 +157,7 @@ def adf_picture(comparison: Comparison, title: str) -> Figure | None:
         panels,
         axis,
         title,
-        f"angle at the middle bead, arms within the first shell\n{_shell_data(comparison)}",
+        f"angle at the middle bead, arms within the first shell\n{_shell_data(comparison, 'adf')}",
         columns,
     )
 
@@ -158,7 +175,7 @@ def coordination_picture(comparison: Comparison, title: str) -> Figure | None:
         same_height=False,
         markers=True,
     )
-    return draw_curves(panels, axis, title, _shell_data(comparison))
+    return draw_curves(panels, axis, title, _shell_data(comparison, "coordination"))
 
 
 def cdf_picture(comparison: Comparison, title: str) -> Figure | None:
@@ -182,7 +199,7 @@ def cdf_picture(comparison: Comparison, title: str) -> Figure | None:
     caption = (
         "distance between the first two beads and angle at the middle one, third bead in the first"
         f" shell of the middle one; an ideal gas is 1\nthe {len(rows)} of {len(found)}"
-        f" distributions furthest from all-atom; {_shell_data(comparison).split(';')[0]}"
+        f" distributions furthest from all-atom; {_shell_data(comparison, 'cdf').split(';')[0]}"
     )
     return draw_maps(rows, title, caption)
 
@@ -205,9 +222,16 @@ def score_picture(comparison: Comparison, title: str) -> Figure:
                 float(error),
             )
     floor = {_NAMES[kind]: 1 - comparison.results[0].score(f"{kind}_halves") for kind in kinds}
+    short = [
+        f"{result.label} {_NAMES[kind]}"
+        for result in comparison.results
+        for kind in kinds
+        if result.scores[f"{kind}_at_least"]
+    ]
+    at_least = f", at least, for {', '.join(short)}" if short else ""
     caption = (
         "mismatch: 1 - overlap, mean over the curves of an observable; error bars as the"
-        f" bands:\n{_data(comparison)}"
+        f" bands{at_least}:\n{_data(comparison)}"
     )
     return draw_bars(groups, floor, "mismatch with all-atom", title, caption)
 
@@ -235,7 +259,15 @@ def msd_picture(comparison: Comparison, title: str) -> Figure | None:
             lines.append(Line(label, y, np.minimum(band, 0.9 * y)))
         panels.append(Panel(name, x, lines))
     axis = Axis("t / ps", "MSD / nm²", logarithmic=True)
-    return draw_curves(panels, axis, title, f"mean over all time origins; {_bands(comparison)}")
+    bounds = [
+        f"{label} {name}"
+        for label, diffusion in known
+        for name, result in diffusion.items()
+        if not result.independent
+    ]
+    caption = f"mean over all time origins; {_bands(comparison)}"
+    caption += f", at least, for {', '.join(bounds)}" if bounds else ""
+    return draw_curves(panels, axis, title, caption)
 
 
 def order_picture(comparison: Comparison, title: str) -> Figure | None:
@@ -243,7 +275,7 @@ def order_picture(comparison: Comparison, title: str) -> Figure | None:
     panels = _plain_panels(
         comparison, lambda analysis: {(name,): curve for name, curve in analysis.order.items()}
     )
-    caption = f"12 nearest neighbours of whatever type; {_bands(comparison)}"
+    caption = f"12 nearest neighbours of whatever type; {_bands(comparison, 'order')}"
     return (
         draw_curves(panels, Axis("Steinhardt q₆", "density", x_limits=(0, 0.7)), title, caption)
         if panels
@@ -271,7 +303,7 @@ def structure_factor_picture(comparison: Comparison, title: str) -> Figure | Non
         for k, pair in enumerate(whole.pairs)
     ]
     axis = Axis("q / nm⁻¹", "S(q)", baseline=0, same_height=False, signed=True)
-    caption = f"Ashcroft-Langreth partials; {_bands(comparison)}"
+    caption = f"Ashcroft-Langreth partials; {_bands(comparison, 'structure_factor')}"
     return draw_curves(panels, axis, title, caption)
 
 
@@ -334,6 +366,6 @@ def _note(kind: str, results: list[Result], types: tuple[str, ...]) -> str:
         return ""
     comparison = results[0].comparisons[kind, types]
     error, floor = comparison.error.mean_absolute, comparison.floor.mean_absolute
-    return (
-        f"error {error:.3f} ± {comparison.error_se.mean_absolute:.3f}\nall-atom halves {floor:.3f}"
-    )
+    spread = comparison.error_se.mean_absolute
+    plateau = "mean_absolute" not in comparison.at_least
+    return f"error {error:.3f} ± {error_words(spread, plateau, '.3f')}\nall-atom halves {floor:.3f}"

@@ -28,11 +28,13 @@ from .dynamics import (
 )
 from .sources import Source
 from .structure import (
+    SCORE_FIGURES,
     Cutoffs,
     Key,
     Structure,
     check_comparable,
     compare_structures,
+    first_peaks,
     pair_structure,
     scores,
     shell_structure,
@@ -53,7 +55,16 @@ DEFINITIONS = {
         "mean overlap of the curves of each observable (rdf, adf, cdf, coordination); combined:"
         " mean of the observables"
     ),
-    "_se": "standard error from contiguous time blocks of both trajectories (jackknife)",
+    "_se": (
+        "standard error from the scatter of both trajectories in time, by blocks as long as needed"
+    ),
+    "at_least": "measures whose standard error is a lower bound, since the runs are too short",
+    "_at_least": "1 where the standard error of a score is a lower bound, else 0",
+    "independent_samples": (
+        "of the all-atom and of the model curve: variance of a part in time over that of the mean;"
+        " parts are at most 128"
+    ),
+    "bands_at_least": "whether the standard errors of the two curves are lower bounds",
     "_halves": (
         "the same between the first and the second half of the all-atom frames; smaller errors mean"
         " nothing"
@@ -63,8 +74,9 @@ DEFINITIONS = {
         " coordination numbers"
     ),
     "aggregation": (
-        "frames with beads closer than 0.9 of the smallest all-atom distance of their types, or a"
-        " cluster of beads in contact more than twice as large as any all-atom one; first_frame:"
+        "frames with beads closer than closest_allowed of their types, or a cluster of beads in"
+        " contact larger than largest_allowed (from the scatter of the all-atom extremes, at least"
+        " a tenth below the smallest distance and twice the largest cluster); first_frame:"
         " the first of five such frames in a row"
     ),
     "dynamics": (
@@ -164,11 +176,11 @@ def compare_models(
     Raises
     ------
     AnalysisError
-        If a trajectory has other beads or another box volume, is too short for the blocks, if a
+        If a trajectory has other beads or another box volume, is too short for errors, if a
         pair of bead types is empty, or r_max is above half the box.
     """
     for model in models:
-        check_comparable(all_atom, model, settings)
+        check_comparable(all_atom, model)
     largest = min(largest_r_max(source.boxes) for source in (all_atom, *models))
     r_max = settings.r_max or largest
     if r_max > largest:
@@ -201,12 +213,10 @@ def _analyze(
     source: Source, pairs: Structure, settings: ComparisonConfig, cutoffs: Cutoffs, everything: bool
 ) -> Analysis:
     structure = Structure(pairs.curves | shell_structure(source, settings, cutoffs).curves)
-    dynamics, blocks = all_diffusion(source, settings.blocks), settings.blocks
+    dynamics = all_diffusion(source)
     if not everything:
         return Analysis(source, structure, dynamics, {}, None)
-    return Analysis(
-        source, structure, dynamics, order_curves(source, blocks), structure_factor(source, blocks)
-    )
+    return Analysis(source, structure, dynamics, order_curves(source), structure_factor(source))
 
 
 def _distinct(models: Sequence[Source]) -> list[str]:
@@ -232,6 +242,7 @@ def report(comparison: Comparison) -> dict[str, Any]:
             "dynamics": diffusion_numbers(comparison.all_atom.diffusion, "itself"),
             **_order(comparison.all_atom),
             "aggregation_limits": comparison.limits.numbers(),
+            "first_peaks": first_peaks(comparison.all_atom.structure),
         },
         "cutoffs": {
             "-".join(pair): distance for pair, distance in comparison.cutoffs.distances.items()
@@ -262,6 +273,7 @@ def _result(result: Result, comparison: Comparison) -> dict[str, Any]:
         "scores": result.scores,
         "dynamics": diffusion_numbers(analysis.diffusion, reference.diffusion),
         "aggregation": result.aggregation,
+        "first_peaks": first_peaks(analysis.structure),
         **_order(analysis),
         **rmse,
         "curves": list(error_rows([result])),
@@ -290,7 +302,7 @@ def error_rows(results: Iterable[Result]) -> Iterator[dict[str, Any]]:
 
 def _spread(group: list[Result]) -> dict[str, Any]:
     """Mean and standard deviation over independent trainings, of the scores and of every error."""
-    names = [name for name in group[0].scores if not name.endswith(("_se", "_halves"))]
+    names = [name for name in group[0].scores if not name.endswith(SCORE_FIGURES)]
     curves = []
     for kind, types in group[0].comparisons:
         rows = np.array(

@@ -16,16 +16,25 @@ from openmm_cgkd.analysis.observables.aggregation import evenly_spaced
 from openmm_cgkd.analysis.observables.angles import ADF, CDF
 from openmm_cgkd.analysis.observables.base import Observable, accumulate_blocks
 from openmm_cgkd.analysis.observables.coordination import CoordinationNumbers
-from openmm_cgkd.analysis.observables.rdf import RDF, block_rdfs, first_minimum
+from openmm_cgkd.analysis.observables.peaks import first_minimum
+from openmm_cgkd.analysis.observables.rdf import RDF, block_rdfs
 from openmm_cgkd.config.run import ComparisonConfig
 from openmm_cgkd.exceptions import AnalysisError
 from openmm_cgkd.utils.box import box_volume
 from openmm_cgkd.utils.progress import progress
-from openmm_cgkd.utils.statistics import jackknife
 
-from .curves import MEASURES, Curve, CurveComparison, number
+from .curves import (
+    FEWEST_FRAMES,
+    MEASURES,
+    Curve,
+    CurveComparison,
+    count_parts,
+    joint_error,
+    number,
+)
 from .sources import Source
 
+SCORE_FIGURES = ("_se", "_at_least", "_halves")  # ends of the names of what `scores` adds
 KINDS = ("rdf", "adf", "cdf", "coordination")
 _CDF_BINS = (40, 45)
 # relative; beyond it the two runs are at different states and differ for that reason alone
@@ -80,7 +89,6 @@ def pair_structure(source: Source, settings: ComparisonConfig, r_max: float) -> 
     AnalysisError
         As `block_rdfs`.
     """
-    # two parts to a block, so that blocks and halves both come from one pass over the frames
     with progress(f"RDFs of {source.label}", len(source)) as meter:
         parts = block_rdfs(
             source.positions,
@@ -88,7 +96,7 @@ def pair_structure(source: Source, settings: ComparisonConfig, r_max: float) -> 
             source.beads,
             settings.bins,
             r_max,
-            2 * settings.blocks,
+            _count_parts(source, settings),
             meter.update,
         )
     return Structure({("rdf", pair): Curve(rdfs) for pair, rdfs in parts.items()})
@@ -112,13 +120,18 @@ def shell_structure(source: Source, settings: ComparisonConfig, cutoffs: Cutoffs
         parts = accumulate_blocks(
             lambda: [make() for make in makers.values()],
             frames,
-            2 * settings.blocks,
+            _count_parts(source, settings),
             cutoffs.distances,
             meter.update,
         )
     return Structure(
         {key: Curve(observables) for key, observables in zip(makers, parts, strict=True)}
     )
+
+
+def _count_parts(source: Source, settings: ComparisonConfig) -> int:
+    """Parts in time, the same for all observables, which the combined score puts together."""
+    return count_parts(min(len(source), settings.shell_frames or len(source)))
 
 
 def _shell_observables(
@@ -148,13 +161,18 @@ def _maker(kind: type[Observable], *arguments: object) -> Callable[[], Observabl
 
 
 def compare_structures(all_atom: Structure, model: Structure) -> dict[Key, CurveComparison]:
-    """Both curves of every observable that all-atom shows in each of its parts."""
+    """Both curves of every observable that all-atom shows in each of its halves."""
     shown = {
         key: curve
         for key, curve in all_atom.curves.items()
-        if all(part.density.any() for part in curve.parts)
+        if all(half.any() for half in curve.halves)
     }
     return {key: CurveComparison(curve, model.curves[key]) for key, curve in shown.items()}
+
+
+def first_peaks(structure: Structure) -> dict[str, dict[str, Any]]:
+    """Position and height of the first peak of every RDF by pair of types, see `Curve.peak`."""
+    return {"-".join(pair): curve.peak() for pair, curve in structure.of_kind("rdf").items()}
 
 
 def scores(comparisons: dict[Key, CurveComparison]) -> dict[str, float | None]:
@@ -166,38 +184,41 @@ def scores(comparisons: dict[Key, CurveComparison]) -> dict[str, float | None]:
     -------
     dict
         Observable, and "combined", to a number between 0 and 1; with ``_se`` its standard error
-        over the blocks of both trajectories, with ``_halves`` the score of the all-atom halves
-        against each other: a model with a higher score cannot be told from all-atom.
+        from the scatter of both trajectories, with ``_at_least`` 1 if that is a lower bound (else
+        0), with ``_halves`` the score of the all-atom halves against each other: a model with a
+        higher score cannot be told from all-atom.
     """
     overlap = MEASURES.index("overlap")
     kinds = [kind for kind in KINDS if any(found == kind for found, _ in comparisons)]
-    values, halves, left_out = [], [], []
+    values, halves, series = [], [], []
     for kind in kinds:
         chosen = [comparison for (found, _), comparison in comparisons.items() if found == kind]
         values.append(np.mean([comparison.error.overlap for comparison in chosen]))
         halves.append(np.mean([comparison.floor.overlap for comparison in chosen]))
-        left_out.append(
-            np.mean(
-                [[rows[:, overlap] for rows in comparison.left_out] for comparison in chosen],
-                axis=0,
-            )
+        series.append(
+            [
+                np.mean([comparison.pseudo_values[k][:, overlap] for comparison in chosen], axis=0)
+                for k in range(2)  # all-atom, model; they have numbers of parts of their own
+            ]
         )
     kinds = [*kinds, "combined"]
     values = [*values, np.mean(values)]
     halves = [*halves, np.mean(halves)]
-    left_out.append(np.mean(left_out, axis=0))  # shape (2 trajectories, n_blocks)
+    series.append([np.mean(each, axis=0) for each in zip(*series, strict=True)])
     result: dict[str, float | None] = {}
-    for kind, value, half, (aa, cg) in zip(kinds, values, halves, left_out, strict=True):
+    for kind, value, half, both in zip(kinds, values, halves, series, strict=True):
+        error, plateau = joint_error(*both)
         result |= {
             kind: float(value),
-            f"{kind}_se": number(np.hypot(jackknife(aa), jackknife(cg))),
+            f"{kind}_se": number(error),
+            f"{kind}_at_least": float(not plateau),
             f"{kind}_halves": float(half),
         }
     return result
 
 
-def check_comparable(all_atom: Source, model: Source, settings: ComparisonConfig) -> None:
-    """Refuse a trajectory of other beads or another volume, or too few frames for the blocks.
+def check_comparable(all_atom: Source, model: Source) -> None:
+    """Refuse a trajectory of other beads or another volume, or too few frames.
 
     Raises
     ------
@@ -217,10 +238,10 @@ def check_comparable(all_atom: Source, model: Source, settings: ComparisonConfig
         )
     for what, source in (("all-atom frames", all_atom), ("frames of the trajectory", model)):
         n = len(source)
-        if n < 2 * settings.blocks:
+        if n < FEWEST_FRAMES:
             raise AnalysisError(
-                f"{source.path}: {n} {what} are too few for comparison.blocks = {settings.blocks},"
-                f" which needs {2 * settings.blocks}; simulate longer or use fewer blocks."
+                f"{source.path}: {n} {what} are too few for standard errors, which need at least"
+                f" {FEWEST_FRAMES}; simulate longer or save frames more often."
             )
 
 

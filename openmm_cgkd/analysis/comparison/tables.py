@@ -18,6 +18,7 @@ _COLUMNS = {
     "adf": ("angle / degree", "p / degree^-1"),
     "coordination": ("neighbours", "share"),
 }
+_ERROR = ("se", "bound")  # "at least" where the standard error is a lower bound
 
 
 def write_tables(comparison: Comparison, folder: Path) -> None:
@@ -43,14 +44,18 @@ def write_tables(comparison: Comparison, folder: Path) -> None:
             _map_rows(maps, named),
         )
     errors = list(error_rows(comparison.results))
-    write_csv(folder / "errors.csv", list(errors[0]), (row.values() for row in errors))
-    write_csv(folder / "msd.csv", ["run", "type", "t / ps", "msd / nm^2", "se"], _msd_rows(named))
+    write_csv(folder / "errors.csv", list(errors[0]), (map(_plain, row.values()) for row in errors))
+    write_csv(
+        folder / "msd.csv", ["run", "type", "t / ps", "msd / nm^2", *_ERROR], _msd_rows(named)
+    )
     if comparison.all_atom.order:
-        write_csv(folder / "order.csv", ["run", "type", "q6", "density", "se"], _order_rows(named))
+        write_csv(
+            folder / "order.csv", ["run", "type", "q6", "density", *_ERROR], _order_rows(named)
+        )
     if comparison.all_atom.structure_factor is not None:
         write_csv(
             folder / "structure_factor.csv",
-            ["run", "types", "q / nm^-1", "S", "se"],
+            ["run", "types", "q / nm^-1", "S", *_ERROR],
             _structure_factor_rows(named),
         )
 
@@ -70,7 +75,7 @@ def _curve_columns(
                 )
             columns |= {
                 f"{name} {label} {value}": curve.values,
-                f"{name} {label} {value} se": curve.standard_error,
+                error_title(f"{name} {label} {value}", curve.blocked.plateau): curve.standard_error,
             }
             if kind == "rdf":
                 columns[f"{name} {label} coordination to outer edge"] = curve.whole.coordination
@@ -95,7 +100,7 @@ def _msd_rows(named: list[tuple[str, Analysis]]) -> Iterable[list[Any]]:
         if not isinstance(analysis.diffusion, str):
             for name, result in analysis.diffusion.items():
                 yield from (
-                    [label, name, *row]
+                    [label, name, *row, _bound(result.independent)]
                     for row in zip(result.lag_times, result.msd, result.msd_se, strict=True)
                 )
 
@@ -104,7 +109,7 @@ def _order_rows(named: list[tuple[str, Analysis]]) -> Iterable[list[Any]]:
     for label, analysis in named:
         for name, curve in analysis.order.items():
             yield from (
-                [label, name, *row]
+                [label, name, *row, _bound(curve.blocked.plateau)]
                 for row in zip(
                     curve.whole.bin_centers, curve.values, curve.standard_error, strict=True
                 )
@@ -121,8 +126,28 @@ def _structure_factor_rows(named: list[tuple[str, Analysis]]) -> Iterable[list[A
         ):
             rows = zip(curve.whole.bin_centers, values, errors, strict=True)
             yield from (
-                [label, "-".join(map(str, pair)), *row] for row in rows if np.isfinite(row[1])
+                [label, "-".join(map(str, pair)), *row, _bound(curve.blocked.plateau)]
+                for row in rows
+                if np.isfinite(row[1])
             )
+
+
+def error_title(curve: str, plateau: bool) -> str:
+    """Title of the column with the standard error of a curve, which tells a lower bound."""
+    return f"{curve} se" if plateau else f"{curve} se, at least"
+
+
+def _bound(plateau: bool) -> str:
+    return "" if plateau else "at least"
+
+
+def _plain(value: Any) -> Any:
+    """Lists as the words that they hold."""
+    if isinstance(value, list):
+        return " ".join(
+            f"{each:.3g}" if isinstance(each, float) else str(each).lower() for each in value
+        )
+    return value
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:

@@ -22,10 +22,12 @@ from .rdf import RDF, all_rdfs
 # close contacts per bead of the rarer type that all-atom has within the contact distance, far below
 # percolation
 _CONTACTS = 0.1
-_DISTANCE_SHARE = 0.9  # closer than this share of the smallest all-atom distance is unphysical
-_SIZE_FACTOR = 2.0  # and so is a cluster larger than this multiple of the largest all-atom one
-# all-atom frames, evenly spaced, that the limits come from; the margins above make up for the rest
-_FRAMES = 300
+# at least this margin to the smallest distance and the largest cluster of the all-atom frames: a
+# model whose beads are a little softer or stickier does not aggregate
+_DISTANCE_SHARE, _SIZE_FACTOR = 0.9, 2.0
+_FRAMES = 300  # all-atom frames, evenly spaced, that the limits come from
+_BLOCKS = 20  # of them, whose extremes tell how far the next ones may go
+_RARE = 1e-4  # share of blocks that are allowed to go beyond the limits
 _PERSISTENCE = 5  # successive frames, so that a chance contact is no aggregation
 
 
@@ -121,11 +123,17 @@ class AggregationLimits:
         Smallest distance that occurs in the all-atom frames by pair of types, nm.
     largest_cluster : int
         Number of beads in the largest cluster of the all-atom frames.
+    closest : dict
+        Distance by pair of types, nm, below which beads are too close, see `extreme_limit`.
+    allowed_cluster : float
+        Number of beads above which a cluster is too large.
     """
 
     contacts: dict[tuple[str, str], float]
     smallest: dict[tuple[str, str], float]
     largest_cluster: int
+    closest: dict[tuple[str, str], float]
+    allowed_cluster: float
 
     @classmethod
     def of(
@@ -160,21 +168,28 @@ class AggregationLimits:
         smallest = {
             pair: float(values.min()) for pair, values in clusters.smallest_distances.items()
         }
-        return cls(contacts, smallest, int(clusters.largest.max()))
+        closest = {
+            pair: min(_DISTANCE_SHARE * smallest[pair], extreme_limit(values))
+            for pair, values in clusters.smallest_distances.items()
+        }
+        largest = int(clusters.largest.max())
+        allowed = max(_SIZE_FACTOR * largest, -extreme_limit(-clusters.largest))
+        return cls(contacts, smallest, largest, closest, allowed)
 
     def aggregated(self, clusters: Clusters) -> np.ndarray:
         """Whether each frame shows what all-atom does not.
 
-        A frame is aggregated if two beads are closer than 0.9 times the smallest all-atom distance
-        of their types, or if a cluster is more than twice as large as any all-atom one.
+        A frame is aggregated if two beads are closer than `closest`, or if a cluster is larger than
+        `allowed_cluster`. These limits are at least a tenth below the smallest all-atom distance,
+        and twice the largest all-atom cluster.
 
         Returns
         -------
         ndarray of bool, shape (n_frames,)
         """
-        found = clusters.largest > _SIZE_FACTOR * self.largest_cluster
+        found = clusters.largest > self.allowed_cluster
         for pair, distances in clusters.smallest_distances.items():
-            found |= distances < _DISTANCE_SHARE * self.smallest[pair]
+            found |= distances < self.closest[pair]
         return found
 
     def first_aggregated(self, clusters: Clusters) -> int | None:
@@ -184,10 +199,10 @@ class AggregationLimits:
     def describe(self, clusters: Clusters, frame: int) -> str:
         """What is wrong with an aggregated frame, as a sentence."""
         size = int(clusters.largest[frame])
-        if size > _SIZE_FACTOR * self.largest_cluster:
+        if size > self.allowed_cluster:
             return f"A cluster holds {size} beads, the largest all-atom one {self.largest_cluster}."
         shares = {
-            pair: values[frame] / self.smallest[pair]
+            pair: values[frame] / self.closest[pair]
             for pair, values in clusters.smallest_distances.items()
         }
         pair = min(shares, key=shares.__getitem__)
@@ -202,7 +217,37 @@ class AggregationLimits:
             "contact_distances": {"-".join(pair): value for pair, value in self.contacts.items()},
             "smallest_distances": {"-".join(pair): value for pair, value in self.smallest.items()},
             "largest_cluster": self.largest_cluster,
+            "closest_allowed": {"-".join(pair): value for pair, value in self.closest.items()},
+            "largest_allowed": self.allowed_cluster,
         }
+
+
+def extreme_limit(values: np.ndarray) -> float:
+    r"""A value below which a series hardly ever falls, from how the minima of its blocks scatter.
+
+    Minima over many samples follow Gumbel's distribution :math:`1 - \exp(-e^{(x - \mu) / \beta})`
+    with mean :math:`\mu - \gamma \beta` and standard deviation :math:`\pi \beta / \sqrt 6` (Gumbel,
+    Statistics of Extremes, 1958). The limit is passed by one of 10,000 blocks as long as those of
+    the series; the standard deviation is taken one of its own standard errors larger than it is
+    found.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n_samples,)
+        In order of time; infinite values do not count.
+
+    Returns
+    -------
+    float
+        Infinite if fewer than two blocks hold a finite value: then nothing is known.
+    """
+    minima = np.array([block.min() for block in np.array_split(values, min(_BLOCKS, len(values)))])
+    minima = minima[np.isfinite(minima)]
+    if len(minima) < 2:
+        return np.inf
+    spread = minima.std(ddof=1) * (1 + 1 / np.sqrt(2 * (len(minima) - 1)))
+    scale = np.sqrt(6) / np.pi * spread
+    return float(minima.mean() + scale * (np.euler_gamma + np.log(_RARE)))
 
 
 def clusters_of(

@@ -99,6 +99,13 @@ class Observable(ABC):
             setattr(total, name, sum(getattr(part, name) for part in parts))
         return total
 
+    def without(self, part: Self) -> Self:
+        """The observable over all frames but those of a part."""
+        rest = type(self)(*self._setting())
+        for name in self._sums:
+            setattr(rest, name, getattr(self, name) - getattr(part, name))
+        return rest
+
 
 ObservableT = TypeVar("ObservableT", bound=Observable)
 

@@ -23,6 +23,7 @@ from openmm_cgkd.exceptions import AnalysisError
 from openmm_cgkd.utils.box import nearest_images, shifts_into_box
 from openmm_cgkd.utils.statistics import standard_error
 
+_BLOCKS = 8  # of time, over which displacements forget each other where beads diffuse
 # window of the fit as shares of the length of a block: beyond ballistic motion, short enough for
 # many time origins
 _WINDOW = (0.1, 0.5)
@@ -41,10 +42,14 @@ class Diffusion:
     msd_se : ndarray, shape (n,), nm^2
         Standard error over the blocks.
     coefficient, coefficient_se : float, nm^2/ps
+        The standard error is a lower bound unless `independent`.
     exponent : float
         d ln MSD / d ln t over the window of the fit; 1 for diffusion, less while beads are still in
         their cages.
     window : pair of float, ps
+    independent : bool
+        Whether blocks are independent, as far as can be told: beads diffuse, so that they forget
+        within a block, and pairs of blocks scatter no more than single ones make expect.
     """
 
     lag_times: np.ndarray
@@ -54,11 +59,16 @@ class Diffusion:
     coefficient_se: float
     exponent: float
     window: tuple[float, float]
+    independent: bool
 
     @property
     def diffusive(self) -> bool:
         """Whether the MSD grows linearly over the window, so that `coefficient` means diffusion."""
-        return abs(self.exponent - 1) < _DIFFUSIVE
+        return _diffusive(self.exponent)
+
+
+def _diffusive(exponent: float) -> bool:
+    return abs(exponent - 1) < _DIFFUSIVE
 
 
 def unwrapped(positions: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -100,10 +110,11 @@ def mean_squared_displacement(positions: np.ndarray) -> np.ndarray:
 def diffusion(
     stretches: Sequence[np.ndarray],
     interval: float,
-    blocks: int = 5,
     window: tuple[float, float] | None = None,
 ) -> Diffusion:
-    """Diffusion coefficient of some beads with a standard error over blocks of time.
+    """Diffusion coefficient of some beads with a standard error over eight blocks of time.
+
+    The blocks are equally long, as long as can be, and none extends over the end of a stretch.
 
     Parameters
     ----------
@@ -112,8 +123,6 @@ def diffusion(
         whole trajectory.
     interval : float, ps
         Time between frames.
-    blocks : int
-        Equally long, as long as can be; none extends over the end of a stretch.
     window : pair of float, ps, optional
         Lag times of the fit; from 10 % to 50 % of a block if absent.
 
@@ -123,7 +132,7 @@ def diffusion(
         If there is no bead, or a block is too short for the window.
     """
     total = sum(len(stretch) for stretch in stretches)
-    length = _block_length([len(stretch) for stretch in stretches], blocks)
+    length = _block_length([len(stretch) for stretch in stretches])
     pieces = [
         stretch[k * length : (k + 1) * length]
         for stretch in stretches
@@ -134,11 +143,11 @@ def diffusion(
     lags = np.arange(length) * interval
     inside = (lags > 0) & (lags >= window[0] - 1e-9) & (lags <= window[1] + 1e-9)
     n_beads = stretches[0].shape[1] if stretches else 0
-    if n_beads == 0 or inside.sum() < 3 or window[1] > largest + 1e-9 or len(pieces) < blocks:
+    if n_beads == 0 or inside.sum() < 3 or window[1] > largest + 1e-9 or len(pieces) < _BLOCKS:
         raise AnalysisError(
-            f"{total} frames {interval:g} ps apart of {n_beads} beads make {blocks} unbroken blocks"
-            f" with {inside.sum()} lag times between {window[0]:g} and {window[1]:g} ps; a"
-            " diffusion coefficient needs at least 3: simulate longer or use fewer blocks."
+            f"{total} frames {interval:g} ps apart of {n_beads} beads make {_BLOCKS} unbroken"
+            f" blocks with {inside.sum()} lag times between {window[0]:g} and {window[1]:g} ps; a"
+            " diffusion coefficient needs at least 3: simulate longer."
         )
     msds = np.array([mean_squared_displacement(piece) for piece in pieces])
     slopes = np.array([np.polyfit(lags[inside], msd[inside], 1)[0] for msd in msds])
@@ -153,17 +162,25 @@ def diffusion(
         float(standard_error(slopes)) / 6,
         float(exponent),
         window,
+        _diffusive(float(exponent)) and _forgetful(slopes),
     )
 
 
-def _block_length(lengths: Sequence[int], blocks: int) -> int:
-    """Largest number of frames per block with which the stretches hold that many whole blocks.
+def _forgetful(slopes: np.ndarray) -> bool:
+    """Whether pairs of blocks scatter as independent blocks do, within a standard deviation."""
+    pairs = slopes[len(slopes) % 2 :].reshape(-1, 2).mean(axis=1)
+    noise = np.sqrt(2 / (len(pairs) - 1))
+    return bool(standard_error(pairs) ** 2 <= (1 + noise) * standard_error(slopes) ** 2)
+
+
+def _block_length(lengths: Sequence[int]) -> int:
+    """Largest number of frames per block with which the stretches hold enough whole blocks.
 
     1 if there is none.
     """
-    candidates = {length // k for length in lengths for k in range(1, blocks + 1)} - {0}
+    candidates = {length // k for length in lengths for k in range(1, _BLOCKS + 1)} - {0}
     return max(
-        (size for size in candidates if sum(length // size for length in lengths) >= blocks),
+        (size for size in candidates if sum(length // size for length in lengths) >= _BLOCKS),
         default=1,
     )
 

@@ -14,23 +14,15 @@ large r, by an amount of order 1 / N.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 import numpy as np
-from scipy.signal import find_peaks, savgol_filter
 
 from openmm_cgkd.exceptions import AnalysisError
 from openmm_cgkd.mapping.beads import BeadTopology
 
 from .base import Observable
 from .neighbors import Frame, Neighbors, near_pairs, volume
-
-# nm: narrower than any first shell of molecular beads, wider than the counting noise of bins
-_SMOOTHING = 0.05
-# a peak rises above its surroundings by this share of the highest value; less is noise
-_PROMINENCE = 0.1
-_DEPTH = 1 / 30  # and a dip is deeper than this share
 
 
 class RDF(Observable):
@@ -248,66 +240,3 @@ def block_rdfs(
         if update is not None:
             update(int(frames[-1]) + 1)
     return {pair: [part[pair] for part in parts] for pair in parts[0]}
-
-
-@dataclass(frozen=True)
-class Peak:
-    """Position (nm) and height of a peak."""
-
-    position: float
-    height: float
-
-
-def first_peak(r: np.ndarray, values: np.ndarray) -> Peak | None:
-    """The first peak of g(r), or None where g(r) has none below r_max.
-
-    The curve is smoothed by a local cubic over 0.05 nm (Savitzky-Golay, which keeps heights), the
-    peak is its first maximum that stands out by a tenth of the highest value, and a parabola
-    through the three bins around it gives position and height.
-
-    Parameters
-    ----------
-    r : ndarray, shape (bins,), nm
-        Equally spaced.
-    values : ndarray, shape (bins,)
-    """
-    width = r[1] - r[0]
-    smooth = _smoothed(r, values, _SMOOTHING)
-    peaks, _ = find_peaks(smooth, prominence=_PROMINENCE * smooth.max())
-    if len(peaks) == 0:
-        return None
-    left, top, right = smooth[peaks[0] - 1 : peaks[0] + 2]
-    curvature = left - 2 * top + right
-    offset = 0.5 * (left - right) / curvature if curvature < 0 else 0.0
-    return Peak(float(r[peaks[0]] + offset * width), float(top - 0.25 * (left - right) * offset))
-
-
-def first_minimum(r: np.ndarray, values: np.ndarray) -> float | None:
-    """Distance (nm) of the first minimum of g(r) after its first peak, or None without one.
-
-    The first dip, in a curve smoothed by a local cubic over 0.1 nm, that is deeper than a thirtieth
-    of the highest value.
-
-    Parameters
-    ----------
-    r : ndarray, shape (bins,), nm
-        Equally spaced.
-    values : ndarray, shape (bins,)
-    """
-    peak = first_peak(r, values)
-    if peak is None:
-        return None
-    smooth = _smoothed(r, values, 2 * _SMOOTHING)
-    start = int(np.searchsorted(r, peak.position))
-    dips, _ = find_peaks(-smooth[start:], prominence=_DEPTH * smooth.max())
-    return float(r[start + dips[0]]) if len(dips) else None
-
-
-def _smoothed(r: np.ndarray, values: np.ndarray, width: float) -> np.ndarray:
-    """Savitzky-Golay, which keeps heights; unchanged where the bins are too wide for it."""
-    window = 2 * int(0.5 * width / (r[1] - r[0])) + 1
-    return (
-        savgol_filter(values, window, polyorder=3)
-        if 5 <= window <= len(values)
-        else np.asarray(values, dtype=float)
-    )

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import openmm
-from scipy.stats import linregress
 
 from openmm_cgkd.analysis.comparison.trajectory import read_trajectory
 from openmm_cgkd.analysis.observables.aggregation import (
@@ -25,6 +24,7 @@ from openmm_cgkd.analysis.observables.pressure import virial_pressure
 from openmm_cgkd.config.run import SimulationConfig, StabilityConfig
 from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.simulation.outputs import log_column
+from openmm_cgkd.utils.statistics import BlockedMean, blocked_slope, mean_of
 
 from .survival import Replica, Traces
 
@@ -180,26 +180,29 @@ def describe_replica(
         return Replica(index, start, *outcome)
     distances = trace.clusters.smallest_distances.items()
     closest = min(float((values[good] / limits.smallest[pair]).min()) for pair, values in distances)
-    return Replica(
+    replica = Replica(
         index,
         start,
         *outcome,
-        mean_temperature=float(trace.temperatures[good].mean()),
-        temperature_drift=drift(trace.times[good][window:], trace.temperatures[good][window:]),
-        energy_drift=drift(trace.times[good][window:], trace.energies[good][window:]),
         largest_cluster=int(trace.clusters.largest[good].max()),
         closest=closest if math.isfinite(closest) else None,
     )
+    temperatures, later = trace.temperatures[good], trace.times[good][window:]
+    return replica.with_values(
+        mean_temperature=mean_of(temperatures),
+        temperature_drift=drift(later, temperatures[window:]),
+        energy_drift=drift(later, trace.energies[good][window:]),
+    )
 
 
-def drift(times: np.ndarray, values: np.ndarray) -> float | None:
+def drift(times: np.ndarray, values: np.ndarray) -> BlockedMean | None:
     """Slope per ns of values at times (ps), or None for fewer than three."""
-    return float(1000 * linregress(times, values).slope) if len(times) > 2 else None
+    return blocked_slope(times / 1000, values) if len(times) > 2 else None
 
 
 def mean_pressure(
     system: openmm.System, trace: Traces, outcome: Outcome, temperature: float, platform: str | None
-) -> float | None:
+) -> BlockedMean | None:
     """Mean pressure (bar) over some frames before the failure; None without such a frame.
 
     Parameters
@@ -216,10 +219,8 @@ def mean_pressure(
     if len(good) == 0:
         return None
     chosen = good[evenly_spaced(len(good), PRESSURE_FRAMES)]
-    return float(
-        virial_pressure(
-            system, trace.positions[chosen], trace.boxes[chosen], temperature, platform
-        ).mean()
+    return mean_of(
+        virial_pressure(system, trace.positions[chosen], trace.boxes[chosen], temperature, platform)
     )
 
 

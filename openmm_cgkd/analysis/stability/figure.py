@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from openmm_cgkd.analysis.plotting import COLORS, new_figure, put_caption, save
 
-from .survival import Replica, Traces
+from .survival import FailureRate, Replica, Traces
 
 _GOOD = "0.45"  # gray of the runs that stayed physical
 _STYLES = {
@@ -93,12 +93,11 @@ def _figure(
     for subplot in axes[1]:
         subplot.set_xlabel("time / ps", fontsize=14)
     _legend(axes[0, 0], report)
-    highest = report["failures_per_ns_below"]
-    rate = "" if highest is None else f"; fewer than {highest:.3g} failures per ns (95%)"
+    rate = FailureRate(report["failed"], report["total_time"]).words
     caption = (
         f"{report['replicas']} runs of {report['duration']:g} ps from different all-atom frames,"
-        f" time step {1000 * report['timestep']:g} fs, {report['failed']} failed{rate}; grey band:"
-        " 95% (Wilson); black lines: set temperature, largest all-atom cluster"
+        f" time step {1000 * report['timestep']:g} fs, {report['failed']} failed; {rate}; grey"
+        " band: 95% (Wilson); black lines: set temperature, largest all-atom cluster"
     )
     put_caption(figure, f"stability of {report['system']} at {report['temperature']:g} K", caption)
     return figure

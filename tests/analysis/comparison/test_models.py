@@ -40,9 +40,9 @@ def walk(positions: np.ndarray, step: float, seed: int) -> np.ndarray:
 def compared(tmp_path_factory):
     """Two trainings of one model and one other model against all-atom; folder and report."""
     folder = tmp_path_factory.mktemp("compared")
-    write_frames(folder / "aa.h5", liquid(30, seed=1))
+    write_frames(folder / "aa.h5", liquid(64, seed=1))
     for name, seed, diameter in (("a", 2, 0.34), ("b", 3, 0.33), ("c", 4, 0.25)):
-        write_run(folder / name, liquid(16, seed=seed, diameter=diameter))
+        write_run(folder / name, liquid(56, seed=seed, diameter=diameter))
     models = [f"good={folder / 'a'}", f"good={folder / 'b'}", str(folder / "c")]
     path = compare_runs(models, folder / "aa.h5", folder / "out", SETTINGS)
     return folder, json.loads(path.read_text())
@@ -176,7 +176,7 @@ def test_dynamics_of_a_known_walk(tmp_path):
         assert model["speed_up"] == pytest.approx(8, rel=0.4)
         assert model["time_factor"] == pytest.approx(8, rel=0.4)
     (tmp_path / "cg" / "simulation" / "state.csv").unlink()
-    assert "time between frames is not known" in all_diffusion(read_source(tmp_path / "cg"), 2)
+    assert "time between frames is not known" in all_diffusion(read_source(tmp_path / "cg"))
 
 
 def test_clumped_model_is_called_aggregated(tmp_path):
@@ -201,7 +201,6 @@ def test_stage_and_command_agree(tmp_path, monkeypatch):
         liquid(12, seed=10),
         liquid(12, seed=11),
         bins=60,
-        blocks=2,
         r_max="0.99 nanometer",
     )
     stage = json.loads(compare_run(run).read_text())
@@ -289,9 +288,10 @@ def test_bad_sources_are_refused(tmp_path):
         ({"counts": (13, 17)}, {}, r"holds other beads \(13 CHO, 17 CL\)"),
         ({"length": 2.1}, {}, r"mean box volume is 9\.261 nm\^3"),
         (
+            {"n": 3},
             {},
-            {"blocks": 4},
-            r"trajectory\.dcd: 6 frames of the trajectory are too few for comparison\.blocks = 4",
+            r"trajectory\.dcd: 3 frames of the trajectory are too few for standard errors, which"
+            r" need at least 4",
         ),
         ({}, {"r_max": "1.2 nm"}, r"r_max of 1\.2 nm is above half the smallest box height"),
     ],
@@ -299,8 +299,8 @@ def test_bad_sources_are_refused(tmp_path):
 def test_what_cannot_be_compared_is_refused(tmp_path, options, settings, message):
     write_frames(tmp_path / "aa.h5", liquid(8, seed=14))
     write_run(tmp_path / "fine", liquid(8, seed=15))
-    write_run(tmp_path / "bad", liquid(6, seed=15), **options)
-    settings = comparison_settings(**{"bins": 20, "blocks": 2, **settings})
+    write_run(tmp_path / "bad", liquid(options.pop("n", 6), seed=15), **options)
+    settings = comparison_settings(**{"bins": 20, **settings})
     with pytest.raises(AnalysisError, match=message):
         compare_runs(
             [str(tmp_path / "fine"), str(tmp_path / "bad")],
@@ -314,12 +314,13 @@ def test_what_cannot_be_compared_is_refused(tmp_path, options, settings, message
 def test_bad_settings_are_refused():
     with pytest.raises(ConfigError, match="comparison: r_max: got 'far'"):
         comparison_settings(r_max="far")
-    with pytest.raises(ConfigError, match="comparison: blocks: got 1"):
-        comparison_settings(blocks=1)
-    with pytest.raises(
-        ConfigError, match="shell_frames of 100 cannot fill 60 blocks; use at least 120"
-    ):
-        comparison_settings(blocks=60, shell_frames=100)
+    with pytest.raises(ConfigError, match="comparison: shell_frames: got 3"):
+        comparison_settings(shell_frames=3)
+
+
+def test_number_of_blocks_of_older_files_is_accepted(caplog):
+    assert comparison_settings(blocks=5) == comparison_settings()
+    assert "comparison.blocks has no effect any more" in caplog.text
 
 
 def test_fluid_without_shells_has_no_angles(tmp_path):
@@ -327,7 +328,7 @@ def test_fluid_without_shells_has_no_angles(tmp_path):
     rng = np.random.default_rng(16)
     write_frames(tmp_path / "aa.h5", rng.uniform(0, 2, (60, 30, 3)))
     write_run(tmp_path / "gas", rng.uniform(0, 2, (60, 30, 3)))
-    settings = comparison_settings(bins=4, blocks=2)
+    settings = comparison_settings(bins=4)
     data = json.loads(
         compare_runs(
             [str(tmp_path / "gas")], tmp_path / "aa.h5", tmp_path / "out", settings
@@ -356,8 +357,6 @@ def test_command_compares_runs_with_all_atom(tmp_path, monkeypatch):
         tmp_path / "aa.h5",
         "--output",
         tmp_path / "out",
-        "--blocks",
-        2,
         "--bins",
         40,
         "--r-max",
@@ -369,7 +368,7 @@ def test_command_compares_runs_with_all_atom(tmp_path, monkeypatch):
     assert str(path) in result.output
     assert "overlap with all-atom" in result.output
     settings = json.loads(path.read_text())["settings"]
-    assert (settings["blocks"], settings["bins"], settings["r_max"]) == (2, 40, "0.9 nanometer")
+    assert (settings["bins"], settings["r_max"]) == (40, "0.9 nanometer")
 
 
 @pytest.mark.parametrize(

@@ -23,14 +23,12 @@ def source(n_frames: int) -> Source:
 def test_all_frames_count():
     """More than the 100 that were taken once; every frame adds 12 beads of type A."""
     given = source(130)
-    curve = shell_structure(given, ComparisonConfig(blocks=5), CUTOFFS).curves[
-        "coordination", ("A", "B")
-    ]
+    curve = shell_structure(given, ComparisonConfig(), CUTOFFS).curves["coordination", ("A", "B")]
     counts = CoordinationNumbers(("A", "B"), 0.6)
     for frame in given.frames(np.arange(130)):
         counts.compute(frame, reset=False)
     np.testing.assert_allclose(curve.values, counts.density)
-    fewer = shell_structure(given, ComparisonConfig(blocks=5, shell_frames=20), CUTOFFS).curves[
+    fewer = shell_structure(given, ComparisonConfig(shell_frames=20), CUTOFFS).curves[
         "coordination", ("A", "B")
     ]
     assert np.abs(fewer.values - counts.density).max() > 1e-3

@@ -24,7 +24,7 @@ def random_walk(
 
 def test_diffusion_of_a_random_walk():
     walk = random_walk(2000, 40, 0.003, 0.5)
-    result = diffusion([walk], 0.5, blocks=5)
+    result = diffusion([walk], 0.5)
     assert result.coefficient == pytest.approx(0.003, rel=0.1)
     assert 0 < result.coefficient_se < 0.15 * 0.003
     assert abs(result.coefficient - 0.003) < 4 * result.coefficient_se
@@ -43,7 +43,7 @@ def test_gaps_in_time_do_not_count_as_motion():
     walk[420:] += 50.0
     result = diffusion([walk[:420], walk[420:]], 0.5)
     assert result.coefficient == pytest.approx(0.003, rel=0.15)
-    assert len(result.lag_times) == 193  # 580 // 3: two blocks before the gap, three after it
+    assert len(result.lag_times) == 116  # 580 // 5: three blocks before the gap, five after it
 
 
 def test_ballistic_motion_is_not_called_diffusion():
