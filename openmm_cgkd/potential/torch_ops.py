@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from openmm_cgkd.utils.box import kernel_box
 
 from .cpu.evaluate import evaluate, workspace
+from .cpu.jit import follow_torch
 from .cpu.lists import recent_list
 from .network import TensorNetEnergies
 from .operator_errors import last_error, nan_on_error
@@ -125,6 +126,7 @@ def _evaluate_on_cpu(*arguments: Any) -> tuple[Tensor, Tensor]:
             given.bonded_beads.contiguous().numpy(),
             given.bonded_parameters.contiguous().numpy(),
         )
+    follow_torch()
     listed = recent_list(points, box, numbers.cutoff)
     weights, offsets, n_types = given.weights.numpy(), given.offsets.numpy(), len(given.contact)
     width = offsets[NETWORK_PARTS.own] - offsets[NETWORK_PARTS.pair]

@@ -5,12 +5,15 @@ Components as in `messages`.
 
 from __future__ import annotations
 
-import numba
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
 
-_jit = numba.njit(fastmath=True, cache=True, nogil=True, error_model="numpy")
+from openmm_cgkd.potential.compile_cache import compiled_once
+
+_jit = partial(compiled_once, fastmath=True)
 
 _R2, _R3, _R6 = 2**-0.5, 3**-0.5, 6**-0.5
 # entries of a 3x3 matrix, row by row, from its components, and back: each is a sum of three,

@@ -7,10 +7,13 @@ intervals per nm. Everything stands in one file, because numba's cache looks at 
 
 from __future__ import annotations
 
-import numba
+from functools import partial
+
 import numpy as np
 
-_jit = numba.njit(fastmath=True, cache=True, nogil=True, error_model="numpy")
+from openmm_cgkd.potential.compile_cache import compiled_once
+
+_jit = partial(compiled_once, fastmath=True)
 
 
 @_jit

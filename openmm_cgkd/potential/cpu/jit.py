@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numba
+import torch
+
+from openmm_cgkd.potential.compile_cache import compiled_once
 
 
 def source_stamp(*paths: Path) -> str:
@@ -25,7 +31,7 @@ _STAMP = source_stamp(*sorted(_HERE.glob("*.py")), _HERE.parent / "weights.py")
 
 
 def compiled(**options: bool) -> Callable[[Callable], Callable]:
-    """Decorator: `numba.njit` without the interpreter's lock, its result cached.
+    """Decorator: `compiled_once`, anew whenever a source file of the kernels changes.
 
     Parameters
     ----------
@@ -34,27 +40,59 @@ def compiled(**options: bool) -> Callable[[Callable], Callable]:
     """
 
     def decorate(function: Callable) -> Callable:
-        dispatcher = numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
+        dispatcher = compiled_once(function, **options)
+        cache = dispatcher._cache
         # numba asks only whether the file of the function itself has changed, but compiles into it
         # what it calls from other files: without this, a new version of one file could run,
         # silently, with the old version of another
-        dispatcher._cache._cache_file._source_stamp = _STAMP
-        dispatcher._cache.load_overload = _after_threads(dispatcher._cache.load_overload)
+        if file := getattr(cache, "_cache_file", None):  # absent where nothing can be kept
+            file._source_stamp = _STAMP
+        cache.load_overload = _after_threads(cache.load_overload)
         return dispatcher
 
     return decorate
 
 
 def _after_threads(load: Callable) -> Callable:
-    """Start numba's threads before a function is loaded.
+    """Start numba's threads before a function is loaded or compiled.
 
     A function that calls a parallel one does so itself, but not if it was compiled in a process
     that had the parallel one from disk, as where two processes compile side by side (numba 0.68
     loses `reload_init` of what it loads). It would jump to address zero.
     """
 
+    @functools.wraps(load)
     def load_after_threads(signature: Any, context: Any) -> Any:
-        numba.get_num_threads()
+        _start_threads()
         return load(signature, context)
 
     return load_after_threads
+
+
+def _start_threads() -> None:
+    # over OpenMP, numba sets the number of threads of all that uses OpenMP, PyTorch included
+    before = torch.get_num_threads()
+    numba.get_num_threads()
+    torch.set_num_threads(before)
+
+
+class _Threads(threading.local):
+    number = 0
+
+
+_threads = _Threads()
+
+
+def follow_torch() -> None:
+    """Let the loops that this thread calls use as many threads as PyTorch may.
+
+    So ``OMP_NUM_THREADS`` and `torch.set_num_threads` count for them, too. ``NUMBA_NUM_THREADS`` is
+    numba's own way to say it and goes before.
+    """
+    number = torch.get_num_threads()
+    if number == _threads.number:  # asked at every evaluation, and numba takes its time
+        return
+    _threads.number = number
+    if "NUMBA_NUM_THREADS" not in os.environ:
+        _start_threads()
+        numba.set_num_threads(min(number, numba.config.NUMBA_NUM_THREADS))

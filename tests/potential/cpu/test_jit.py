@@ -1,10 +1,13 @@
-"""Compiled functions that come from disk, in processes of their own."""
+"""Compiled functions that come from disk, and their threads, in processes of their own."""
 
 import os
 import subprocess
 import sys
 
 import pytest
+
+from tests.cases.paths import ROOT
+from tests.cases.potential import write_toy_potential
 
 _SETUP = """
 import numpy as np
@@ -43,3 +46,67 @@ def test_caller_of_a_parallel_function_that_was_on_disk(tmp_path):
         found.append(int(result.stdout))
     assert found == 3 * [found[0]]
     assert len(list(tmp_path.rglob("neighbors.find_neighbors*.nbc"))) == 1
+
+
+_THREADS = """
+import hashlib, os, sys
+import torch
+before = torch.get_num_threads()
+import numba, openmm
+from openmm_cgkd import CGPotential
+from openmm_cgkd.simulation.topology import bead_topology_to_openmm
+from tests.cases.potential import CUBIC, beads, liquid
+
+types, positions = liquid()
+topology = bead_topology_to_openmm(beads(types), CUBIC)
+system = CGPotential(sys.argv[1]).createSystem(topology, boxVectors=CUBIC)
+made = torch.get_num_threads()
+platform = openmm.Platform.getPlatform("CPU")
+context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform, {"Threads": "1"})
+context.setPositions(positions)
+
+def evaluate():
+    state = context.getState(energy=True, forces=True)
+    bits = state.getForces(asNumpy=True)._value.tobytes()
+    return state.getPotentialEnergy()._value.hex(), hashlib.sha256(bits).hexdigest()
+
+found = evaluate()
+print("threads", before, made, torch.get_num_threads(), numba.get_num_threads(),
+      platform.getPropertyValue(context, "Threads"), *found)
+torch.set_num_threads(1)
+context.setPositions(positions)
+again = evaluate()
+print("threads", torch.get_num_threads(), numba.get_num_threads(), again == found)
+"""
+
+
+def test_loops_use_the_threads_that_the_user_wants(tmp_path):
+    """Those of PyTorch or numba's own, and the number changes neither PyTorch's nor a result."""
+    model = write_toy_potential(tmp_path / "student.pt", "fast")
+    plain = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
+    environments = [{}, {"OMP_NUM_THREADS": "1"}, {"NUMBA_NUM_THREADS": "1"}]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _THREADS, model],
+            env={**plain, **environment, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for environment in environments
+    ]
+    results = set()
+    for process, environment in zip(processes, environments, strict=True):
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0
+        first, second = (
+            line.split()[1:] for line in output.splitlines() if line.startswith("threads ")
+        )
+        before, made, after, loops, openmm_threads, *found = first
+        assert before == made == after
+        assert openmm_threads == "1"
+        if "OMP_NUM_THREADS" in environment:
+            assert before == "1"
+        assert loops == environment.get("NUMBA_NUM_THREADS", before)
+        assert second == ["1", "1", "True"]
+        results.add(tuple(found))
+    assert len(results) == 1
