@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from multiprocessing import resource_tracker
@@ -21,6 +22,7 @@ from typing import Any
 
 from openmm_cgkd.exceptions import CGKDError, ExecutionError
 from openmm_cgkd.utils.progress import Report
+from openmm_cgkd.utils.signals import StopRequest, handle_stop_requests
 
 logger = logging.getLogger(__name__)
 
@@ -109,8 +111,12 @@ class Worker:
         self._process.join()
 
     def terminate(self) -> None:
-        """Have the operating system end the process; for threads other than the one that waits."""
+        """Ask the process to save and end; for threads other than the one that waits."""
         self._process.terminate()
+
+    def kill(self) -> None:
+        """Have the operating system end the process at once; otherwise as `terminate`."""
+        self._process.kill()
 
 
 def _cause(code: int | None) -> str:
@@ -131,6 +137,7 @@ def _work(
     """Main function of the process: send reports, then the result or the error."""
     for number in _OF_THE_PARENT:
         signal.signal(number, signal.SIG_IGN)
+    handle_stop_requests()
     threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
 
     def report(share: float, note: str) -> None:
@@ -142,6 +149,8 @@ def _work(
 
             torch.set_num_threads(threads)
         answer = "result", function(*arguments, report)
+    except StopRequest as stop:  # the parent waits for no answer
+        sys.exit(128 + stop.number)
     except CGKDError as error:
         answer = "error", error
     except Exception as error:

@@ -35,6 +35,7 @@ from .processes import Worker, cores
 logger = logging.getLogger(__name__)
 
 _POLL = 0.5  # seconds between looks at what tasks report
+_PATIENCE = 30.0  # seconds for a task to save and end when it is asked to
 # torch, numba, OpenMM; each reads its own on import
 _THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENMM_CPU_THREADS")
 
@@ -257,7 +258,13 @@ def _processes(workers: int) -> Iterator[_Submit]:
         stopping.set()
         for worker in list(alive):
             worker.terminate()
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+        end = time.monotonic() + _PATIENCE
+        while alive and time.monotonic() < end:
+            time.sleep(0.05)
+        for worker in list(alive):
+            worker.kill()
+        pool.shutdown()
 
 
 def _run_in_worker(
