@@ -120,7 +120,8 @@ def validate_potential(
     Raises
     ------
     ConformanceError
-        If the topology has too few residues for the checks.
+        If the topology has too few residues for the checks, or none of the platforms exists: with
+        nothing checked nothing has passed.
     """
     subject = Subject(
         potential,
@@ -135,12 +136,22 @@ def validate_potential(
         checks += [
             _outcome(title, label, check, bench) for title, check in checks_of(subject, name)
         ]
+    if not checks:
+        known = [openmm.Platform.getPlatform(k).getName() for k in _loaded()]
+        raise ConformanceError(
+            f"Nothing was checked: platforms {', '.join(platforms or []) or '(none)'} are not here;"
+            f" name some of {', '.join(known)}."
+        )
     return ValidationReport(tuple(checks))
+
+
+def _loaded() -> range:
+    return range(openmm.Platform.getNumPlatforms())
 
 
 def _modes(platforms: Sequence[str] | None) -> Iterator[tuple[str, dict[str, str]]]:
     """Platforms that can make a context here, with each precision they have."""
-    for k in range(openmm.Platform.getNumPlatforms()):
+    for k in _loaded():
         platform = openmm.Platform.getPlatform(k)
         if platforms is not None and platform.getName() not in platforms:
             continue

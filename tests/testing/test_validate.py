@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import openmm
 import pytest
 import torch
@@ -11,6 +12,7 @@ from openmm_cgkd import CGPotential
 from openmm_cgkd.exceptions import CGKDError, ConformanceError
 from openmm_cgkd.simulation.engines import import_torch_force
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
+from openmm_cgkd.testing.bench import Bench, Failed
 from openmm_cgkd.testing.validate import validate_potential
 from tests.cases.potential import CUBIC, TRICLINIC, beads, liquid, write_toy_potential
 
@@ -320,3 +322,28 @@ def test_error_in_one_of_two_threads_is_reported(monkeypatch):
     monkeypatch.setattr(conformance, "evaluate", failing)
     with pytest.raises(openmm.OpenMMException, match="out of luck"):
         check(conformance.Bench(subject, "Reference", {}, 1e-4))
+
+
+@pytest.mark.parametrize("platforms", [[], ["cpu"]])
+def test_without_a_platform_nothing_passes(platforms):
+    """Names of platforms are case sensitive; an empty report would count as passed."""
+    with pytest.raises(ConformanceError, match=r"Nothing was checked: .*name some of .*CPU"):
+        validate_potential(Model(lennard_jones()), *small_liquid(), platforms=platforms)
+
+
+class _Steps:
+    """Energies that are not numbers beside the configuration itself."""
+
+    def __call__(self, positions):
+        away = np.abs(positions).max() > 0
+        return (np.nan if away else 0.0), np.zeros_like(positions)
+
+
+def test_slopes_that_are_not_numbers_fail():
+    bench = object.__new__(Bench)
+    energies = _Steps()
+    bench.tolerance, bench.context = 1e-5, None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bench, "__call__", lambda self, name, positions: energies(positions))
+        with pytest.raises(Failed, match="slope off by nan"):
+            bench.slopes("all", np.zeros((4, 3)), [np.ones((4, 3))])
