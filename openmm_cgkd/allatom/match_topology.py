@@ -42,8 +42,9 @@ def match_topology(
     unknown = sorted(set(names) - {molecule.name for molecule in system.molecules})
     if unknown:
         raise MappingError(
-            f"{path}: holds molecules {', '.join(unknown[:20])}, which the configuration does not name;"
-            " use the names of the topology for molecules in system.yaml and in their PDB files."
+            f"{path}: holds molecules {', '.join(unknown[:20])}, which the configuration does not"
+            " name; use the names of the topology for molecules in system.yaml and in their PDB"
+            " files."
         )
     atoms = mdtraj.Topology.from_openmm(build_topology(system, names))
     for expected, found in zip(atoms.residues, universe.residues, strict=True):

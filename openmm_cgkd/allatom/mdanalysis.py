@@ -14,7 +14,6 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import h5py
 import numpy as np
 from scipy.io import netcdf_file
 
@@ -25,11 +24,13 @@ from openmm_cgkd.exceptions import (
     FramesError,
     MappingError,
 )
+from openmm_cgkd.frames.gromacs_files import ParticlesError, check_trr
 from openmm_cgkd.utils.foreign import reading
 from openmm_cgkd.utils.text_file import check_regular, read_text
 from openmm_cgkd.utils.units import ANGSTROM
 
 from .atom_frame import AtomFrame
+from .h5md import check_h5md
 from .lammps import LammpsDump, is_lammps_dump
 
 if TYPE_CHECKING:
@@ -162,14 +163,13 @@ def open_trajectory(
             " or a LAMMPS .dump, with forces."
         )
     with reading(path, _NAMES[kind], _GIVE, FramesError):
-        if kind in _CHECKS:
-            _CHECKS[kind](path)
+        n_atoms = len(universe.atoms)
         try:
+            _CHECKS[kind](path, n_atoms)
             universe.load_new(str(path), format=kind)
         except ValueError as error:
-            if "same number of atoms" not in str(error):
+            if not isinstance(error, ParticlesError) and "same number of atoms" not in str(error):
                 raise
-            n_atoms = len(universe.atoms)
             raise MappingError(
                 f"{path}: has not the {n_atoms} atoms of {topology}; give the topology of this"
                 " trajectory."
@@ -211,7 +211,7 @@ class _Reader:
         return found
 
 
-def _check_netcdf(path: Path) -> None:
+def _check_netcdf(path: Path, n_atoms: int) -> None:
     """Refuse a file without times, which MDAnalysis would number, or without units or box."""
     with netcdf_file(path, "r", mmap=False) as file:
         units = {name: hasattr(data, "units") for name, data in file.variables.items()}
@@ -236,63 +236,4 @@ def _check_netcdf(path: Path) -> None:
         )
 
 
-def _check_h5md(path: Path) -> None:
-    """Refuse what MDAnalysis would pair by its index or take for granted.
-
-    Positions, forces and boxes of different steps, without units, or in different ones; particles
-    that are stored in another order in every frame; box vectors that it would turn.
-    """
-    with h5py.File(path, "r") as file:
-        groups = list(file["particles"].values())
-        wrong = "has several groups of particles; write all atoms in one group"
-        if len(groups) == 1:
-            wrong = _wrong_in_h5md(groups[0])
-    if wrong:
-        raise FramesError(f"{path}: {wrong}.")
-
-
-def _wrong_in_h5md(group: h5py.Group) -> str:
-    """What of H5MD's freedoms cannot be read, with the cure; empty if all can."""
-    data = {name: group[name] for name in ("position", "force") if name in group}
-    without = [
-        name
-        for name, each in data.items()
-        if "unit" not in each["value"].attrs or "unit" not in each["time"].attrs
-    ]
-    if without:
-        return (
-            f"{' and '.join(without)} do not state the units of their values and times; write the"
-            " unit attributes"
-        )
-    if len({each["time"].attrs["unit"] for each in data.values()}) > 1:
-        return "positions and forces have times in different units; write both in one"
-    steps = [each["step"][()] for each in data.values()]
-    if len(steps) == 2 and not np.array_equal(*steps):
-        return "positions and forces were written at different steps; write both at the same steps"
-    if "id" in group:
-        ids = group["id"]
-        ids = np.atleast_2d(ids["value"][()] if isinstance(ids, h5py.Group) else ids[()])
-        if not (ids == ids.min() + np.arange(ids.shape[1])).all():
-            return "stores the particles in another order than their ids; sort them by id"
-    box = group["box"]
-    boundary = [np.char.decode(np.bytes_(each)) for each in box.attrs.get("boundary", [])]
-    if boundary and any(str(each) != "periodic" for each in boundary):
-        return (
-            "has a box that is not periodic in all directions; only periodic fluids can be mapped"
-        )
-    if "edges" in box and "position" in data:
-        edges = box["edges"]
-        if edges["value"].attrs.get("unit") != data["position"]["value"].attrs["unit"]:
-            return "the box has no unit or another one than the positions; write both in one"
-        if "step" in edges and not np.array_equal(edges["step"][()], steps[0]):
-            return "boxes and positions were written at different steps; write both at the same"
-        vectors = edges["value"][()]
-        if vectors.ndim == 3 and np.abs(np.triu(vectors, 1)).max() > 1e-6 * np.abs(vectors).max():
-            return (
-                "its box vectors are not in reduced form (first along x, second in the xy plane);"
-                " rotate box, positions and forces"
-            )
-    return ""
-
-
-_CHECKS = {"NCDF": _check_netcdf, "H5MD": _check_h5md}
+_CHECKS = {"TRR": check_trr, "NCDF": _check_netcdf, "H5MD": check_h5md}

@@ -165,6 +165,8 @@ def _fingerprint(content: Any) -> int:
         return zlib.crc32(repr([(str(k), _fingerprint(v)) for k, v in content.items()]).encode())
     if isinstance(content, list | tuple):
         return zlib.crc32(repr([_fingerprint(each) for each in content]).encode())
+    if isinstance(content, np.ndarray) and content.dtype.kind == "O":
+        return _fingerprint(content.tolist())
     if isinstance(content, np.ndarray):
         head = f"{content.dtype} {content.shape}".encode()
         return zlib.crc32(np.ascontiguousarray(content).tobytes(), zlib.crc32(head))
