@@ -18,6 +18,7 @@ from openmm_cgkd.exceptions import BoxError, ForceFieldError
 from openmm_cgkd.utils.box import smallest_height
 from openmm_cgkd.utils.units import DENSITY_UNIT
 
+from .force_field_scripts import tell_of_scripts
 from .molecule_file import load_molecule
 
 
@@ -119,6 +120,8 @@ def pack(config: SystemConfig) -> tuple[app.Topology, np.ndarray]:
 def create_system(config: SystemConfig, topology: app.Topology) -> openmm.System:
     """All-atom `openmm.System` with PME, constrained bonds to hydrogen and heavy hydrogens.
 
+    OpenMM runs the Python code in a ``<Script>`` of the force field.
+
     Raises
     ------
     ForceFieldError
@@ -131,6 +134,7 @@ def create_system(config: SystemConfig, topology: app.Topology) -> openmm.System
         raise ForceFieldError(
             f"{path}: no such file; force_field must name an OpenMM force-field XML."
         )
+    tell_of_scripts(path)
     try:
         force_field = app.ForceField(str(path))
     except Exception as error:  # ForceField raises bare Exception and XML errors
