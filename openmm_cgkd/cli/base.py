@@ -86,9 +86,15 @@ READS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
         ),
     ),
     "export": (RunConfig, ("folder", "frames")),
-    "simulate": (RunConfig, ("folder", "frames", "potential", "seed", "simulation")),
+    "simulate": (
+        RunConfig,
+        ("folder", "frames", "potential", "run_script", "seed", "simulation"),
+    ),
     "compare": (RunConfig, ("folder", "frames", "comparison")),
-    "stability": (RunConfig, ("folder", "frames", "potential", "seed", "simulation", "stability")),
+    "stability": (
+        RunConfig,
+        ("folder", "frames", "potential", "run_script", "seed", "simulation", "stability"),
+    ),
     "run": (RunConfig, tuple(RunConfig.model_fields)),
 }
 

@@ -96,6 +96,13 @@ def timestep(
     validate: Annotated[
         bool, typer.Option("--validate", help="Also compare RDFs with those at half the time step.")
     ] = False,
+    run_script: Annotated[
+        bool,
+        typer.Option(
+            "--run-script",
+            help="Run the script in a potential whose network is its maker's own; trust them.",
+        ),
+    ] = False,
 ) -> None:
     """Find the longest time step that conserves energy and keeps temperature and averages;
     'cgkd simulate' uses it by default.
@@ -117,6 +124,7 @@ def timestep(
         "friction": friction,
         "platform": platform,
         "seed": seed,
+        "run_script": run_script,
     }
     search = TimestepSearch.of(**options, **bounds, validate_structure=validate)
     with locked(student.parent):

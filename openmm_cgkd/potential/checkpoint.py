@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,31 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from openmm_cgkd.config.run import ModelConfig
 from openmm_cgkd.exceptions import ModelFileError
 from openmm_cgkd.utils.files import replacing
+from openmm_cgkd.utils.text_file import shown
 
+from .archive import ArchiveError, read_archive
 from .custom_network import (
     CustomNetwork,
     NetworkSettings,
     build_network,
     describe_network,
 )
-from .metadata import is_custom
+from .layers import bare_tensornet
+from .metadata import MOST_TYPES, is_custom, tensornet_settings
+from .plain_pickle import read_plain
+from .stored_weights import check_weights, fill
 
-_KEYS = {"model", "n_types", "scale", "state", "type_names", "frames", "training"}
+_KINDS = {
+    "model": dict,
+    "n_types": int,
+    "scale": float,
+    "state": dict,
+    "type_names": list,
+    "frames": str,
+    "training": dict,
+}
 
 
 def save_checkpoint(
@@ -92,41 +105,69 @@ def load_checkpoint(
     Raises
     ------
     ModelFileError
-        If the file is missing, is not a checkpoint of this package, or is of a user's own network
-        and `custom` is not that network.
+        If the file is missing, is not a checkpoint of this package, holds weights that are not
+        finite, or is of a user's own network and `custom` is not that network.
     """
     path = Path(path)
-    if not path.exists():
+    try:
+        content = read_plain(read_archive(path, "a checkpoint that a training has written"))
+        _check_content(content)
+    except ArchiveError as error:
         raise ModelFileError(
-            f"{path}: no such file; train the model first with 'cgkd teach' or 'cgkd distill'."
-        )
-    foreign = f"{path}: is not a checkpoint of openmm_cgkd, or is damaged; train the model again."
+            f"{path}: is not a checkpoint of openmm_cgkd that can be read: it {error}; train the"
+            " model again with 'cgkd teach' or 'cgkd distill'."
+        ) from error
+    state = content["state"]
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise ModelFileError(foreign) from error
-    if not isinstance(content, dict) or not content.keys() >= _KEYS:
-        raise ModelFileError(foreign)
-    unfit = f"{path}: its weights do not fit the model it describes; train the model again."
-    try:
-        settings = _settings(path, content["model"], custom)
-        with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be replaced
-            network = build_network(settings, content["n_types"], content["scale"])
-        network.load_state_dict(content["state"])
-    except (ValidationError, RuntimeError) as error:
-        raise ModelFileError(unfit) from error
+        if is_custom(content["model"]):
+            network = _custom_network(path, content, custom)
+            check_weights(network, state)
+            network.load_state_dict(state)
+        else:
+            network = bare_tensornet(tensornet_settings(content["model"]), content["n_types"])
+            fill(network, dict(state))
+    except (ValidationError, ArchiveError, ValueError, RuntimeError) as error:
+        if isinstance(error, ModelFileError):
+            raise
+        reason = f"it {error}" if isinstance(error, ArchiveError) else "they are damaged"
+        raise ModelFileError(
+            f"{path}: its weights do not fit the model it describes: {reason}; train the model"
+            " again."
+        ) from error
     return network.eval(), content
 
 
-def _settings(
-    path: Path, description: dict[str, Any], custom: CustomNetwork | None
-) -> NetworkSettings:
-    if not is_custom(description):
-        return ModelConfig.model_validate(description)
+def _check_content(content: Any) -> None:
+    """Refuse what `save_checkpoint` does not write, field by field."""
+    if not isinstance(content, dict) or not content.keys() >= _KINDS.keys():
+        raise ArchiveError("lacks fields that checkpoints have")
+    for name, kind in _KINDS.items():
+        if not isinstance(content[name], kind):
+            raise ArchiveError(f"has a {type(content[name]).__name__} as {name}")
+    names, scale = content["type_names"], content["scale"]
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ArchiveError(f"has the bead types {shown(names)}")
+    if content["n_types"] != len(names) or not 1 <= len(names) <= MOST_TYPES:
+        raise ArchiveError(f"has {shown(content['n_types'])} as n_types")
+    if not 0 < scale < math.inf:
+        raise ArchiveError(f"has {scale:g} as scale")
+    for name, tensor in content["state"].items():
+        if not isinstance(tensor, torch.Tensor):
+            raise ArchiveError(f"has a {type(tensor).__name__} as weights {shown(name)}")
+    for name in ("model", "training"):
+        try:
+            json.dumps(content[name])
+        except (TypeError, ValueError) as error:
+            raise ArchiveError(f"has a {name} that is no plain data") from error
+
+
+def _custom_network(path: Path, content: dict[str, Any], custom: CustomNetwork | None) -> nn.Module:
+    description = content["model"]
     if custom is None or describe_network(custom) != description:
         given = "none was given" if custom is None else f"{describe_network(custom)} was given"
         raise ModelFileError(
             f"{path}: holds weights of the custom network {description}, and {given}; give the same"
             " CustomNetwork as for training."
         )
-    return custom
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be replaced
+        return build_network(custom, content["n_types"], content["scale"])

@@ -2,7 +2,8 @@
 
 The portable file holds network, prior and neighbour search in plain PyTorch operations:
 ``torch.jit.load`` runs it where neither this package nor torchmd-net is installed. The fast file
-calls this package's operators, which ``import openmm_cgkd.operators`` registers.
+calls this package's operators, which ``import openmm_cgkd.operators`` registers. Both hold the
+weights once more as plain tensors: `CGPotential` reads these and runs no script of a file.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from openmm_cgkd.exceptions import MappingError, ModelFileError
@@ -29,11 +31,12 @@ from openmm_cgkd.utils.progress import progress
 from .checkpoint import load_checkpoint
 from .custom_network import CustomNetwork
 from .forces import cutoff_of, energies_and_forces
-from .metadata import FILE_NAME, PotentialMetadata, content_hash
-from .modules import FastModule, PortableModule
+from .metadata import FILE_NAME, WEIGHTS, PotentialMetadata, content_hash, first_mistake
+from .modules import script_fast, script_portable
 from .network import TensorNetEnergies
 from .pairs import find_pairs
 from .prior import Prior, PriorParameters
+from .stored_weights import packed
 
 logger = logging.getLogger(__name__)
 
@@ -103,24 +106,31 @@ def export_potential(
     Raises
     ------
     ModelFileError
-        If the checkpoint is missing, or a written file fails its check.
+        If the checkpoint is missing or damaged, checkpoint, frames and prior do not fit each other,
+        or a written file fails its check.
     MappingError
         As `type_masses`.
     """
     path = Path(path)
     network, stored = load_checkpoint(Path(checkpoint), custom)
-    metadata = PotentialMetadata(
-        type_names=list(stored["type_names"]),
-        masses=type_masses(frames.beads),
-        cutoff=cutoff_of(network),
-        prior=prior.as_dict(),
-        network={**stored["model"], "scale": stored["scale"]},
-        system=str(frames.attributes.get("system", "")),
-        temperature=frames.temperature,
-        training=stored["training"],
-        frames_sha256=stored["frames"],
-        checkpoint_sha256=file_hash(Path(checkpoint)),
-    )
+    try:
+        metadata = PotentialMetadata(
+            type_names=list(stored["type_names"]),
+            masses=type_masses(frames.beads),
+            cutoff=cutoff_of(network),
+            prior=prior.as_dict(),
+            network={**stored["model"], "scale": stored["scale"]},
+            system=str(frames.attributes.get("system", "")),
+            temperature=frames.temperature,
+            training=stored["training"],
+            frames_sha256=stored["frames"],
+            checkpoint_sha256=file_hash(Path(checkpoint)),
+        )
+    except ValidationError as error:
+        raise ModelFileError(
+            f"{path}: cannot be written, because of {first_mistake(error)}; give frames, prior and"
+            " checkpoint of one training."
+        ) from error
     files: dict[Literal["portable", "fast"], Path] = {"portable": path}
     if fast and custom is None:
         files["fast"] = fast_path(path)
@@ -184,26 +194,23 @@ def write_potential(
             f" fit the potential (types {list(prior.type_names)}, cutoff {cutoff:g} nm);"
             " make the metadata from the same run."
         )
-    terms = (prior.build(cutoff), copy.deepcopy(network), prior.build_bonded())
-    model = PortableModule(*terms).cpu().eval().requires_grad_(False)
-    scripted = torch.jit.script(model)
+    copied = copy.deepcopy(network)
+    scripted = script_portable(prior, copied)
     if metadata.kind == "fast":
-        copied = model.network
         if not isinstance(copied, TensorNetEnergies):
             raise ModelFileError(
                 f"{path}: a fast file holds TensorNet alone, not {type(copied).__name__}; write a"
                 " portable one."
             )
-        scripted = torch.jit.script(
-            FastModule(model.prior, copied, prior.build_bonded(), scripted).eval()
-        )
+        scripted = script_fast(prior, copied, scripted)
+    weights = packed(copied) if isinstance(copied, TensorNetEnergies) else None
     bonds = np.zeros((0, 2), dtype=np.int64) if bonds is None else np.asarray(bonds)
     fixed = Prior(prior, cutoff, np.asarray(types), bonds)
     with replacing(path) as fresh:
-        _save(scripted, fresh, metadata)
+        _save(scripted, weights, fresh, metadata)
         _check(
             fresh,
-            model.network,
+            copied,
             fixed,
             np.asarray(types),
             np.asarray(positions, dtype=np.float64),
@@ -219,7 +226,12 @@ def fast_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}-fast{path.suffix}")
 
 
-def _save(scripted: torch.jit.ScriptModule, path: Path, metadata: PotentialMetadata) -> None:
+def _save(
+    scripted: torch.jit.ScriptModule,
+    weights: bytes | None,
+    path: Path,
+    metadata: PotentialMetadata,
+) -> None:
     """Save without debug records: they hold this package's source and where it was installed."""
     whole = io.BytesIO()
     torch.jit.save(scripted, whole)
@@ -229,12 +241,14 @@ def _save(scripted: torch.jit.ScriptModule, path: Path, metadata: PotentialMetad
         ]
         root = entries[0].filename.partition("/")[0]
         records = {entry.filename.removeprefix(f"{root}/"): source.read(entry) for entry in entries}
+        if weights is not None:
+            records[WEIGHTS] = weights
         hashed = metadata.model_copy(
             update={"content_sha256": content_hash(records, metadata.model_dump())}
         )
-        for entry, content in zip(entries, records.values(), strict=True):
-            target.writestr(entry, content)
-        target.writestr(f"{root}/extra/{FILE_NAME}", json.dumps(hashed.model_dump(), indent=1))
+        records[f"extra/{FILE_NAME}"] = json.dumps(hashed.model_dump(), indent=1).encode()
+        for name, content in records.items():
+            target.writestr(zipfile.ZipInfo(f"{root}/{name}"), content)
 
 
 def _check(

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
+import math
+import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from openmm_cgkd.config.run import ModelConfig
 from openmm_cgkd.exceptions import ModelFileError
+from openmm_cgkd.utils.text_file import shown
+
+from .archive import MEGABYTE, ArchiveError, check_shallow, read_archive
+from .stored_prior import StoredPrior
 
 FORMAT: Final = "openmm_cgkd potential"
-VERSION = 2
-FILE_NAME = "metadata.json"
+VERSION, OLDEST = 3, 2
+FILE_NAME, WEIGHTS = "metadata.json", "extra/weights.safetensors"
+MOST_TYPES = 100
+_LARGEST = 4 * MEGABYTE
+_CURE = "export it again with 'cgkd export', or get the file again from where it came"
+_LENGTH = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)? nanometer")
 _UNITS = {
     "length": "nanometer",
     "energy": "kilojoule/mole",
@@ -38,6 +49,33 @@ def _versions() -> dict[str, str]:
 def is_custom(network: dict[str, Any]) -> bool:
     """Whether a description of a network is of a user's own one, see `custom_network`."""
     return network.get("kind") == "custom"
+
+
+def tensornet_settings(description: dict[str, Any], cutoff: float | None = None) -> ModelConfig:
+    """Settings of a TensorNet in a file.
+
+    Parameters
+    ----------
+    description : dict
+        As ``ModelConfig.model_dump(mode="json")``.
+    cutoff : float, nm, optional
+        The cutoff with all its digits, of which the description holds ten.
+
+    Raises
+    ------
+    ValueError
+        If the settings are not valid, or the cutoff is another one.
+    """
+    text = description.get("cutoff")
+    # units of other kinds could be made so that reading them takes hours
+    if not isinstance(text, str) or not _LENGTH.fullmatch(text):
+        raise ValueError(f"cutoff {shown(text)} is not a number of nanometers")
+    settings = ModelConfig.model_validate(description, strict=True)
+    if cutoff is None:
+        return settings
+    if not math.isclose(settings.cutoff, cutoff, rel_tol=1e-8):
+        raise ValueError(f"the cutoff of the network, {settings.cutoff:g} nm, is not {cutoff:g} nm")
+    return settings.model_copy(update={"cutoff": cutoff})
 
 
 class PotentialMetadata(BaseModel):
@@ -70,19 +108,21 @@ class PotentialMetadata(BaseModel):
         written.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     format: Literal["openmm_cgkd potential"] = FORMAT
     version: int = VERSION
     kind: Literal["portable", "fast"] = "portable"
-    type_names: list[str] = Field(min_length=1)
-    masses: list[float]
-    cutoff: float = Field(gt=0)
+    type_names: list[Annotated[str, Field(min_length=1, max_length=100)]] = Field(
+        min_length=1, max_length=MOST_TYPES
+    )
+    masses: list[Annotated[float, Field(gt=0, le=1e9)]]
+    cutoff: float = Field(ge=0.01, le=100)
     units: dict[str, str] = _UNITS
     prior: dict[str, Any]
     network: dict[str, Any]
     system: str = ""
-    temperature: float | None = None
+    temperature: float | None = Field(None, gt=0, le=1e6)
     training: dict[str, Any] = {}
     frames_sha256: str | None = None
     checkpoint_sha256: str | None = None
@@ -95,19 +135,55 @@ class PotentialMetadata(BaseModel):
         """Whether the network is a user's own, which only the engine "portable" runs."""
         return is_custom(self.network)
 
+    @field_validator("type_names")
+    @classmethod
+    def _names_differ(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"got {shown(names)}; every bead type has a name of its own")
+        return names
+
     @model_validator(mode="after")
-    def _every_type_has_a_mass(self) -> Self:
-        if len(self.masses) != len(self.type_names) or not all(
-            0 < mass < float("inf") for mass in self.masses
-        ):
+    def _parts_fit(self) -> Self:
+        if len(self.masses) != len(self.type_names):
             raise ValueError(
-                f"masses {self.masses} do not fit bead types {self.type_names}; give each a"
-                " positive mass in dalton"
+                f"masses {shown(self.masses)} do not fit bead types {shown(self.type_names)}"
             )
+        try:
+            prior = StoredPrior.model_validate(self.prior)
+        except ValidationError as error:
+            raise ValueError(f"prior: {first_mistake(error)}") from error
+        if list(prior.type_names) != self.type_names:
+            raise ValueError(f"prior: its bead types are {shown(list(prior.type_names))}")
+        scale = self.network.get("scale", 1.0)
+        if not isinstance(scale, int | float) or not 0 < scale < math.inf:
+            raise ValueError(f"network: its scale is {shown(scale)}")
+        if not self.custom_network:
+            try:
+                self.settings()
+            except ValidationError as error:
+                raise ValueError(f"network: {first_mistake(error)}") from error
+            except ValueError as error:
+                raise ValueError(f"network: {error}") from error
         return self
 
+    def settings(self) -> ModelConfig:
+        """Settings of the network, if it is no user's own."""
+        # the scale is among the weights
+        described = {name: value for name, value in self.network.items() if name != "scale"}
+        return tensornet_settings(described, self.cutoff)
 
-def content_hash(records: dict[str, bytes], data: dict[str, Any]) -> str:
+
+def first_mistake(error: ValidationError) -> str:
+    """Field, value and reason of the first thing that is wrong."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{field}: {reason}" if field else reason
+    return f"{field}: got {shown(first['input'])}: {reason[0].lower()}{reason[1:]}"
+
+
+def content_hash(records: Mapping[str, bytes], data: dict[str, Any]) -> str:
     """SHA-256 of everything in a potential file but the hash itself.
 
     Parameters
@@ -136,61 +212,70 @@ def read_metadata(path: Path | str) -> PotentialMetadata:
     ------
     ModelFileError
         If the file is missing, not TorchScript, TorchScript from elsewhere, of another format
-        version, or was changed after it was written.
+        version, not physical, or was changed after it was written.
+    """
+    return read_members(path)[0]
+
+
+def read_members(path: Path | str) -> tuple[PotentialMetadata, dict[str, bytes]]:
+    """Metadata and all members of an exported potential; nothing of it is run.
+
+    Raises
+    ------
+    ModelFileError
+        As `read_metadata`.
     """
     path = Path(path)
-    records = _records(path)
+    try:
+        records = read_archive(path, "a potential that 'cgkd export' has written")
+    except ArchiveError as error:
+        raise ModelFileError(
+            f"{path}: is not a TorchScript file that can be read: it {error}; {_CURE}."
+        ) from error
     if not any(name.startswith("code/") for name in records):
         raise ModelFileError(
             f"{path}: is not a TorchScript file (a training checkpoint?); export a potential with"
             " 'cgkd export'."
         )
-    try:
-        data = json.loads(records.get(f"extra/{FILE_NAME}", b"{}"))
-    except ValueError as error:
-        raise ModelFileError(
-            f"{path}: its {FILE_NAME} cannot be read; export it again with 'cgkd export'."
-        ) from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
+    data = _parsed(path, records.get(f"extra/{FILE_NAME}", b"{}"))
+    if data.get("format") != FORMAT:
         raise ModelFileError(
             f"{path}: is TorchScript but not a potential of this package; export one with 'cgkd"
             " export'."
         )
-    if not isinstance(data.get("version"), int) or data["version"] > VERSION:
+    found = data.get("version")
+    if not isinstance(found, int) or found > VERSION:
         raise ModelFileError(
-            f"{path}: has format version {data.get('version')}, this package reads {VERSION};"
+            f"{path}: has format version {shown(found)}, this package reads {OLDEST} to {VERSION};"
             " upgrade openmm_cgkd."
         )
-    if data["version"] < VERSION:
+    if found < OLDEST:
         raise ModelFileError(
-            f"{path}: has format version {data['version']}, this package reads {VERSION}; export it"
-            " again with 'cgkd export'."
+            f"{path}: has format version {found}, this package reads {OLDEST} to {VERSION}; export"
+            " it again with 'cgkd export'."
         )
     if content_hash(records, data) != data.get("content_sha256"):
         raise ModelFileError(
             f"{path}: its content does not fit the SHA-256 in its {FILE_NAME}, so it was changed"
-            " after the export; export it again with 'cgkd export', or get the file again from"
-            " where it came."
+            f" after the export; {_CURE}."
         )
     try:
-        return PotentialMetadata.model_validate(data)
+        return PotentialMetadata.model_validate(data), records
     except ValidationError as error:
-        field = ".".join(str(part) for part in error.errors()[0]["loc"]) or "masses"
         raise ModelFileError(
-            f"{path}: field {field} of its {FILE_NAME} is not valid; export it again with 'cgkd"
-            " export'."
+            f"{path}: field {first_mistake(error)}, in its {FILE_NAME}; {_CURE}."
         ) from error
 
 
-def _records(path: Path) -> dict[str, bytes]:
-    """Content of a zip archive, as TorchScript files are, by name without the first folder."""
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such file; export a potential with 'cgkd export'.")
+def _parsed(path: Path, text: bytes) -> dict[str, Any]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
-    except (zipfile.BadZipFile, OSError) as error:
+        if len(text) > _LARGEST:
+            raise ArchiveError(f"is larger than {_LARGEST // MEGABYTE} MB")
+        data = json.loads(text)
+        check_shallow(data)
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, ArchiveError) else "is damaged"
         raise ModelFileError(
-            f"{path}: is not a TorchScript file, or is damaged; export a potential with 'cgkd"
-            " export'."
+            f"{path}: its {FILE_NAME} cannot be read: it {reason}; {_CURE}."
         ) from error
+    return data if isinstance(data, dict) else {}

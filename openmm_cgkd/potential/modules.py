@@ -9,11 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from openmm_cgkd.config.run import ModelConfig
-
 from .bonded import BondedPrior
-from .metadata import PotentialMetadata
-from .network import TensorNetEnergies, build_tensornet
+from .forces import cutoff_of
+from .network import TensorNetEnergies
 from .prior import PairRepulsion, PriorParameters
 from .script_geometry import check_positions, checked_box, near_pairs, pair_vectors, script_box
 from .torch_ops import PackedNetwork, raise_last_error
@@ -241,28 +239,23 @@ class PotentialWithForces(nn.Module):
         return energy.detach(), gradient.neg()
 
 
-def fast_module(
-    portable: torch.jit.ScriptModule, metadata: PotentialMetadata
-) -> torch.jit.ScriptModule:
-    """Scripted `FastModule` of a loaded portable file, when a system is created.
+def script_portable(prior: PriorParameters, network: nn.Module) -> torch.jit.ScriptModule:
+    """Scripted `PortableModule` of a network, on the CPU and not to be trained.
 
     Parameters
     ----------
-    portable : torch.jit.ScriptModule
-        Becomes part of the result, which takes over its bead types.
-    metadata : PotentialMetadata
-        Of the same file.
+    prior : PriorParameters
+    network : nn.Module
+        See `PortableModule`; its tensors become those of the result.
     """
-    # the scale is among the weights
-    settings = {name: value for name, value in metadata.network.items() if name != "scale"}
-    network = build_tensornet(ModelConfig(**settings), len(metadata.type_names), 1.0)
-    weights = {
-        name.removeprefix("network."): value
-        for name, value in portable.state_dict().items()
-        if name.startswith("network.")
-    }
-    network.load_state_dict(weights)
-    prior = PriorParameters(**metadata.prior)
+    module = PortableModule(prior.build(cutoff_of(network)), network, prior.build_bonded())
+    return torch.jit.script(module.cpu().eval().requires_grad_(False))
+
+
+def script_fast(
+    prior: PriorParameters, network: TensorNetEnergies, portable: torch.jit.ScriptModule
+) -> torch.jit.ScriptModule:
+    """Scripted `FastModule` of the same prior and network as a scripted `PortableModule`."""
     return torch.jit.script(
-        FastModule(prior.build(metadata.cutoff), network, prior.build_bonded(), portable).eval()
+        FastModule(prior.build(network.cutoff), network, prior.build_bonded(), portable).eval()
     )

@@ -12,7 +12,8 @@ from openmm import app
 
 from openmm_cgkd.exceptions import ModelFileError
 from openmm_cgkd.mapping.beads import BeadTopology
-from openmm_cgkd.potential.metadata import PotentialMetadata, read_metadata
+from openmm_cgkd.potential.archive import ArchiveError
+from openmm_cgkd.potential.metadata import PotentialMetadata, read_members, read_metadata
 from openmm_cgkd.potential.pairs import check_cutoff
 
 from .engines import (
@@ -46,6 +47,10 @@ class CGPotential:
         `PythonForce`, with the compiled loops on a CPU and the Triton kernels, as a CUDA graph, on
         an NVIDIA GPU; needs no openmmtorch and runs with newer torch. Absent: "fast" where
         `TorchForce` can run, otherwise "python"; "portable" for a user's own network.
+    run_script : bool
+        Run the script in the file if its network is a user's own one. A script can do whatever you
+        can do on this machine, so trust the one who made the file. The script of any other
+        potential is never run: its module is made from the weights and the metadata.
 
     Attributes
     ----------
@@ -58,10 +63,13 @@ class CGPotential:
     CompatibilityError
         If the installed torch, OpenMM and openmmtorch cannot run the engine.
     ModelFileError
-        If the file is missing, not a potential of this package, or was changed after the export.
+        If the file is missing, not a potential of this package, was changed after the export, or
+        holds a user's own network and `run_script` is not set.
     """
 
-    def __init__(self, file: Path | str, engine: EngineName | None = None) -> None:
+    def __init__(
+        self, file: Path | str, engine: EngineName | None = None, *, run_script: bool = False
+    ) -> None:
         # the libraries first: a wrong pair of them must not load a file
         if engine is None:
             self.engine = choose_engine()
@@ -73,8 +81,15 @@ class CGPotential:
                 check_stack()
         self.file = Path(file)
         self.metadata: PotentialMetadata = read_metadata(self.file)
-        self.cutoff = self.metadata.cutoff
+        self.cutoff, self.run_script = self.metadata.cutoff, run_script
         if self.metadata.custom_network:
+            if not run_script:
+                raise ModelFileError(
+                    f"{self.file}: holds a network of its maker's own as a script, which can do"
+                    " whatever you can do on this machine; if you trust the one who made it, set"
+                    " run_script=True (in run.yaml run_script: true, with cgkd timestep"
+                    " --run-script)."
+                )
             if engine is None:
                 check_stack()
                 self.engine = "portable"
@@ -199,31 +214,41 @@ class CGPotential:
         Call its method ``set_types`` first, then itself with positions and, if periodic, box
         vectors.
 
+        It is made from the weights in the file. Only the script of a user's own network is read
+        and run.
+
         Raises
         ------
         ModelFileError
-            If torch cannot load the file.
+            If weights are missing, do not fit the metadata or are not finite, or torch cannot load
+            the script of a user's own network.
         """
         import torch
 
-        # registers the operators, which a fast file needs
-        from openmm_cgkd.potential.modules import fast_module
+        from openmm_cgkd.potential.modules import script_fast, script_portable
+        from openmm_cgkd.potential.prior import PriorParameters
+        from openmm_cgkd.potential.stored_weights import read_network
 
+        metadata, members = read_members(self.file)
+        if metadata != self.metadata:
+            raise ModelFileError(f"{self.file}: was changed while it was in use; read it again.")
+        if metadata.custom_network:
+            try:
+                return torch.jit.load(str(self.file), map_location="cpu").eval()
+            except RuntimeError as error:
+                raise ModelFileError(
+                    f"{self.file}: torch cannot load it; the file is damaged, export it again."
+                ) from error
         try:
-            module = torch.jit.load(str(self.file), map_location="cpu").eval()
-        except RuntimeError as error:
-            if "Unknown builtin op" in str(error):
-                cure = (
-                    "it was written by another version of openmm_cgkd, whose operators this one"
-                    " lacks; export it again with 'cgkd export'"
-                )
-            else:
-                cure = "the file is damaged, export it again with 'cgkd export'"
-            raise ModelFileError(f"{self.file}: torch cannot load it; {cure}.") from error
-        fast = self.metadata.kind == "fast"
-        if self.engine == "portable":
-            return module.portable if fast else module
-        return module if fast else fast_module(module, self.metadata)
+            network = read_network(metadata, members)
+        except ArchiveError as error:
+            raise ModelFileError(
+                f"{self.file}: {error}; export it again with 'cgkd export', or get the file again"
+                " from where it came."
+            ) from error
+        prior = PriorParameters(**metadata.prior)
+        portable = script_portable(prior, network)
+        return portable if self.engine == "portable" else script_fast(prior, network, portable)
 
     def _types(self, names: list[str]) -> np.ndarray:
         known = {name: k for k, name in enumerate(self.metadata.type_names)}

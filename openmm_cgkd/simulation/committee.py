@@ -40,6 +40,8 @@ class Committee:
         As in `CGPotential.createSystem`.
     platform : str, optional
         OpenMM platform; the fastest one if absent.
+    run_script : bool
+        As in `CGPotential`.
 
     Attributes
     ----------
@@ -60,6 +62,8 @@ class Committee:
         topology: app.Topology | mdtraj.Topology | BeadTopology,
         boxVectors: Any = None,
         platform: str | None = None,
+        *,
+        run_script: bool = False,
     ) -> None:
         if len(files) < 2:
             raise ConfigError(
@@ -67,7 +71,9 @@ class Committee:
             )
         self.names = bead_names(topology)
         systems = [
-            CGPotential(file).createSystem(topology, removeCMMotion=False, boxVectors=boxVectors)
+            CGPotential(file, run_script=run_script).createSystem(
+                topology, removeCMMotion=False, boxVectors=boxVectors
+            )
             for file in files
         ]
         try:

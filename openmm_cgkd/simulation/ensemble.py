@@ -27,7 +27,8 @@ class EnsemblePotential:
     files : sequence of path
         Potential files of the members, at most 32.
     engine : {"fast", "portable", "python"}, optional
-        As in `CGPotential`.
+    run_script : bool
+        Both as in `CGPotential`.
 
     Attributes
     ----------
@@ -43,13 +44,15 @@ class EnsemblePotential:
         self,
         files: Sequence[Path | str],
         engine: EngineName | None = None,
+        *,
+        run_script: bool = False,
     ) -> None:
         if not 1 <= len(files) <= _MOST:
             raise ModelFileError(
                 f"An ensemble has 1 to {_MOST} members, got {len(files)} files; name the teachers'"
                 " potentials."
             )
-        self.members = [CGPotential(file, engine) for file in files]
+        self.members = [CGPotential(file, engine, run_script=run_script) for file in files]
         first = self.members[0]
         for member in self.members[1:]:
             if (

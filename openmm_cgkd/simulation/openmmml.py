@@ -24,11 +24,15 @@ class CGPotentialFactory(MLPotentialImplFactory):
     """Factory that the entry point names."""
 
     def createImpl(
-        self, name: str, modelPath: Path | str | None = None, engine: EngineName | None = None
+        self,
+        name: str,
+        modelPath: Path | str | None = None,
+        engine: EngineName | None = None,
+        run_script: bool = False,
     ) -> CGPotentialImpl:
         """Make the implementation of ``MLPotential("cgkd", modelPath=..., engine=...)``.
 
-        File and engine as for `CGPotential`.
+        File, engine and `run_script` as for `CGPotential`.
         """
         from .cgpotential import CGPotential
 
@@ -37,7 +41,7 @@ class CGPotentialFactory(MLPotentialImplFactory):
                 f"modelPath: MLPotential('{name}') needs the file of a potential; write one with"
                 " 'cgkd export'."
             )
-        return CGPotentialImpl(CGPotential(modelPath, engine))
+        return CGPotentialImpl(CGPotential(modelPath, engine, run_script=run_script))
 
 
 class CGPotentialImpl(MLPotentialImpl):

@@ -78,7 +78,9 @@ def simulate(
     if settings.timestep is None:
         if isinstance(potential, EnsemblePotential):
             raise ConfigError("simulation.timestep: an ensemble has no recommended one; give one.")
-        settings = with_timestep(settings, potential.file, lambda: frames, seed)
+        settings = with_timestep(
+            settings, potential.file, lambda: frames, seed, potential.run_script
+        )
     start = range(len(frames))[start]
     if identity is None:
         hashes = [file_hash(member.file) for member in members]
@@ -99,7 +101,11 @@ def simulate(
 
 
 def with_timestep(
-    settings: SimulationConfig, model: Path, reader: Callable[[], Frames], seed: int = 1
+    settings: SimulationConfig,
+    model: Path,
+    reader: Callable[[], Frames],
+    seed: int = 1,
+    run_script: bool = False,
 ) -> SimulationConfig:
     """Settings with a time step: their own, or the one recommended for a potential file.
 
@@ -119,7 +125,10 @@ def with_timestep(
             recommendation_path(model).name,
         )
         search = TimestepSearch(
-            friction=f"{settings.friction} / picosecond", platform=settings.platform, seed=seed
+            friction=f"{settings.friction} / picosecond",
+            platform=settings.platform,
+            seed=seed,
+            run_script=run_script,
         )
         with locked(model.parent):  # where the search leaves what it finds
             search_timestep(model, reader(), search)

@@ -106,6 +106,7 @@ def run_replicas(
             record.unlink(missing_ok=True)
             tasks[f"replica-{start.index:02d}"] = (
                 folder.model,
+                run.run_script,
                 beads,
                 start,
                 protocol,
@@ -139,6 +140,7 @@ def _at_once(run: RunConfig) -> int | None:
 
 def run_replica(
     model: Path,
+    run_script: bool,
     beads: BeadTopology,
     start: ReplicaStart,
     protocol: SimulationConfig,
@@ -153,7 +155,7 @@ def run_replica(
         log_to(start.folder / "dynamics.log"),
         progress_to(report),
     ):
-        system = CGPotential(model).createSystem(topology)
+        system = CGPotential(model, run_script=run_script).createSystem(topology)
         try:
             run_dynamics(
                 system,

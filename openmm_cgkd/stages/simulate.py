@@ -33,7 +33,8 @@ def simulate_run(run: RunConfig) -> Path:
     """
     folder = RunFolder(run)
     with folder.at_work("simulate"):
-        potential, protocol = CGPotential(folder.model), simulation_settings(run)
+        potential = CGPotential(folder.model, run_script=run.run_script)
+        protocol = simulation_settings(run)
         frames = all_frames(run)
         start = int(split_run(run, frames).training[-1])
         identity = {"model": file_hash(folder.model), "frames": frames.identity, "start": start}

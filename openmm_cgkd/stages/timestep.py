@@ -16,7 +16,9 @@ from .inputs import all_frames
 def simulation_settings(run: RunConfig) -> SimulationConfig:
     """The `simulation` section with a time step, see `with_timestep`."""
     folder = RunFolder(run)
-    return with_timestep(run.simulation, folder.model, lambda: all_frames(run), run.seed)
+    return with_timestep(
+        run.simulation, folder.model, lambda: all_frames(run), run.seed, run.run_script
+    )
 
 
 def frames_of(model: Path, frames: Path | None) -> Frames:

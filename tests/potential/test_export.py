@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from openmm_cgkd.config.run import RunConfig
@@ -19,7 +20,7 @@ from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.potential import export, script_geometry
 from openmm_cgkd.potential.checkpoint import save_checkpoint
 from openmm_cgkd.potential.export import fast_path, type_masses, write_potential
-from openmm_cgkd.potential.metadata import VERSION, read_metadata
+from openmm_cgkd.potential.metadata import OLDEST, VERSION, WEIGHTS, read_metadata
 from openmm_cgkd.potential.network import TensorNetEnergies, build_tensornet
 from openmm_cgkd.potential.prior import PriorParameters
 from openmm_cgkd.run_folder import RunFolder
@@ -266,6 +267,18 @@ def test_metadata(model):
     assert not any(parameter.requires_grad for parameter in torch.jit.load(str(model)).parameters())
 
 
+@pytest.mark.parametrize("kind", ["portable", "fast"])
+def test_weights_stand_beside_the_script_as_plain_tensors(model, fast_model, kind):
+    """Anyone can read them with the library safetensors alone."""
+    with zipfile.ZipFile(model if kind == "portable" else fast_model) as archive:
+        assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
+        found = safetensors.torch.load(archive.read(f"archive/{WEIGHTS}"))
+    expected = TensorNetEnergies(torchmd_network()).state_dict()
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
 def test_file_says_nothing_of_the_machine_that_made_it(model):
     with zipfile.ZipFile(model) as archive:
         content = b"".join(archive.read(name) for name in archive.namelist())
@@ -300,7 +313,7 @@ def test_files_that_are_not_ours(model, tmp_path, kind, expected):
     elif kind == "foreign":
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(path))
     elif kind in ("newer", "older"):
-        rewritten(model, path, version=VERSION + (1 if kind == "newer" else -1))
+        rewritten(model, path, version=VERSION + 1 if kind == "newer" else OLDEST - 1)
     elif kind == "invalid":
         rewritten(model, path, hashed=True, masses=[1.0])
     elif kind == "other weights":
@@ -336,7 +349,7 @@ def test_metadata_of_another_model(tmp_path):
             tmp_path / "a.pt",
             TensorNetEnergies(torchmd_network()),
             PRIOR,
-            metadata(cutoff=0.9),
+            metadata(cutoff=0.9, network={**CONFIG.model_dump(), "cutoff": "0.9 nanometer"}),
             types,
             positions,
             CUBIC,

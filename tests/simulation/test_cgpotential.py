@@ -11,10 +11,12 @@ import pytest
 import torch
 from openmm import app, unit
 
-from openmm_cgkd import CGPotential
+from openmm_cgkd import CGPotential, EnsemblePotential
 from openmm_cgkd.exceptions import BoxError, ModelFileError
 from openmm_cgkd.simulation.engines import cuda_graphs, import_torch_force
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
+from openmm_cgkd.testing.validate import validate_potential
+from tests.cases.hostile import with_script
 from tests.cases.potential import (
     BOXES,
     CUBIC,
@@ -322,7 +324,8 @@ def test_fast_file_runs_like_the_portable_one(potential, tmp_path, engine):
     )
 
 
-def test_fast_file_of_a_version_with_other_operators(tmp_path):
+def test_fast_file_of_a_version_with_other_operators(potential, tmp_path):
+    """Its script is of no use here, its weights are."""
     fast = write_toy_potential(tmp_path / "fast.pt", kind="fast")
     former = rewritten(
         fast,
@@ -330,8 +333,10 @@ def test_fast_file_of_a_version_with_other_operators(tmp_path):
         lambda _, x: x.replace(b"ops.openmm_cgkd.", b"ops.openmm_cgkd.former_"),
         hashed=True,
     )
-    with pytest.raises(ModelFileError, match="another version of openmm_cgkd"):
-        CGPotential(former).createSystem(beads(np.array([0])))
+    types, positions = liquid()
+    systems = (CGPotential(former).createSystem(beads(types)), potential.createSystem(beads(types)))
+    energies = [evaluate(context_of(system), positions)[0] for system in systems]
+    assert energies[0] == pytest.approx(energies[1], rel=1e-5)
 
 
 def test_box_that_is_not_reduced_is_the_same_lattice(potential):
@@ -390,13 +395,65 @@ def test_damaged_file(potential, tmp_path):
     damaged = rewritten(
         potential.file,
         tmp_path / "student.pt",
-        lambda name, x: b"" if name.endswith("data.pkl") else x,
+        lambda name, x: b"" if name.endswith("weights.safetensors") else x,
         hashed=True,
     )
-    with pytest.raises(ModelFileError, match="cannot load it; the file is damaged"):
+    with pytest.raises(ModelFileError, match="or a damaged one; export it"):
         CGPotential(damaged).createSystem(beads(np.array([0])))
     with pytest.raises(ModelFileError, match="changed after the export"):
         CGPotential(rewritten(potential.file, tmp_path / "student.pt", masses=[1.0, 1.0, 1.0]))
+
+
+@pytest.mark.parametrize("kind", ["portable", "fast"])
+def test_the_script_of_a_file_is_not_run(tmp_path, kind):
+    """A script can write over files of the user, and its hash travels with it."""
+    file, victim = write_toy_potential(tmp_path / "a.pt", kind), tmp_path / "thesis.tex"
+    bad = with_script(file, tmp_path / "b.pt", victim)
+    types, positions = liquid()
+
+    module = torch.jit.load(str(bad))  # the attack works where the script is run
+    module.set_types(torch.from_numpy(types))
+    assert victim.exists()
+    victim.unlink()
+
+    topology = bead_topology_to_openmm(beads(types), CUBIC)
+    for engine in ("fast", "portable"):
+        found = [
+            evaluate(context_of(make(path).createSystem(topology)), positions)
+            for path in (file, bad)
+            for make in (
+                lambda path, engine=engine: CGPotential(path, engine),
+                lambda path, engine=engine: EnsemblePotential([path, path], engine),
+            )
+        ]
+        for energy, forces in found[2:]:
+            assert energy == found[0][0]
+            np.testing.assert_array_equal(forces, found[0][1])
+    found = validate_potential(CGPotential(bad), topology, positions, platforms=["Reference"])
+    found.raise_if_failed()
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize("kind", ["portable", "fast"])
+@pytest.mark.parametrize("engine", ["fast", "portable"])
+def test_forces_are_those_of_the_script_to_the_last_bit(tmp_path, kind, engine):
+    file = write_toy_potential(tmp_path / "student.pt", kind)
+    types, positions = liquid()
+    made, script = CGPotential(file, engine).load(), torch.jit.load(str(file))
+    if engine == "portable" and kind == "fast":
+        script = script.portable
+    elif engine == "fast" and kind == "portable":
+        script = torch.jit.load(str(write_toy_potential(tmp_path / "fast.pt", "fast")))
+    results = []
+    for module in (made, script):
+        module.set_types(torch.from_numpy(types))
+        for _ in range(3):  # TorchScript rounds otherwise in a module's first call
+            at = torch.tensor(positions, requires_grad=True)
+            energy = module(at, torch.from_numpy(CUBIC))
+            (gradient,) = torch.autograd.grad(energy, at)
+        results.append((energy.detach(), gradient))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
 
 
 def test_metadata_attribute(potential):

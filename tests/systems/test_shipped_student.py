@@ -5,14 +5,18 @@ near the mean forces.
 import numpy as np
 import openmm
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from openmm_cgkd import CGPotential
 from openmm_cgkd.cli.commands import app
-from openmm_cgkd.config.run import load_run
+from openmm_cgkd.config.run import ModelConfig, load_run
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.mean_forces.file import read_mean_forces
 from openmm_cgkd.potential.metadata import read_metadata
+from openmm_cgkd.potential.modules import script_fast
+from openmm_cgkd.potential.network import build_tensornet
+from openmm_cgkd.potential.prior import PriorParameters
 from openmm_cgkd.simulation.timestep.recommendation import read_recommendation
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.stages.timestep import simulation_settings
@@ -56,6 +60,34 @@ def test_its_forces_in_openmm_are_nearer_to_the_mean_forces_than_any_label(folde
         found = context.getState(forces=True).getForces(asNumpy=True)._value
         squares.append(((found - forces) ** 2 - error**2).mean())
     assert np.sqrt(np.mean(squares)) == pytest.approx(92.3, abs=1.0)
+
+
+@pytest.mark.parametrize("engine", ["fast", "portable"])
+def test_its_forces_are_those_of_its_own_script_to_the_last_bit(folder, engine):
+    """It was written before there were plain weights; its script is of an earlier version, too."""
+    file, frames = folder / "student.pt", read_frames(folder / "frames.h5")
+    made, script = CGPotential(file, engine).load(), torch.jit.load(str(file))
+    if engine == "fast":
+        description = {k: v for k, v in read_metadata(file).network.items() if k != "scale"}
+        network = build_tensornet(ModelConfig(**description), 3, 1.0)
+        network.load_state_dict(
+            {
+                name.removeprefix("network."): weights
+                for name, weights in script.state_dict().items()
+                if name.startswith("network.")
+            }
+        )
+        script = script_fast(PriorParameters(**read_metadata(file).prior), network, script)
+    results = []
+    for module in (made, script):
+        module.set_types(torch.from_numpy(frames.beads.types.astype(np.int64)))
+        for k in (0, 50, 100):
+            at = torch.tensor(frames.positions[k].astype(float), requires_grad=True)
+            energy = module(at, torch.from_numpy(frames.box[k].astype(float)))
+            (gradient,) = torch.autograd.grad(energy, at)
+        results.append((energy.detach(), gradient))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
 
 
 def test_it_runs_by_the_name_of_the_fluid_at_the_recommended_time_step(

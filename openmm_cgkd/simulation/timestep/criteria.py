@@ -63,6 +63,9 @@ class TimestepSearch(BaseModel):
     )
     seed: int = Field(1, ge=1, lt=2**31)
     platform: str | None = Field(None, description="OpenMM platform; the fastest one if absent")
+    run_script: bool = Field(
+        False, description="run the script of a potential whose network is its maker's own"
+    )
 
     @field_validator("timesteps")
     @classmethod

@@ -130,7 +130,8 @@ def search_timestep(model: Path, frames: Frames, search: TimestepSearch) -> Path
     SimulationError
         If no time step passes, or the platform is not available.
     """
-    potential, search = CGPotential(model), search.long_enough(frames.beads.n_beads)
+    potential = CGPotential(model, run_script=search.run_script)
+    search = search.long_enough(frames.beads.n_beads)
     topology = bead_topology_to_openmm(frames.beads, frames.box[-1])
     system = potential.createSystem(topology, removeCMMotion=False)
     integration = Integration(
