@@ -34,11 +34,13 @@ from openmm_cgkd.utils.units import DENSITY_UNIT
 
 from .atom_frame import AtomFrame
 from .bond_check import BondCheck
+from .equilibration import Volume
 from .match_topology import match_topology
 from .mdanalysis import AtomTrajectory, open_topology, open_trajectory
 
 logger = logging.getLogger(__name__)
 
+_SAME_VOLUME = 1e-6  # relative: trajectories hold boxes in single precision
 _PIECE = 64  # frames mapped before they are written
 
 
@@ -145,8 +147,9 @@ def map_trajectory(
                 raise FramesError(
                     f"{trajectory}: holds no frames; give a trajectory with positions and forces."
                 )
-            attributes["density"] = mapped.density
-            set_attributes(fresh, {"density": mapped.density})
+            density = mapped.density()
+            attributes |= density
+            set_attributes(fresh, density)
             if thin:
                 n = write_independent(
                     fresh, fresh, mapped.beads, mapped.attributes, mapped.correlation
@@ -242,10 +245,25 @@ class _MappedFrames:
         self._constraints = constraints
         self._volumes: list[float] = []
 
-    @property
-    def density(self) -> float:
-        """Mass over the mean volume of the frames so far, g/cm^3."""
-        return float(self.beads.masses.sum() / np.mean(self._volumes) / DENSITY_UNIT)
+    def density(self) -> dict[str, object]:
+        """Mass over the mean volume of the frames so far, g/cm^3, as attributes.
+
+        With its standard error where the box changes.
+        """
+        volumes, mass = np.array(self._volumes), self.beads.masses.sum() / DENSITY_UNIT
+        density = {"density": float(mass / volumes.mean())}
+        if np.ptp(volumes) <= _SAME_VOLUME * volumes.mean():
+            return {**density}
+        found = Volume.of(volumes)
+        logger.info("mean volume of the frames %s", found.words)
+        if found.doubt:
+            logger.warning(
+                "The box of the trajectory changes, and %s (%s); give a longer trajectory, or one"
+                " at the constant volume of its mean.",
+                found.doubt,
+                found.words,
+            )
+        return {**density, **found.density(mass)}
 
     def __iter__(self) -> Iterator[Frames]:
         piece: list[AtomFrame] = []

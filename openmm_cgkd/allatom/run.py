@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import platform
 import sys
@@ -28,6 +27,7 @@ from openmm_cgkd.utils.yaml_file import parse_yaml
 
 from .backmap import add_restraint, place_molecules, relax
 from .build import atomic_charges, build_topology, create_system, pack
+from .equilibration import Volume, used_volumes
 from .phases import Phases, StartState, langevin_simulation, phase_seed
 from .reporter import MappedReporter
 
@@ -262,10 +262,12 @@ class _Reference:
 
     def _provenance(self, simulation: app.Simulation, mapping: Mapping) -> dict[str, object]:
         box = simulation.context.getState().getPeriodicBoxVolume().value_in_unit(unit.nanometer**3)
+        mass = mapping.topology.masses.sum() / DENSITY_UNIT
         return {
             "system": self.config.name,
             "temperature": self.config.temperature,
-            "density": mapping.topology.masses.sum() / box / DENSITY_UNIT,
+            "density": mass / box,
+            **self._density_error(mass),
             "n_atoms": simulation.topology.getNumAtoms(),
             "seed": self.protocol.seed,
             "command": " ".join(["cgkd", *sys.argv[1:]]),
@@ -278,6 +280,14 @@ class _Reference:
             "platform": simulation.context.getPlatform().getName(),
         }
 
+    def _density_error(self, mass: float) -> dict[str, object]:
+        """Standard error of the density where NPT of this run has set it."""
+        table = self.folder / "npt.csv"
+        if self.independent_of is not None or not table.exists():
+            return {}
+        volumes = used_volumes(table)
+        return {**Volume.of(volumes).density(mass)} if len(volumes) else {}
+
 
 def mean_volume(npt: openmm.State, table: Path) -> float:
     """Mean volume of the last two thirds of an NPT phase, nm^3.
@@ -289,13 +299,20 @@ def mean_volume(npt: openmm.State, table: Path) -> float:
     table : path
         Its thermodynamics.
     """
-    with open(table) as file:
-        volume = np.array([float(row["Box Volume (nm^3)"]) for row in csv.DictReader(file)])
-    if not len(volume):  # a very short NPT run has no rows
+    volumes = used_volumes(table)
+    if not len(volumes):  # a very short NPT run has no rows
         return float(box_volume(_box_of(npt)))
-    mean = float(volume[len(volume) // 3 :].mean())
-    logger.info("mean volume of NPT %.4f nm^3", mean)
-    return mean
+    found = Volume.of(volumes)
+    logger.info("mean volume of NPT %s", found.words)
+    if found.doubt:
+        logger.warning(
+            "%s: %s (%s), and all later runs stay at this density; set a longer reference.npt in"
+            " system.yaml and use another folder.",
+            table.parent,
+            found.doubt,
+            found.words,
+        )
+    return found.mean
 
 
 def at_volume(state: openmm.State, topology: app.Topology, volume: float) -> StartState:

@@ -155,6 +155,13 @@ def mean_of(series: np.ndarray) -> BlockedMean:
     return BlockedMean(float(series[0]), np.nan, 1.0, 1, False)
 
 
+def slope_of(times: np.ndarray, series: np.ndarray) -> BlockedMean:
+    """`blocked_slope`, nan for fewer than three samples."""
+    if len(series) > 2:
+        return blocked_slope(times, series)
+    return BlockedMean(np.nan, np.nan, 1.0, 1, False)
+
+
 def numbers_of(name: str, found: BlockedMean) -> dict[str, Any]:
     """A mean, its standard error and whether that is a lower bound, as plain data."""
     error = float(found.error) if np.isfinite(found.error) else None

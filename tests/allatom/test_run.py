@@ -17,6 +17,7 @@ from openmm import unit
 
 from openmm_cgkd.allatom import phases
 from openmm_cgkd.allatom.build import build_topology, load_molecule, pack
+from openmm_cgkd.allatom.equilibration import Volume, used_volumes
 from openmm_cgkd.allatom.reporter import MappedReporter
 from openmm_cgkd.allatom.run import at_volume, mean_volume, run_reference
 from openmm_cgkd.config.system import load_system
@@ -93,6 +94,20 @@ def test_nvt_runs_at_the_mean_volume_of_npt(finished):
     assert np.linalg.det(read_frames(finished / "frames.h5").box[0]) == pytest.approx(
         expected, rel=1e-5
     )
+
+
+def test_error_of_the_density_is_told(finished):
+    """Two thirds of eight rows say little of it: a lower bound in the frames, a warning."""
+    attributes = read_frames(finished / "frames.h5").attributes
+    volume = Volume.of(used_volumes(finished / "npt.csv"))
+    assert attributes["density_error_at_least"]
+    assert attributes["density_error"] == pytest.approx(
+        attributes["density"] * volume.error, rel=1e-4
+    )
+    log = (finished / "reference.log").read_text()
+    assert f"mean volume of NPT {volume.words}" in log
+    assert "the run is too short to know the error of the volume" in log
+    assert "set a longer reference.npt in system.yaml" in log
 
 
 def test_scaling_to_the_mean_volume_keeps_molecules(finished):

@@ -31,11 +31,13 @@ from scipy.stats import linregress, sem
 from openmm_cgkd.exceptions import SimulationError
 from openmm_cgkd.platforms import choose_platform, platforms
 from openmm_cgkd.simulation.explosion import openmm_message
+from openmm_cgkd.utils.statistics import blocked_mean
 from openmm_cgkd.utils.units import GAS_CONSTANT
 
 _SAMPLING = 0.02  # ps between samples: a few per period of the fastest motion of beads
 _PIECE = 50  # steps between chances to interrupt
 _HOTTEST = 3.0  # a run that is hotter than this multiple of the set temperature has failed
+_MEANS = ("temperature", "full_step_temperature", "energy")
 _SETTLING = 0.1  # share of a Langevin run left out, in which the state adapts to its time step
 
 
@@ -71,7 +73,7 @@ class Conservation:
 
 @dataclass(frozen=True)
 class Averages:
-    """Means under Langevin dynamics, with standard errors over time blocks.
+    """Means under Langevin dynamics, with standard errors from blocks as long as needed.
 
     Attributes
     ----------
@@ -82,6 +84,8 @@ class Averages:
         Kinetic, from velocities at the time of the positions.
     energy, energy_se : float, kT
         Potential energy per bead.
+    at_least : tuple of str
+        Means whose standard error is a lower bound, since the run is too short.
     """
 
     temperature: float
@@ -90,6 +94,7 @@ class Averages:
     full_step_temperature_se: float
     energy: float
     energy_se: float
+    at_least: tuple[str, ...] = ()
 
 
 class Unstable(Exception):  # noqa: N818  an outcome, not an error: the search goes on
@@ -212,7 +217,7 @@ class Integration:
         residuals = np.array(energies) - line.intercept - line.slope * np.array(times)
         return float(line.slope), float(np.sqrt(np.mean(residuals**2)))
 
-    def averages(self, start: Start, timestep: float, duration: float, blocks: int) -> Averages:
+    def averages(self, start: Start, timestep: float, duration: float) -> Averages:
         """Means over a Langevin run without its first tenth.
 
         Raises
@@ -231,9 +236,12 @@ class Integration:
             ]
             rows.append([*kinetic, state.getPotentialEnergy()._value / (self.n_beads * self.kt)])
         kept = np.array(rows)[round(len(rows) * _SETTLING) :]
-        means = np.array([part.mean(axis=0) for part in np.array_split(kept, blocks)])
-        values = zip(kept.mean(axis=0), sem(means), strict=True)
-        return Averages(*(float(number) for pair in values for number in pair))
+        found = [blocked_mean(column) for column in kept.T]
+        short = tuple(name for name, each in zip(_MEANS, found, strict=True) if not each.plateau)
+        half, full, potential = found
+        return Averages(
+            half.mean, half.error, full.mean, full.error, potential.mean, potential.error, short
+        )
 
     def langevin(
         self, start: Start, timestep: float, duration: float, interval: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
@@ -34,6 +35,15 @@ class SameSampling:
     p_value: float
     difference: float
     expected: float
+
+
+def lowest_p_value(blocks: int) -> float:
+    """The least that `compare_sampling` can give for so many blocks of each run.
+
+    Of all orders of few blocks two are as far apart as the runs themselves can be.
+    """
+    orders = math.comb(2 * blocks, blocks)
+    return 2 / orders if orders <= _RESAMPLES else 1 / (_RESAMPLES + 1)
 
 
 def compare_sampling(first: np.ndarray, second: np.ndarray, seed: int = 1) -> SameSampling:

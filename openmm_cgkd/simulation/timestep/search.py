@@ -24,6 +24,7 @@ from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.utils.box import smallest_height
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
 from openmm_cgkd.utils.progress import progress
+from openmm_cgkd.utils.statistics import error_words
 
 from .criteria import Measurement, TimestepSearch, objections, passing
 from .figure import draw
@@ -34,6 +35,9 @@ from .same_structure import SameSampling, compare_sampling, time_block_rdfs
 logger = logging.getLogger(__name__)
 
 SPACING = 1.0  # ps between the states from which energy conservation is measured
+# mean difference of RDFs by noise alone, above which even a difference that is hard to miss in a
+# picture would pass
+LARGEST_NOISE = 0.1
 _FRAME_INTERVAL = 0.2  # ps between frames for radial distribution functions
 
 
@@ -61,7 +65,7 @@ def measure(
     for done, timestep in enumerate(search.timesteps, start=1):
         try:
             conservation = integration.conservation(starts, timestep, search.nve)
-            averages = integration.averages(starts[-1], timestep, search.nvt, search.blocks)
+            averages = integration.averages(starts[-1], timestep, search.nvt)
         except Unstable as error:
             found.append(Measurement(timestep, None, None, str(error), (f"explodes ({error})",)))
             logger.info("%g fs: explodes (%s)", timestep * 1e3, error)
@@ -70,11 +74,13 @@ def measure(
         broken = objections(conservation, averages, reference, integration.temperature, search)
         found.append(Measurement(timestep, conservation, averages, None, tuple(broken)))
         logger.info(
-            "%g fs: drift %.2g +- %.2g kT/ns per bead, %.1f +- %.1f K (full step %.1f K), "
-            "energy %.3f +- %.3f kT per bead; %s",
+            "%g fs: drift %.2g +- %.2g kT/ns per bead, %.1f +- %s K (full step %.1f K), "
+            "energy %.3f +- %s kT per bead; %s",
             timestep * 1e3, conservation.drift, conservation.drift_se, averages.temperature,
-            averages.temperature_se, averages.full_step_temperature, averages.energy,
-            averages.energy_se, "; ".join(broken) or "passes",
+            error_words(averages.temperature_se, "temperature" not in averages.at_least, ".1f"),
+            averages.full_step_temperature, averages.energy,
+            error_words(averages.energy_se, "energy" not in averages.at_least, ".3f"),
+            "; ".join(broken) or "passes",
         )  # fmt: skip
         report(done)
     return found
@@ -92,6 +98,8 @@ def validate(
 
     Raises
     ------
+    SimulationError
+        If the runs are too short to tell.
     Unstable
         If the time step explodes after all.
     """
@@ -104,7 +112,15 @@ def validate(
         settled = positions[len(positions) // 10 :]
         found.append(time_block_rdfs(settled, box, names, smallest_height(box) / 2, search.blocks))
     first, second = found
-    return compare_sampling(first, second, seed=search.seed)
+    result = compare_sampling(first, second, seed=search.seed)
+    if result.p_value >= search.min_p_value and result.expected > LARGEST_NOISE:
+        raise SimulationError(
+            f"At {timestep * 1e3:g} fs and half of it {search.validation:g} ps cannot tell whether"
+            f" the structure is the same: noise alone makes the RDFs differ by"
+            f" {result.expected:.2g}, at most {LARGEST_NOISE:g} is allowed; lengthen the validation"
+            " (--validation)."
+        )
+    return result
 
 
 def search_timestep(model: Path, frames: Frames, search: TimestepSearch) -> Path:

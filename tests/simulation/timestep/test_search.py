@@ -1,6 +1,7 @@
 """Search for the time step: harmonic wells with known answers, criteria, and the file."""
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -24,7 +25,11 @@ from openmm_cgkd.simulation.timestep.recommendation import (
     read_recommendation,
     recommendation_path,
 )
-from openmm_cgkd.simulation.timestep.same_structure import compare_sampling, time_block_rdfs
+from openmm_cgkd.simulation.timestep.same_structure import (
+    compare_sampling,
+    lowest_p_value,
+    time_block_rdfs,
+)
 from openmm_cgkd.simulation.timestep.search import measure, search_timestep, validate
 from openmm_cgkd.stages.timestep import frames_of, simulation_settings
 from openmm_cgkd.utils.files import file_hash
@@ -78,7 +83,7 @@ def test_langevin_averages_are_those_of_baoab(harmonic):
     That is a quarter at omega h = 1.
     """
     integration, _, starts = harmonic
-    found = integration.averages(starts[-1], 1 / OMEGA, 400.0, 10)
+    found = integration.averages(starts[-1], 1 / OMEGA, 400.0)
     assert max(found.temperature_se, found.full_step_temperature_se) < 0.02 * TEMPERATURE
     assert found.temperature == pytest.approx(TEMPERATURE, abs=4 * found.temperature_se)
     assert found.full_step_temperature == pytest.approx(
@@ -98,7 +103,7 @@ def test_default_duration_gives_the_temperature_its_error():
     assert 20 < search.nvt < 100
     start = integration.starts(middles, 0.02, 5.0, 1, 1.0)[0]
     found = [
-        integration.averages(start, 0.02, search.nvt / 0.9, 5).temperature / TEMPERATURE
+        integration.averages(start, 0.02, search.nvt / 0.9).temperature / TEMPERATURE
         for _ in range(20)
     ]
     assert np.std(found) == pytest.approx(0.05 / 5, rel=0.5)
@@ -175,7 +180,7 @@ def test_equilibration_that_explodes_is_one_sentence():
 
 def test_structure_is_the_same_at_half_the_step_and_other_at_another_stiffness():
     """BAOAB samples a harmonic well exactly at any stable step; a softer well differs."""
-    search = TimestepSearch(validation="100 ps", friction="5 / ps", blocks=8)
+    search = TimestepSearch(validation="200 ps", friction="5 / ps", blocks=8)
     names, box, found = ["A", "B"] * 15, 4 * np.eye(3), []
     for stiffness in (20 * STIFFNESS, 10 * STIFFNESS):
         integration, middles = wells(f"{stiffness / 2}*((x-x0)^2+(y-y0)^2+(z-z0)^2)")
@@ -194,6 +199,63 @@ def test_structure_is_the_same_at_half_the_step_and_other_at_another_stiffness()
     softer = compare_sampling(*found)
     assert softer.p_value < 1e-3
     assert softer.difference > 2 * softer.expected
+
+
+@pytest.mark.parametrize("blocks", [2, 3, 4, 5, 6, 8])
+def test_lowest_p_value_is_what_runs_as_different_as_can_be_get(blocks):
+    first, second = np.zeros((blocks, 1, 4)), np.ones((blocks, 1, 4))
+    found = compare_sampling(first, second).p_value
+    assert found == pytest.approx(lowest_p_value(blocks), rel=1e-6) or blocks == 8
+    assert lowest_p_value(blocks) <= found < 1e-3 or blocks < 8
+    assert (found < 0.01) == (blocks > 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"blocks": 4}, r"blocks: got 4, of which p .* never below 0\.029.*could not fail"),
+        ({"blocks": 2, "min_p_value": 0.3}, r"never below 0\.33"),
+        ({"blocks": 10, "min_p_value": 1e-5}, r"never below 0\.0001"),
+    ],
+)
+def test_a_test_of_the_structure_that_cannot_fail_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        TimestepSearch.of(validate_structure=True, **settings)
+    TimestepSearch.of(**settings)  # without the test the blocks do nothing
+    TimestepSearch.of(validate_structure=True, **{**settings, "blocks": 5, "min_p_value": 0.01})
+
+
+def test_noise_that_hides_any_difference_does_not_pass():
+    """A handful of frames: p is fine, but nothing could be seen."""
+    names, box = ["A", "B"] * 15, 4 * np.eye(3)
+    integration, middles = wells()
+    (start,) = integration.starts(middles, 0.02, 5.0, 1, 1.0)
+    search = TimestepSearch(validation="2 ps", friction="5 / ps", blocks=5)
+    with pytest.raises(
+        SimulationError,
+        match=r"2 ps cannot tell whether the structure is the same.*lengthen the validation",
+    ):
+        validate(integration, start, 0.02, box, names, search)
+
+
+def test_errors_that_are_lower_bounds_count_threefold():
+    search = TimestepSearch()
+    conservation, averages = numbers(temperature=202.0)
+    reference = numbers()[1]
+    assert objections_to(conservation, averages, reference, 200.0, search) == []
+    short = dataclasses.replace(averages, at_least=("temperature",))
+    (objection,) = objections_to(conservation, short, reference, 200.0, search)
+    assert objection == (
+        "kinetic temperature off by 1 +- >= 0.25 %, allowed 2 (the run is too short to know its"
+        " error)"
+    )
+    # the error of a drift from two starts says little: Student's t is 14 there
+    few = TimestepSearch(states=2)
+    (objection,) = objections_to(conservation, averages, reference, 200.0, few) or [""]
+    assert objection == ""
+    drifting = Conservation(0.4, 0.05, 0.01)
+    assert "energy drift" in objections_to(drifting, averages, reference, 200.0, few)[0]
+    assert objections_to(drifting, averages, reference, 200.0, search) == []
 
 
 def test_time_block_rdfs_of_an_ideal_gas():
