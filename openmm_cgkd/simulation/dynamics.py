@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from pathlib import Path
@@ -14,7 +13,6 @@ from openmm import app, unit
 
 from openmm_cgkd.config.run import CommitteeConfig, SimulationConfig
 from openmm_cgkd.exceptions import ConfigError, SimulationError
-from openmm_cgkd.platforms import choose_platform, platforms
 from openmm_cgkd.utils.appended import RECORD
 from openmm_cgkd.utils.damaged import set_aside
 from openmm_cgkd.utils.files import replacing
@@ -23,12 +21,18 @@ from openmm_cgkd.utils.progress import progress
 from openmm_cgkd.utils.records import write_record
 from openmm_cgkd.utils.save_points import SavePoints
 from openmm_cgkd.utils.seeds import derived_seed
+from openmm_cgkd.utils.statistics import mean_of, numbers_of
 
+from .cgpotential import CGPotential
 from .committee import Committee, CommitteeReporter, SpreadRange
 from .engines import cuda_graphs
+from .ensemble import EnsemblePotential
 from .explosion import ExplosionGuard, openmm_message, stop_error
+from .langevin import langevin_simulation, reseed
 from .outputs import is_begun, log_column, open_log, open_trajectory, write_topology
 from .schedule import Schedule
+from .start import FirstState, Known, check_start
+from .topology import bead_names
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +49,7 @@ def run_dynamics(
     seed: int = 1,
     identity: str = "",
     committee: tuple[Committee, SpreadRange] | None = None,
+    potential: CGPotential | EnsemblePotential | None = None,
 ) -> Path:
     """Langevin dynamics of any system: equilibrate, then write a trajectory.
 
@@ -78,6 +83,8 @@ def run_dynamics(
         warning, if its files are damaged; they are kept with ``.damaged`` behind their names.
     committee : Committee and SpreadRange, optional
         Watches the run as `simulation.committee` says, or with its defaults.
+    potential : CGPotential or EnsemblePotential, optional
+        Of the system: temperature and start are compared with what it was made for.
 
     Returns
     -------
@@ -88,15 +95,22 @@ def run_dynamics(
     ------
     ConfigError
         If the intervals do not fit each other, there is no time step, or a pressure for beads
-        without a box.
+        without a box, or the potential was made for another temperature.
     SimulationError
-        If the platform is not available or the run explodes; trajectory and last good state are
-        kept.
+        If the platform is not available, the start is not in nm, or the run explodes; trajectory
+        and last good state are kept.
     """
     started = np.asarray(positions, dtype=np.float64)
+    known = Known.of(potential) if potential else None
+    if known:
+        known.check_temperature(
+            temperature, "the simulation is to run at", simulation.other_temperature
+        )
+    check_start(topology, started, known)
     dynamics = Dynamics(
-        system, topology, started, Path(folder), simulation, temperature, seed, identity, committee
-    )
+        system, topology, started, Path(folder), simulation, temperature, seed, identity, committee,
+        known,
+    )  # fmt: skip
     with locked(folder):
         return dynamics.run()
 
@@ -115,8 +129,9 @@ class Dynamics:
         seed: int,
         identity: str,
         committee: tuple[Committee, SpreadRange] | None,
+        known: Known | None,
     ) -> None:
-        self.system, self.topology, self.positions = system, topology, positions
+        self.system, self.topology, self.positions, self.known = system, topology, positions, known
         self.folder, self.protocol, self.committee = folder, protocol, committee
         self.temperature, self.seed = temperature, seed
         if protocol.pressure is not None and not system.usesPeriodicBoundaryConditions():
@@ -152,7 +167,10 @@ class Dynamics:
 
     def run(self) -> Path:
         """Run, or continue; the path of the trajectory."""
-        simulation = self._simulation()
+        seed = derived_seed(self.seed, "dynamics", 0)
+        simulation = langevin_simulation(
+            self.system, self.topology, self.protocol, self.timestep, self.temperature, seed
+        )
         resumed = self._resume(simulation)
         box = self.topology.getPeriodicBoxVectors()
         box = None if box is None else np.array(box.value_in_unit(unit.nanometer))
@@ -209,50 +227,13 @@ class Dynamics:
         states = [*self.saves.files, self.folder / "equilibration.xml", self.failed_state]
         return [*trajectories, self.log, self.spread, self.report, *states]
 
-    def _simulation(self) -> app.Simulation:
-        integrator = openmm.LangevinMiddleIntegrator(
-            self.temperature * unit.kelvin,
-            self.protocol.friction / unit.picosecond,
-            self.timestep * unit.picosecond,
-        )
-        seed = derived_seed(self.seed, "dynamics", 0)
-        integrator.setRandomNumberSeed(seed)
-        try:
-            system = self._system(seed)
-            return app.Simulation(
-                self.topology, system, integrator, choose_platform(system, self.protocol.platform)
-            )
-        except openmm.OpenMMException as error:
-            wanted = f"simulation.platform: {self.protocol.platform or 'none named'}"
-            raise SimulationError(
-                f"{wanted}, cannot run the system ({openmm_message(error)}); loaded here:"
-                f" {', '.join(platforms())}."
-            ) from error
-
-    def _system(self, seed: int) -> openmm.System:
-        """The system, with a barostat if there is a pressure."""
-        if self.protocol.pressure is None:
-            return self.system
-        system = copy.deepcopy(self.system)
-        barostat = openmm.MonteCarloBarostat(
-            self.protocol.pressure * unit.bar, self.temperature * unit.kelvin
-        )
-        barostat.setRandomNumberSeed(seed)
-        system.addForce(barostat)
-        return system
-
     def _reseed(self, simulation: app.Simulation, record: dict[str, Any]) -> None:
         """Other random numbers from the step of a save on, so that noise does not repeat itself."""
-        seed = derived_seed(self.seed, "dynamics", record["step"])
-        simulation.integrator.setRandomNumberSeed(seed)
-        for force in simulation.system.getForces():
-            if isinstance(force, openmm.MonteCarloBarostat):
-                force.setRandomNumberSeed(seed)
-        simulation.context.reinitialize()
+        reseed(simulation, derived_seed(self.seed, "dynamics", record["step"]))
 
     def _equilibrate(self, simulation: app.Simulation, resumed: bool) -> None:
         if not resumed:
-            simulation.context.setPositions(self.positions)
+            self._place(simulation)
             simulation.context.setVelocitiesToTemperature(self.temperature * unit.kelvin, self.seed)
         simulation.reporters.append(self.guard)
         with progress(
@@ -265,9 +246,19 @@ class Dynamics:
                 self._save(simulation)
                 meter.update(simulation.currentStep * self.timestep)
         simulation.reporters.clear()
+        if self.warm_up:
+            self.guard.first = None  # production starts elsewhere
         simulation.currentStep = 0
         simulation.context.setTime(0)
         self.done["equilibrated"] = True
+
+    def _place(self, simulation: app.Simulation) -> None:
+        """Put the beads where they start."""
+        simulation.context.setPositions(self.positions)
+        try:
+            self.guard.first = FirstState(simulation, bead_names(self.topology), self.known)
+        except openmm.OpenMMException as error:
+            raise stop_error(simulation, openmm_message(error)) from error
 
     def _produce(self, simulation: app.Simulation) -> None:
         # the guard first: frames that it refuses are not written
@@ -323,7 +314,7 @@ class Dynamics:
             raise
         # reporters raise ValueError on coordinates that are not finite
         except (openmm.OpenMMException, ValueError) as error:
-            raise stop_error(simulation, openmm_message(error)) from error
+            raise self.guard.error(simulation, openmm_message(error)) from error
 
     def save(self, simulation: app.Simulation, steps: int, seconds: float) -> None:
         """Save the state, and record that `steps` more took `seconds`."""
@@ -369,14 +360,14 @@ class Dynamics:
             "frames": self.done["steps"] // self.interval,
             "timestep_ps": self.timestep,
             "temperature": self.temperature,
-            "mean_temperature": float(log_column(self.log, "Temperature").mean()),
+            **numbers_of("mean_temperature", mean_of(log_column(self.log, "Temperature"))),
             "platform": simulation.context.getPlatform().getName(),
             "threads": torch.get_num_threads(),
             "use_cuda_graphs": cuda_graphs(self.system),
         }
         if self.protocol.pressure is not None:
             summary["pressure_bar"] = self.protocol.pressure
-            summary["mean_density"] = float(log_column(self.log, "Density").mean())
+            summary |= numbers_of("mean_density", mean_of(log_column(self.log, "Density")))
         write_record(self.report, summary)
         logger.info(
             "%.4g ps done, %.4g ns/day, mean %.1f K",

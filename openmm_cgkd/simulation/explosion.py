@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openmm
@@ -13,11 +13,19 @@ from openmm import app, unit
 from openmm_cgkd.exceptions import ExplosionError, SimulationError
 from openmm_cgkd.utils.units import GAS_CONSTANT
 
+if TYPE_CHECKING:
+    from .start import FirstState
+
+_FIRST_STEPS = 10  # looked at one by one
+# thermal speeds that no bead reaches: of more than 10^80, one has 20
+_FASTEST = 20.0
+
 
 class ExplosionGuard:
     """OpenMM reporter that raises on an exploded state.
 
-    Coordinates or energy are not finite, or the temperature is out of bounds.
+    Coordinates or energy are not finite, or the temperature is out of bounds. The first ten steps
+    are looked at one by one, and there no bead may be faster than 20 times its thermal speed.
 
     Put it first among the reporters, so that it looks at a state before others write it.
 
@@ -31,15 +39,23 @@ class ExplosionGuard:
         The run stops above this multiple of it. For few beads, whose temperature fluctuates, the
         bound is at least ten standard deviations of the canonical kinetic temperature above the
         mean.
+
+    Attributes
+    ----------
+    first : FirstState or None
+        What a run has started from, to tell why it explodes in its first steps.
     """
 
     def __init__(self, reportInterval: int, temperature: float, maxRatio: float) -> None:
         self._interval, self._temperature, self._ratio = reportInterval, temperature, maxRatio
+        self.first: FirstState | None = None
 
     def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
         """OpenMM's reporter protocol: steps to the next check, and what it needs."""
-        steps = self._interval - simulation.currentStep % self._interval
-        return {"steps": steps, "periodic": False, "include": ["positions", "energy"]}
+        first = simulation.currentStep < _FIRST_STEPS
+        steps = 1 if first else self._interval - simulation.currentStep % self._interval
+        include = ["positions", "energy", *(["velocities"] if first else [])]
+        return {"steps": steps, "periodic": False, "include": include}
 
     def report(self, simulation: app.Simulation, state: openmm.State) -> None:
         """Check one state.
@@ -50,8 +66,28 @@ class ExplosionGuard:
             Naming step, time and cause.
         """
         cause = self.cause(simulation.system, state)
+        if cause is None and simulation.currentStep <= _FIRST_STEPS:
+            cause = self._too_fast(simulation, state)
         if cause is not None:
-            raise stop_error(simulation, cause)
+            raise self.error(simulation, cause)
+
+    def error(self, simulation: app.Simulation, cause: str) -> SimulationError:
+        """The error of a run that stops, with the likely cause if these are its first steps."""
+        advice = None
+        if self.first is not None and simulation.currentStep <= _FIRST_STEPS:
+            timestep = simulation.integrator.getStepSize().value_in_unit(unit.picosecond)
+            advice = self.first.explain(timestep, self._temperature)
+        return stop_error(simulation, cause, advice)
+
+    def _too_fast(self, simulation: app.Simulation, state: openmm.State) -> str | None:
+        """The fastest bead, if it is faster than any bead can be."""
+        masses = masses_of(simulation.system)
+        speeds = np.linalg.norm(state.getVelocities(asNumpy=True)._value, axis=1)
+        shares = speeds * np.sqrt(masses / (GAS_CONSTANT * self._temperature))
+        k = int(np.argmax(shares))
+        if shares[k] <= _FASTEST:
+            return None
+        return f"bead {k} moves at {speeds[k]:.3g} nm/ps, {shares[k]:.0f} times its thermal speed"
 
     def accepts(self, simulation: app.Simulation) -> bool:
         """Whether nothing is wrong with the present state of the simulation."""
@@ -94,18 +130,35 @@ def degrees_of_freedom(system: openmm.System) -> int:
     return 3 * moving - system.getNumConstraints() - (3 if removed else 0)
 
 
-def stop_error(simulation: app.Simulation, cause: str) -> SimulationError:
-    """The error of a run that cannot go on: an `ExplosionError` where the state is to blame."""
+def masses_of(system: openmm.System) -> np.ndarray:
+    """Masses of the particles, shape (n,), dalton."""
+    return np.array([system.getParticleMass(k)._value for k in range(system.getNumParticles())])
+
+
+def stop_error(
+    simulation: app.Simulation, cause: str, advice: str | None = None
+) -> SimulationError:
+    """The error of a run that cannot go on: an `ExplosionError` where the state is to blame.
+
+    Parameters
+    ----------
+    simulation : openmm.app.Simulation
+    cause : str
+        What was found.
+    advice : str, optional
+        Where it comes from, and the cure.
+    """
     step = simulation.currentStep
     time = simulation.context.getTime().value_in_unit(unit.picosecond)
-    # errors of a potential name their own cure
-    cure = "" if "; use " in cause else "; use a smaller time step or a better trained potential"
-    message = f"The simulation stopped at step {step} ({time:g} ps): {cause}{cure}."
+    what, _, own = cause.partition("; use ")  # errors of a potential name their own cure
+    if advice is None or (own and "time step" not in own):
+        advice = f"use {own or 'a smaller time step or a better trained potential'}"
+    message = f"The simulation stopped at step {step} ({time:g} ps): {what}; {advice}."
     if re.search(r"\bnan\b|\binf\b|finite", cause, re.IGNORECASE):
         return ExplosionError(message, "non-finite", time)
     return (
         ExplosionError(message, "exploded", time)
-        if cause.startswith("the temperature")
+        if cause.startswith(("the temperature", "bead "))
         else SimulationError(message)
     )
 

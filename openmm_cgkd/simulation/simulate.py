@@ -17,6 +17,7 @@ from .cgpotential import CGPotential
 from .committee import Committee, SpreadRange
 from .dynamics import run_dynamics
 from .ensemble import EnsemblePotential
+from .start import Known
 from .timestep.criteria import TimestepSearch
 from .timestep.recommendation import read_recommendation, recommendation_path
 from .timestep.search import search_timestep
@@ -67,14 +68,19 @@ def simulate(
     Raises
     ------
     ConfigError
-        If intervals do not fit each other, or an ensemble is given without a time step.
+        If intervals do not fit each other, an ensemble is given without a time step, or the
+        potential was made for another temperature than that of the frames.
     SimulationError
-        If the run explodes or no time step is safe; trajectory and last good state are kept.
+        If the frames are not in nm, the run explodes or no time step is safe; trajectory and last
+        good state are kept.
     """
     if isinstance(potential, Path | str):
         potential = CGPotential(potential)
     settings = settings or SimulationConfig()
     members = [potential] if isinstance(potential, CGPotential) else potential.members
+    Known.of(potential).check_temperature(
+        frames.temperature, "the frames have", settings.other_temperature
+    )
     if settings.timestep is None:
         if isinstance(potential, EnsemblePotential):
             raise ConfigError("simulation.timestep: an ensemble has no recommended one; give one.")
@@ -97,6 +103,7 @@ def simulate(
         seed,
         identity,
         committee,
+        potential,
     )
 
 

@@ -155,10 +155,10 @@ def run_replica(
         log_to(start.folder / "dynamics.log"),
         progress_to(report),
     ):
-        system = CGPotential(model, run_script=run_script).createSystem(topology)
+        potential = CGPotential(model, run_script=run_script)
         try:
             run_dynamics(
-                system,
+                potential.createSystem(topology),
                 topology,
                 start.positions,
                 start.folder,
@@ -166,6 +166,7 @@ def run_replica(
                 temperature,
                 start.seed,
                 start.key,
+                potential=potential,
             )
         except ExplosionError as error:
             explosion = {

@@ -11,6 +11,7 @@ from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.simulation.cgpotential import CGPotential
 from openmm_cgkd.simulation.committee import Committee, SpreadRange
 from openmm_cgkd.simulation.simulate import simulate
+from openmm_cgkd.simulation.start import Known
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.utils.appended import is_whole
 from openmm_cgkd.utils.files import file_hash
@@ -27,6 +28,8 @@ def simulate_run(run: RunConfig) -> Path:
 
     Raises
     ------
+    ConfigError
+        If the potential was made for another temperature than that of the frames.
     SimulationError
         If the run explodes, or the teachers disagree and that is to stop it; trajectory and last
         good state are kept.
@@ -34,8 +37,11 @@ def simulate_run(run: RunConfig) -> Path:
     folder = RunFolder(run)
     with folder.at_work("simulate"):
         potential = CGPotential(folder.model, run_script=run.run_script)
-        protocol = simulation_settings(run)
         frames = all_frames(run)
+        Known.of(potential).check_temperature(
+            frames.temperature, f"{folder.frames} has", run.simulation.other_temperature
+        )
+        protocol = simulation_settings(run)
         start = int(split_run(run, frames).training[-1])
         identity = {"model": file_hash(folder.model), "frames": frames.identity, "start": start}
         trajectory = folder.simulation / f"trajectory.{protocol.trajectory}"

@@ -35,6 +35,7 @@ from openmm_cgkd.platforms import platforms
 from openmm_cgkd.run_folder import RunFiles, RunFolder, StageRecord
 from openmm_cgkd.simulation.cgpotential import CGPotential
 from openmm_cgkd.simulation.explosion import degrees_of_freedom
+from openmm_cgkd.simulation.start import Known
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.utils.box import largest_r_max
 from openmm_cgkd.utils.files import file_hash, write_text
@@ -67,6 +68,8 @@ def check_stability(run: RunConfig) -> Path:
         shorter than a frame interval.
     ModelFileError, FramesError
         If the potential or the frames cannot be read.
+    ConfigError
+        If the potential was made for another temperature than that of the frames.
     SimulationError
         If the platform is not there.
     ExecutionError
@@ -76,8 +79,11 @@ def check_stability(run: RunConfig) -> Path:
     settings = run.stability
     with folder.at_work("stability"):
         potential = CGPotential(folder.model, run_script=run.run_script)
-        protocol = _protocol(run)
         frames = all_frames(run)
+        Known.of(potential).check_temperature(
+            frames.temperature, f"{folder.frames} has", run.simulation.other_temperature
+        )
+        protocol = _protocol(run)
         _check(settings, protocol, len(frames))
         identity = {"model": file_hash(folder.model), "frames": frames.identity}
         results = folder.stability

@@ -110,7 +110,9 @@ def write_fake_run(
 def test_each_failure_is_named_at_its_time(make_run, tmp_path, monkeypatch):
     calls = []
 
-    def fake_dynamics(system, topology, positions, folder, protocol, temperature, seed, key):
+    def fake_dynamics(
+        system, topology, positions, folder, protocol, temperature, seed, key, potential
+    ):
         index = int(folder.name)
         calls.append(index)
         rng = np.random.default_rng(seed)

@@ -1,0 +1,235 @@
+"""Whether the start of a run is one that its potential can run from, and why it explodes if not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from openmm import app
+
+from openmm_cgkd.exceptions import ConfigError, SimulationError
+from openmm_cgkd.frames.scale import nearest_distances, shortest_distance, unit_mistake
+from openmm_cgkd.potential.prior import PriorParameters
+from openmm_cgkd.utils.box import lattice_coordinates, nearest_images
+from openmm_cgkd.utils.units import GAS_CONSTANT
+
+from .cgpotential import CGPotential
+from .ensemble import EnsemblePotential
+from .explosion import masses_of
+from .topology import bead_names, box_in_nm, own_box
+
+_TEMPERATURE_TOLERANCE = 1e-3
+_CAREFUL = 0.001  # ps, a time step short enough for every fluid
+# changes of speed in units of the thermal one: more in one step, and the step is too long
+_KICK = 3.0
+_VIOLENT = 1.0  # more in a careful step, and no step is short enough
+_TOO_NEAR = 0.95  # of the shortest distance in the all-atom frames
+_USUAL = 0.8  # of the median distance to the nearest bead, where these are not known
+_COMPACT = 1.5  # box edges that positions span which were not unwrapped for long
+_COMMON = 0.05  # share of beads that are too near to others, if more than a few have gone wrong
+_PAIRS = 2_000_000  # looked at
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a potential knows of the states it was made for.
+
+    Attributes
+    ----------
+    file : str
+    temperature : float, kelvin, or None
+    contacts : dict
+        By two type names: the shortest distance in the all-atom frames, nm.
+    """
+
+    file: str
+    temperature: float | None
+    contacts: dict[tuple[str, str], float]
+
+    @classmethod
+    def of(cls, potential: CGPotential | EnsemblePotential) -> Known:
+        """What the potential file says, of an ensemble the first one."""
+        first = potential if isinstance(potential, CGPotential) else potential.members[0]
+        prior = PriorParameters(**first.metadata.prior)
+        contacts = {
+            (a, b): prior.contact[i][j]
+            for i, a in enumerate(prior.type_names)
+            for j, b in enumerate(prior.type_names)
+        }
+        for bond in prior.bonded.bonds if prior.bonded else ():
+            a, b = bond["types"]
+            nearest = min(contacts[a, b], bond["length"])
+            contacts[a, b] = contacts[b, a] = nearest
+        return cls(str(first.file), first.metadata.temperature, contacts)
+
+    def check_temperature(self, temperature: float, of: str, on_purpose: bool) -> None:
+        """Compare the temperature of a run with that of the potential.
+
+        Parameters
+        ----------
+        temperature : float, kelvin
+        of : str
+            What has that temperature, for the message.
+        on_purpose : bool
+            The user wants another one.
+
+        Raises
+        ------
+        ConfigError
+        """
+        if self.temperature is None or on_purpose:
+            return
+        if abs(temperature - self.temperature) > _TEMPERATURE_TOLERANCE * self.temperature:
+            raise ConfigError(
+                f"{self.file}: holds at {self.temperature:g} K, the temperature of the all-atom"
+                f" frames it was made from, and {of} {temperature:g} K; use a potential of that"
+                " temperature, or set simulation.other_temperature: true to run it there on"
+                " purpose."
+            )
+
+    def check_units(self, names: list[str], positions: np.ndarray, box: np.ndarray | None) -> None:
+        """Refuse positions or a box that are not in nm.
+
+        Raises
+        ------
+        SimulationError
+        """
+        kinds = set(names)
+        here = [r for (a, b), r in self.contacts.items() if {a, b} <= kinds and 0 < r < math.inf]
+        if here and (found := unit_mistake(positions, box, min(here))):
+            raise SimulationError(f"The start of the simulation: {found[0]}; {found[1]}.")
+
+
+def check_start(topology: app.Topology, positions: np.ndarray, known: Known | None) -> None:
+    """Refuse positions that are not finite or, if the potential is known, not in nm.
+
+    Raises
+    ------
+    SimulationError
+    """
+    names = bead_names(topology)
+    finite = np.isfinite(positions).all(axis=1)
+    if not finite.all():
+        k = int(np.argmin(finite))
+        raise SimulationError(
+            f"The start of the simulation: the position of bead {k} ({names[k]}) is not finite;"
+            " give every bead a position in nm."
+        )
+    if known:
+        known.check_units(names, positions, box_in_nm(own_box(topology)))
+
+
+class FirstState:
+    """The state that a run starts from; tells why the run explodes in its first steps.
+
+    Parameters
+    ----------
+    simulation : openmm.app.Simulation
+        With positions.
+    names : list of str
+        Types of the beads.
+    known : Known or None
+    """
+
+    def __init__(self, simulation: app.Simulation, names: list[str], known: Known | None) -> None:
+        state = simulation.context.getState(positions=True, forces=True)
+        system = simulation.system
+        self._names, self._known = names, known
+        self._kinds = list(dict.fromkeys(names))
+        self._types = np.array([self._kinds.index(name) for name in names])
+        self._positions = state.getPositions(asNumpy=True)._value
+        self._forces = np.linalg.norm(state.getForces(asNumpy=True)._value, axis=1)
+        self._box = (
+            state.getPeriodicBoxVectors(asNumpy=True)._value
+            if system.usesPeriodicBoundaryConditions()
+            else None
+        )
+        self._masses = masses_of(system)
+
+    def explain(self, timestep: float, temperature: float) -> str | None:
+        """Likely cause and cure of an explosion; None if the start looks sound.
+
+        Parameters
+        ----------
+        timestep : float, ps
+        temperature : float, kelvin
+        """
+        thermal = np.sqrt(self._masses * GAS_CONSTANT * temperature)
+        kicks = np.where(self._masses > 0, self._forces / np.maximum(thermal, 1e-9), 0.0)
+        kicks = np.where(np.isfinite(kicks), kicks, np.inf)
+        worst = int(np.argmax(kicks))
+        if kicks[worst] * _CAREFUL > _VIOLENT:
+            reason = self._crowded() or (
+                f"{self._bead(worst)} is where the potential pushes it away; give positions in nm"
+                " and in the order of the topology, or minimize their energy first"
+            )
+            return f"most likely {reason}"
+        kick = kicks[worst] * timestep
+        if not kick > _KICK:
+            return None
+        fitting = float(f"{1e3 * timestep / kick:.1g}")
+        return (
+            f"most likely the time step of {1e3 * timestep:g} fs is too long: in one step the force"
+            f" on {self._bead(worst)} changes its speed by {kick:.3g} times the thermal one; use a"
+            f" smaller time step, for this start at most {fitting:g} fs"
+        )
+
+    def _crowded(self) -> str | None:
+        """Cause and cure if beads are too near to each other."""
+        if len(self._positions) < 2:
+            return None
+        contacts = self._known.contacts if self._known else {}
+        usual = _USUAL * float(np.median(nearest_distances(self._positions, self._box)))
+        table = np.array([[contacts.get((a, b), usual) for b in self._kinds] for a in self._kinds])
+        # enough beads to tell what is the rule and what the exception
+        rows = np.arange(len(self._positions))[:: 1 + len(self._positions) ** 2 // _PAIRS]
+        straight = self._positions[None] - self._positions[rows, None]
+        vectors = straight if self._box is None else nearest_images(straight, self._box)
+        distances = np.linalg.norm(vectors, axis=-1)
+        distances[np.arange(len(rows)), rows] = np.inf
+        kept = table[self._types[rows, None], self._types[None]]
+        near = np.argwhere(distances < _TOO_NEAR * kept)
+        if len(near) == 0:
+            return None
+        row, second = near[np.argmin(distances[tuple(near.T)] / kept[tuple(near.T)])]
+        first, distance = int(rows[row]), float(distances[row, second])
+        contact = contacts.get((self._names[first], self._names[second]))
+        never = "" if contact is None else f", in the all-atom frames never below {contact:.3g} nm"
+        pair = (
+            f"{self._bead(first)} and {self._bead(int(second))} are {distance:.3g} nm apart{never}"
+        )
+        everywhere = len(set(near[:, 0])) > _COMMON * len(rows)
+        moved = np.abs(vectors - straight).max(axis=-1) > 1e-9
+        if self._box is not None and everywhere and moved[tuple(near.T)].all():
+            if not contacts and (found := self._in_angstrom()):
+                return found
+            if self._spans() < _COMPACT:
+                edges = " x ".join(f"{x:.4g}" for x in np.linalg.norm(self._box, axis=1))
+                return (
+                    f"the box of {edges} nm is too small for these positions: through its boundary"
+                    f" {pair}; give the box that belongs to the positions, both in nm"
+                )
+        if everywhere and contacts and distances.min() >= _TOO_NEAR * table.min():
+            return (
+                f"the beads are in another order than those of the topology: {pair}, while other"
+                " types come as near; give positions in the order of the topology"
+            )
+        return (
+            f"beads overlap: {pair}; give positions without overlaps, in nm, in the order of the"
+            " topology and with the box that belongs to them, or minimize their energy first"
+        )
+
+    def _in_angstrom(self) -> str | None:
+        """Cause and cure if the positions are in angstrom and the box is not."""
+        # without a box, the beads would be ten times as far from each other
+        found = unit_mistake(self._positions, self._box, shortest_distance(self._positions) / 10)
+        return "; ".join(found) if found and found[0].startswith("positions look") else None
+
+    def _spans(self) -> float:
+        """How many box edges the positions span."""
+        assert self._box is not None
+        return float(np.ptp(lattice_coordinates(self._positions, self._box), axis=0).max())
+
+    def _bead(self, k: int) -> str:
+        return f"bead {k} ({self._names[k]})"

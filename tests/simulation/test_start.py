@@ -1,0 +1,156 @@
+"""Starts that a potential cannot run from: refused, or stopped within ten steps with the cause."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from openmm_cgkd import CGPotential, EnsemblePotential
+from openmm_cgkd.config.run import SimulationConfig
+from openmm_cgkd.exceptions import ConfigError, ExplosionError, SimulationError
+from openmm_cgkd.frames.frames import Frames, read_frames
+from openmm_cgkd.simulation.dynamics import run_dynamics
+from openmm_cgkd.simulation.simulate import simulate
+from openmm_cgkd.simulation.topology import bead_topology_to_openmm
+from tests.cases.fluids import ETHALINE
+
+STUDENT = ETHALINE / "student.pt"
+
+
+@pytest.fixture(scope="module")
+def potential() -> CGPotential:
+    return CGPotential(STUDENT)
+
+
+@pytest.fixture(scope="module")
+def frames() -> Frames:
+    """The last frame, wrapped into its box."""
+    last = read_frames(ETHALINE / "frames.h5")[-1:]
+    edges = np.diag(last.box[0])
+    return dataclasses.replace(last, positions=(last.positions % edges).astype(np.float32))
+
+
+def protocol(**changes) -> SimulationConfig:
+    settings = {
+        "timestep": "10 fs",
+        "equilibration": "0 ps",
+        "production": "0.2 ps",
+        "frame_interval": "0.1 ps",
+        "platform": "CPU",
+    }
+    return SimulationConfig(**{**settings, **changes})
+
+
+def moved(frames: Frames, positions=None, box=None, temperature=None) -> Frames:
+    return dataclasses.replace(
+        frames,
+        positions=(frames.positions if positions is None else positions).astype(np.float32),
+        box=frames.box if box is None else box,
+        attributes=frames.attributes | ({"temperature": temperature} if temperature else {}),
+    )
+
+
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_another_temperature_needs_a_word(potential, frames, tmp_path, ensemble):
+    cold = moved(frames, temperature=298.15)
+    given = EnsemblePotential([STUDENT, STUDENT]) if ensemble else potential
+    with pytest.raises(
+        ConfigError,
+        match=r"student\.pt: holds at 363\.15 K.* the frames have 298\.15 K; .*other_temperature",
+    ):
+        simulate(given, cold, tmp_path / "run", protocol())
+    assert not (tmp_path / "run").exists()
+    if not ensemble:
+        simulate(given, cold, tmp_path / "run", protocol(other_temperature=True))
+        assert (tmp_path / "run" / "simulation.json").exists()
+
+
+def test_records_of_older_runs_stay_equal():
+    """A run that says nothing of another temperature is described as before there was the field."""
+    assert "other_temperature" not in protocol().model_dump(mode="json")
+    assert protocol(other_temperature=True).model_dump()["other_temperature"] is True
+
+
+@pytest.mark.parametrize(
+    ("scale", "box_scale", "message"),
+    [
+        (10, 10, "positions and box look as if they were in angstrom .*; divide both by 10"),
+        (10, 1, "positions look as if they were in angstrom .*; divide them by 10, not the box"),
+        (1, 10, "the box looks as if it were in angstrom .*; divide it by 10, not the positions"),
+    ],
+)
+def test_angstrom_is_refused_before_anything_is_written(
+    potential, frames, tmp_path, scale, box_scale, message
+):
+    wrong = moved(frames, scale * frames.positions, box_scale * frames.box)
+    with pytest.raises(SimulationError, match=message):
+        simulate(potential, wrong, tmp_path / "run", protocol())
+    assert not (tmp_path / "run").exists()
+
+
+def put_on(positions: np.ndarray, first: int, second: int) -> np.ndarray:
+    """Positions with one bead almost on another."""
+    found = positions.copy()
+    found[0, first] = found[0, second] + [0.02, 0, 0]
+    return found
+
+
+EXPLODING = {
+    "overlap": (
+        lambda f: moved(f, put_on(f.positions, 5, 200)),
+        {},
+        r"most likely beads overlap: bead 5 \(CHO\) and bead 200 \(EGL\) are 0\.02 nm apart, in the"
+        r" all-atom frames never below 0\.355 nm; give positions without overlaps",
+    ),
+    "box": (
+        lambda f: moved(f, box=0.95 * f.box),
+        {},
+        r"most likely the box of 2\.\d+ x 2\.\d+ x 2\.\d+ nm is too small for these positions:"
+        r" through its boundary bead",
+    ),
+    "order": (
+        lambda f: moved(f, f.positions[:, np.random.default_rng(0).permutation(f.beads.n_beads)]),
+        {},
+        r"most likely the beads are in another order than those of the topology: bead",
+    ),
+    "time step": (
+        lambda f: f,
+        {"timestep": "500 fs", "production": "10 ps", "frame_interval": "5 ps"},
+        r"most likely the time step of 500 fs is too long: in one step the force on bead \d+"
+        r" \(\w+\) changes its speed by [\d.]+ times the thermal one; use a smaller time step, for"
+        r" this start at most \d+ fs",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(EXPLODING))
+def test_an_exploding_start_is_explained_within_ten_steps(potential, frames, tmp_path, name):
+    change, settings, message = EXPLODING[name]
+    with pytest.raises(ExplosionError, match=message) as caught:
+        simulate(potential, change(frames), tmp_path, protocol(**settings))
+    assert int(re.search(r"stopped at step (\d+) ", str(caught.value))[1]) <= 10
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: put_on(x[None], 5, 200)[0], r"bead 5 \(CHO\) and bead 200 \(EGL\) are 0\.02 nm"),
+        (lambda x: 10 * x, "positions look as if they were in angstrom .*; divide them by 10"),
+    ],
+)
+def test_a_system_alone_is_explained_too(potential, frames, tmp_path, change, message):
+    """Without the potential file nothing is known of the distances that beads keep."""
+    topology = bead_topology_to_openmm(frames.beads, frames.box[0])
+    system, positions = potential.createSystem(topology), frames.positions[0].astype(float)
+    with pytest.raises(ExplosionError, match=message):
+        run_dynamics(system, topology, change(positions), tmp_path, protocol(), 363.15)
+
+
+def test_a_position_that_is_no_number(potential, frames, tmp_path):
+    positions = frames.positions.copy()
+    positions[0, 3, 1] = np.nan
+    with pytest.raises(SimulationError, match=r"position of bead 3 \(CHO\) is not finite"):
+        simulate(potential, moved(frames, positions), tmp_path / "run", protocol())
+    assert not (tmp_path / "run").exists()
