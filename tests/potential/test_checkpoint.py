@@ -1,5 +1,8 @@
 """Checkpoints of trained models."""
 
+import math
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -57,3 +60,98 @@ def test_foreign_checkpoints_are_refused(tmp_path):
     )
     with pytest.raises(ModelFileError, match="do not fit the model"):
         load_checkpoint(tmp_path / "a.pt")
+
+
+@pytest.fixture
+def content(tmp_path):
+    save_checkpoint(
+        tmp_path / "a.pt", build_tensornet(SMALL, 2, 2.5), SMALL, 2.5, "abc", ("A", "B"), {}
+    )
+    return torch.load(tmp_path / "a.pt", weights_only=True)
+
+
+def endless():
+    laughs = ["ha"]
+    for _ in range(30):
+        laughs = 10 * [laughs]
+    return laughs
+
+
+def deep():
+    lists = []
+    for _ in range(100):
+        lists = [lists]
+    return lists
+
+
+def state(**changes):
+    return lambda content: {"state": {**content["state"], **changes}}
+
+
+BAD = [
+    (state(scale=torch.tensor(math.nan)), "'scale' that are not finite"),
+    (state(scale=torch.tensor(-math.inf)), "'scale' that are not finite"),
+    (state(scale=torch.zeros(2)), "'scale' of shape"),
+    (state(scale=torch.tensor(1)), "'scale' of type torch.int64"),
+    (state(scale=3.0), "float as weights 'scale'"),
+    (state(more=torch.zeros(1)), "has also the weights 'more'"),
+    (lambda content: {"state": {}}, "lacks the weights"),
+    (lambda content: {"state": torch.zeros(3)}, "has a Tensor as state"),
+    (lambda content: {"type_names": ["A", "A"]}, "bead types"),
+    (lambda content: {"type_names": ["A", 1]}, "bead types"),
+    (lambda content: {"n_types": 3}, "3 as n_types"),
+    (lambda content: {"n_types": 10**12, "type_names": ["A"]}, "as n_types"),
+    (lambda content: {"scale": math.nan}, "nan as scale"),
+    (lambda content: {"scale": -1.0}, "-1 as scale"),
+    (lambda content: {"scale": "1"}, "has a str as scale"),
+    (lambda content: {"frames": None}, "has a NoneType as frames"),
+    (lambda content: {"model": []}, "has a list as model"),
+    (lambda content: {"model": {}}, "do not fit"),
+    (lambda content: {"model": {**content["model"], "channels": 4096}}, "of shape"),
+    (lambda content: {"model": {**content["model"], "layers": 10**9}}, "do not fit"),
+    (lambda content: {"model": {**content["model"], "cutoff": "1 nm**9**9**9"}}, "do not fit"),
+    (lambda content: {"training": endless()}, "too many"),
+    (lambda content: {"training": deep()}, "too deep"),
+    (lambda content: {"training": {"weights": torch.zeros(1)}}, "no plain data"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), BAD)
+def test_checkpoints_of_strangers(content, tmp_path, change, reason):
+    torch.save({**content, **change(content)}, tmp_path / "bad.pt")
+    with pytest.raises(ModelFileError, match=f"bad.pt: .*{reason}.*; train the model"):
+        load_checkpoint(tmp_path / "bad.pt")
+
+
+@pytest.mark.parametrize("key", ["model", "n_types", "scale", "state", "type_names", "training"])
+def test_missing_fields(content, tmp_path, key):
+    del content[key]
+    torch.save(content, tmp_path / "bad.pt")
+    with pytest.raises(ModelFileError, match="lacks fields"):
+        load_checkpoint(tmp_path / "bad.pt")
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_refused_or_changes_nothing(content, tmp_path):
+    """torch itself reads most of them without a word: it does not look at the checksums."""
+    data, rng = (tmp_path / "a.pt").read_bytes(), random.Random(5)
+    expected, _ = load_checkpoint(tmp_path / "a.pt")
+    path, refused = tmp_path / "flipped.pt", 0
+    for _ in range(300):
+        place, bit = rng.randrange(len(data)), rng.randrange(8)
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
+        try:
+            network, found = load_checkpoint(path)
+        except ModelFileError:
+            refused += 1
+            continue
+        assert {**found, "state": None} == {**content, "state": None}
+        for one, other in zip(
+            network.state_dict().values(), expected.state_dict().values(), strict=True
+        ):
+            assert torch.equal(one, other)
+    assert refused > 100
+
+
+def test_networks_that_are_loaded_can_be_trained(content, tmp_path):
+    network, _ = load_checkpoint(tmp_path / "a.pt")
+    assert all(parameter.requires_grad for parameter in network.parameters())
