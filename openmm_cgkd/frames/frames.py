@@ -21,6 +21,7 @@ from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.utils.box import box_volume, smallest_height
 from openmm_cgkd.utils.files import replacing
+from openmm_cgkd.utils.hdf5_output import hdf5_output, require_room
 
 from .checks import BEFORE_ALL, check_boxes, check_finite, check_growth
 from .hdf5 import (
@@ -234,6 +235,8 @@ class FrameWriter:
             raise FramesError(
                 f"{self.path}: the box at step {step} has no volume; set the periodic box vectors."
             )
+        # after a write that fails HDF5 ends the process with a segmentation fault
+        require_room(self.path, sum(np.asarray(values).nbytes for values in frame.values()))
         self._put(frame)
         self._file.flush()
 
@@ -368,7 +371,11 @@ def write_stream(
     int
         Number of frames.
     """
-    with replacing(path) as fresh, create(fresh, beads, attributes, at_once=True) as file:
+    with (
+        replacing(path) as fresh,
+        hdf5_output(fresh) as output,
+        create(output, beads, attributes, at_once=True) as file,
+    ):
         for part in parts:
             append_rows(file, part.arrays)
         return len(file["checksum"])
@@ -386,7 +393,11 @@ def write_frames(frames: Frames, path: Path | str) -> None:
 
     For shipping, and for parts of a file.
     """
-    with replacing(Path(path)) as fresh, create(fresh, frames.beads, frames.attributes) as file:
+    with (
+        replacing(Path(path)) as fresh,
+        hdf5_output(fresh) as output,
+        create(output, frames.beads, frames.attributes) as file,
+    ):
         for name, values in frames.arrays.items():
             del file[name]
             file.create_dataset(name, data=values, chunks=True, compression="gzip", shuffle=True)

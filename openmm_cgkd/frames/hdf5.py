@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import h5py
 import numpy as np
@@ -27,6 +27,7 @@ from openmm_cgkd.utils.text_file import check_regular, shown
 
 from .admission import admit, check_attribute
 from .checks import check_temperature
+from .heaps import check_heaps
 from .recovery import TruncatedFile, is_held, is_open
 from .seal import CONTENT, check_seal, plain_text, read_checked, seal
 from .values import DamageError, read_values
@@ -141,12 +142,14 @@ def frame_shapes(n_beads: int) -> dict[str, tuple[int, ...]]:
 
 
 def create(
-    path: Path, beads: BeadTopology, attributes: dict[str, Any], at_once: bool = False
+    path: Path | IO[bytes], beads: BeadTopology, attributes: dict[str, Any], at_once: bool = False
 ) -> h5py.File:
     """New file without frames.
 
     Parameters
     ----------
+    path : path or file
+        As ``h5py.File`` takes it.
     at_once : bool
         The file is written in large pieces and not shared while it grows. Otherwise every frame of
         beads is a chunk of its own, so that appending never rewrites an earlier frame.
@@ -249,6 +252,7 @@ def open_file(path: Path, kind: FileKind, mend: bool = False) -> Iterator[h5py.F
         raise FramesError(f"{path}: no such file; make {kind.content} with {kind.command}.")
     check_regular(path, f"a file of {kind.content}", FramesError)
     try:
+        check_heaps(path)
         with _open(path, mend) as file:
             _check_kind(file, path, kind)
             admit(file, path)

@@ -15,6 +15,7 @@ from openmm_cgkd.frames.hdf5 import FileKind, file_attributes, open_file, read_b
 from openmm_cgkd.frames.seal import read_checked, seal
 from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.utils.files import replacing
+from openmm_cgkd.utils.hdf5_output import hdf5_output
 from openmm_cgkd.utils.statistics import jackknife, leave_one_out
 
 MEAN_FORCES = FileKind("openmm_cgkd mean forces", 1, "mean-force frames", "'cgkd meanforce'")
@@ -137,7 +138,11 @@ def write_mean_forces(
     checks : dict, optional
         By name; each becomes a group of the file.
     """
-    with replacing(Path(path)) as fresh, h5py.File(fresh, "w", libver="latest") as file:
+    with (
+        replacing(Path(path)) as fresh,
+        hdf5_output(fresh) as output,
+        h5py.File(output, "w", libver="latest") as file,
+    ):
         file.attrs.update({**MEAN_FORCES.attributes, **mean_forces.attributes})
         write_beads(file, mean_forces.beads)
         for name, kind in _ARRAYS.items():

@@ -20,10 +20,12 @@ from openmm_cgkd.config.section import fingerprint
 from openmm_cgkd.exceptions import TrainingError
 from openmm_cgkd.frames.bead_trajectory import read_bead_trajectory
 from openmm_cgkd.frames.frames import Frames
+from openmm_cgkd.frames.scale import check_scale
 from openmm_cgkd.frames.seal import read_checked, seal
 from openmm_cgkd.frames.split import apply_split
 from openmm_cgkd.potential.pairs import check_cutoff
 from openmm_cgkd.utils.files import replacing
+from openmm_cgkd.utils.hdf5_output import hdf5_output
 
 from .ensemble import Ensemble
 from .label_parts import Parts, write_parts
@@ -100,7 +102,11 @@ def label_configurations(
             f" kJ/mol/nm), the smallest has {np.nanmin(largest):.4g}; train better teachers or"
             " raise it."
         )
-    with replacing(path) as fresh, h5py.File(fresh, "w", libver="latest") as file:
+    with (
+        replacing(path) as fresh,
+        hdf5_output(fresh) as output,
+        h5py.File(output, "w", libver="latest") as file,
+    ):
         write_parts(file, parts, offsets, configurations, kept)
         file["positions"] = configurations.positions[kept].astype("f4")
         file["box"] = configurations.box[kept]
@@ -150,9 +156,12 @@ def snapshots(path: Path, frames: Frames, at_most: int) -> Frames:
     Raises
     ------
     FramesError, BoxError
-        As `read_bead_trajectory`.
+        If positions or box are in another unit than the frames, or as `read_bead_trajectory`.
     """
     trajectory = read_bead_trajectory(path, frames.beads.to_mdtraj())
+    check_scale(
+        path, trajectory.positions[0], trajectory.boxes[0], frames.positions[0], frames.box[0]
+    )
     n = len(trajectory.positions)
     chosen = np.linspace(0, n - 1, min(at_most, n)).round().astype(int)
     return without_forces(trajectory.positions[chosen], trajectory.boxes[chosen], frames)

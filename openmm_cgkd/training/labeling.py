@@ -19,6 +19,7 @@ from openmm_cgkd.frames.split import Split, apply_split
 from openmm_cgkd.potential.forces import cutoff_of
 from openmm_cgkd.potential.pairs import check_cutoff
 from openmm_cgkd.utils.files import replacing
+from openmm_cgkd.utils.hdf5_output import hdf5_output
 from openmm_cgkd.utils.lock import locked_file
 
 from .ensemble import Ensemble, ensemble_forces
@@ -79,7 +80,11 @@ def label_frames(
         parts = Parts(path.with_suffix(".parts"), inputs)
         parts.compute(ensemble, frames, "labels", refuse=True)
         offsets = energy_offsets(parts, frames.beads.types, chosen.training)
-        with replacing(path) as fresh, h5py.File(fresh, "w", libver="latest") as file:
+        with (
+            replacing(path) as fresh,
+            hdf5_output(fresh) as output,
+            h5py.File(output, "w", libver="latest") as file,
+        ):
             write_parts(file, parts, offsets, frames, np.ones(len(frames), dtype=bool))
             file.attrs.update(
                 {

@@ -64,7 +64,7 @@ def describe_disk_error(error: BaseException, path: Path) -> str | None:
         name = found[1]
     if number in _CURES:
         what = Path(os.fsdecode(name)) if isinstance(name, str | bytes) else path
-        if what == path.with_name(f"{path.name}.tmp"):  # see `files.replacing`
+        if str(what) == f"{path}.tmp":  # see `files.replacing`
             what = path
         return f"{what}: {os.strerror(number)}; {_CURES[number]}."
     if _CANNOT_WRITE.search(text):
