@@ -57,7 +57,9 @@ def fuzz(options: argparse.Namespace, folder: Path) -> dict[str, Counter[str]]:
     targets = [each for each in TARGETS if not options.target or each.name in options.target]
     originals, counts = folder / "originals", {}
     # in a process of its own: a process in which OpenMM has computed cannot be forked
-    maker = multiprocessing.get_context("fork").Process(target=make_originals, args=(originals,))
+    maker = multiprocessing.get_context("fork").Process(
+        target=make_originals, args=(originals, any(target.learned for target in targets))
+    )
     maker.start()
     maker.join()
     if maker.exitcode:

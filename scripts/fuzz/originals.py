@@ -23,14 +23,6 @@ from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.frames.frames import Frames, read_frames, write_frames
 from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.mean_forces.file import Estimates, MeanForces, write_mean_forces
-from openmm_cgkd.potential.checkpoint import save_checkpoint
-from openmm_cgkd.potential.custom_network import build_network
-from openmm_cgkd.potential.export import export_potential
-from openmm_cgkd.potential.prior import PriorParameters, write_prior
-from openmm_cgkd.simulation.timestep.recommendation import FORMAT, VERSION
-from openmm_cgkd.training.ensemble import load_ensemble
-from openmm_cgkd.training.labeling import label_frames
-from openmm_cgkd.utils.files import file_hash
 from openmm_cgkd.utils.records import write_record
 
 SYSTEMS = Path(__file__).resolve().parents[2] / "systems" / "ethaline"
@@ -68,8 +60,8 @@ def bead_frames(n_frames: int = 12) -> Frames:
     )
 
 
-def make_originals(folder: Path) -> None:
-    """Write all files into a folder."""
+def make_originals(folder: Path, learned: bool = True) -> None:
+    """Write all files into a folder; without `learned`, which takes seconds, none of networks."""
     folder.mkdir(parents=True, exist_ok=True)
     data = system_data(folder)
     (folder / "system.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
@@ -79,7 +71,9 @@ def make_originals(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _all_atoms(folder, parse(SystemConfig, data, "system.yaml", folder))
-        _beads(folder)
+        frames = _beads(folder)
+        if learned:
+            _learned(folder, frames)
 
 
 def _mapping_file(path: Path) -> None:
@@ -161,8 +155,8 @@ def _dump(topology: app.Topology, frames: list[np.ndarray], forces: np.ndarray) 
     return "\n".join(lines) + "\n"
 
 
-def _beads(folder: Path) -> None:
-    """Frames of beads and all that is learned from them."""
+def _beads(folder: Path) -> Frames:
+    """Frames of beads, and what needs no network."""
     frames = bead_frames()
     write_frames(frames, folder / "frames.h5")
     frames = read_frames(folder / "frames.h5")
@@ -175,6 +169,25 @@ def _beads(folder: Path) -> None:
         ),
         {"constant": Estimates(frames.forces, 1.01 * frames.forces, error, error)},
     )  # fmt: skip
+    write_record(folder / "record.json", {"steps": 100, "time": 0.5, "inputs": {"a": [1, 2.5]}})
+    trajectory = mdtraj.Trajectory(frames.positions, frames.beads.to_mdtraj(), frames.time)
+    trajectory.unitcell_vectors = frames.box.astype("f4")
+    for suffix in ("dcd", "xtc", "trr", "nc"):
+        trajectory.save(str(folder / f"beads.{suffix}"))
+    return frames
+
+
+def _learned(folder: Path, frames: Frames) -> None:
+    """Prior, network, labels and potential files."""
+    from openmm_cgkd.potential.checkpoint import save_checkpoint
+    from openmm_cgkd.potential.custom_network import build_network
+    from openmm_cgkd.potential.export import export_potential
+    from openmm_cgkd.potential.prior import PriorParameters, write_prior
+    from openmm_cgkd.simulation.timestep.recommendation import FORMAT, VERSION
+    from openmm_cgkd.training.ensemble import load_ensemble
+    from openmm_cgkd.training.labeling import label_frames
+    from openmm_cgkd.utils.files import file_hash
+
     contact = [[0.43, 0.39, 0.42], [0.39, 0.41, 0.40], [0.42, 0.40, 0.44]]
     prior = PriorParameters(NAMES, contact, 300.0, 0.05, 0.015)
     write_prior(prior, folder / "prior.json")
@@ -185,7 +198,6 @@ def _beads(folder: Path) -> None:
     )  # fmt: skip
     ensemble = load_ensemble([folder / "best.pt"] * 2, prior, frames)
     split = SplitConfig(gap="0 ps", validation=0.2, test=0.2)
-    write_record(folder / "record.json", {"steps": 100, "time": 0.5, "inputs": {"a": [1, 2.5]}})
     (folder / "timestep.json").write_text(
         json.dumps(
             {
@@ -198,7 +210,3 @@ def _beads(folder: Path) -> None:
     )
     label_frames(frames, ensemble, folder / "labels.h5", split)
     export_potential(folder / "best.pt", folder / "student.pt", frames, prior)
-    trajectory = mdtraj.Trajectory(frames.positions, frames.beads.to_mdtraj(), frames.time)
-    trajectory.unitcell_vectors = frames.box.astype("f4")
-    for suffix in ("dcd", "xtc", "trr", "nc"):
-        trajectory.save(str(folder / f"beads.{suffix}"))

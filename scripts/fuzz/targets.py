@@ -24,13 +24,7 @@ from openmm_cgkd.frames.bead_trajectory import read_bead_trajectory
 from openmm_cgkd.frames.frames import Frames, read_frames
 from openmm_cgkd.mapping.openmscg import mapping_from_cgmap
 from openmm_cgkd.mean_forces.file import read_mean_forces
-from openmm_cgkd.potential.checkpoint import load_checkpoint
-from openmm_cgkd.potential.metadata import read_metadata
-from openmm_cgkd.potential.prior import read_prior
-from openmm_cgkd.simulation.cgpotential import CGPotential
-from openmm_cgkd.simulation.timestep.recommendation import read_recommendation
-from openmm_cgkd.training.labels import load_labels
-from openmm_cgkd.utils.records import read_record
+from openmm_cgkd.utils.records import CHECKSUM, read_record
 
 from . import mutations
 from .mutations import Mutation
@@ -51,8 +45,10 @@ class Target:
         works with: nested dictionaries and lists of arrays, numbers and text.
     protected : bool
         Whether the file carries a checksum, so that no change may pass.
-    slow : bool
-        Whether a case takes more than some milliseconds.
+    checksum : bytes
+        Name of the checksum: a file that has lost it is one of a version without checksums.
+    learned : bool
+        Whether the original comes of a network, which takes some seconds to make.
     """
 
     name: str
@@ -60,7 +56,8 @@ class Target:
     mutate: Mutation
     read: Callable[[Path, Path], Any]
     protected: bool = False
-    slow: bool = False
+    checksum: bytes = b""
+    learned: bool = False
 
 
 @cache
@@ -152,6 +149,8 @@ def _bead_trajectory(path: Path, originals: Path) -> Any:
 
 
 def _checkpoint(path: Path, originals: Path) -> Any:
+    from openmm_cgkd.potential.checkpoint import load_checkpoint
+
     network, content = load_checkpoint(path)
     state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     return {**content, "state": state}
@@ -159,6 +158,9 @@ def _checkpoint(path: Path, originals: Path) -> Any:
 
 def _potential(path: Path, originals: Path) -> Any:
     """Metadata, and the energy and forces of a configuration."""
+    from openmm_cgkd.potential.metadata import read_metadata
+    from openmm_cgkd.simulation.cgpotential import CGPotential
+
     metadata, frames = read_metadata(path), _frames(originals)
     system = CGPotential(path, "portable").createSystem(frames.beads, boxVectors=frames.box[0])
     platform = openmm.Platform.getPlatform("Reference")
@@ -173,11 +175,25 @@ def _potential(path: Path, originals: Path) -> Any:
 
 
 def _recommendation(path: Path, originals: Path) -> Any:
+    from openmm_cgkd.simulation.timestep.recommendation import read_recommendation
+
     shutil.copy(originals / "prior.json", path.with_name("model"))  # any file has a checksum
     found = read_recommendation(path.with_name("model"))
     if found is None:
         raise ModelFileError(f"{path}: is damaged, so the search starts again.")
     return found
+
+
+def _labels(path: Path, originals: Path) -> Any:
+    from openmm_cgkd.training.labels import load_labels
+
+    return asdict(load_labels(path, _frames(originals)))
+
+
+def _prior(path: Path, originals: Path) -> Any:
+    from openmm_cgkd.potential.prior import read_prior
+
+    return asdict(read_prior(path))
 
 
 def _simulation(path: Path) -> SimulationConfig:
@@ -198,7 +214,7 @@ TARGETS = [
     Target("cgmap", "map.yaml", _TEXT, _mapping),
     Target("lammps", "a.dump", _TEXT, _dump),
     Target("lammps.gz", "b.dump.gz", mutations.of_gzip, _dump),
-    Target("lammps-mapped", "a.dump", _TEXT, _mapped, slow=True),
+    Target("lammps-mapped", "a.dump", _TEXT, _mapped),
     Target("molecule.pdb", "EGL.pdb", _TEXT, _molecule),
     Target("topology.pdb", "topology.pdb", _TEXT, _topology),
     Target("topology.gro", "topology.gro", _TEXT, _topology),
@@ -214,14 +230,14 @@ TARGETS = [
         "mean_forces.h5", "mean_forces.h5", _HDF5, lambda p, o: asdict(read_mean_forces(p)),
         protected=True,
     ),
+    Target("labels.h5", "labels.h5", _HDF5, _labels, protected=True, learned=True),
+    Target("prior.json", "prior.json", _TEXT, _prior, protected=True, learned=True),
+    Target("timestep.json", "timestep.json", _TEXT, _recommendation, protected=True, learned=True),
     Target(
-        "labels.h5", "labels.h5", _HDF5, lambda p, o: asdict(load_labels(p, _frames(o))),
-        protected=True,
+        "record.json", "record.json", _TEXT, lambda p, o: read_record(p), protected=True,
+        checksum=CHECKSUM.encode(),
     ),
-    Target("prior.json", "prior.json", _TEXT, lambda p, o: asdict(read_prior(p)), protected=True),
-    Target("timestep.json", "timestep.json", _TEXT, _recommendation, protected=True),
-    Target("record.json", "record.json", _TEXT, lambda p, o: read_record(p), protected=True),
-    Target("best.pt", "best.pt", _ZIP, _checkpoint, protected=True),
-    Target("student.pt", "student.pt", _ZIP, _potential, protected=True, slow=True),
-    Target("student-fast.pt", "student-fast.pt", _ZIP, _potential, protected=True, slow=True),
+    Target("best.pt", "best.pt", _ZIP, _checkpoint, protected=True, learned=True),
+    Target("student.pt", "student.pt", _ZIP, _potential, protected=True, learned=True),
+    Target("student-fast.pt", "student-fast.pt", _ZIP, _potential, protected=True, learned=True),
 ]  # fmt: skip

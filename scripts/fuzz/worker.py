@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import multiprocessing
 import os
 import resource
@@ -85,7 +86,9 @@ def run_cases(
 def _listen(
     pipe: Connection, process: Any, target: Target, left: list[int], seconds: float
 ) -> Iterator[Case]:
-    pipe.poll(_START)  # the original is read first
+    trouble = pipe.recv() if pipe.poll(_START) else "it takes too long"
+    if trouble:
+        raise RuntimeError(f"{target.file}: the original cannot be read.\n{trouble}")
     while left:
         outcome, detail, took = "hang", f"more than {seconds:g} s", seconds
         begin = time.monotonic()
@@ -115,8 +118,14 @@ def _work(
     os.dup2(silence, 1)
     os.dup2(silence, 2)
     warnings.simplefilter("ignore")
+    faulthandler.disable()
     data = (originals / target.file).read_bytes()
-    wanted = _fingerprint(_read(target, data, originals, scratch))
+    try:
+        wanted = _fingerprint(_read(target, data, originals, scratch))
+    except BaseException:
+        pipe.send(traceback.format_exc())
+        return
+    pipe.send("")
     with open("/proc/self/statm") as file:
         limit = int(file.read().split()[0]) * resource.getpagesize() + _MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -148,7 +157,9 @@ def _outcome(
     wrong = _wrong(found)
     if wrong:
         return wrong
-    return ("changed", "no checksum saw it") if target.protected else (DIFFERENT, "")
+    if target.protected and target.checksum in content:
+        return "changed", "no checksum saw it"
+    return DIFFERENT, ""
 
 
 def _read(target: Target, content: bytes, originals: Path, scratch: Path) -> Any:

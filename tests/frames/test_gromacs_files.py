@@ -77,7 +77,7 @@ def test_a_file_that_is_cut_off(tmp_path, kind):
         ("xtc", XTC_HEADER + 28, 3, "header"),  # of small differences: no such size
         ("xtc", XTC_HEADER + 28, 1000, "header"),
         ("xtc", XTC_HEADER + 32, 2**30, "cut off"),  # bytes of the packed positions
-        ("xtc", XTC_HEADER + 32, -1, "cut off"),
+        ("xtc", XTC_HEADER + 32, -1, "damaged"),
     ],
 )
 def test_damaged_headers(tmp_path, kind, at, value, message):
