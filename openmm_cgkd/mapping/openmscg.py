@@ -156,7 +156,11 @@ def mapping_from_cgmap(
     type_names = tuple(name for name in content.site_types if name in names)
     types = np.array([type_names.index(name) for name in names])[order]
     beads = BeadTopology(type_names, types, np.zeros(len(types)), np.array(molecules)[order])
-    return Mapping([bead_atoms[k] for k in order], masses, beads, partial).with_bonds(topology)
+    try:
+        return Mapping([bead_atoms[k] for k in order], masses, beads, partial).with_bonds(topology)
+    except MappingError as error:
+        message = str(error)
+        raise MappingError(f"{path}: {message[0].lower()}{message[1:]}") from error
 
 
 def _site_atoms(

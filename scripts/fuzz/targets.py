@@ -235,7 +235,7 @@ TARGETS = [
     Target("timestep.json", "timestep.json", _TEXT, _recommendation, protected=True, learned=True),
     Target(
         "record.json", "record.json", _TEXT, lambda p, o: read_record(p), protected=True,
-        checksum=CHECKSUM.encode(),
+        checksum=f'"{CHECKSUM}"'.encode(),
     ),
     Target("best.pt", "best.pt", _ZIP, _checkpoint, protected=True, learned=True),
     Target("student.pt", "student.pt", _ZIP, _potential, protected=True, learned=True),

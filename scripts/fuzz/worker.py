@@ -173,7 +173,8 @@ def _read(target: Target, content: bytes, originals: Path, scratch: Path) -> Any
 def _fingerprint(content: Any) -> int:
     """Checksum of nested content, bit for bit."""
     if isinstance(content, dict):
-        return zlib.crc32(repr([(str(k), _fingerprint(v)) for k, v in content.items()]).encode())
+        pairs = sorted((str(k), _fingerprint(v)) for k, v in content.items())
+        return zlib.crc32(repr(pairs).encode())
     if isinstance(content, list | tuple):
         return zlib.crc32(repr([_fingerprint(each) for each in content]).encode())
     if isinstance(content, np.ndarray) and content.dtype.kind == "O":

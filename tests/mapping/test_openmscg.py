@@ -154,7 +154,7 @@ def test_nested_groups(tmp_path):
         (
             {},
             [{**METHYL_FIRST[0], "sites": [["CH3", 0], ["OH", 4], ["OH", 4]]}],
-            "Atom 4 is in beads 1 and 2",
+            "a.yaml: atom 4 is in beads 1 and 2",
         ),
         (
             {},
