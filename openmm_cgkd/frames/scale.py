@@ -6,9 +6,12 @@ show in both: apart from a factor of ten everything looks as it should.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from scipy.spatial import cKDTree
 
+from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.utils.box import box_volume, lattice_coordinates, shifts_into_box
 
 _FEWEST = 8  # beads; fewer say nothing
@@ -103,6 +106,36 @@ def unit_mistake(
             )
             return f"{mistake} ({numbers})", cure
     return None
+
+
+def check_scale(
+    path: Path,
+    positions: np.ndarray,
+    box: np.ndarray,
+    like: np.ndarray,
+    like_box: np.ndarray,
+) -> None:
+    """Refuse a configuration in another unit than one of the same liquid.
+
+    Parameters
+    ----------
+    path : path
+        Where the configuration is from, for the message.
+    positions : ndarray, shape (n_beads, 3), nm
+    box : ndarray, shape (3, 3), nm
+    like : ndarray, shape (n_beads, 3), nm
+        Of the all-atom frames.
+    like_box : ndarray, shape (3, 3), nm
+
+    Raises
+    ------
+    FramesError
+    """
+    if found := unit_mistake(positions, box, shortest_distance(like, like_box)):
+        raise FramesError(
+            f"{path}: {found[0]}, as the all-atom frames show; {found[1]}, by writing the trajectory"
+            " again with its true unit."
+        )
 
 
 def _look(
