@@ -30,7 +30,6 @@ from openmm_cgkd.utils.progress import progress
 from openmm_cgkd.utils.yaml_file import read_yaml
 
 from .results import (
-    BLOCKS,
     SERIES,
     Literature,
     Response,
@@ -151,13 +150,14 @@ def size_table(states: list[State]) -> str:
     for small, large in combinations(sorted(states, key=lambda state: state.pairs), 2):
         if small.temperature == large.temperature and small.pairs < large.pairs:
             error = math.hypot(small.density.error, large.density.error)
-            difference = Value(large.density.mean - small.density.mean, error)
+            known = small.density.plateau and large.density.plateau
+            difference = Value(large.density.mean - small.density.mean, error, known)
             rows.append(
                 [
                     f"{small.temperature:g}",
                     f"{small.pairs} to {large.pairs}",
                     difference,
-                    f"{abs(difference.mean) / error:.1f}",
+                    f"{'' if known else 'at most '}{abs(difference.mean) / error:.1f}",
                 ]
             )
     return table(
@@ -200,9 +200,10 @@ def report(config: SystemConfig, states: list[State], literature: Literature, co
         f"Written by\n\n    {command}\n",
         (
             "Each line is one trajectory from its own packing. The first third of NPT is"
-            " discarded; standard errors, in brackets in units\nof the last digit, are over"
-            f" {BLOCKS} contiguous blocks of the rest. Drift is the slope through {SERIES} blocks"
-            " of it: above\nabout three of its errors the run is not equilibrated.\n"
+            " discarded; standard errors, in brackets in units\nof the last digit, are from blocks"
+            " of the rest as long as its correlation asks for; >= if the run is too short for\n"
+            "that, so that the error is a lower bound. Drift is the slope through the rest: above"
+            " about three of its errors\nthe run is not equilibrated.\n"
         ),
         "## Density\n",
         density_table(states, literature),
@@ -223,10 +224,7 @@ def report(config: SystemConfig, states: list[State], literature: Literature, co
     parts += ["\n## Enthalpy\n", enthalpy_table(states)]
     parts += [
         "## Structure\n",
-        (
-            "First peaks of g(r) between centres of mass, NVT at the mean density; errors by"
-            " jackknife.\n"
-        ),
+        ("First peaks of g(r) between centres of mass, NVT at the mean density.\n"),
     ]
     parts += [peak_table(states, literature)]
     if len(sizes) > 1:

@@ -11,18 +11,18 @@ from typing import Annotated
 import numpy as np
 from openmm import unit
 from pydantic import BeforeValidator, Field
-from scipy.stats import linregress
 
 from openmm_cgkd.allatom.build import build_topology
 from openmm_cgkd.allatom.run import run_reference
-from openmm_cgkd.analysis.observables.rdf import RDF, block_rdfs, first_peak
+from openmm_cgkd.analysis.comparison.curves import Curve, count_parts
+from openmm_cgkd.analysis.observables.rdf import block_rdfs
 from openmm_cgkd.config.section import Section, read_section
 from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import AnalysisError
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.utils.box import largest_r_max
 from openmm_cgkd.utils.progress import Report, progress_to
-from openmm_cgkd.utils.statistics import jackknife_error, standard_error
+from openmm_cgkd.utils.statistics import BlockedMean, blocked_mean, blocked_slope
 from openmm_cgkd.utils.units import (
     BAR,
     DENSITY_UNIT,
@@ -33,9 +33,7 @@ from openmm_cgkd.utils.units import (
     to_float,
 )
 
-BLOCKS = 5  # for standard errors, over what follows the discarded first third
-# blocks to see how the run settles: a straight line through fewer has too uncertain an error
-SERIES = 10
+SERIES = 10  # blocks to see how the run settles
 BIN = 0.01  # nm
 
 
@@ -93,33 +91,34 @@ def load_literature(path: Path) -> Literature:
 
 @dataclass(frozen=True)
 class Value:
-    """A mean and its standard error."""
+    """A mean and its standard error, which is a lower bound without a `plateau`."""
 
     mean: float
     error: float
+    plateau: bool = True
+
+    @classmethod
+    def of(cls, found: BlockedMean, factor: float = 1.0) -> Value:
+        return cls(factor * found.mean, factor * found.error, found.plateau)
 
     def __str__(self) -> str:
-        """Like 1.0829(3): the error in units of the last digit.
+        """Like 1.0829(3): the error in units of the last digit; 1.0829(>=3) if it is a lower bound.
 
         It has two digits where it begins with 1.
         """
+        bound = "" if self.plateau else ">="
         if not (math.isfinite(self.error) and self.error > 0):
             return f"{self.mean:.4g}"
         digits = -math.floor(math.log10(self.error) + 1e-9)
         digits += self.error * 10**digits < 1.95
         if digits <= 0:
-            return f"{self.mean:.0f}({self.error:.0f})"
-        return f"{self.mean:.{digits}f}({self.error * 10**digits:.0f})"
+            return f"{self.mean:.0f}({bound}{self.error:.0f})"
+        return f"{self.mean:.{digits}f}({bound}{self.error * 10**digits:.0f})"
 
 
 def block_means(series: np.ndarray, blocks: int) -> np.ndarray:
     """Means of contiguous blocks, shape (blocks,)."""
     return np.array([block.mean() for block in np.array_split(series, blocks)])
-
-
-def block_value(series: np.ndarray) -> Value:
-    """Mean of a time series and its standard error from contiguous blocks."""
-    return Value(float(series.mean()), float(standard_error(block_means(series, BLOCKS))))
 
 
 def run_state(config: SystemConfig, folder: Path, report: Report) -> None:
@@ -161,8 +160,8 @@ class State:
         ) / pairs
         used = slice(len(time) // 3, None)  # as run_reference does for the mean volume
         self.density, self.enthalpy = (
-            block_value(self.density_series[used]),
-            block_value(self.enthalpy_series[used]),
+            Value.of(blocked_mean(self.density_series[used])),
+            Value.of(blocked_mean(self.enthalpy_series[used])),
         )
         self.density_drift = _drift(time[used], self.density_series[used])
         self.enthalpy_drift = _drift(time[used], self.enthalpy_series[used])
@@ -188,9 +187,8 @@ def _read_npt(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _drift(time: np.ndarray, series: np.ndarray) -> Value:
-    """Slope per 100 ps of the straight line through the block means, and its standard error."""
-    fit = linregress(block_means(time, SERIES), block_means(series, SERIES))
-    return Value(100 * fit.slope, 100 * fit.stderr)
+    """Slope per 100 ps of the straight line through a series, and its standard error."""
+    return Value.of(blocked_slope(time, series), 100)
 
 
 def _peaks(path: Path) -> dict[tuple[str, str], Value]:
@@ -198,19 +196,16 @@ def _peaks(path: Path) -> dict[tuple[str, str], Value]:
     frames = read_frames(path)
     r_max = largest_r_max(frames.box)
 
-    def position(values: np.ndarray) -> float:
-        peak = first_peak(r, values)
-        return peak.position if peak else math.nan
-
     found = {}
-    for pair, parts in block_rdfs(
-        frames.positions, frames.box, frames.beads, round(r_max / BIN), r_max, BLOCKS
+    parts = count_parts(len(frames))
+    for pair, rdfs in block_rdfs(
+        frames.positions, frames.box, frames.beads, round(r_max / BIN), r_max, parts
     ).items():
-        whole, r = RDF.merged(parts), parts[0].bin_centers
-        found[tuple(sorted(pair))] = Value(
-            position(whole.values),
-            jackknife_error(np.array([part.values for part in parts]), position),
+        peak = Curve(rdfs).peak()
+        position, error = (
+            math.nan if peak[name] is None else peak[name] for name in ("position", "position_se")
         )
+        found[tuple(sorted(pair))] = Value(position, error, "position" not in peak["at_least"])
     return found
 
 
@@ -228,7 +223,9 @@ class Response:
             *(state.density.error / state.density.mean for state in (self.cold, self.hot))
         )
         return Value(
-            math.log(self.cold.density.mean / self.hot.density.mean) / step, relative / step
+            math.log(self.cold.density.mean / self.hot.density.mean) / step,
+            relative / step,
+            self.cold.density.plateau and self.hot.density.plateau,
         )
 
     @property
@@ -236,7 +233,11 @@ class Response:
         step = self.hot.temperature - self.cold.temperature
         scale = 1000 * self.hot.pairs / self.hot.mass / step
         error = math.hypot(self.cold.enthalpy.error, self.hot.enthalpy.error)
-        return Value(scale * (self.hot.enthalpy.mean - self.cold.enthalpy.mean), scale * error)
+        return Value(
+            scale * (self.hot.enthalpy.mean - self.cold.enthalpy.mean),
+            scale * error,
+            self.cold.enthalpy.plateau and self.hot.enthalpy.plateau,
+        )
 
     def literature_expansion(self, density: LiteratureDensity) -> float:
         cold, hot = self.cold.temperature, self.hot.temperature

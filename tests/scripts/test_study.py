@@ -49,7 +49,7 @@ TINY = {
         "frame_interval": "0.02 ps",
         "platform": "Reference",
     },
-    "comparison": {"bins": 20, "blocks": 2, "shell_frames": 4},
+    "comparison": {"bins": 20, "shell_frames": 4},
     "stability": {"replicas": 1, "duration": "0.08 ps", "window": "0.04 ps"},
 }
 

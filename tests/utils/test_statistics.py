@@ -1,10 +1,9 @@
-"""Peaks and minima of curves, distances between curves, standard errors: against closed forms."""
+"""Distances between curves and standard errors, against closed forms and known processes."""
 
 import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from openmm_cgkd.analysis.observables.peaks import first_minimum, first_peak
 from openmm_cgkd.exceptions import AnalysisError
 from openmm_cgkd.utils.statistics import (
     blocked_mean,
@@ -17,44 +16,6 @@ from openmm_cgkd.utils.statistics import (
     pseudo_values,
     standard_error,
 )
-
-
-@pytest.mark.parametrize("bins", [60, 150, 300])
-def test_first_peak_of_an_analytic_curve(bins):
-    r = (np.arange(bins) + 0.5) * 1.3 / bins
-    wall = 1 / (1 + np.exp(-(r - 0.3) / 0.01))
-    g = wall * (
-        1
-        + 2.0 * np.exp(-0.5 * ((r - 0.42) / 0.04) ** 2)
-        + 0.5 * np.exp(-0.5 * ((r - 0.85) / 0.08) ** 2)
-    )
-    peak = first_peak(r, g)
-    assert peak.position == pytest.approx(0.42, abs=0.003)
-    assert peak.height == pytest.approx(3.0, rel=0.02)
-    noisy = first_peak(r, g * (1 + 0.015 * np.random.default_rng(0).standard_normal(bins)))
-    assert noisy.position == pytest.approx(0.42, abs=0.01)
-    assert noisy.height == pytest.approx(3.0, rel=0.05)
-
-
-def test_curve_without_a_peak():
-    r = np.linspace(0.005, 1.0, 100)
-    assert first_peak(r, np.tanh(r)) is None
-    assert first_peak(r, np.zeros(100)) is None
-
-
-def test_first_minimum_of_an_analytic_curve():
-    r = (np.arange(150) + 0.5) * 1.3 / 150
-    wall = 1 / (1 + np.exp(-(r - 0.3) / 0.01))
-    shells = 2.0 * np.exp(-0.5 * ((r - 0.42) / 0.05) ** 2) - 0.4 * np.exp(
-        -0.5 * ((r - 0.65) / 0.06) ** 2
-    )
-    g = wall * (1 + shells + 0.3 * np.exp(-0.5 * ((r - 0.9) / 0.08) ** 2))
-    assert first_minimum(r, g) == pytest.approx(r[40:90][np.argmin(g[40:90])], abs=0.01)
-    noisy = g * (1 + 0.02 * np.random.default_rng(1).standard_normal(150))
-    assert first_minimum(r, noisy) == pytest.approx(first_minimum(r, g), abs=0.03)
-    assert first_minimum(r, np.tanh(5 * r)) is None
-    # no dip after the peak
-    assert first_minimum(r, wall * (1 + np.exp(-0.5 * ((r - 0.42) / 0.05) ** 2))) is None
 
 
 def test_divergence_and_overlap_against_closed_forms():

@@ -14,6 +14,7 @@ _SMOOTHING = 0.05
 _PROMINENCE = 0.1
 _DEPTH = 1 / 30  # and a dip is deeper than this share
 _DEGREE = 4  # of the polynomial through a peak
+_AGREEING = 2.0  # standard errors within which fits of two windows agree
 _WIDEST = 0.1  # nm, half of the widest window
 _FOURTH_DIFFERENCE = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / np.sqrt(70)  # of noise: as large
 
@@ -41,10 +42,10 @@ def first_peak(r: np.ndarray, values: np.ndarray) -> Peak | None:
     The peak is the first maximum that stands out by a tenth of the highest value in a curve that is
     smoothed by a local cubic over 0.05 nm. Smoothing would lower it, so position and height are
     those of a polynomial of fourth degree that `fit_peak` puts through the raw bins around it. Its
-    window is as wide as can be while the height agrees with that of every narrower window within
-    the noise of that one (Lepski, Theory Probab. Appl. 1991, 35, 454), and at most 0.2 nm. The
-    noise is that of counting, proportional to sqrt(g) / r, and as large as fourth differences of
-    the whole curve say.
+    window is as wide as can be while height and position agree with those of every narrower window
+    within two standard errors of that one (Lepski, Theory Probab. Appl. 1991, 35, 454), and at most
+    0.2 nm. The noise behind these is that of counting, proportional to sqrt(g) / r, and as large as
+    fourth differences of the whole curve say.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ def first_peak(r: np.ndarray, values: np.ndarray) -> Peak | None:
         return None
     top, width = int(peaks[0]), r[1] - r[0]
     noise = _counting_noise(r, np.asarray(values, dtype=float))
-    accepted: list[tuple[Peak, float]] = []
+    accepted: list[tuple[Peak, float, float]] = []
     for half in range(_DEGREE // 2, max(_DEGREE // 2, int(_WIDEST / width)) + 1):
         if top < half or top + half >= len(r):
             break
@@ -69,9 +70,13 @@ def first_peak(r: np.ndarray, values: np.ndarray) -> Peak | None:
             if accepted:
                 break
             continue  # noise of few bins may have no maximum
-        if any(abs(peak.height - other.height) > error for other, error in accepted):
+        if any(
+            abs(peak.height - other.height) > _AGREEING * of_height
+            or abs(peak.position - other.position) > _AGREEING * of_position
+            for other, of_height, of_position in accepted
+        ):
             break
-        accepted.append((peak, _height_error(r, noise, peak)))
+        accepted.append((peak, *_counting_errors(r, values, noise, peak)))
     if accepted:
         return accepted[-1][0]
     return Peak(float(r[top]), float(values[top]), slice(top, top + 1))
@@ -97,16 +102,13 @@ def fit_peak(
     Peak or None
         None if the polynomial has no maximum within the window; for a single bin that bin.
     """
-    x, middle, width = r[window], 0.5 * (r[window][0] + r[window][-1]), r[1] - r[0]
+    x, width = r[window], r[1] - r[0]
     if len(x) == 1:
         return Peak(float(x[0]), float(values[window][0]), window)
     if noise is None:
         noise = _counting_noise(r, np.asarray(values, dtype=float))
-    scaled = (x - middle) / width
-    basis = _bin_means(scaled)
-    weights = 1 / noise[window]
-    found = np.linalg.lstsq(basis * weights[:, None], values[window] * weights, rcond=None)[0]
-    polynomial = Polynomial(found)
+    middle = 0.5 * (x[0] + x[-1])
+    polynomial = Polynomial(_solver(r, noise, window) @ values[window])
     turning = polynomial.deriv().roots()
     places = turning.real[np.abs(turning.imag) < 1e-9]
     inside = places[
@@ -118,19 +120,35 @@ def fit_peak(
     return Peak(float(middle + best * width), float(polynomial(best)), window)
 
 
+def _solver(r: np.ndarray, noise: np.ndarray, window: slice) -> np.ndarray:
+    """Matrix that makes coefficients of the bins of a window, shape (degree + 1, n).
+
+    The variable is the distance from the middle of the window in bins.
+    """
+    x, weights = r[window], 1 / noise[window]
+    basis = _bin_means((x - 0.5 * (x[0] + x[-1])) / (r[1] - r[0]))
+    return np.linalg.pinv(basis * weights[:, None]) * weights
+
+
 def _bin_means(centers: np.ndarray) -> np.ndarray:
     """Means of 1, u, u^2 ... over bins of width 1, shape (n, degree + 1)."""
     powers = np.arange(1, _DEGREE + 2)
     return ((centers[:, None] + 0.5) ** powers - (centers[:, None] - 0.5) ** powers) / powers
 
 
-def _height_error(r: np.ndarray, noise: np.ndarray, peak: Peak) -> float:
-    """Standard error of the height of `fit_peak` from independent noise of the bins."""
+def _counting_errors(
+    r: np.ndarray, values: np.ndarray, noise: np.ndarray, peak: Peak
+) -> tuple[float, float]:
+    """Standard errors of height and position (nm) from independent noise of the bins."""
     x, width = r[peak.window], r[1] - r[0]
-    middle = 0.5 * (x[0] + x[-1])
-    basis = _bin_means((x - middle) / width) / noise[peak.window][:, None]
-    at = ((peak.position - middle) / width) ** np.arange(_DEGREE + 1)
-    return float(np.linalg.norm(np.linalg.pinv(basis).T @ at))
+    solver = _solver(r, noise, peak.window)
+    polynomial = Polynomial(solver @ values[peak.window])
+    place = (peak.position - 0.5 * (x[0] + x[-1])) / width
+    spread = solver * noise[peak.window]  # noise of the coefficients
+    height = np.linalg.norm(place ** np.arange(_DEGREE + 1) @ spread)
+    powers = np.arange(1, _DEGREE + 1)
+    slope = np.linalg.norm((powers * place ** (powers - 1)) @ spread[1:])
+    return float(height), float(width * slope / abs(polynomial.deriv(2)(place)))
 
 
 def _counting_noise(r: np.ndarray, values: np.ndarray) -> np.ndarray:
