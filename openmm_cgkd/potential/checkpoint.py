@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -75,8 +76,10 @@ def save_checkpoint(
         "frames": frames_identity,
         "training": metadata,
     }
+    whole = io.BytesIO()  # torch does not say why it cannot write a file
+    torch.save(content, whole)
     with replacing(Path(path)) as fresh:
-        torch.save(content, fresh)
+        fresh.write_bytes(whole.getbuffer())
 
 
 def _single(values: torch.Tensor) -> torch.Tensor:

@@ -34,14 +34,16 @@ from openmm_cgkd.potential.forces import cutoff_of
 from openmm_cgkd.potential.pairs import check_cutoff
 from openmm_cgkd.potential.prior import PriorParameters, fit_prior
 from openmm_cgkd.utils.files import file_hash
+from openmm_cgkd.utils.lock import ORPHAN, locked
 from openmm_cgkd.utils.progress import Report, log_to, progress
 from openmm_cgkd.utils.seeds import derived_seed
 
 from .batches import resample_blocks
-from .fit import fit, is_finished
+from .fit import fit
 from .graphs import FrameGraphs
 from .mean_force_test import load_mean_force_test
 from .predict import predict
+from .resume import is_finished
 from .targets import mapped_targets, target_variances
 from .task import BEST, FORCES_ONLY, TrainingTask
 
@@ -252,13 +254,14 @@ def train_ensemble(
         folder, reader or InMemory(frames), prior, model, teachers, split, seed, mean_forces,
         tensorboard,
     )  # fmt: skip
-    _train_members(
-        task,
-        frames.identity,
-        workers,
-        execution or ExecutionConfig(),
-        folder / "tasks" if tasks is None else Path(tasks),
-    )
+    with locked(folder):
+        _train_members(
+            task,
+            frames.identity,
+            workers,
+            execution or ExecutionConfig(),
+            folder / "tasks" if tasks is None else Path(tasks),
+        )
     return load_ensemble(
         [task.member_folder(k) / BEST for k in range(teachers.count)],
         prior,
@@ -304,7 +307,8 @@ def train_member(task: EnsembleTask, k: int, report: Report) -> Path:
 def _train_and_log(task: EnsembleTask, k: int, threads: int, report: Report) -> None:
     """`train_member` in a process of its own, whose log goes to the member's folder."""
     torch.set_num_threads(threads)
-    with log_to(task.member_folder(k) / "train.log"):
+    folder = task.member_folder(k)
+    with locked(folder, wait=ORPHAN), log_to(folder / "train.log"):
         train_member(task, k, report)
 
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import pickle
 import shutil
 import signal
 import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
@@ -35,6 +33,7 @@ from .callbacks import EpochWriter
 from .dataset import GraphDataset
 from .graphs import thermal_energy
 from .lightning_module import NetworkFit
+from .resume import partial_work
 from .task import BEST, LAST, METRICS, TENSORBOARD, TrainingTask
 
 logger = logging.getLogger(__name__)
@@ -74,12 +73,12 @@ def fit(task: TrainingTask, report: Report) -> Path:
 
 def _fit(task: TrainingTask, report: Report) -> Path:
     last, best, world = task.folder / LAST, task.folder / BEST, task.settings.devices
-    state = _partial_work(last, task.fingerprint)
+    state = partial_work(task.folder, task.fingerprint)
     if state is None:
         for path in (last, best, task.folder / METRICS):
             path.unlink(missing_ok=True)
         shutil.rmtree(task.folder / TENSORBOARD, ignore_errors=True)
-    elif state["finished"] and best.exists():
+    elif state["finished"]:
         return best
     else:
         logger.info("%s: resuming after epoch %d", task.folder.name, state["epoch"] + 1)
@@ -103,24 +102,6 @@ def _fit(task: TrainingTask, report: Report) -> Path:
         torch.get_num_threads(),
     )
     return best
-
-
-def is_finished(folder: Path, fingerprint: str) -> bool:
-    """Whether a folder holds a finished optimisation of the same inputs."""
-    state = _partial_work(folder / LAST, fingerprint)
-    return state is not None and bool(state["finished"]) and (folder / BEST).exists()
-
-
-def _partial_work(last: Path, fingerprint: str) -> dict[str, Any] | None:
-    """State of interrupted work, if there is any and it has the same inputs."""
-    if not last.exists():
-        return None
-    try:
-        state = torch.load(last, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
-        logger.warning("%s: is damaged; training starts over", last)
-        return None
-    return state if state.get("fingerprint") == fingerprint else None
 
 
 def _optimize_share(task: TrainingTask, resume: bool, rank: int, port: int, report: Report) -> None:

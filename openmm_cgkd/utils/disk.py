@@ -39,7 +39,7 @@ _NAME = re.compile(r"\b(?:file)?name = '([^']+)'")
 # what libraries in C++ say when the system lets them write no more; they do not pass on why
 _CANNOT_WRITE = re.compile(
     r"PytorchStreamWriter failed|unexpected pos \d+ vs \d+|basic_ios::clear|iostream error"
-    r"|file write failed"
+    r"|file write failed|could not write frame|[Xx][Tt][Cc].{0,20}write.{0,20}(error|fail)"
 )
 
 

@@ -1,0 +1,80 @@
+"""What an interrupted optimisation has left, if it can be gone on with."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from openmm_cgkd.exceptions import ModelFileError
+from openmm_cgkd.potential.archive import MEGABYTE, ArchiveError, read_archive
+from openmm_cgkd.potential.plain_pickle import read_plain
+from openmm_cgkd.utils.damaged import set_aside
+
+from .task import BEST, LAST
+
+logger = logging.getLogger(__name__)
+
+_LARGEST_TABLE = 64 * MEGABYTE  # of all that is no number of a tensor
+_MUST_BE_FINITE = ("state_dict", "optimizer_states")
+
+
+def partial_work(folder: Path, fingerprint: str) -> dict[str, Any] | None:
+    """State of an optimisation with the same inputs; None if there is none to go on with.
+
+    A damaged file is moved aside, with a warning.
+
+    Parameters
+    ----------
+    folder : path
+        Of the optimisation.
+    fingerprint : str
+        Identity of the inputs.
+    """
+    last, best = folder / LAST, folder / BEST
+    state = _content(last)
+    if state is None or state.get("fingerprint") != fingerprint:
+        return None
+    # it is written again only when an epoch is better than all before
+    return state if _content(best) is not None else None
+
+
+def is_finished(folder: Path, fingerprint: str) -> bool:
+    """Whether a folder holds a finished optimisation of the same inputs."""
+    state = partial_work(folder, fingerprint)
+    return state is not None and bool(state["finished"])
+
+
+def _content(path: Path) -> dict[str, Any] | None:
+    """What a checkpoint holds; None if it is missing or damaged."""
+    if not path.exists():
+        return None
+    try:
+        # by the checksums that torch writes and does not read
+        content = read_plain(read_archive(path, "a checkpoint"), largest=_LARGEST_TABLE)
+        if not isinstance(content, dict):
+            raise ArchiveError("holds no fields")
+        if not all(_is_finite(content.get(name)) for name in _MUST_BE_FINITE):
+            raise ArchiveError("holds numbers that are not finite")
+    except (ArchiveError, ModelFileError) as error:
+        kept = set_aside(path)
+        logger.warning(
+            "%s: cannot be used: %s; kept as %s, and this training starts over",
+            path,
+            f"it {error}" if isinstance(error, ArchiveError) else error,
+            kept.name,
+        )
+        return None
+    return content
+
+
+def _is_finite(content: Any) -> bool:
+    if isinstance(content, Tensor):
+        return bool(content.isfinite().all())
+    if isinstance(content, dict):
+        return all(map(_is_finite, content.values()))
+    if isinstance(content, list | tuple):
+        return all(map(_is_finite, content))
+    return True
