@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.polynomial import Polynomial
-from scipy.signal import find_peaks, savgol_filter
+from scipy.signal import find_peaks, peak_widths, savgol_filter
 
 # nm: narrower than any first shell of molecular beads, wider than the counting noise of bins
 _SMOOTHING = 0.05
@@ -14,9 +14,7 @@ _SMOOTHING = 0.05
 _PROMINENCE = 0.1
 _DEPTH = 1 / 30  # and a dip is deeper than this share
 _DEGREE = 4  # of the polynomial through a peak
-_AGREEING = 2.0  # standard errors within which fits of two windows agree
-_WIDEST = 0.1  # nm, half of the widest window
-_FOURTH_DIFFERENCE = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / np.sqrt(70)  # of noise: as large
+_UPPER = 0.3  # share of the prominence that counts as the upper part of a peak
 
 
 @dataclass(frozen=True)
@@ -41,11 +39,8 @@ def first_peak(r: np.ndarray, values: np.ndarray) -> Peak | None:
 
     The peak is the first maximum that stands out by a tenth of the highest value in a curve that is
     smoothed by a local cubic over 0.05 nm. Smoothing would lower it, so position and height are
-    those of a polynomial of fourth degree that `fit_peak` puts through the raw bins around it. Its
-    window is as wide as can be while height and position agree with those of every narrower window
-    within two standard errors of that one (Lepski, Theory Probab. Appl. 1991, 35, 454), and at most
-    0.2 nm. The noise behind these is that of counting, proportional to sqrt(g) / r, and as large as
-    fourth differences of the whole curve say.
+    those of a polynomial of fourth degree that `fit_peak` puts through the raw bins of its upper
+    part, five at least. Such a polynomial follows a Gaussian there to one in a thousand.
 
     Parameters
     ----------
@@ -58,57 +53,38 @@ def first_peak(r: np.ndarray, values: np.ndarray) -> Peak | None:
     peaks, _ = find_peaks(smooth, prominence=_PROMINENCE * smooth.max())
     if len(peaks) == 0:
         return None
-    top, width = int(peaks[0]), r[1] - r[0]
-    noise = _counting_noise(r, np.asarray(values, dtype=float))
-    accepted: list[tuple[Peak, float, float]] = []
-    for half in range(_DEGREE // 2, max(_DEGREE // 2, int(_WIDEST / width)) + 1):
-        if top < half or top + half >= len(r):
-            break
-        window = slice(top - half, top + half + 1)
-        peak = fit_peak(r, values, window, noise)
-        if peak is None:
-            if accepted:
-                break
-            continue  # noise of few bins may have no maximum
-        if any(
-            abs(peak.height - other.height) > _AGREEING * of_height
-            or abs(peak.position - other.position) > _AGREEING * of_position
-            for other, of_height, of_position in accepted
-        ):
-            break
-        accepted.append((peak, *_counting_errors(r, values, noise, peak)))
-    if accepted:
-        return accepted[-1][0]
-    return Peak(float(r[top]), float(values[top]), slice(top, top + 1))
+    top = int(peaks[0])
+    left, right = (float(ends[0]) for ends in peak_widths(smooth, peaks[:1], _UPPER)[2:])
+    first = max(0, min(top - _DEGREE // 2, round(left)))
+    last = min(len(r) - 1, max(top + _DEGREE // 2, round(right)))
+    found = fit_peak(r, values, slice(first, last + 1))
+    return found or Peak(float(r[top]), float(values[top]), slice(top, top + 1))
 
 
-def fit_peak(
-    r: np.ndarray, values: np.ndarray, window: slice, noise: np.ndarray | None = None
-) -> Peak | None:
+def fit_peak(r: np.ndarray, values: np.ndarray, window: slice) -> Peak | None:
     """Maximum of the polynomial whose means over the bins of a window are nearest to g(r).
 
-    Means over bins, not values at their centers: a bin is not much narrower than a sharp peak.
+    Means over bins, not values at their centers: a bin is not much narrower than a sharp peak. Bins
+    count as far as r^2 / g, as counting errors have it.
 
     Parameters
     ----------
     r, values : ndarray, shape (bins,)
     window : slice
-        An odd number of bins.
-    noise : ndarray, shape (bins,), optional
-        Relative weights; that of counting if absent.
 
     Returns
     -------
     Peak or None
         None if the polynomial has no maximum within the window; for a single bin that bin.
     """
-    x, width = r[window], r[1] - r[0]
+    x, y, width = r[window], np.asarray(values, dtype=float)[window], r[1] - r[0]
     if len(x) == 1:
-        return Peak(float(x[0]), float(values[window][0]), window)
-    if noise is None:
-        noise = _counting_noise(r, np.asarray(values, dtype=float))
+        return Peak(float(x[0]), float(y[0]), window)
     middle = 0.5 * (x[0] + x[-1])
-    polynomial = Polynomial(_solver(r, noise, window) @ values[window])
+    weights = x / np.sqrt(np.maximum(y, 0.05 * y.max()))
+    basis = _bin_means((x - middle) / width)
+    found = np.linalg.lstsq(basis * weights[:, None], y * weights, rcond=None)[0]
+    polynomial = Polynomial(found)
     turning = polynomial.deriv().roots()
     places = turning.real[np.abs(turning.imag) < 1e-9]
     inside = places[
@@ -120,47 +96,10 @@ def fit_peak(
     return Peak(float(middle + best * width), float(polynomial(best)), window)
 
 
-def _solver(r: np.ndarray, noise: np.ndarray, window: slice) -> np.ndarray:
-    """Matrix that makes coefficients of the bins of a window, shape (degree + 1, n).
-
-    The variable is the distance from the middle of the window in bins.
-    """
-    x, weights = r[window], 1 / noise[window]
-    basis = _bin_means((x - 0.5 * (x[0] + x[-1])) / (r[1] - r[0]))
-    return np.linalg.pinv(basis * weights[:, None]) * weights
-
-
 def _bin_means(centers: np.ndarray) -> np.ndarray:
     """Means of 1, u, u^2 ... over bins of width 1, shape (n, degree + 1)."""
     powers = np.arange(1, _DEGREE + 2)
     return ((centers[:, None] + 0.5) ** powers - (centers[:, None] - 0.5) ** powers) / powers
-
-
-def _counting_errors(
-    r: np.ndarray, values: np.ndarray, noise: np.ndarray, peak: Peak
-) -> tuple[float, float]:
-    """Standard errors of height and position (nm) from independent noise of the bins."""
-    x, width = r[peak.window], r[1] - r[0]
-    solver = _solver(r, noise, peak.window)
-    polynomial = Polynomial(solver @ values[peak.window])
-    place = (peak.position - 0.5 * (x[0] + x[-1])) / width
-    spread = solver * noise[peak.window]  # noise of the coefficients
-    height = np.linalg.norm(place ** np.arange(_DEGREE + 1) @ spread)
-    powers = np.arange(1, _DEGREE + 1)
-    slope = np.linalg.norm((powers * place ** (powers - 1)) @ spread[1:])
-    return float(height), float(width * slope / abs(polynomial.deriv(2)(place)))
-
-
-def _counting_noise(r: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Standard deviation of every bin, shape (bins,): the square root of g over r, times a factor.
-
-    The factor is that of most fourth differences, which a smooth curve hardly has.
-    """
-    shape = np.sqrt(np.maximum(values, 0.05 * values.max())) / r
-    differences = np.abs(np.convolve(values, _FOURTH_DIFFERENCE, mode="valid")) / shape[2:-2]
-    occupied = differences[values[2:-2] > 0.05 * values.max()]
-    factor = np.median(occupied) / 0.6745 if len(occupied) else 0.0  # of a normal distribution
-    return shape * max(factor, 1e-9)
 
 
 def first_minimum(r: np.ndarray, values: np.ndarray) -> float | None:

@@ -47,18 +47,17 @@ def test_height_of_a_narrow_peak_is_not_smoothed_away(width, bins):
 
 
 @pytest.mark.parametrize("noise", [0.003, 0.01, 0.03])
-def test_noise_widens_the_window_and_shifts_the_height_by_less_than_its_scatter(noise):
+def test_noise_shifts_the_height_by_less_than_its_scatter(noise):
     r, g = binned(0.015)
-    _, height = true_peak(0.015)
+    position, height = true_peak(0.015)
     scatter = noise * np.sqrt(g) * CONTACT / r
-    rng, heights, windows = np.random.default_rng(0), [], []
-    for _ in range(60):
-        peak = first_peak(r, np.maximum(g + scatter * rng.standard_normal(len(r)), 0))
-        heights.append(peak.height)
-        windows.append(peak.window.stop - peak.window.start)
-    assert abs(np.mean(heights) / height - 1) < 0.01
-    assert np.std(heights) < noise * height  # more than one bin counts
-    assert np.median(windows) >= 5
+    rng = np.random.default_rng(0)
+    found = [
+        first_peak(r, np.maximum(g + scatter * rng.standard_normal(len(r)), 0)) for _ in range(60)
+    ]
+    assert abs(np.mean([peak.height for peak in found]) / height - 1) < 0.01
+    assert np.std([peak.height for peak in found]) < noise * height  # more than one bin counts
+    assert np.mean([peak.position for peak in found]) == pytest.approx(position, abs=0.003)
 
 
 class Counted:
@@ -97,7 +96,7 @@ def test_error_of_a_peak_is_its_scatter_over_runs(pairs):
         errors = np.array([peak[f"{name}_se"] for peak in found])
         assert np.mean(values) == pytest.approx(true, abs=bias)
         assert 0.7 < np.median(errors) / values.std() < 1.6
-    assert all(peak["at_least"] == [] for peak in found)
+    assert np.mean([peak["at_least"] == [] for peak in found]) > 0.8
 
 
 def test_fit_of_a_parabola_over_bins_is_exact():
