@@ -261,10 +261,9 @@ def open_file(path: Path, kind: FileKind, mend: bool = False) -> Iterator[h5py.F
     except CGKDError:
         raise
     except DamageError as error:
-        changed = f", or delete its attribute {CONTENT} if you changed it yourself"
         raise FramesError(
-            f"{path}: is damaged: {error}; restore it from a copy, make it again with"
-            f" {kind.command}{changed if kind.repairable else ''}."
+            f"{path}: is damaged: {error}; restore it from a copy, or make it again with"
+            f" {kind.command}."
         ) from error
     except READ_ERRORS as error:
         if message := describe_disk_error(error, path):

@@ -19,6 +19,7 @@ from .values import DamageError, read_values
 
 CONTENT = "content_sha256"  # of the root
 _VALUES = "sha256"  # of a dataset
+_DIFFERS = f"differs (if you changed it yourself, delete the attribute {CONTENT})"
 _BLOCK = 2**22  # bytes of values in memory while a checksum is made
 
 
@@ -46,7 +47,7 @@ def check_seal(file: h5py.File, growing: Collection[str] = ()) -> None:
     DamageError
     """
     if CONTENT in file.attrs and plain_text(file.attrs[CONTENT]) != _of_outline(file, growing):
-        raise DamageError("the checksum of its attributes, names, types and shapes differs")
+        raise DamageError(f"the checksum of its attributes, names, types and shapes {_DIFFERS}")
 
 
 def read_checked(dataset: h5py.Dataset) -> np.ndarray:
@@ -60,7 +61,7 @@ def read_checked(dataset: h5py.Dataset) -> np.ndarray:
     if CONTENT in dataset.file.attrs and (
         plain_text(dataset.attrs[_VALUES]) != hashlib.sha256(_bytes(values)).hexdigest()
     ):
-        raise DamageError(f"the checksum of {dataset.name.strip('/')} differs")
+        raise DamageError(f"the checksum of {dataset.name.strip('/')} {_DIFFERS}")
     return values
 
 
