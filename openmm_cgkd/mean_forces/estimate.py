@@ -26,6 +26,7 @@ from openmm_cgkd.exceptions import ConfigError
 from openmm_cgkd.execution.tasks import map_tasks
 from openmm_cgkd.mapping.mapping import mapping_from_config
 from openmm_cgkd.mapping.molecules import WholeMolecules, bond_order
+from openmm_cgkd.utils.appended import check_written
 from openmm_cgkd.utils.files import file_hash, write_text
 from openmm_cgkd.utils.lock import locked
 from openmm_cgkd.utils.progress import log_to, progress
@@ -274,7 +275,8 @@ def _check_same_settings(config: SystemConfig, trajectory: Path, folder: Path) -
         f"force_field_sha256: {file_hash(config.path(config.force_field))}\n"
     )
     path = folder / "settings.yaml"
-    if path.exists() and path.read_text() != settings:
+    # a run that was refused before its first result binds nobody
+    if any(folder.glob("*.npz")) and path.exists() and path.read_text() != settings:
         raise ConfigError(
             f"{folder}: holds mean forces made with other settings or atoms (see settings.yaml);"
             " use another folder."
@@ -292,6 +294,8 @@ def _read_snapshots(
             f"{path}: no such file; give a trajectory of all atoms, such as production.xtc of 'cgkd"
             " reference'."
         )
+    if path.name == "production.xtc":
+        check_written(path, path.with_suffix(".json"))
     try:
         trajectory = mdtraj.load(str(path), top=topology)
     except Exception as error:  # MDTraj raises many types on foreign files

@@ -121,6 +121,7 @@ def refuse_other_settings(path: Path, settings: dict[str, Any]) -> None:
 def main() -> None:
     given = parse_arguments()
     from openmm_cgkd.exceptions import CGKDError
+    from openmm_cgkd.utils.lock import locked
     from openmm_cgkd.utils.progress import console
 
     handler = logging.StreamHandler(console.file)
@@ -128,7 +129,8 @@ def main() -> None:
     logging.getLogger("openmm_cgkd").addHandler(handler)
     logging.getLogger("openmm_cgkd").setLevel(logging.INFO)
     try:
-        print(json.dumps(benchmark(given)))
+        with locked(given.folder):
+            print(json.dumps(benchmark(given)))
     except CGKDError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -26,6 +26,7 @@ from openmm_cgkd.config.system import SystemConfig, load_system
 from openmm_cgkd.exceptions import CGKDError, ConfigError
 from openmm_cgkd.execution.tasks import map_tasks
 from openmm_cgkd.utils.files import replacing, write_text
+from openmm_cgkd.utils.lock import locked
 from openmm_cgkd.utils.progress import progress
 from openmm_cgkd.utils.yaml_file import read_yaml
 
@@ -350,7 +351,8 @@ def main() -> None:
             for name in ("annealing", "npt", "production")
             if getattr(given, name) is not None
         }
-        validate(given.system, states, times, given.folder, command, given.at_once)
+        with locked(given.folder):
+            validate(given.system, states, times, given.folder, command, given.at_once)
     except CGKDError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -106,6 +106,7 @@ def main() -> None:
     """Do what is left of the study, then write its report."""
     given = parse_arguments()
     from openmm_cgkd.exceptions import CGKDError
+    from openmm_cgkd.utils.lock import locked
 
     from .run import run_study
 
@@ -114,7 +115,8 @@ def main() -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        left = run_study(given)
+        with locked(given.folder):
+            left = run_study(given)
     except CGKDError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -49,7 +49,7 @@ from openmm_cgkd.training.mean_force_test import load_mean_force_test
 from openmm_cgkd.training.predict import predict
 from openmm_cgkd.training.task import BEST
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
-from openmm_cgkd.utils.progress import Report, console, log_to
+from openmm_cgkd.utils.progress import Report, console
 from scripts.benchmarks.measures import measure
 
 from .plan import Study, VariantRun
@@ -163,7 +163,7 @@ def _simulate(variant_run: VariantRun) -> None:
 def _simulate_committee(variant_run: VariantRun) -> None:
     """The teachers' mean force from the frame, and by the protocol, of the students."""
     run, folder = variant_run.run, RunFolder(variant_run.run)
-    with log_to(folder.log("simulate")):
+    with folder.at_work("simulate"):
         frames = read_frames(folder.frames)
         start = _start(run, frames)
         members = export_members(variant_run.teachers, frames)
