@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import mdtraj
 import numpy as np
@@ -17,10 +17,14 @@ from openmm import app, unit
 
 from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import CGKDError, ConfigError, SimulationError
+from openmm_cgkd.frames.frames import iterate_frames
 from openmm_cgkd.platforms import choose_platform, platforms
+from openmm_cgkd.utils.damaged import set_aside
 from openmm_cgkd.utils.files import cut_table, replacing
 from openmm_cgkd.utils.progress import progress
+from openmm_cgkd.utils.save_points import Save, SavePoints, reseed
 
+from .finished import read_finished, write_finished
 from .reporter import MappedReporter
 
 logger = logging.getLogger(__name__)
@@ -54,6 +58,9 @@ class StartState:
         return self._velocities
 
 
+Start: TypeAlias = np.ndarray | openmm.State | StartState
+
+
 class Phases:
     """Runs the phases of one all-atom run.
 
@@ -76,10 +83,14 @@ class Phases:
         temperature: float,
         *,
         barostat: bool,
-        start: np.ndarray | openmm.State | StartState,
+        start: Start | Callable[[], Start],
         mapped: Callable[[app.Simulation], MappedReporter] | None = None,
+        frames: tuple[Path, int] | None = None,
     ) -> openmm.State:
         """Run one phase to its end, or read its result if it has ended before.
+
+        A phase goes on from its last saved state. What is damaged is moved aside, with a warning:
+        then the phase goes on from the save before, or starts over.
 
         Parameters
         ----------
@@ -90,34 +101,44 @@ class Phases:
         temperature : float, kelvin
         barostat : bool
             Keep the pressure of the protocol.
-        start : ndarray, shape (n_atoms, 3), nm, or state
+        start : ndarray, shape (n_atoms, 3), nm, or state, or a callable that makes one of them
             Positions as packed, or the end of the phase before.
         mapped : callable, optional
             Makes the reporter of mapped frames for the simulation, which begins or resumes; with it
             configurations of all atoms are written, too.
+        frames : path and int, optional
+            Their file, and the time steps between them.
 
         Raises
         ------
         SimulationError
             If the simulation fails.
         """
-        done, partial = self.folder / f"{name}.xml", self.folder / f"{name}.partial.xml"
-        if done.exists():
-            return openmm.XmlSerializer.deserialize(done.read_text())
-        saved = openmm.XmlSerializer.deserialize(partial.read_text()) if partial.exists() else None
-        seed = phase_seed(self.protocol.seed, name, saved.getStepCount() if saved else 0)
+        outputs = [self.folder / f"{name}.csv", *([self._snapshot_file] if mapped else [])]
+        done, record = self.folder / f"{name}.xml", self.folder / f"{name}.json"
+        if (finished := read_finished(done, record)) is not None:
+            return finished
+        partial = self.folder / f"{name}.partial.xml"
+        saves = SavePoints(partial, partial.with_suffix(".json"), outputs)
+        found = self._usable(name, saves, frames)
+        begun = bool(found) or partial.exists()
+        # before the simulation is made, because it may be the work of another one
+        given = None if begun else start() if callable(start) else start
+        seed = phase_seed(self.protocol.seed, name, 0)
         try:
             simulation = self._simulation(system, topology, temperature, barostat, seed)
-            if saved:
-                simulation.context.setState(saved)
-                logger.info(
-                    "%s: resuming at %.1f ps", name, saved.getTime().value_in_unit(unit.picosecond)
-                )
+            if given is not None:
+                for path in outputs:
+                    path.unlink(missing_ok=True)
+                self._start(simulation, given, temperature, seed)
+            elif found:
+                self._resume(name, simulation, saves, found)
             else:
-                self._start(simulation, start, temperature, seed)
-            self._advance(
-                name, simulation, round(duration / self.protocol.timestep), partial, mapped
-            )
+                self._resume_older(name, simulation)
+            if begun:
+                now = simulation.currentStep * self.protocol.timestep
+                logger.info("%s: resuming at %.1f ps", name, now)
+            self._advance(name, simulation, round(duration / self.protocol.timestep), saves, mapped)
         except CGKDError:
             raise
         # OpenMM's reporters raise ValueError when the energy is NaN
@@ -126,10 +147,59 @@ class Phases:
                 f"The all-atom run failed in phase {name}: {error}; lower the time step or"
                 " initial_density."
             ) from error
-        with replacing(done) as fresh:
-            simulation.saveState(str(fresh))
-        partial.unlink(missing_ok=True)
+        context = simulation.context
+        state = context.getState(
+            positions=True, velocities=True, parameters=True, integratorParameters=True
+        )
+        write_finished(done, record, state, outputs)
+        saves.clear()
+        # with its rounding, so that a run that is interrupted here goes on in the same way
         return openmm.XmlSerializer.deserialize(done.read_text())
+
+    def _usable(self, name: str, saves: SavePoints, frames: tuple[Path, int] | None) -> list[Save]:
+        """Saves to go on from; damage without any is moved aside."""
+        found, damage = saves.find()
+        usable = [
+            save
+            for save in found
+            if (save.checkpoint or save.state)
+            and (frames is None or _reach(*frames, save.record["steps"]))
+        ]
+        if frames is not None and not usable and not damage and found:
+            damage.append(f"{frames[0]}: lacks frames before the saved state.")
+        for message in damage:
+            logger.warning("%s: %s", name, message)
+        if damage and not usable:
+            left = [*saves.all_files, *([frames[0]] if frames else [])]
+            kept = [set_aside(path).name for path in left if path.exists()]
+            logger.warning(
+                "%s: cannot be continued and starts over; what was there is kept as %s",
+                name,
+                ", ".join(kept),
+            )
+        return usable
+
+    def _resume(
+        self, name: str, simulation: app.Simulation, saves: SavePoints, found: list[Save]
+    ) -> None:
+        """Put a simulation where the phase stopped."""
+
+        def other_noise(record: dict[str, Any]) -> None:
+            reseed(simulation, phase_seed(self.protocol.seed, name, record["steps"]))
+
+        saves.restore(simulation, found, other_noise)
+
+    def _resume_older(self, name: str, simulation: app.Simulation) -> None:
+        """Go on with a phase that version 0.1 has begun, which kept no checksums."""
+        partial = self.folder / f"{name}.partial.xml"
+        state = openmm.XmlSerializer.deserialize(partial.read_text())
+        reseed(simulation, phase_seed(self.protocol.seed, name, state.getStepCount()))
+        simulation.context.setState(state)
+        table, keep = self.folder / f"{name}.csv", simulation.currentStep // self._snapshot_steps
+        if table.exists():
+            cut_table(table, simulation.currentStep)
+        if self._snapshot_file.exists() and keep:
+            keep_snapshots(self._snapshot_file, keep)
 
     def _simulation(
         self,
@@ -153,17 +223,17 @@ class Phases:
         name: str,
         simulation: app.Simulation,
         total: int,
-        partial: Path,
+        saves: SavePoints,
         mapped: Callable[[app.Simulation], MappedReporter] | None,
     ) -> None:
         """Step to the end of a phase, saving the state at intervals."""
         timestep = self.protocol.timestep
         piece = max(1, round(SAVE_INTERVAL / timestep))
-        simulation.reporters.append(self._thermodynamics(name, simulation))
+        simulation.reporters.append(self._thermodynamics(name))
         with ExitStack() as stack:
             if mapped is not None:
                 simulation.reporters.append(stack.enter_context(closing(mapped(simulation))))
-                simulation.reporters.append(self._snapshots(simulation))
+                simulation.reporters.append(self._snapshots())
             meter = stack.enter_context(
                 progress(f"all-atom {name}", total * timestep, simulation.currentStep * timestep)
             )
@@ -173,15 +243,14 @@ class Phases:
                     min(piece - simulation.currentStep % piece, total - simulation.currentStep)
                 )
                 if time.monotonic() - saved >= SAVE_EVERY:
-                    with replacing(partial) as fresh:
-                        simulation.saveState(str(fresh))
+                    saves.write(simulation, {"steps": simulation.currentStep})
                     saved = time.monotonic()
                 meter.update(simulation.currentStep * timestep)
 
     def _start(
         self,
         simulation: app.Simulation,
-        start: np.ndarray | openmm.State | StartState,
+        start: Start,
         temperature: float,
         seed: int,
     ) -> None:
@@ -202,11 +271,9 @@ class Phases:
         simulation.currentStep = 0
         context.setTime(0)
 
-    def _thermodynamics(self, name: str, simulation: app.Simulation) -> app.StateDataReporter:
+    def _thermodynamics(self, name: str) -> app.StateDataReporter:
         path = self.folder / f"{name}.csv"
-        append = simulation.currentStep > 0 and path.exists()
-        if append:
-            cut_table(path, simulation.currentStep)
+        append = path.exists() and path.stat().st_size > 0
         return app.StateDataReporter(
             str(path),
             max(1, round(max(0.2, self.protocol.frame_interval / 10) / self.protocol.timestep)),
@@ -220,16 +287,29 @@ class Phases:
             append=append,
         )
 
-    def _snapshots(self, simulation: app.Simulation) -> app.XTCReporter:
+    @property
+    def _snapshot_file(self) -> Path:
+        return self.folder / "production.xtc"
+
+    @property
+    def _snapshot_steps(self) -> int:
+        return max(1, round(self.protocol.snapshot_interval / self.protocol.timestep))
+
+    def _snapshots(self) -> app.XTCReporter:
         """All atoms, rarely: to look at, and to start restrained runs from."""
-        path = self.folder / "production.xtc"
-        steps = max(1, round(self.protocol.snapshot_interval / self.protocol.timestep))
-        keep = simulation.currentStep // steps
-        if keep:
-            keep_snapshots(path, keep)
-        else:
-            path.unlink(missing_ok=True)
-        return app.XTCReporter(str(path), steps, append=keep > 0, enforcePeriodicBox=False)
+        path = self._snapshot_file
+        append = path.exists() and path.stat().st_size > 0
+        return app.XTCReporter(
+            str(path), self._snapshot_steps, append=append, enforcePeriodicBox=False
+        )
+
+
+def _reach(path: Path, interval: int, step: int) -> bool:
+    """Whether a file has all mapped frames up to a time step."""
+    if step < interval:
+        return True
+    parts = iterate_frames(path, torn_tail=True) if path.exists() else ()
+    return sum(int((part.step <= step).sum()) for part in parts) == step // interval
 
 
 def langevin_simulation(

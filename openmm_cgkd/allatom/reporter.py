@@ -7,12 +7,14 @@ from typing import Any
 
 import mdtraj
 import numpy as np
+import openmm
 from openmm import app, unit
 
 from openmm_cgkd.config.system import load_system
 from openmm_cgkd.exceptions import BoxError, ConfigError
-from openmm_cgkd.frames.frames import FrameWriter
+from openmm_cgkd.frames.frames import FrameWriter, frames_header
 from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
+from openmm_cgkd.utils.units import GAS_CONSTANT
 
 from .build import atomic_charges
 
@@ -42,7 +44,8 @@ class MappedReporter:
     Raises
     ------
     ConfigError
-        If there is no temperature, or the integrator has another one.
+        If there is no temperature, or `mapping`, `attributes`, the file, the integrator, a
+        thermostat or a barostat have different ones.
     MappingError
         If the topology does not fit `mapping`, a constraint reaches over two beads, or a particle
         is held in its place.
@@ -74,6 +77,7 @@ class MappedReporter:
     ) -> None:
         self._file, self._interval, self._after_step = Path(file), reportInterval, after_step
         self._attributes = attributes or {}
+        self._temperatures: dict[str, float] = {}  # by what has them
         self._mapping = mapping if isinstance(mapping, Mapping) else load_system(mapping)
         self._opened: tuple[FrameWriter, Mapping] | None = None
 
@@ -107,11 +111,8 @@ class MappedReporter:
             system = self._mapping
             topology = mdtraj.Topology.from_openmm(simulation.topology)
             mapping = mapping_from_config(system, topology, atomic_charges(simulation.system))
-            self._attributes = {
-                "system": system.name,
-                "temperature": system.temperature,
-                **self._attributes,
-            }
+            self._attributes = {"system": system.name, **self._attributes}
+            self._temperatures["the system.yaml says"] = system.temperature
         mapping = mapping.for_system(simulation.system)
         if not simulation.system.usesPeriodicBoundaryConditions():
             raise BoxError(
@@ -123,23 +124,50 @@ class MappedReporter:
         return self._opened
 
     def _check_temperature(self, simulation: app.Simulation) -> None:
-        temperature = self._attributes.get("temperature")
-        if temperature is None:
+        found = dict(self._temperatures)
+        if "temperature" in self._attributes:
+            found["the attributes say"] = float(self._attributes["temperature"])
+        if not found:
             raise ConfigError(
                 f"{self._file}: the temperature of the run is missing; give"
                 " attributes={'temperature': kelvin}."
             )
-        get = getattr(simulation.integrator, "getTemperature", None)  # only thermostats have it
-        if (
-            get is not None
-            and abs(get().value_in_unit(unit.kelvin) - temperature) > 1e-3 * temperature
-        ):
-            raise ConfigError(
-                f"{self._file}: the integrator runs at {get()}, the frames are to be of"
-                f" {temperature:g} K; correct one of them."
-            )
+        what, temperature = next(iter(found.items()))
+        self._attributes = {**self._attributes, "temperature": temperature}
+        if self._file.exists():
+            found["the file has"] = frames_header(self._file).attributes["temperature"]
+        held = {f"{name} has": value for name, value in temperatures_of(simulation).items()}
+        for other, value in (found | held).items():
+            if abs(value - temperature) > 1e-3 * temperature:
+                raise ConfigError(
+                    f"{self._file}: {what} {temperature:g} K, {other} {value:g} K; correct"
+                    " one of them."
+                )
 
     def close(self) -> None:
         """Close the file."""
         if self._opened is not None:
             self._opened[0].close()
+
+
+def temperatures_of(simulation: app.Simulation) -> dict[str, float]:
+    """Temperatures (kelvin) that integrator, thermostats and barostats hold, by what has them."""
+    integrator, context = simulation.integrator, simulation.context
+    found: dict[str, float] = {}
+    if isinstance(integrator, openmm.NoseHooverIntegrator):
+        for k in range(integrator.getNumThermostats()):
+            found["the integrator"] = integrator.getTemperature(k).value_in_unit(unit.kelvin)
+    elif get := getattr(integrator, "getTemperature", None):  # only thermostats have it
+        found["the integrator"] = get().value_in_unit(unit.kelvin)
+    elif isinstance(integrator, openmm.CustomIntegrator):
+        names = [
+            integrator.getGlobalVariableName(k) for k in range(integrator.getNumGlobalVariables())
+        ]
+        if "kT" in names:  # of OpenMM's own and of openmmtools
+            found["the integrator"] = integrator.getGlobalVariableByName("kT") / GAS_CONSTANT
+    parameters = dict(context.getParameters())
+    for force in simulation.system.getForces():
+        kind = type(force)
+        if hasattr(kind, "Temperature") and kind.Temperature() in parameters:
+            found[f"the {kind.__name__}"] = parameters[kind.Temperature()]
+    return found

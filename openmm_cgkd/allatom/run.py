@@ -19,8 +19,9 @@ from openmm_cgkd.exceptions import ConfigError, SimulationError
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
 from openmm_cgkd.utils.box import box_volume
+from openmm_cgkd.utils.damaged import set_aside, whole_arrays
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
-from openmm_cgkd.utils.lock import locked
+from openmm_cgkd.utils.lock import LOCK, locked
 from openmm_cgkd.utils.progress import log_to
 from openmm_cgkd.utils.units import DENSITY_UNIT
 from openmm_cgkd.utils.yaml_file import parse_yaml
@@ -28,7 +29,8 @@ from openmm_cgkd.utils.yaml_file import parse_yaml
 from .backmap import add_restraint, place_molecules, relax
 from .build import atomic_charges, build_topology, create_system, pack
 from .equilibration import Volume, used_volumes
-from .phases import Phases, StartState, langevin_simulation, phase_seed
+from .finished import read_finished, write_finished
+from .phases import Phases, Start, StartState, langevin_simulation, phase_seed
 from .reporter import MappedReporter
 
 logger = logging.getLogger(__name__)
@@ -100,10 +102,19 @@ def _check_same_settings(config: SystemConfig, folder: Path) -> None:
         each.update(each["reference"])
     for field in sorted(now.keys() & before.keys() - free):
         if before[field] != now[field]:
+            if not _has_begun(folder):  # a run that was refused binds nobody
+                (folder / "box.npz").unlink(missing_ok=True)
+                return
             raise ConfigError(
                 f"{folder}: holds a run with {field} {before[field]}, got {now[field]}; put it back"
                 " or use another folder."
             )
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether there is more than what is written before the first step of a simulation."""
+    first = {"system.yaml", "reference.log", "error.log", "box.npz", "box.pdb", LOCK}
+    return not first.issuperset(path.name for path in folder.iterdir())
 
 
 class _Reference:
@@ -120,9 +131,14 @@ class _Reference:
     def run(self) -> Path:
         frames, protocol = self.folder / "frames.h5", self.protocol
         phases = Phases(self.config, self.folder)
-        if (self.folder / "production.xml").exists():
+        finished = self.folder / "production.xml"
+        if finished.exists() and frames.exists():
             logger.info("all-atom stage is finished: %s", frames)
             return frames
+        if finished.exists():
+            logger.warning(
+                "%s: is missing, production starts over; %s", frames, set_aside(finished)
+            )
         packed, backmapped = self.folder / "box.npz", self.folder / "backmapped.xml"
         if self.start and packed.exists():
             raise ConfigError(
@@ -130,29 +146,37 @@ class _Reference:
                 " frames or use another folder."
             )
         temperature = self.config.temperature
-        if self.start or backmapped.exists():
+        if self.start or any(self.folder.glob("backmapped.*")):  # a damaged one, too
             topology = build_topology(self.config)
-            system, mapping, begin = self._backmapped(topology, backmapped, self.start)
+            system, mapping, relaxed = self._backmapped(topology, backmapped, self.start)
+
+            def begin() -> Start:
+                return relaxed
+
         else:
             topology, positions = self._packed(packed)
             system, mapping = self._system(topology)
             hot = protocol.annealing_temperature
-            annealed = phases.run(
-                "annealing",
-                system,
-                topology,
-                protocol.annealing,
-                hot,
-                barostat=True,
-                start=positions,
+
+            # a phase that is finished does not ask for those before it
+            def annealed() -> openmm.State:
+                return phases.run(
+                    "annealing", system, topology, protocol.annealing, hot,
+                    barostat=True, start=positions,
+                )  # fmt: skip
+
+            def begin() -> Start:
+                npt = phases.run(
+                    "npt", system, topology, protocol.npt, temperature,
+                    barostat=True, start=annealed,
+                )  # fmt: skip
+                return self._at_final_volume(npt, topology)
+
+        def nvt() -> openmm.State:
+            return phases.run(
+                "nvt", system, topology, protocol.nvt, temperature, barostat=False, start=begin
             )
-            npt = phases.run(
-                "npt", system, topology, protocol.npt, temperature, barostat=True, start=annealed
-            )
-            begin = self._at_final_volume(npt, topology)
-        nvt = phases.run(
-            "nvt", system, topology, protocol.nvt, temperature, barostat=False, start=begin
-        )
+
         interval = max(1, round(protocol.frame_interval / protocol.timestep))
 
         def mapped(simulation: app.Simulation) -> MappedReporter:
@@ -173,6 +197,7 @@ class _Reference:
             barostat=False,
             start=nvt,
             mapped=mapped,
+            frames=(frames, interval),
         )
         return frames
 
@@ -210,11 +235,13 @@ class _Reference:
         self, topology: app.Topology, path: Path, start: Path | None
     ) -> tuple[openmm.System, Mapping, openmm.State]:
         """Atoms around the beads of the last start frame, relaxed while the beads are held."""
-        if path.exists():
-            state = openmm.XmlSerializer.deserialize(path.read_text())
+        if (state := read_finished(path, path.with_suffix(".json"))) is not None:
             topology.setPeriodicBoxVectors(state.getPeriodicBoxVectors())
             return *self._system(topology), state
-        assert start is not None  # otherwise the state is there
+        if start is None:
+            raise SimulationError(
+                f"{path}: is damaged; name the frames again that this run started from."
+            )
         frame = read_frames(start)[-1:]
         beads, box = frame.positions[0].astype(float), frame.box[0]
         topology.setPeriodicBoxVectors(box * unit.nanometer)
@@ -238,11 +265,11 @@ class _Reference:
             simulation, positions, hot, protocol.annealing, self.config.temperature, COOLING, seed
         )
         state = simulation.context.getState(positions=True, velocities=True)
-        write_text(path, openmm.XmlSerializer.serialize(state))
+        write_finished(path, path.with_suffix(".json"), state)
         return system, mapping, state
 
     def _packed(self, path: Path) -> tuple[app.Topology, np.ndarray]:
-        if not path.exists():
+        if not whole_arrays(path):
             topology, positions = pack(self.config)
             # the PDB is for looking; exact numbers come from the array
             with replacing(self.folder / "box.pdb") as fresh, open(fresh, "w") as file:

@@ -20,6 +20,7 @@ from openmm_cgkd.allatom.phases import langevin_simulation, phase_seed
 from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import SimulationError
 from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
+from openmm_cgkd.utils.damaged import whole_arrays
 from openmm_cgkd.utils.files import replacing
 from openmm_cgkd.utils.progress import Report
 from openmm_cgkd.utils.seeds import derived_seed
@@ -85,7 +86,8 @@ class Configuration:
             if self.checked
             else []
         )
-        return not all(path.exists() for path in [*files, *checks])
+        damaged = [path for path in [*files, *checks] if not whole_arrays(path)]
+        return bool(damaged)
 
 
 def start_file(folder: Path, index: int, start: int) -> Path:
@@ -173,7 +175,7 @@ def run_configuration(
     folder: Path,
     report: Report,
 ) -> None:
-    """Do the restrained runs of one configuration that are not there yet.
+    """Do the restrained runs of one configuration that are not there yet, or damaged.
 
     Raises
     ------
@@ -186,7 +188,7 @@ def run_configuration(
         atoms = configuration.atoms
         for start in range(config.mean_force.starts):
             path = start_file(folder, configuration.index, start)
-            if not path.exists():
+            if not whole_arrays(path):
                 restrained.begin(start, atoms)
                 _save(
                     path,
@@ -195,11 +197,11 @@ def run_configuration(
             atoms = np.load(path)["atoms"]
             report((start + 1) / runs, "")
         path = check_file(folder, configuration.index)
-        if configuration.checked and not path.exists():
+        if configuration.checked and not whole_arrays(path):
             restrained.begin(0, configuration.atoms)
             _save(path, restrained.check_constant())
         path = heating_file(folder, configuration.index)
-        if configuration.checked and not path.exists():
+        if configuration.checked and not whole_arrays(path):
             restrained = RestrainedRun(config, configuration)
             restrained.begin(_STRONG, configuration.atoms)
             _save(path, vars(restrained.sample()))

@@ -19,7 +19,7 @@ from openmm_cgkd.utils.files import replacing
 from openmm_cgkd.utils.lock import locked
 from openmm_cgkd.utils.progress import progress
 from openmm_cgkd.utils.records import write_record
-from openmm_cgkd.utils.save_points import SavePoints
+from openmm_cgkd.utils.save_points import SavePoints, reseed
 from openmm_cgkd.utils.seeds import derived_seed
 from openmm_cgkd.utils.statistics import mean_of, numbers_of
 
@@ -28,7 +28,7 @@ from .committee import Committee, CommitteeReporter, SpreadRange
 from .engines import cuda_graphs
 from .ensemble import EnsemblePotential
 from .explosion import ExplosionGuard, openmm_message, stop_error
-from .langevin import langevin_simulation, reseed
+from .langevin import langevin_simulation
 from .outputs import is_begun, log_column, open_log, open_trajectory, write_topology
 from .schedule import Schedule
 from .start import FirstState, Known, check_start

@@ -59,12 +59,3 @@ def langevin_simulation(
             f"simulation.platform: {protocol.platform or 'none named'}, cannot run the system"
             f" ({openmm_message(error)}); loaded here: {', '.join(platforms())}."
         ) from error
-
-
-def reseed(simulation: app.Simulation, seed: int) -> None:
-    """Give a simulation other random numbers; its positions and velocities are lost."""
-    simulation.integrator.setRandomNumberSeed(seed)
-    for force in simulation.system.getForces():
-        if isinstance(force, openmm.MonteCarloBarostat):
-            force.setRandomNumberSeed(seed)
-    simulation.context.reinitialize()

@@ -99,17 +99,23 @@ def fits(path: Path, summary: dict[str, Any]) -> bool:
     ) == _without_counters(summary["head"])
 
 
-def check_written(path: Path) -> None:
+def check_written(path: Path, record: Path | None = None) -> None:
     """Check a file of a simulation against the record beside it.
 
     Nothing is checked without a record, or with one of an earlier version, which has no checksums.
+
+    Parameters
+    ----------
+    path : path
+    record : path, optional
+        ``progress.json`` if absent.
 
     Raises
     ------
     RecordError
         If the file or the record was changed after it was written.
     """
-    record = path.with_name(RECORD)
+    record = record or path.with_name(RECORD)
     if not record.exists():
         return
     content = read_record(record, _AGAIN)
@@ -120,7 +126,8 @@ def check_written(path: Path) -> None:
     if not fits(path, summary) or (longer and content["finished"]):
         raise RecordError(
             f"{path}: was changed or damaged after the simulation wrote it, its checksum in"
-            f" {RECORD} is another one; {_AGAIN}, or remove {RECORD} if the change is yours."
+            f" {record.name} is another one; {_AGAIN}, or remove {record.name} if the change is"
+            " yours."
         )
 
 

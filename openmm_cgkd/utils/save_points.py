@@ -81,6 +81,11 @@ class SavePoints:
         latest = [self._record, self._checkpoint, self._state]
         return latest + [_previous(path) for path in latest]
 
+    @property
+    def all_files(self) -> list[Path]:
+        """These and the output files."""
+        return [*self.files, *(output.path for output in self._outputs.values())]
+
     def find(self) -> tuple[list[Save], list[str]]:
         """Saves with whole record, state and output files, the latest first; and what is damaged.
 
@@ -204,6 +209,15 @@ class SavePoints:
         for path in self.files:
             path.unlink(missing_ok=True)
         self._kept = True
+
+
+def reseed(simulation: app.Simulation, seed: int) -> None:
+    """Give a simulation other random numbers; its positions and velocities are lost."""
+    simulation.integrator.setRandomNumberSeed(seed)
+    for force in simulation.system.getForces():
+        if isinstance(force, openmm.MonteCarloBarostat):
+            force.setRandomNumberSeed(seed)
+    simulation.context.reinitialize()
 
 
 def _whole(path: Path, wanted: str) -> Path | None:

@@ -23,6 +23,7 @@ from openmm_cgkd.allatom.run import at_volume, mean_volume, run_reference
 from openmm_cgkd.config.system import load_system
 from openmm_cgkd.exceptions import BoxError, ConfigError, ForceFieldError, SimulationError
 from openmm_cgkd.frames.frames import read_frames, write_frames
+from openmm_cgkd.utils.save_points import SavePoints
 from tests.cases.all_atom import TINY_COUNTS, tiny_system
 from tests.cases.fluids import small_config
 
@@ -225,18 +226,138 @@ def test_killed_in_production(equilibrated):
     assert np.array_equal(frames.positions[: kept.sum()], before.positions[kept])
 
 
+def stopped_in_production(folder: Path, step: int) -> None:
+    """Interrupt the production at a time step."""
+    original = MappedReporter.report
+
+    def report(self, simulation, state):
+        original(self, simulation, state)
+        if simulation.currentStep == step:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MappedReporter, "report", report)
+        with pytest.raises(KeyboardInterrupt):
+            run_reference(tiny_system(platform="Reference"), folder)
+
+
+@pytest.fixture(scope="module")
+def stopped(finished, tmp_path_factory) -> Path:
+    """A folder whose production has stopped at step 65, with states of steps 25 and 50."""
+    folder = tmp_path_factory.mktemp("stopped") / "aa"
+    shutil.copytree(finished, folder)
+    for path in (*folder.glob("production*"), folder / "frames.h5"):
+        path.unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phases, "SAVE_INTERVAL", 0.1)
+        patch.setattr(phases, "SAVE_EVERY", 0.0)
+        stopped_in_production(folder, 65)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(stopped, tmp_path_factory) -> np.ndarray:
+    """Positions of a production that nothing has stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "aa"
+    shutil.copytree(stopped, folder)
+    for path in (*folder.glob("production*"), folder / "frames.h5"):
+        path.unlink()
+    run_reference(tiny_system(platform="Reference"), folder)
+    return read_frames(folder / "frames.h5").positions
+
+
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 16
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "resumes"),
+    [
+        (None, None, 0.2),
+        ("production.partial.chk", flipped, 0.1),  # at the state before
+        ("production.partial.xml", flipped, 0.2),
+        ("production.partial.json", flipped, 0.1),
+        ("production.partial.json", emptied, 0.1),
+        ("production.csv", emptied, 0.1),  # when it was empty
+        ("frames.h5", Path.unlink, None),
+        ("nvt.xml", flipped, 0.2),  # not asked for any more
+        ("box.npz", flipped, 0.2),
+    ],
+)
+def test_damaged_files_cost_work_and_nothing_else(
+    stopped, whole, tmp_path, caplog, name, harm, resumes
+):
+    """The frames are to the last bit those of a production that nothing has stopped."""
+    folder = tmp_path / "aa"
+    shutil.copytree(stopped, folder)
+    if name:
+        harm(folder / name)
+    with caplog.at_level("INFO", "openmm_cgkd"):
+        frames = read_frames(run_reference(tiny_system(platform="Reference"), folder))
+    assert frames.step.tolist() == PRODUCTION
+    np.testing.assert_array_equal(frames.positions, whole)
+    if resumes is None:
+        assert "production: cannot be continued and starts over" in caplog.text
+        assert list(folder.glob("production.*.damaged"))
+    else:
+        assert f"production: resuming at {resumes} ps" in caplog.text
+    with open(folder / "production.csv") as file:
+        assert [int(row['#"Step"']) for row in csv.DictReader(file)] == [50, 100]
+
+
+@pytest.mark.parametrize("harm", [flipped, emptied])
+def test_a_damaged_phase_is_done_again(equilibrated, caplog, harm):
+    harm(equilibrated / "nvt.xml")
+    with caplog.at_level("INFO", "openmm_cgkd"):
+        frames = read_frames(run_reference(tiny_system(), equilibrated))
+    assert frames.step.tolist() == PRODUCTION
+    assert "It is kept as nvt.xml.damaged" in caplog.text
+    assert (equilibrated / "nvt.xml.damaged").exists()
+
+
+def test_a_finished_run_without_its_frames(finished, tmp_path, caplog):
+    folder = tmp_path / "aa"
+    shutil.copytree(finished, folder)
+    (folder / "frames.h5").unlink()
+    assert len(read_frames(run_reference(tiny_system(), folder))) == len(PRODUCTION)
+    assert "frames.h5: is missing, production starts over" in caplog.text
+
+
+def test_phase_of_an_earlier_version_goes_on(stopped, tmp_path, caplog):
+    """Version 0.1 left a state and no record."""
+    folder = tmp_path / "aa"
+    shutil.copytree(stopped, folder)
+    for path in folder.glob("production.partial*"):
+        if path.name != "production.partial.xml":
+            path.unlink()
+    with caplog.at_level("INFO", "openmm_cgkd"):
+        frames = read_frames(run_reference(tiny_system(platform="Reference"), folder))
+    assert frames.step.tolist() == PRODUCTION
+    assert "production: resuming at 0.2 ps" in caplog.text
+
+
 def test_interrupted_before_production(tmp_path, monkeypatch):
     """Stopped during NPT: the thermodynamics file has no row twice."""
-    folder, original = tmp_path / "aa", openmm.app.Simulation.saveState
+    folder, original = tmp_path / "aa", SavePoints.write
 
-    def save(self, path):
-        original(self, path)
-        if "npt.partial" in path and self.currentStep == 100:
-            self.step(60)  # writes a row beyond the saved state
+    def save(self, simulation, data):
+        original(self, simulation, data)
+        if (folder / "annealing.xml").exists() and simulation.currentStep == 100:
+            simulation.step(60)  # writes a row beyond the saved state
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(openmm.app.Simulation, "saveState", save)
+        patch.setattr(SavePoints, "write", save)
         with pytest.raises(KeyboardInterrupt):
             run_reference(tiny_system(), folder)
     assert (folder / "npt.csv").read_text().count("\n") == 1 + 3
@@ -287,6 +408,19 @@ def test_box_below_twice_the_cutoff(tmp_path):
         ),
     ):
         run_reference(tiny_system(nonbonded_cutoff="1 nm"), tmp_path)
+
+
+def test_refused_run_binds_nobody(tmp_path):
+    """Settings may change until the first simulation has begun; the box is packed anew then."""
+    boxes = []
+    for seed in (1, 2):
+        with pytest.raises(BoxError):
+            run_reference(tiny_system(nonbonded_cutoff="1 nm", seed=seed), tmp_path)
+        boxes.append((tmp_path / "box.pdb").read_text())
+    assert boxes[0] != boxes[1]
+    (tmp_path / "annealing.csv").touch()
+    with pytest.raises(ConfigError, match="holds a run with seed 2, got 3"):
+        run_reference(tiny_system(nonbonded_cutoff="1 nm", seed=3), tmp_path)
 
 
 def test_unknown_platform(tmp_path):
