@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +10,11 @@ from typing import Any
 
 from .config.run import RunConfig
 from .config.section import dump, plain_inputs
+from .exceptions import RecordError
 from .utils.files import write_text
 from .utils.lock import locked
 from .utils.progress import log_to
+from .utils.records import read_record, write_record
 
 logger = logging.getLogger(__name__)
 
@@ -163,6 +164,15 @@ class RunFolder(RunFiles):
         return self.reference / "frames.h5"
 
     @property
+    def independent_frames(self) -> list[Path]:
+        """Mapped frames of further all-atom runs, which comparisons take beside `frames`."""
+        if self.config.second_frames is not None:
+            return [self.config.path(self.config.second_frames)]
+        if self.config.frames is not None:
+            return []
+        return sorted(self.reference.glob("run_*/frames.h5"))
+
+    @property
     def student(self) -> Path:
         """Folder of the final student's training."""
         return self.student_of_round(self.config.student.on_policy.rounds)
@@ -200,7 +210,11 @@ class StageRecord:
     def finished(self) -> bool:
         if not self._stamp.exists() or not all(path.exists() for path in self.outputs):
             return False
-        same = json.loads(self._stamp.read_text()) == self._inputs
+        try:
+            same = read_record(self._stamp) == self._inputs
+        except RecordError as error:
+            logger.warning("%s The stage %s runs again.", error, self.name)
+            return False
         logger.info(
             "%s: %s",
             self.name,
@@ -209,4 +223,4 @@ class StageRecord:
         return same
 
     def finish(self) -> None:
-        write_text(self._stamp, json.dumps(self._inputs, indent=1))
+        write_record(self._stamp, self._inputs)

@@ -23,11 +23,13 @@ def compare(
         ),
     ],
     against: Annotated[
-        Path | None,
+        list[Path],
         typer.Option(
-            "--against", help="All-atom: mapped frames, or a trajectory.", show_default=False
+            "--against",
+            help="All-atom: mapped frames, or a trajectory. Once more for each independent run.",
+            show_default=False,
         ),
-    ] = None,
+    ] = [],  # noqa: B006 - typer needs a list, and nothing changes it
     output: Annotated[
         Path, typer.Option("--output", help="With --against: results go here.")
     ] = Path("comparison"),
@@ -51,7 +53,7 @@ def compare(
     or a file of mapped frames. Runs that share a LABEL are independent trainings of one model: the
     standard deviation over them is told.
     """
-    if against is None:
+    if not against:
         if len(runs) > 1:
             raise ConfigError(
                 f"{len(runs)} runs were given without all-atom frames to compare with; name them"
@@ -68,11 +70,7 @@ def compare(
         )
     from openmm_cgkd.stages.compare import compare_runs, comparison_settings
 
-    typer.echo(
-        compare_runs(
-            runs, against, output, comparison_settings(bins=bins, r_max=r_max)
-        )
-    )
+    typer.echo(compare_runs(runs, against, output, comparison_settings(bins=bins, r_max=r_max)))
 
 
 def stability(ctx: typer.Context, run: RunOrFluid, folder: FolderOption = None) -> None:

@@ -313,6 +313,13 @@ class RunConfig(ConfigFile):
     frames: RelativePath | None = Field(
         None, description="mapped all-atom frames; absent: run the all-atom stage"
     )
+    second_frames: RelativePath | None = Field(
+        None,
+        description=(
+            "mapped frames of a second, independent all-atom run, so that comparisons can tell"
+            " errors from noise; absent: those of the all-atom stage, if it ran"
+        ),
+    )
     potential: RelativePath | None = Field(
         None, description="exported potential to simulate with; absent: the one that this run makes"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,19 +14,25 @@ from openmm_cgkd.analysis.comparison.compare import compare, state_of, title_of
 from openmm_cgkd.analysis.comparison.curves import CurveComparison
 from openmm_cgkd.analysis.comparison.figures import write_pictures
 from openmm_cgkd.analysis.comparison.models import Comparison, Result, compare_models, report
-from openmm_cgkd.analysis.comparison.sources import Source, read_source, source_of_frames
+from openmm_cgkd.analysis.comparison.sources import (
+    Source,
+    joined_source,
+    read_source,
+    source_of_frames,
+)
 from openmm_cgkd.analysis.comparison.structure import SCORE_FIGURES
 from openmm_cgkd.analysis.comparison.tables import write_tables
 from openmm_cgkd.config.run import ComparisonConfig, RunConfig, load_run
 from openmm_cgkd.config.section import describe_mistake
-from openmm_cgkd.exceptions import AnalysisError, ConfigError
-from openmm_cgkd.frames.frames import Frames
+from openmm_cgkd.exceptions import AnalysisError, ConfigError, FramesError
+from openmm_cgkd.frames.frames import Frames, read_frames
 from openmm_cgkd.run_folder import RunFolder, StageRecord
-from openmm_cgkd.utils.files import file_hash, write_text
-from openmm_cgkd.utils.records import read_record
+from openmm_cgkd.utils.files import file_hash
+from openmm_cgkd.utils.records import read_record, write_record
 from openmm_cgkd.utils.statistics import error_words
 
 from .inputs import all_frames
+from .same_fluid import check_same_fluid
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +42,9 @@ _DEFINITIONS = {
     "rmse": "square root of the mean over all bins of (g_CG - g_AA)^2",
     "all_atom_halves": (
         "mean absolute difference between the first and the second half of the all-atom frames;"
-        " smaller errors mean nothing"
+        " twice what a perfect model would show"
     ),
+    "systematic": "see structure.definitions",
     "normalisation": (
         "1 for an ideal gas at any system size: N_a N_b pairs, N_a (N_a - 1) / 2 for like types"
     ),
@@ -80,19 +86,24 @@ def compare_run(run: RunConfig) -> Path:
         if not path.exists():
             raise AnalysisError(f"{path}: no such file; run 'cgkd simulate' first.")
         speed = _simulation_numbers(folder.simulation_report)
+        others = _independent_frames(run, frames)
         inputs = {
             "comparison": run.comparison,
             "frames": frames.identity,
+            "second_frames": [other.identity for other in others],
             "trajectory": file_hash(path),
             "simulation": speed,
         }
         stage = StageRecord(folder, "compare", inputs, outputs)
         if stage.finished:
             return outputs[0]
-        all_atom, model = source_of_frames(frames, folder.frames), read_source(path, "CG")
+        all_atom = joined_source(
+            [source_of_frames(each, folder.frames) for each in (frames, *others)]
+        )
+        model = read_source(path, "CG")
         comparison = compare_models(all_atom, [model], run.comparison, everything=False)
-        numbers = _report(frames, comparison, speed)
-        write_text(outputs[0], json.dumps(numbers, indent=1, allow_nan=False))
+        numbers = _report(frames.attributes, comparison, speed)
+        write_record(outputs[0], numbers, allow_nan=False)
         write_tables(comparison, folder.comparison)
         write_pictures(comparison, folder.comparison, title_of(frames.attributes), ("png",))
         _log_table(comparison.results[0], numbers["mean"])
@@ -100,8 +111,26 @@ def compare_run(run: RunConfig) -> Path:
     return outputs[0]
 
 
+def _independent_frames(run: RunConfig, frames: Frames) -> list[Frames]:
+    """Frames of further all-atom runs of this fluid."""
+    others = []
+    for path in RunFolder(run).independent_frames:
+        other = read_frames(path)
+        check_same_fluid(run.path(run.system), other, path)
+        if other.identity == frames.identity:
+            raise FramesError(
+                f"second_frames: {path} holds the same frames as {RunFolder(run).frames}; give"
+                " those of an independent run, or leave it out."
+            )
+        others.append(other)
+    return others
+
+
 def compare_runs(
-    models: Sequence[str], against: Path | str, folder: Path, settings: ComparisonConfig
+    models: Sequence[str],
+    against: Sequence[Path | str],
+    folder: Path,
+    settings: ComparisonConfig,
 ) -> Path:
     """Compare any number of runs or trajectories with all-atom.
 
@@ -110,8 +139,9 @@ def compare_runs(
     models : sequence of str
         Paths as `read_run_or_source` takes them, each with or without ``label=`` in front. Paths of
         one label are independent trainings of one model.
-    against : path
-        All-atom: a file of mapped frames, or anything else that `read_run_or_source` takes.
+    against : sequence of path
+        All-atom: a file of mapped frames, or anything else that `read_run_or_source` takes; several
+        are independent runs.
     folder : path
         Gets ``comparison.json``, CSV files and pictures.
     settings : ComparisonConfig
@@ -126,7 +156,7 @@ def compare_runs(
     AnalysisError
         As `compare_models` and `read_run_or_source`.
     """
-    all_atom = read_run_or_source(against)
+    all_atom = [read_run_or_source(path) for path in against]
     comparison = compare(all_atom, [_labeled(model) for model in models], folder, settings)
     _log_scores(comparison)
     return Path(folder) / "comparison.json"
@@ -187,19 +217,22 @@ def _simulation_numbers(path: Path) -> dict[str, Any] | None:
     return read_record(path, "run 'cgkd simulate' again")
 
 
-def _report(frames: Frames, comparison: Comparison, speed: dict[str, Any] | None) -> dict[str, Any]:
+def _report(
+    attributes: dict[str, Any], comparison: Comparison, speed: dict[str, Any] | None
+) -> dict[str, Any]:
     """The report of a run: its RDFs on top, all observables under "structure"."""
     result = comparison.results[0]
     pairs = [_pair_numbers(types, pair) for types, pair in result.of_kind("rdf").items()]
     settings = comparison.settings
     return {
-        **state_of(frames.attributes),
+        **state_of(attributes),
         "frames": {
-            "all_atom": len(frames),
+            "all_atom": len(comparison.all_atom.source),
+            "all_atom_runs": len(comparison.all_atom.source.separate()),
             "coarse_grained": len(result.analysis.source),
             "coarse_grained_trajectories": 1,
         },
-        "frames_sha256": frames.identity,
+        "frames_sha256": comparison.all_atom.source.identity,
         "bins": settings.bins,
         "r_max": comparison.r_max,
         "definitions": _DEFINITIONS,
@@ -207,6 +240,7 @@ def _report(frames: Frames, comparison: Comparison, speed: dict[str, Any] | None
             key: float(np.mean([pair[key] for pair in pairs]))
             for key in ("mean_absolute_error", "rmse", "all_atom_halves")
         },
+        "systematic": result.systematic["rdf"].numbers(),
         "pairs": pairs,
         "simulation": speed,
         "structure": report(comparison),
@@ -222,6 +256,7 @@ def _pair_numbers(types: tuple[str, ...], pair: CurveComparison) -> dict[str, An
         "integrated_absolute_error": pair.error.integrated_absolute,
         "rmse": pair.error.rmse,
         "all_atom_halves": pair.floor.mean_absolute,
+        "systematic": pair.systematic.numbers(),
         "first_peak": {
             "all_atom": pair.all_atom.peak(),
             "coarse_grained": pair.coarse_grained.peak(),
@@ -232,20 +267,20 @@ def _pair_numbers(types: tuple[str, ...], pair: CurveComparison) -> dict[str, An
 def _log_table(result: Result, mean: dict[str, float]) -> None:
     pairs = result.of_kind("rdf")
     for types, pair in pairs.items():
-        error, se, floor = pair.error, pair.error_se, pair.floor
+        error, se = pair.error, pair.error_se
         numbers = (
             "-".join(types),
             error.mean_absolute,
             error_words(se.mean_absolute, "mean_absolute" not in pair.at_least, ".3f"),
-            error.rmse,
-            floor.mean_absolute,
+            pair.systematic.perfect_mean_absolute,
+            pair.systematic.words,
         )
-        logger.info("%-12s RDF error %.3f +- %s, rmse %.3f, all-atom halves %.3f", *numbers)
+        logger.info("%-12s RDF error %.3f +- %s, of a perfect model %.3f; %s", *numbers)
     logger.info(
-        "mean of %d pairs: RDF error %.3f, all-atom halves %.3f",
+        "mean of %d pairs: RDF error %.3f; %s",
         len(pairs),
         mean["mean_absolute_error"],
-        mean["all_atom_halves"],
+        result.systematic["rdf"].words,
     )
     _warn_of_aggregation(result)
 
@@ -256,12 +291,9 @@ def _log_scores(comparison: Comparison) -> None:
         shown = ", ".join(
             f"{name} {values[name]:.3f}" for name in values if not name.endswith(SCORE_FIGURES)
         )
-        logger.info(
-            "%-12s overlap with all-atom: %s (all-atom halves %.3f)",
-            result.label,
-            shown,
-            values["combined_halves"],
-        )
+        logger.info("%-12s overlap with all-atom: %s", result.label, shown)
+        for kind, error in result.systematic.items():
+            logger.info("%-12s %s: %s", result.label, kind, error.words)
         _warn_of_aggregation(result)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -75,22 +74,19 @@ def summary(run: RunConfig) -> list[tuple[str, str]]:
         Finished by `run_all`.
     """
     folder = RunFolder(run)
-    report = json.loads(folder.comparison_report.read_text())
+    report = read_record(folder.comparison_report, "run 'cgkd compare' again")
     speed = read_record(folder.simulation_report, "run 'cgkd simulate' again")
     rows = [
         ("student", str(folder.model)),
         ("trajectory", str(folder.simulation / f"trajectory.{run.simulation.trajectory}")),
         ("report picture", str(folder.comparison / "rdf.png")),
         ("", ""),
-        ("pair", "RDF error (mean |g_CG - g_AA|), and all-atom halves against each other"),
+        ("pair", "RDF error (mean |g_CG - g_AA|), and that of a perfect model by noise alone"),
     ]
-    for pair in (*report["pairs"], {"types": ["mean of all"], **report["mean"]}):
-        rows.append(
-            (
-                "-".join(pair["types"]),
-                f"{pair['mean_absolute_error']:.3f}   {pair['all_atom_halves']:.3f}",
-            )
-        )
+    whole = {"types": ["mean of all"], **report["mean"], "systematic": report["systematic"]}
+    for pair in (*report["pairs"], whole):
+        perfect = pair["systematic"]["perfect_mean_absolute"]
+        rows.append(("-".join(pair["types"]), f"{pair['mean_absolute_error']:.3f}   {perfect:.3f}"))
     return [
         *rows,
         ("", ""),

@@ -155,7 +155,8 @@ def _compare_curves(study: Study, common: RunConfig, finished: Sequence[VariantR
             f"{variant_run.variant.name}={RunFolder(variant_run.run).root}"
             for variant_run in chosen
         ]
-        compare_runs(models, common.path(common.frames), folder, common.comparison)
+        all_atom = [RunFolder(common).frames, *RunFolder(common).independent_frames]
+        compare_runs(models, all_atom, folder, common.comparison)
         write_text(record, json.dumps(inputs))
     names = [name for name in ("rdf", "adf", "cdf", "scores") if (folder / f"{name}.png").exists()]
     for name in names:

@@ -96,7 +96,7 @@ def overlaid(tmp_path_factory):
     models = [f"{LABEL}={folder / 'a'}", f"{LABEL}={folder / 'b'}", str(folder / "c")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare_module, "write_pictures", lambda *arguments: None)
-        compare_runs(models, folder / "aa.h5", folder / "out", SETTINGS)
+        compare_runs(models, [folder / "aa.h5"], folder / "out", SETTINGS)
     return folder, write_report(folder / "out")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,19 +9,19 @@ from typing import Any
 
 from openmm_cgkd.config.run import ComparisonConfig
 from openmm_cgkd.frames.frames import Frames
-from openmm_cgkd.utils.files import write_text
 from openmm_cgkd.utils.lock import locked
+from openmm_cgkd.utils.records import write_record
 
 from .figures import write_pictures
 from .models import Comparison, compare_models, report
-from .sources import Source, read_source, source_of_frames
+from .sources import Source, joined_source, read_source, source_of_frames
 from .tables import write_tables
 
 AnySource = Source | Frames | Path | str
 
 
 def compare(
-    all_atom: AnySource,
+    all_atom: AnySource | Sequence[AnySource],
     models: AnySource | Sequence[AnySource],
     folder: Path | str | None = None,
     settings: ComparisonConfig | None = None,
@@ -31,8 +30,9 @@ def compare(
 
     Parameters
     ----------
-    all_atom : Frames, Source or path
-        A path may be whatever `read_source` takes.
+    all_atom : Frames, Source or path, or a sequence of them
+        A path may be whatever `read_source` takes. Several are independent runs of the same fluid
+        in boxes of the same volume; from two on, the error of a model is told without noise.
     models : Source, Frames or path, or a sequence of them
         Sources of one label are independent trainings of one model.
     folder : path, optional
@@ -52,15 +52,19 @@ def compare(
     FramesError
         If a file of mapped frames is not valid.
     """
-    given = [models] if isinstance(models, Source | Frames | Path | str) else list(models)
+    runs, given = _listed(all_atom), _listed(models)
     with nullcontext() if folder is None else locked(folder):
-        reference = _source(all_atom, "AA")
+        reference = joined_source([_source(run, "AA") for run in runs])
         comparison = compare_models(
             reference, [_source(model) for model in given], settings or ComparisonConfig()
         )
         if folder is not None:
             _write(comparison, reference, Path(folder))
     return comparison
+
+
+def _listed(given: AnySource | Sequence[AnySource]) -> list[AnySource]:
+    return [given] if isinstance(given, Source | Frames | Path | str) else list(given)
 
 
 def _source(given: AnySource, label: str = "") -> Source:
@@ -77,7 +81,7 @@ def _write(comparison: Comparison, all_atom: Source, folder: Path) -> None:
         | {"settings": comparison.settings.model_dump(mode="json"), "r_max": comparison.r_max}
         | report(comparison)
     )
-    write_text(folder / "comparison.json", json.dumps(numbers, indent=1, allow_nan=False))
+    write_record(folder / "comparison.json", numbers, allow_nan=False)
     write_tables(comparison, folder)
     write_pictures(comparison, folder, title_of(all_atom.attributes))
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any, Generic
 
 import numpy as np
@@ -15,6 +16,8 @@ from openmm_cgkd.analysis.observables.peaks import Peak, first_peak, fit_peak
 from openmm_cgkd.analysis.observables.rdf import RDF
 from openmm_cgkd.utils.statistics import BlockedMean, CurveError, blocked_mean, curve_error
 from openmm_cgkd.utils.statistics import pseudo_values as of_left_out
+
+from .systematic import SystematicError, systematic_error
 
 MEASURES = ("mean_absolute", "integrated_absolute", "rmse", "jensen_shannon", "overlap")
 FEWEST_FRAMES = 4
@@ -36,11 +39,19 @@ class Curve(Generic[ObservableT]):
     """
 
     parts: list[ObservableT]
+    runs: tuple[int, ...] = ()  # numbers of parts of independent runs; empty for a single one
 
     @cached_property
     def whole(self) -> ObservableT:
         """The observable over all frames."""
         return type(self.parts[0]).merged(self.parts)
+
+    @property
+    def separate(self) -> list[Curve[ObservableT]]:
+        """The curves of the independent runs, or of the two halves of a single one."""
+        middle = len(self.parts) // 2
+        edges = [0, *accumulate(self.runs or (middle, len(self.parts) - middle))]
+        return [Curve(self.parts[first:last]) for first, last in pairwise(edges)]
 
     @property
     def values(self) -> np.ndarray:
@@ -59,6 +70,14 @@ class Curve(Generic[ObservableT]):
         """
         left_out = np.array([statistic(values) for values in self.left_out])
         return of_left_out(statistic(self.values), left_out)
+
+    @cached_property
+    def series(self) -> np.ndarray:
+        """Series in time whose mean is the curve, with its error; shape (n_parts, n_bins).
+
+        A map's bins stand in one row.
+        """
+        return of_left_out(self.values, self.left_out).reshape(len(self.parts), -1)
 
     @cached_property
     def blocked(self) -> BlockedMean:
@@ -157,6 +176,18 @@ class CurveComparison:
         """Errors between the halves of the all-atom frames."""
         return self._error(*self.all_atom.halves)
 
+    @cached_property
+    def systematic(self) -> SystematicError:
+        """The error without the noise of either.
+
+        Of a single all-atom run the halves are taken, which are not independent.
+        """
+        return systematic_error(
+            [curve.series for curve in self.all_atom.separate],
+            self.coarse_grained.series,
+            independent=len(self.all_atom.runs) > 1,
+        )
+
     def numbers(self) -> dict[str, Any]:
         """Errors, their standard errors and the floor as plain data."""
         errors, floor = asdict(self.error_se), asdict(self.floor)
@@ -165,6 +196,7 @@ class CurveComparison:
             **asdict(self.error),
             **{f"{name}_se": number(value) for name, value in errors.items()},
             **{f"{name}_halves": value for name, value in floor.items()},
+            **self.systematic.numbers(),
             "at_least": self.at_least,
             "independent_samples": [curve.blocked.independent for curve in curves],
             "bands_at_least": [not curve.blocked.plateau for curve in curves],

@@ -81,7 +81,7 @@ def rdf_picture(comparison: Comparison, title: str) -> Figure:
 
 def _rdf_caption(comparison: Comparison) -> str:
     first = comparison.results[0].of_kind("rdf").values()
-    floor = np.mean([pair.floor.mean_absolute for pair in first])
+    perfect = np.mean([pair.systematic.perfect_mean_absolute for pair in first])
     errors = []
     for label, group in comparison.groups().items():
         mean = np.mean(
@@ -94,8 +94,8 @@ def _rdf_caption(comparison: Comparison) -> str:
         errors.append(f"{mean:.3f}" if len(comparison.groups()) == 1 else f"{label} {mean:.3f}")
     shown = ", ".join(errors)
     return (
-        f"error: mean |Δg| from 0 to {comparison.r_max:.3g} nm; mean of all pairs {shown}, all-atom"
-        f" halves {floor:.3f}\n{_data(comparison, 'rdf')}"
+        f"error: mean |Δg| from 0 to {comparison.r_max:.3g} nm; mean of all pairs {shown}, of a"
+        f" perfect model {perfect:.3f}\n{_data(comparison, 'rdf')}"
     )
 
 
@@ -361,11 +361,11 @@ def _line(label: str, comparisons: list[CurveComparison]) -> Line:
 
 
 def _note(kind: str, results: list[Result], types: tuple[str, ...]) -> str:
-    """Error and floor of an RDF of a single run; empty for all else."""
+    """Error of an RDF of a single run, and that of a perfect model; empty for all else."""
     if kind != "rdf" or len(results) > 1:
         return ""
     comparison = results[0].comparisons[kind, types]
-    error, floor = comparison.error.mean_absolute, comparison.floor.mean_absolute
-    spread = comparison.error_se.mean_absolute
-    plateau = "mean_absolute" not in comparison.at_least
-    return f"error {error:.3f} ± {error_words(spread, plateau, '.3f')}\nall-atom halves {floor:.3f}"
+    error, spread = comparison.error.mean_absolute, comparison.error_se.mean_absolute
+    words = error_words(spread, "mean_absolute" not in comparison.at_least, ".3f")
+    perfect = comparison.systematic.perfect_mean_absolute
+    return f"error {error:.3f} ± {words}\nperfect model {perfect:.3f}"

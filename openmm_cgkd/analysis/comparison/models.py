@@ -26,19 +26,20 @@ from .dynamics import (
     structure_factor,
     structure_factor_rmse,
 )
-from .sources import Source
+from .sources import Source, check_comparable
 from .structure import (
     SCORE_FIGURES,
     Cutoffs,
     Key,
     Structure,
-    check_comparable,
     compare_structures,
     first_peaks,
     pair_structure,
     scores,
     shell_structure,
+    systematic_errors,
 )
+from .systematic import SystematicError
 
 DEFINITIONS = {
     "mean_absolute": "mean over all bins of |model - all-atom|",
@@ -66,9 +67,18 @@ DEFINITIONS = {
     ),
     "bands_at_least": "whether the standard errors of the two curves are lower bounds",
     "_halves": (
-        "the same between the first and the second half of the all-atom frames; smaller errors mean"
-        " nothing"
+        "the same between the first and the second half of the all-atom frames: twice what a"
+        " perfect model would show"
     ),
+    "systematic": (
+        "root mean square difference without the noise of either: from (model - run 1)(model - run"
+        " 2) over independent all-atom runs, less the variance of the model's own curve;"
+        " systematic_limit: it is smaller with 95 % confidence; systematic_p: how often a perfect"
+        " model would show as much; systematic_at_least: the runs are too short, or there is only"
+        " one all-atom run, whose halves are not independent, so that se is a lower bound and p too"
+        " small"
+    ),
+    "perfect_rmse": "rmse of a perfect model: noise alone; perfect_mean_absolute: likewise",
     "cutoffs": (
         "first minimum of the all-atom RDF of each pair, nm; longest arm of angles and radius of"
         " coordination numbers"
@@ -114,6 +124,11 @@ class Result:
     @cached_property
     def scores(self) -> dict[str, float | None]:
         return scores(self.comparisons)
+
+    @cached_property
+    def systematic(self) -> dict[str, SystematicError]:
+        """Error without noise by observable."""
+        return systematic_errors(self.comparisons)
 
     def score(self, name: str) -> float:
         """One of the `scores` that is not a standard error; only these can be None."""
@@ -168,6 +183,7 @@ def compare_models(
     Parameters
     ----------
     all_atom : Source
+        Of independent runs, see `joined_source`, errors without noise are told.
     models : sequence of Source
     settings : ComparisonConfig
     everything : bool
@@ -239,6 +255,7 @@ def report(comparison: Comparison) -> dict[str, Any]:
             "path": str(source.path.absolute()),
             "sha256": source.identity,
             "frames": len(source),
+            "runs": len(source.separate()),
             "dynamics": diffusion_numbers(comparison.all_atom.diffusion, "itself"),
             **_order(comparison.all_atom),
             "aggregation_limits": comparison.limits.numbers(),
@@ -271,6 +288,7 @@ def _result(result: Result, comparison: Comparison) -> dict[str, Any]:
         "sha256": analysis.source.identity,
         "frames": len(analysis.source),
         "scores": result.scores,
+        "systematic": {kind: error.numbers() for kind, error in result.systematic.items()},
         "dynamics": diffusion_numbers(analysis.diffusion, reference.diffusion),
         "aggregation": result.aggregation,
         "first_peaks": first_peaks(analysis.structure),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,17 @@ import numpy as np
 from openmm_cgkd.analysis.observables.neighbors import Frame
 from openmm_cgkd.exceptions import AnalysisError
 from openmm_cgkd.frames.frames import Frames, read_frames
+from openmm_cgkd.frames.scale import check_scale
 from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.simulation.outputs import log_column
+from openmm_cgkd.utils.box import box_volume
 from openmm_cgkd.utils.files import file_hash
 
+from .curves import FEWEST_FRAMES
 from .trajectory import read_trajectory
 
+# relative; beyond it the two runs are at different states and differ for that reason alone
+_VOLUME_TOLERANCE = 0.01
 _TRAJECTORIES = ("trajectory.dcd", "trajectory.xtc")
 
 
@@ -45,6 +52,9 @@ class Source:
         None if they are not known.
     attributes : dict
         Provenance, of mapped frames.
+    runs : tuple of int
+        Numbers of frames of independent runs that stand one after the other; empty for a single
+        run.
     """
 
     label: str
@@ -56,9 +66,26 @@ class Source:
     type_names: tuple[str, ...]
     times: np.ndarray | None
     attributes: dict[str, Any]
+    runs: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def separate(self) -> list[Source]:
+        """The independent runs, each as a source."""
+        if not self.runs:
+            return [self]
+        edges = [0, *accumulate(self.runs)]
+        return [
+            replace(
+                self,
+                positions=self.positions[first:last],
+                boxes=self.boxes[first:last],
+                times=None if self.times is None else self.times[first:last],
+                runs=(),
+            )
+            for first, last in pairwise(edges)
+        ]
 
     @cached_property
     def beads(self) -> BeadTopology:
@@ -88,6 +115,73 @@ class Source:
         """Some of the configurations."""
         names = np.array(self.names)
         return [Frame(self.positions[k], self.boxes[k], names) for k in chosen]
+
+
+def check_comparable(all_atom: Source, model: Source) -> None:
+    """Refuse a trajectory of other beads, in another unit, of another volume, or of few frames.
+
+    Raises
+    ------
+    AnalysisError, FramesError
+    """
+    if all_atom.names != model.names:
+        raise AnalysisError(
+            f"{model.path}: holds other beads ({_composition(model.names)}) than the all-atom"
+            f" frames ({_composition(all_atom.names)}), or in another order; compare runs of the"
+            " same system."
+        )
+    check_scale(
+        model.path, model.positions[0], model.boxes[0], all_atom.positions[0], all_atom.boxes[0]
+    )
+    volumes = [float(np.abs(box_volume(boxes)).mean()) for boxes in (all_atom.boxes, model.boxes)]
+    if abs(volumes[1] / volumes[0] - 1) > _VOLUME_TOLERANCE:
+        raise AnalysisError(
+            f"{model.path}: the mean box volume is {volumes[1]:.3f} nm^3 in the trajectory and "
+            f"{volumes[0]:.3f} nm^3 in the all-atom frames; simulate at the all-atom density."
+        )
+    for what, source in (("all-atom frames", all_atom), ("frames of the trajectory", model)):
+        n = len(source)
+        if n < FEWEST_FRAMES:
+            raise AnalysisError(
+                f"{source.path}: {n} {what} are too few for standard errors, which need at least"
+                f" {FEWEST_FRAMES}; simulate longer or save frames more often."
+            )
+
+
+def _composition(names: list[str]) -> str:
+    return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names)) or "none"
+
+
+def joined_source(sources: Sequence[Source]) -> Source:
+    """Independent runs of the same beads as one source, with a gap in time between them.
+
+    Raises
+    ------
+    AnalysisError
+        As `check_comparable`.
+    """
+    first, *others = sources
+    if not others:
+        return first
+    for other in others:
+        check_comparable(first, other)
+    identity = hashlib.sha256("".join(source.identity for source in sources).encode()).hexdigest()
+    times = None
+    if all(source.times is not None for source in sources):
+        known = [np.asarray(source.times, dtype=float) for source in sources]
+        # as far apart as all of them are long: no usual time between frames is that long
+        gap, pieces = sum(float(each[-1] - each[0]) + 1.0 for each in known), [known[0]]
+        for each in known[1:]:
+            pieces.append(each - each[0] + pieces[-1][-1] + gap)
+        times = np.concatenate(pieces)
+    return replace(
+        first,
+        identity=identity,
+        positions=np.concatenate([source.positions for source in sources]),
+        boxes=np.concatenate([source.boxes for source in sources]),
+        times=times,
+        runs=tuple(len(source) for source in sources),
+    )
 
 
 def source_of_frames(frames: Frames, path: Path, label: str = "AA") -> Source:

@@ -19,8 +19,6 @@ from openmm_cgkd.analysis.observables.coordination import CoordinationNumbers
 from openmm_cgkd.analysis.observables.peaks import first_minimum
 from openmm_cgkd.analysis.observables.rdf import RDF, block_rdfs
 from openmm_cgkd.config.run import ComparisonConfig
-from openmm_cgkd.exceptions import AnalysisError
-from openmm_cgkd.utils.box import box_volume
 from openmm_cgkd.utils.progress import progress
 
 from .curves import (
@@ -33,12 +31,11 @@ from .curves import (
     number,
 )
 from .sources import Source
+from .systematic import SystematicError, systematic_error
 
 SCORE_FIGURES = ("_se", "_at_least", "_halves")  # ends of the names of what `scores` adds
 KINDS = ("rdf", "adf", "cdf", "coordination")
 _CDF_BINS = (40, 45)
-# relative; beyond it the two runs are at different states and differ for that reason alone
-_VOLUME_TOLERANCE = 0.01
 
 Key = tuple[str, tuple[str, ...]]  # observable, bead types
 
@@ -89,17 +86,12 @@ def pair_structure(source: Source, settings: ComparisonConfig, r_max: float) -> 
     AnalysisError
         As `block_rdfs`.
     """
-    with progress(f"RDFs of {source.label}", len(source)) as meter:
-        parts = block_rdfs(
-            source.positions,
-            source.boxes,
-            source.beads,
-            settings.bins,
-            r_max,
-            _count_parts(source, settings),
-            meter.update,
-        )
-    return Structure({("rdf", pair): Curve(rdfs) for pair, rdfs in parts.items()})
+
+    def of_run(run: Source, parts: int, update: Callable[[int], None]) -> dict[Key, list[Any]]:
+        found = block_rdfs(run.positions, run.boxes, run.beads, settings.bins, r_max, parts, update)
+        return {("rdf", pair): rdfs for pair, rdfs in found.items()}
+
+    return _over_runs(f"RDFs of {source.label}", source, settings, of_run)
 
 
 def shell_structure(source: Source, settings: ComparisonConfig, cutoffs: Cutoffs) -> Structure:
@@ -115,23 +107,52 @@ def shell_structure(source: Source, settings: ComparisonConfig, cutoffs: Cutoffs
     makers = _shell_observables(source, cutoffs, settings.angle_bins)
     if not makers:
         return Structure({})
-    frames = source.frames(evenly_spaced(len(source), settings.shell_frames or len(source)))
-    with progress(f"shells of {source.label}", len(frames)) as meter:
-        parts = accumulate_blocks(
-            lambda: [make() for make in makers.values()],
-            frames,
-            _count_parts(source, settings),
-            cutoffs.distances,
-            meter.update,
+
+    def of_run(run: Source, parts: int, update: Callable[[int], None]) -> dict[Key, list[Any]]:
+        frames = run.frames(evenly_spaced(len(run), _count_frames(run, source, settings)))
+        found = accumulate_blocks(
+            lambda: [make() for make in makers.values()], frames, parts, cutoffs.distances, update
         )
-    return Structure(
-        {key: Curve(observables) for key, observables in zip(makers, parts, strict=True)}
+        return dict(zip(makers, found, strict=True))
+
+    return _over_runs(f"shells of {source.label}", source, settings, of_run)
+
+
+def _over_runs(
+    what: str,
+    source: Source,
+    settings: ComparisonConfig,
+    of_run: Callable[[Source, int, Callable[[int], None]], dict[Key, list[Any]]],
+) -> Structure:
+    """Observables of the parts in time of every independent run, one run after the other."""
+    runs = source.separate()
+    counts = [_count_frames(run, source, settings) for run in runs]
+    # as long in all runs, and the same for all observables: the combined score joins them
+    shares = count_parts(sum(counts)) / sum(counts)
+    parts = (
+        [count_parts(sum(counts))]
+        if len(runs) == 1
+        else [max(2, int(count * shares)) for count in counts]
     )
+    found: dict[Key, list[Any]] = {}
+    with progress(what, len(source)) as meter:
+        done = 0
+        for run, number in zip(runs, parts, strict=True):
+            start = done
+            for key, observables in of_run(
+                run, number, lambda frames, start=start: meter.update(start + frames)
+            ).items():
+                found.setdefault(key, []).extend(observables)
+            done += len(run)
+    several = tuple(parts) if len(runs) > 1 else ()
+    return Structure({key: Curve(observables, several) for key, observables in found.items()})
 
 
-def _count_parts(source: Source, settings: ComparisonConfig) -> int:
-    """Parts in time, the same for all observables, which the combined score puts together."""
-    return count_parts(min(len(source), settings.shell_frames or len(source)))
+def _count_frames(run: Source, source: Source, settings: ComparisonConfig) -> int:
+    """How many frames of a run the slow observables take."""
+    if settings.shell_frames is None or settings.shell_frames >= len(source):
+        return len(run)
+    return max(FEWEST_FRAMES, round(settings.shell_frames * len(run) / len(source)))
 
 
 def _shell_observables(
@@ -217,33 +238,23 @@ def scores(comparisons: dict[Key, CurveComparison]) -> dict[str, float | None]:
     return result
 
 
-def check_comparable(all_atom: Source, model: Source) -> None:
-    """Refuse a trajectory of other beads or another volume, or too few frames.
+def systematic_errors(comparisons: dict[Key, CurveComparison]) -> dict[str, SystematicError]:
+    """Error without noise of each observable: root of the mean square over its curves.
 
-    Raises
-    ------
-    AnalysisError
+    Curves of one trajectory share its noise, so they are taken together.
     """
-    if all_atom.names != model.names:
-        raise AnalysisError(
-            f"{model.path}: holds other beads ({_composition(model.names)}) than the all-atom"
-            f" frames ({_composition(all_atom.names)}), or in another order; compare runs of the"
-            " same system."
-        )
-    volumes = [float(np.abs(box_volume(boxes)).mean()) for boxes in (all_atom.boxes, model.boxes)]
-    if abs(volumes[1] / volumes[0] - 1) > _VOLUME_TOLERANCE:
-        raise AnalysisError(
-            f"{model.path}: the mean box volume is {volumes[1]:.3f} nm^3 in the trajectory and "
-            f"{volumes[0]:.3f} nm^3 in the all-atom frames; simulate at the all-atom density."
-        )
-    for what, source in (("all-atom frames", all_atom), ("frames of the trajectory", model)):
-        n = len(source)
-        if n < FEWEST_FRAMES:
-            raise AnalysisError(
-                f"{source.path}: {n} {what} are too few for standard errors, which need at least"
-                f" {FEWEST_FRAMES}; simulate longer or save frames more often."
+    found = {}
+    for kind in KINDS:
+        chosen = [comparison for (name, _), comparison in comparisons.items() if name == kind]
+        if chosen:
+            bins = [comparison.coarse_grained.series.shape[1] for comparison in chosen]
+            runs = [
+                [curve.series for curve in comparison.all_atom.separate] for comparison in chosen
+            ]
+            found[kind] = systematic_error(
+                [np.concatenate(parts, axis=1) for parts in zip(*runs, strict=True)],
+                np.concatenate([comparison.coarse_grained.series for comparison in chosen], axis=1),
+                np.repeat(1 / (len(chosen) * np.array(bins)), bins),
+                len(chosen[0].all_atom.runs) > 1,
             )
-
-
-def _composition(names: list[str]) -> str:
-    return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names)) or "none"
+    return found

@@ -69,17 +69,30 @@ class SystematicError:
         """Whether a perfect model would show this in less than one of a hundred cases."""
         return self.p < SIGNIFICANT
 
+    @property
+    def words(self) -> str:
+        """What is found, in words."""
+        doubt = "" if self.converged and self.independent else ", at least"
+        if self.significant:
+            return (
+                f"systematic error {self.rmse:.3f} ({self.rmse_se:.3f}{doubt}) rms,"
+                f" p {'<' if self.p < 0.001 else '='} {max(self.p, 0.001):.3f}"
+            )
+        return (
+            f"no systematic error found (p = {self.p:.2f}), it is below {self.upper_limit:.3f} rms"
+            f"{', if the runs are long enough to tell' if doubt else ''}"
+        )
+
     def numbers(self) -> dict[str, float | bool]:
-        """All of it as plain data."""
+        """All of it as plain data, by the names in ``comparison.json``."""
         return {
-            "rmse": self.rmse,
-            "rmse_se": self.rmse_se,
-            "upper_limit": self.upper_limit,
-            "p": self.p,
+            "systematic": self.rmse,
+            "systematic_se": self.rmse_se,
+            "systematic_limit": self.upper_limit,
+            "systematic_p": self.p,
+            "systematic_at_least": not (self.converged and self.independent),
             "perfect_rmse": self.perfect_rmse,
             "perfect_mean_absolute": self.perfect_mean_absolute,
-            "independent_runs": self.independent,
-            "converged": self.converged,
         }
 
 

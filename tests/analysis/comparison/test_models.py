@@ -10,12 +10,15 @@ import pytest
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
+from openmm_cgkd.analysis.comparison.compare import compare
 from openmm_cgkd.analysis.comparison.dynamics import all_diffusion
 from openmm_cgkd.analysis.comparison.models import compare_models, report
-from openmm_cgkd.analysis.comparison.sources import read_source
+from openmm_cgkd.analysis.comparison.sources import joined_source, read_source
+from openmm_cgkd.analysis.comparison.tables import write_tables
 from openmm_cgkd.analysis.observables.angles import ADF, CDF
 from openmm_cgkd.analysis.observables.coordination import CoordinationNumbers
 from openmm_cgkd.analysis.observables.neighbors import Frame
+from openmm_cgkd.analysis.observables.rdf import all_rdfs, block_rdfs
 from openmm_cgkd.cli.commands import app
 from openmm_cgkd.exceptions import AnalysisError, ConfigError, FramesError
 from openmm_cgkd.stages import compare as compare_module
@@ -44,7 +47,7 @@ def compared(tmp_path_factory):
     for name, seed, diameter in (("a", 2, 0.34), ("b", 3, 0.33), ("c", 4, 0.25)):
         write_run(folder / name, liquid(56, seed=seed, diameter=diameter))
     models = [f"good={folder / 'a'}", f"good={folder / 'b'}", str(folder / "c")]
-    path = compare_runs(models, folder / "aa.h5", folder / "out", SETTINGS)
+    path = compare_runs(models, [folder / "aa.h5"], folder / "out", SETTINGS)
     return folder, json.loads(path.read_text())
 
 
@@ -206,7 +209,7 @@ def test_stage_and_command_agree(tmp_path, monkeypatch):
     stage = json.loads(compare_run(run).read_text())
     command = json.loads(
         compare_runs(
-            [f"CG={tmp_path / 'run'}"], tmp_path / "frames.h5", tmp_path / "out", SETTINGS
+            [f"CG={tmp_path / 'run'}"], [tmp_path / "frames.h5"], tmp_path / "out", SETTINGS
         ).read_text()
     )
     first, second = stage["structure"]["models"][0], command["models"][0]
@@ -304,7 +307,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path, options, settings, message
     with pytest.raises(AnalysisError, match=message):
         compare_runs(
             [str(tmp_path / "fine"), str(tmp_path / "bad")],
-            tmp_path / "aa.h5",
+            [tmp_path / "aa.h5"],
             tmp_path / "out",
             settings,
         )
@@ -331,7 +334,7 @@ def test_fluid_without_shells_has_no_angles(tmp_path):
     settings = comparison_settings(bins=4)
     data = json.loads(
         compare_runs(
-            [str(tmp_path / "gas")], tmp_path / "aa.h5", tmp_path / "out", settings
+            [str(tmp_path / "gas")], [tmp_path / "aa.h5"], tmp_path / "out", settings
         ).read_text()
     )
     assert data["pairs_without_first_minimum"] == ["CHO-CHO", "CHO-CL", "CL-CL"]
@@ -339,6 +342,97 @@ def test_fluid_without_shells_has_no_angles(tmp_path):
     assert data["models"][0]["scores"]["combined"] == data["models"][0]["scores"]["rdf"]
     assert not (tmp_path / "out" / "adf.csv").exists()
     assert (tmp_path / "out" / "scores.png").exists()
+
+
+# --- independent all-atom runs ---
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    """A perfect and a wrong model against two all-atom runs; folder and comparison."""
+    folder = tmp_path_factory.mktemp("two")
+    paths = [
+        write_frames(folder / "1.h5", liquid(60, seed=21)),
+        write_frames(folder / "2.h5", liquid(40, seed=22)),
+    ]
+    write_run(folder / "perfect", liquid(80, seed=23))
+    write_run(folder / "wrong", liquid(80, seed=24, diameter=0.25))
+    models = [folder / name for name in ("perfect", "wrong")]
+    return folder, compare(paths, models, settings=SETTINGS)
+
+
+def test_systematic_error_of_a_perfect_and_of_a_wrong_model(two_runs):
+    _, comparison = two_runs
+    perfect, wrong = (result.systematic for result in comparison.results)
+    assert set(perfect) == {"rdf", "adf", "cdf", "coordination"}
+    for kind, error in perfect.items():
+        assert error.independent
+        assert error.p > 0.001
+        assert error.rmse < error.perfect_rmse
+    for kind in ("rdf", "cdf", "coordination"):
+        assert wrong[kind].significant
+        assert wrong[kind].rmse > 1.5 * perfect[kind].upper_limit
+
+
+def test_systematic_error_is_that_of_plain_rdfs(two_runs):
+    """By hand, from RDFs of the two runs and of the single frames of the model."""
+    folder, comparison = two_runs
+    sources = [read_source(folder / name) for name in ("1.h5", "2.h5", "wrong")]
+    first, second, model = (
+        all_rdfs(source.positions, source.boxes, source.beads, SETTINGS.bins, 0.99)
+        for source in sources
+    )
+    frames = block_rdfs(
+        sources[2].positions, sources[2].boxes, sources[2].beads, SETTINGS.bins, 0.99, 80
+    )
+    for pair, found in comparison.results[1].of_kind("rdf").items():
+        c, a, b = (rdfs[pair].values for rdfs in (model, first, second))
+        noise = np.var([rdf.values for rdf in frames[pair]], axis=0, ddof=1).mean() / 80
+        plain = np.mean((c - a) * (c - b)) - noise
+        assert found.systematic.square == pytest.approx(plain, abs=0.2 * noise)
+        pooled = (60 * a + 40 * b) / 100
+        assert found.error.mean_absolute == pytest.approx(np.mean(np.abs(c - pooled)), rel=1e-6)
+
+
+def test_report_tells_of_the_runs(two_runs, tmp_path):
+    _, comparison = two_runs
+    data = report(comparison)
+    assert (data["all_atom"]["runs"], data["all_atom"]["frames"]) == (2, 100)
+    row = data["models"][1]["curves"][0]
+    curve = comparison.results[1].of_kind("rdf")["CHO", "CHO"]
+    assert row["systematic"] == pytest.approx(curve.systematic.rmse)
+    assert data["models"][1]["systematic"]["rdf"]["systematic_p"] < 0.01
+    write_tables(comparison, tmp_path)
+    assert "systematic_limit" in (tmp_path / "errors.csv").read_text()
+
+
+def test_dynamics_of_two_runs_are_those_of_each(tmp_path):
+    """Nothing is measured from one run to the next, which starts elsewhere."""
+    start = liquid(1, seed=25)
+    sources = [
+        read_source(
+            write_frames(tmp_path / f"{k}.h5", walk(start.repeat(60, axis=0), 0.02, k) + 0.3 * k)
+        )
+        for k in (1, 2)
+    ]
+    alone, joint = (all_diffusion(source) for source in (sources[0], joined_source(sources)))
+    for name, result in alone.items():
+        assert joint[name].coefficient == pytest.approx(result.coefficient, rel=0.3)
+
+
+def test_a_single_run_is_told_by_its_halves(compared):
+    _, data = compared
+    for model in data["models"]:
+        assert all(error["systematic_at_least"] for error in model["systematic"].values())
+    assert data["models"][2]["systematic"]["rdf"]["systematic"] > 0.05
+    assert data["models"][2]["systematic"]["rdf"]["systematic_p"] < 0.01
+
+
+def test_runs_of_other_beads_are_refused(tmp_path):
+    paths = [write_frames(tmp_path / "1.h5", liquid(8, seed=28))]
+    write_run(tmp_path / "other", liquid(8, seed=29)[:, :6], counts=(3, 3))
+    with pytest.raises(AnalysisError, match="holds other beads"):
+        compare([*paths, tmp_path / "other"], paths[0], settings=SETTINGS)
 
 
 # --- the command ---
