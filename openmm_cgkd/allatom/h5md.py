@@ -5,8 +5,6 @@ Format: de Buyl, Colberg, Hofling, Comput. Phys. Commun. 2014, 185, 1546, versio
 
 from __future__ import annotations
 
-import mmap
-import struct
 from pathlib import Path
 
 import h5py
@@ -14,10 +12,7 @@ import numpy as np
 
 from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.frames.admission import check_reach
-
-# a heap of HDF5, where attributes keep text: name, version, size; objects: index, uses, size
-_HEAP = struct.Struct("<4sB3xQ")
-_OBJECT = struct.Struct("<HH4xQ")
+from openmm_cgkd.frames.heaps import check_heaps
 
 
 def check_h5md(path: Path, n_atoms: int) -> None:
@@ -36,8 +31,10 @@ def check_h5md(path: Path, n_atoms: int) -> None:
     ------
     FramesError
         Naming the cure.
+    DamageError
+        If HDF5 could not read the text in it.
     """
-    _check_heaps(path)
+    check_heaps(path)
     with h5py.File(path, "r") as file:
         check_reach(file, path, soft_links=True)
         groups = list(file["particles"].values())
@@ -46,26 +43,6 @@ def check_h5md(path: Path, n_atoms: int) -> None:
             wrong = _wrong(groups[0])
     if wrong:
         raise FramesError(f"{path}: {wrong}.")
-
-
-def _check_heaps(path: Path) -> None:
-    """Refuse a heap with an object of no size, on which HDF5 would wait for ever."""
-    if path.stat().st_size == 0:
-        return
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        begin = data.find(b"GCOL")
-        while begin >= 0:
-            _, version, size = _HEAP.unpack(data[begin : begin + _HEAP.size].ljust(_HEAP.size))
-            if version == 1:
-                end, at = begin + size, begin + _HEAP.size
-                while at + _OBJECT.size <= min(end, len(data)):
-                    index, _, content = _OBJECT.unpack(data[at : at + _OBJECT.size])
-                    # what is free counts its own header, an object does not, in steps of 8 bytes
-                    length = content if index == 0 else _OBJECT.size + (content + 7) // 8 * 8
-                    if not _OBJECT.size <= length <= end - at:
-                        raise ValueError(f"the text of its attributes is damaged at byte {at}")
-                    at += length
-            begin = data.find(b"GCOL", begin + 4)
 
 
 def _wrong(group: h5py.Group) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args
 
@@ -48,7 +49,7 @@ RelativePath = Annotated[Path, AfterValidator(_check_path), PlainSerializer(_wri
 class Section(BaseModel):
     """A part of a configuration: unknown fields are errors, values are fixed once they are read.
 
-    Numbers are finite, and true and false are no numbers.
+    Numbers are finite, true and false are no numbers, and text can be printed.
     """
 
     model_config = ConfigDict(
@@ -61,11 +62,15 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _plain_values(cls, value: Any, info: ValidationInfo) -> Any:
         assert info.field_name is not None  # of a field validator
         kind = cls.model_fields[info.field_name].annotation
         if _holds_bool(value) and bool not in (kind, *get_args(kind)):
             raise ValueError(f"got {shown(value)}; write a number or text, not true or false")
+        if any(
+            not text.replace("\n", "").replace("\t", "").isprintable() for text in _texts(value)
+        ):
+            raise ValueError(f"got {shown(value)}; leave out what cannot be printed")
         return value
 
 
@@ -94,6 +99,15 @@ def _holds_bool(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(map(_holds_bool, value))
     return isinstance(value, bool)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Text in a value; the sections in it look after themselves."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for each in value:  # of a dictionary: its keys
+            yield from _texts(each)
 
 
 _Config = TypeVar("_Config", bound=ConfigFile)

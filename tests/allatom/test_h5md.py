@@ -9,6 +9,7 @@ import pytest
 
 from openmm_cgkd.allatom.h5md import check_h5md
 from openmm_cgkd.exceptions import FramesError
+from openmm_cgkd.frames.values import DamageError
 
 
 def write(path: Path) -> Path:
@@ -41,7 +42,7 @@ def test_a_heap_that_never_ends(tmp_path):
     for wrong in (127, 2**40):
         data[at : at + 8] = struct.pack("<Q", wrong)
         path.write_bytes(data)
-        with pytest.raises(ValueError, match="text of its attributes is damaged at byte"):
+        with pytest.raises(DamageError, match="the text at byte"):
             check_h5md(path, 4)
 
 
