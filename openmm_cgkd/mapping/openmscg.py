@@ -25,6 +25,7 @@ from .mapping import Mapping
 
 _MASS_TOLERANCE = 0.02  # such files often write 12, 1 and 16 for the masses of C, H and O
 _MOST_ATOMS = 10**9
+_Name = Annotated[str, Field(pattern=r"^\S+$")]
 _Index = Annotated[int, Field(ge=-_MOST_ATOMS, le=_MOST_ATOMS)]
 _Weight = Annotated[float, Field(ge=-1e9, le=1e9)]
 
@@ -64,8 +65,9 @@ class _Group(Section):
     anchor: int = Field(ge=0, le=_MOST_ATOMS)
     repeat: int = Field(gt=0, le=_MOST_ATOMS)
     offset: int = Field(ge=0, le=_MOST_ATOMS)
-    sites: list[tuple[str, _Index]] | None = None
-    groups: list[_Group] | None = None
+    # an empty one would be repeated without end
+    sites: list[tuple[str, _Index]] | None = Field(None, min_length=1)
+    groups: list[_Group] | None = Field(None, min_length=1)
 
     @model_validator(mode="after")
     def _one_pattern(self) -> Self:
@@ -84,7 +86,7 @@ class _Group(Section):
 
 
 class _CGMap(Section):
-    site_types: dict[str, _SiteType] = Field(alias="site-types", min_length=1)
+    site_types: dict[_Name, _SiteType] = Field(alias="site-types", min_length=1)
     system: list[_Group] = Field(min_length=1)
 
 

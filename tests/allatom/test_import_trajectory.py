@@ -7,6 +7,7 @@ import builtins
 import copy
 import gzip
 import hashlib
+import os
 from pathlib import Path
 
 import h5py
@@ -359,7 +360,10 @@ def test_netcdf_units(case, tmp_path):
     assert data.count(b"kilocalorie/mole/angstrom") == 1
     trajectory.write_bytes(data.replace(b"kilocalorie/mole/angstrom", b"kilojoules/mole/angstroms"))
     refuse(
-        case, trajectory, FramesError, "cannot be read as an Amber NetCDF trajectory .*kilojoules/mole/angstroms"
+        case,
+        trajectory,
+        FramesError,
+        "cannot be read as an Amber NetCDF trajectory .*kilojoules/mole/angstroms",
     )
 
 
@@ -390,6 +394,23 @@ def test_files_that_are_cut_off(case, tmp_path, kind):
     data = trajectory.read_bytes()
     trajectory.write_bytes(data[: len(data) - 500])
     refuse(case, trajectory, FramesError, "cannot be read", **options)
+
+
+def test_topologies_that_are_none(case, tmp_path):
+    """Refused before room is made for what they declare; a pipe would be waited for."""
+    trajectory = case.write(tmp_path / "a.trr")
+    for name, content, message in (
+        ("a.gro", b"none\n99999999999\n", "its second line says 99999999999 atoms"),
+        ("b.gro", b"none\nmany\n", "cannot be read as a topology"),
+        ("a.pdb", "HETATM".encode("utf-16"), "is text in UTF-16; save it in UTF-8"),
+        ("b.pdb", b"HETATM\n\0", "line 2: holds a NUL character"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        refuse(case, trajectory, FramesError, message, topology=tmp_path / name)
+    os.mkfifo(tmp_path / "c.pdb")
+    refuse(case, trajectory, FramesError, "a device or a pipe", topology=tmp_path / "c.pdb")
+    with pytest.raises(FramesError, match="is a folder; give an all-atom trajectory"):
+        map_trajectory(case.config, tmp_path, case.topology, tmp_path / "mapped.h5")
 
 
 def split_glycol() -> SystemConfig:

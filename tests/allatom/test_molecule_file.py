@@ -128,6 +128,11 @@ def test_shipped_molecules(fluid):
         (lambda text: text.replace("SOL", "SOX"), r"expected one residue named SOL, got \['SOX'\]"),
         (lambda text: "", r"expected one residue named SOL, got \[\]"),
         (lambda text: text.replace("0.957", "O.957"), "cannot be read as a PDB file"),
+        (lambda text: text.replace("0.957", "  nan"), "cannot be read as a PDB file .*not finite"),
+        (lambda text: text.replace("0.957", "  inf"), "cannot be read as a PDB file .*not finite"),
+        (lambda text: text.replace("SOL ", "S\0L "), "line 1: holds a NUL character"),
+        (lambda text: text + " " * 2**24, "larger than 16 MB"),
+        (lambda text: text.replace("SOL", "\x1b[2"), r"residue named SOL, got \['\\x1b\[2'\]"),
     ],
 )
 def test_refused(tmp_path, change, message):

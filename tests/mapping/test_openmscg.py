@@ -169,6 +169,17 @@ def test_nested_groups(tmp_path):
         ),
         (
             {},
+            [{"anchor": 0, "repeat": 10**9, "offset": 0, "sites": []}],
+            r"system\.0\.sites: got \[\]: list should have at least 1 item",
+        ),
+        ({}, [{**METHYL_FIRST[0], "anchor": True}], "anchor: got True; write a number"),
+        ({}, [{**METHYL_FIRST[0], "offset": 10**30}], "a number has 31 digits"),
+        ({}, [{**METHYL_FIRST[0], "offset": 10**10}], "offset: .*less than or equal to 10000000"),
+        ({"OH": {"x-weight": [float("inf"), 1.0]}}, None, "x-weight.0: got inf"),
+        ({"OH": {"x-weight": [True, 1.0]}}, None, "got .True, 1.0.; write a number"),
+        ({"O H": OH}, None, r"site-types\.O H.*should match pattern"),
+        (
+            {},
             [{"repeat": 1, "offset": 0, "sites": [["OH", 4]]}],
             "system.0.anchor: required field is missing; add it",
         ),
@@ -176,7 +187,8 @@ def test_nested_groups(tmp_path):
     ],
 )
 def test_what_is_refused(tmp_path, types, system, message):
-    types = {name: kind | types.get(name, {}) for name, kind in (("CH3", CH3), ("OH", OH))}
+    whole = {"CH3": CH3, "OH": OH}
+    types = types | {name: kind | types.get(name, {}) for name, kind in whole.items()}
     with pytest.raises(MappingError, match=message) as caught:
         mapping_from_cgmap(
             write(tmp_path / "a.yaml", types, METHYL_FIRST if system is None else system),

@@ -1,0 +1,78 @@
+"""Trajectories of beads that libraries would read wrongly, or would crash on."""
+
+import struct
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+import pytest
+
+from openmm_cgkd.exceptions import BoxError, CGKDError, FramesError
+from openmm_cgkd.frames.bead_trajectory import read_bead_trajectory
+
+N = 12
+
+
+def beads() -> mdtraj.Topology:
+    topology = mdtraj.Topology()
+    chain = topology.add_chain()
+    for _ in range(N):
+        topology.add_atom("A", mdtraj.element.virtual, topology.add_residue("A", chain))
+    return topology
+
+
+def write(path: Path, **changes) -> Path:
+    positions = np.random.default_rng(0).uniform(0, 2, (4, N, 3))
+    trajectory = mdtraj.Trajectory(positions, beads(), np.arange(4.0))
+    trajectory.unitcell_vectors = np.repeat(2 * np.eye(3)[None], 4, 0)
+    for name, value in changes.items():
+        setattr(trajectory, name, value)
+    trajectory.save(str(path))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["dcd", "xtc", "trr", "nc"])
+def test_whole_files(tmp_path, kind):
+    found = read_bead_trajectory(write(tmp_path / f"a.{kind}"), beads())
+    assert found.positions.shape == (4, N, 3)
+    assert found.boxes == pytest.approx(np.repeat(2 * np.eye(3)[None], 4, 0), abs=1e-5)
+    assert (found.times is None) == (kind == "dcd")
+
+
+@pytest.mark.parametrize("kind", ["xtc", "trr"])
+def test_headers_on_which_the_library_crashes(tmp_path, kind):
+    """Numbers of particles: 0, by which it divides, and 2^30, beyond its memory."""
+    path = write(tmp_path / f"a.{kind}")
+    whole, at = path.read_bytes(), {"xtc": 4, "trr": 64}[kind]
+    assert struct.unpack(">i", whole[at : at + 4]) == (N,)
+    for n in (0, 2**30, -1):
+        path.write_bytes(whole[:at] + struct.pack(">i", n) + whole[at + 4 :])
+        with pytest.raises(
+            FramesError, match="cannot be read as a trajectory of 12 beads"
+        ) as error:
+            read_bead_trajectory(path, beads())
+        assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"xyz": np.full((4, N, 3), 1e30)}, FramesError, "positions of frame 0 are not finite or"),
+        ({"xyz": np.full((4, N, 3), np.nan)}, FramesError, "positions of frame 0 are not finite"),
+        ({"time": np.array([0, 1, np.nan, 3])}, FramesError, "time of frame 2 is not finite"),
+        ({"time": np.array([0, 1, 1, 3])}, FramesError, "frame 2 is at 1 ps, not after 1 ps"),
+        ({"unitcell_vectors": np.zeros((4, 3, 3))}, BoxError, "no periodic box"),
+        ({"unitcell_vectors": np.full((4, 3, 3), np.nan)}, BoxError, "no periodic box"),
+    ],
+)
+def test_numbers_of_no_fluid(tmp_path, changes, error, message):
+    path = write(tmp_path / "a.trr", **changes)
+    with pytest.raises(error, match=message):
+        read_bead_trajectory(path, beads())
+
+
+def test_what_is_no_file(tmp_path):
+    (tmp_path / "a.dcd").mkdir()
+    for name in ("a.dcd", "absent.dcd", "a.txt"):
+        with pytest.raises(CGKDError, match=name):
+            read_bead_trajectory(tmp_path / name, beads())
