@@ -12,7 +12,8 @@ from scipy.spatial.distance import jensenshannon
 from openmm_cgkd.exceptions import AnalysisError
 
 _FEWEST, _PLATEAU = 4, 8  # blocks of the longest that are tried, and of a plateau
-_RISE = 0.5  # of the noise of a squared error, by which it may exceed the plateau
+# by how much of its noise a squared error may exceed the plateau: of enough blocks, and of few
+_RISE = (0.5, 2.0)
 _UNCERTAIN = 3.0  # how much larger an error may be than the lower bound that has been found
 
 
@@ -193,10 +194,13 @@ def blocked_mean(series: np.ndarray) -> BlockedMean:
     .. math:: B^3 > 2 n (s_B / s_1)^4
 
     where the error that correlation leaves is as small as the noise of :math:`s_B` (Lee, Kent,
-    Towler, Needs and Drummond, Phys. Rev. E 2011, 83, 066706), and beyond which no blocks, as long
-    as there are eight, give a squared error that is larger by more than half of its noise: fast
-    noise can hide a slow wave from the first condition alone. It takes some 40 independent samples.
-    Without a plateau blocks grow until four are left, and the largest error is a lower bound.
+    Towler, Needs and Drummond, Phys. Rev. E 2011, 83, 066706), and beyond which no blocks give a
+    squared error that is larger by more than half of its noise, or, where fewer than eight are
+    left, twice its noise: fast noise can hide a slow wave from the first condition alone. It takes
+    some 40 independent samples. Without a plateau blocks grow until four are left, and the largest
+    error is a lower bound. The relative noise of a squared error of k blocks is sqrt(2 / (k - 1)),
+    for several components over the root of how many of them vary by themselves,
+    :math:`(\mathrm{tr}\,C)^2 / \mathrm{tr}\,C^2` with C the covariance of the block means.
 
     Parameters
     ----------
@@ -212,17 +216,16 @@ def blocked_mean(series: np.ndarray) -> BlockedMean:
     series = np.asarray(series, dtype=float)
     _check_samples(series)
     n, sizes = len(series), np.array(_block_sizes(len(series)))
-    blocks, levels = n // sizes, [_squared_error(series, size) for size in sizes]
+    blocks, means = n // sizes, [_block_means(series, size) for size in sizes]
+    levels = [each.var(axis=0, ddof=1) / len(each) for each in means]
     totals = np.array([_total(level) for level in levels])
     highest = np.maximum.accumulate(totals)
     with np.errstate(divide="ignore", invalid="ignore"):
         growth = np.where(totals[0] > 0, highest / totals[0], 1.0)
     long_enough = (sizes**3 > 2 * n * growth**2) & (blocks >= _PLATEAU)
-    noise = np.sqrt(2 / np.maximum(blocks - 1, 1))
-    steady = [
-        np.all((totals <= bound * (1 + _RISE * noise))[k:][blocks[k:] >= _PLATEAU])
-        for k, bound in enumerate(highest)
-    ]
+    noise = np.sqrt(2 / np.maximum(blocks - 1, 1) / [_components(each) for each in means])
+    rise = np.where(blocks >= _PLATEAU, *_RISE) * noise
+    steady = [np.all(totals[k:] <= bound * (1 + rise[k:])) for k, bound in enumerate(highest)]
     plateau = bool((long_enough & steady).any())
     last = int(np.argmax(long_enough & steady)) if plateau else len(sizes) - 1
     largest = int(np.argmax(totals[: last + 1]))
@@ -271,13 +274,29 @@ def _block_sizes(n: int) -> list[int]:
     return sizes
 
 
-def _squared_error(series: np.ndarray, size: int) -> np.ndarray:
-    """Squared error of the mean from the scatter of blocks of `size` samples."""
+def _block_means(series: np.ndarray, size: int) -> np.ndarray:
+    """Means of blocks of `size` samples, which are the first axis."""
     blocks = len(series) // size
     # what does not fill a block is left out at the beginning
     kept = series[len(series) - blocks * size :]
-    means = kept.reshape(blocks, size, *series.shape[1:]).mean(axis=1)
-    return means.var(axis=0, ddof=1) / blocks
+    return kept.reshape(blocks, size, *series.shape[1:]).mean(axis=1)
+
+
+def _components(means: np.ndarray) -> float:
+    """How many components of the block means vary by themselves, at least 1.
+
+    The trace of the squared covariance is freed of what few blocks add to it (Bai and Saranadasa,
+    Stat. Sin. 1996, 6, 311).
+    """
+    n = len(means) - 1
+    if means.ndim == 1 or n < 2:
+        return 1.0
+    rows = means.reshape(len(means), -1)
+    rows = rows[:, np.isfinite(rows).all(axis=0)]
+    products = (rows - rows.mean(axis=0)) @ (rows - rows.mean(axis=0)).T / n
+    trace = np.trace(products)
+    squared = n**2 / ((n - 1) * (n + 2)) * (np.sum(products**2) - trace**2 / n)
+    return max(1.0, float(trace**2 / squared)) if squared > 0 else 1.0
 
 
 def _total(squares: np.ndarray) -> float:

@@ -166,6 +166,16 @@ def test_curves_are_cut_alike_by_the_sum_over_their_bins():
     assert found.error.shape == found.mean.shape == (12,)
     assert np.sqrt(np.mean(found.error**2)) == pytest.approx(true_error(0.8, 2000), rel=0.1)
     assert found.plateau
+    # the sum over many bins shows what is still growing
+    memories = np.where(np.arange(12) < 3, 0.99, 0.3)
+    slow = np.stack(
+        [
+            autoregressive(memory, 400, 1, seed=k)[0] * np.sqrt(1 - memory**2)
+            for k, memory in enumerate(memories)
+        ],
+        axis=1,
+    )
+    assert not blocked_mean(slow).plateau
     # a bin without data does not spoil the others
     spoilt = np.column_stack([series, np.full(2000, np.nan)])
     again = blocked_mean(spoilt)
