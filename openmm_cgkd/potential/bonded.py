@@ -168,6 +168,13 @@ class BondedParameters:
     bonds: list[dict[str, Any]]
     angles: list[dict[str, Any]]
 
+    @property
+    def numbers(self) -> list[float]:
+        """Constants, lengths and cosines."""
+        return [bond[name] for bond in self.bonds for name in ("constant", "length")] + [
+            angle[name] for angle in self.angles for name in ("constant", "cosine")
+        ]
+
     def bonds_of(self, names: list[str], molecules: list[int]) -> np.ndarray:
         """Bonds of a set of beads, shape (n_bonds, 2).
 

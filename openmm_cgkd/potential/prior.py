@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from openmm_cgkd.config.run import PriorConfig
-from openmm_cgkd.exceptions import FramesError, TrainingError
+from openmm_cgkd.exceptions import FramesError, RecordError, TrainingError
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.utils.box import box_volume
-from openmm_cgkd.utils.files import write_text
+from openmm_cgkd.utils.records import read_record, write_record
 
 from .bonded import BondedParameters, BondedPrior, bonded_prior, fit_bonded, nearest_vectors
 from .forces import energies_and_forces
@@ -100,6 +100,26 @@ class PriorParameters:
         if isinstance(self.bonded, dict):
             object.__setattr__(self, "bonded", BondedParameters(**self.bonded))
 
+    def objection(self) -> str:
+        """Why this cannot be a repulsion, in words; empty if it can."""
+        names, contact = self.type_names, np.array(self.contact)
+        if len(set(names)) < len(names) or not names or not all(isinstance(n, str) for n in names):
+            return f"the bead type names {names} are missing, repeated or no text"
+        table = contact.dtype.kind in "if" and contact.shape == (len(names), len(names))
+        if not table or not (contact == contact.T).all():
+            return f"contact is not a symmetric table of {len(names)} bead types"
+        if not ((contact >= 0) & (contact < np.inf)).all():
+            return "contact holds distances that are negative or not finite"
+        if not 0 < self.p < 1 or not (0 < self.distance < np.inf and 0 <= self.force < np.inf):
+            return (
+                f"p = {self.p}, distance = {self.distance} nm, force = {self.force} are not those"
+                " of a repulsion"
+            )
+        numbers = [] if self.bonded is None else self.bonded.numbers
+        if not np.isfinite(numbers).all():
+            return "bonds or angles hold numbers that are not finite"
+        return ""
+
     def build(self, cutoff: float) -> PairRepulsion:
         return PairRepulsion(torch.tensor(self.contact), self.force, self.p, self.distance, cutoff)
 
@@ -108,7 +128,7 @@ class PriorParameters:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of the file that `write_prior` makes."""
+        """SHA-256 of the parameters as JSON."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @property
@@ -291,7 +311,7 @@ def _estimate_unseen(contact: np.ndarray, possible: np.ndarray, names: tuple[str
 
 def write_prior(prior: PriorParameters, path: Path | str) -> None:
     """Write a pair prior as JSON, complete or not at all."""
-    write_text(Path(path), prior.text)
+    write_record(Path(path), prior.as_dict())
 
 
 def read_prior(path: Path | str) -> PriorParameters:
@@ -300,12 +320,17 @@ def read_prior(path: Path | str) -> PriorParameters:
     Raises
     ------
     TrainingError
-        If the file is missing or damaged.
+        If the file is missing, was changed, or holds what is no repulsion.
     """
+    cure = "delete it and run 'cgkd teach', which fits it again"
     try:
-        data = json.loads(Path(path).read_text())
-        return PriorParameters(tuple(data.pop("type_names")), **data)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(
-            f"{path}: is missing or is not a pair prior; run 'cgkd teach' first."
-        ) from error
+        data = read_record(Path(path), cure)
+        prior = PriorParameters(tuple(data.pop("type_names")), **data)
+        wrong = prior.objection()
+    except RecordError as error:
+        raise TrainingError(str(error)) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TrainingError(f"{path}: is not a pair prior; {cure}.") from error
+    if wrong:
+        raise TrainingError(f"{path}: {wrong}; {cure}.")
+    return prior

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ import numpy as np
 
 from openmm_cgkd.analysis.stability.survival import FailureRate
 from openmm_cgkd.config.run import RunConfig, load_run
-from openmm_cgkd.exceptions import AnalysisError
+from openmm_cgkd.exceptions import AnalysisError, RecordError
 from openmm_cgkd.potential.metadata import PotentialMetadata, read_metadata
 from openmm_cgkd.run_folder import RunFiles, RunFolder
 from openmm_cgkd.utils.files import file_hash
+from openmm_cgkd.utils.records import read_record
 
 _AT_LEAST = ", at least"  # end of the title of a column with lower bounds
 _WORDS = {"CG": "coarse-grained"}  # the label of a run in its own comparison, written out
@@ -344,12 +344,10 @@ def _check_current(path: Path, comparison: dict[str, Any]) -> None:
 
 def _read_json(path: Path, *required: str) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text())
-    except ValueError as error:
-        raise AnalysisError(
-            f"{path}: is not valid JSON ({error}); run the command that writes it again."
-        ) from error
-    missing = [name for name in required if not isinstance(data, dict) or name not in data]
+        data = read_record(path, "run the command that writes it again")
+    except RecordError as error:
+        raise AnalysisError(str(error)) from error
+    missing = [name for name in required if name not in data]
     if missing:
         raise AnalysisError(
             f"{path}: has no field {missing[0]!r}, so another version wrote it; run the command"

@@ -77,7 +77,7 @@ def refuse_stale(path: Path, attributes: dict[str, Any], folder: RunFolder) -> N
         raise FramesError(
             f"{path}: made by other teachers than those of this run; run 'cgkd label' again."
         )
-    if folder.prior.exists() and attributes.get("prior") != file_hash(folder.prior):
+    if folder.prior.exists() and attributes.get("prior") != read_prior(folder.prior).identity:
         raise FramesError(
             f"{path}: made with another pair prior than that of this run; run 'cgkd label' again."
         )

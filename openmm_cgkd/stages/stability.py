@@ -38,7 +38,8 @@ from openmm_cgkd.simulation.explosion import degrees_of_freedom
 from openmm_cgkd.simulation.start import Known
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.utils.box import largest_r_max
-from openmm_cgkd.utils.files import file_hash, write_text
+from openmm_cgkd.utils.files import file_hash
+from openmm_cgkd.utils.records import write_record
 from openmm_cgkd.utils.seeds import derived_seed
 
 from .inputs import all_frames
@@ -246,7 +247,7 @@ def write_results(
         zip(*curve.values(), strict=True),
     )
     draw_stability(files.stability / "stability", replicas, traces, curve, report)
-    write_text(files.stability_report, json.dumps(report, indent=1, allow_nan=False))
+    write_record(files.stability_report, report, allow_nan=False)
     logger.info(
         "%d of %d runs failed in %g ps each; %s",
         len(failed),

@@ -16,7 +16,7 @@ CHECKSUM = "content_sha256"
 _LARGEST = 64 * MEGABYTE
 
 
-def write_record(path: Path, content: dict[str, Any]) -> None:
+def write_record(path: Path, content: dict[str, Any], allow_nan: bool = True) -> None:
     """Write a JSON object and its checksum, complete or not at all.
 
     Parameters
@@ -24,15 +24,18 @@ def write_record(path: Path, content: dict[str, Any]) -> None:
     path : path
     content : dict
         Values that JSON knows.
+    allow_nan : bool
+        Whether numbers that are not finite are no error; strict readers do not know them.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite and must be.
     """
-    write_text(path, record_text(content))
-
-
-def record_text(content: dict[str, Any]) -> str:
-    """What `write_record` writes: the SHA-256 of the content is the last field."""
-    plain = json.loads(json.dumps(content))
+    # keys and tuples as the reader will find them
+    plain = json.loads(json.dumps(content, allow_nan=allow_nan))
     plain.pop(CHECKSUM, None)
-    return json.dumps({**plain, CHECKSUM: _checksum(plain)}, indent=1)
+    write_text(path, json.dumps({**plain, CHECKSUM: _checksum(plain)}, indent=1))
 
 
 def read_record(path: Path, cure: str = "make it again") -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import h5py
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from openmm_cgkd.exceptions import FramesError, TrainingError
 from openmm_cgkd.mean_forces.file import MeanForces, write_mean_forces
 from openmm_cgkd.potential.checkpoint import load_checkpoint, save_checkpoint
 from openmm_cgkd.potential.network import build_tensornet
-from openmm_cgkd.potential.prior import read_prior
+from openmm_cgkd.potential.prior import read_prior, write_prior
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.stages.distill import train_student
 from openmm_cgkd.stages.inputs import fit_prior_of, split_run
@@ -68,7 +70,7 @@ def test_labels_say_where_they_come_from(labeled_run):
     attributes = load_labels(folder.labels, frames).attributes
     assert attributes["frames"] == frames.identity
     assert list(attributes["teachers"]) == [file_hash(folder.teacher(k) / BEST) for k in range(2)]
-    assert attributes["prior"] == file_hash(folder.prior)
+    assert attributes["prior"] == read_prior(folder.prior).identity
     assert attributes["prior included"] == "no"
     assert attributes["energy_offsets"].shape == (2, 2)
     assert (attributes["consistency_max"] < 1e-4).all()
@@ -215,7 +217,7 @@ def test_stale_labels_are_refused(own_labeled_run):
     ):
         train_student(run)
     teacher.write_bytes(keep)
-    prior.write_text(prior.read_text() + "\n")
+    write_prior(dataclasses.replace(read_prior(prior), force=1.0), prior)
     with pytest.raises(FramesError, match="made with another pair prior"):
         train_student(run)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -24,6 +23,7 @@ from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.utils.box import smallest_height
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
 from openmm_cgkd.utils.progress import progress
+from openmm_cgkd.utils.records import write_record
 from openmm_cgkd.utils.statistics import error_words
 
 from .criteria import Measurement, TimestepSearch, objections, passing
@@ -180,7 +180,7 @@ def search_timestep(model: Path, frames: Frames, search: TimestepSearch) -> Path
         "validation": tested,
     }
     path = recommendation_path(model)
-    write_text(path, json.dumps(content, indent=1))
+    write_record(path, content)
     logger.info("time step: %g fs recommended", good[-1] * 1e3)
     return path
 

@@ -33,6 +33,7 @@ from openmm_cgkd.simulation.timestep.same_structure import (
 from openmm_cgkd.simulation.timestep.search import measure, search_timestep, validate
 from openmm_cgkd.stages.timestep import frames_of, simulation_settings
 from openmm_cgkd.utils.files import file_hash
+from openmm_cgkd.utils.records import CHECKSUM, write_record
 from tests.cases.potential import CUBIC, beads, liquid, write_toy_potential
 
 TEMPERATURE, MASS, STIFFNESS = 200.0, 60.0, 1000.0
@@ -306,7 +307,7 @@ SHORT = {
 LOOSE = {"max_drift": 1e9, "max_temperature_error": 1e3, "max_energy_error": 1e3}
 
 
-def test_recommendation_is_kept_beside_the_potential_and_used(run, tmp_path, monkeypatch):
+def test_recommendation_is_kept_beside_the_potential_and_used(run, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(search_module, "SPACING", 0.01)
     model = tmp_path / "run" / "student.pt"
     assert read_recommendation(model) is None
@@ -339,12 +340,24 @@ def test_recommendation_is_kept_beside_the_potential_and_used(run, tmp_path, mon
     def found(file, frames, search):
         searched.append((file, frames.temperature, search.friction, search.platform))
         content["model_sha256"] = file_hash(file)
-        path.write_text(json.dumps({**content, "timestep_ps": 0.004}))
+        write_record(path, {**content, "timestep_ps": 0.004})
 
     monkeypatch.setattr("openmm_cgkd.simulation.simulate.search_timestep", found)
     assert simulation_settings(run).timestep == 0.004
     assert simulation_settings(run).timestep == 0.004
     assert searched == [(model, 1000.0, 1.0, "CPU")]
+
+    # a changed digit counts as none, and so does what is no time step
+    whole = path.read_text()
+    path.write_text(whole.replace("0.004", "0.005"))
+    assert read_recommendation(model) is None
+    assert "its checksum differs; the time step is searched again" in caplog.text
+    for wrong in (0, -0.004, float("nan"), "4 fs", None):
+        write_record(path, {**content, "timestep_ps": wrong})
+        assert read_recommendation(model) is None
+    old = {name: value for name, value in content.items() if name != CHECKSUM}
+    path.write_text(json.dumps(old))
+    assert read_recommendation(model) == content["timestep_ps"]
 
 
 def test_nothing_passes_and_the_table_says_why(run, tmp_path, monkeypatch):
