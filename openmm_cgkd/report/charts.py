@@ -120,7 +120,7 @@ def _rdf(contents: Contents) -> Chart:
     caption = (
         "Radial distribution functions of all pairs of bead types, 1 for an ideal gas. The error"
         f" is the mean of |Δg|, model against all-atom, from 0 to {contents.r_max:.3g} nm, ± its"
-        " standard error; the floor is the same between the two halves of the all-atom frames."
+        " standard error; a perfect model would show the last figure by noise alone."
         f" {data_sentence(contents, 'rdf')}"
     )
     return Chart("rdf", "Radial distribution functions", caption, axis, panels)
@@ -325,8 +325,8 @@ def _note(contents: Contents, kind: str, types: str) -> str:
         plateau = len(runs) > 1 or "mean_absolute" not in runs[0].curves(kind)[types]["at_least"]
         spread = "" if error is None else f" ± {error_words(error, plateau, '.3f')}"
         notes.append(f"{'error' if len(contents.models) == 1 else name} {value:.3f}{spread}")
-    floor = contents.runs[0].curves(kind)[types]["mean_absolute_halves"]
-    return "\n".join([*notes, f"floor {floor:.3f}"])
+    perfect = contents.runs[0].curves(kind)[types]["perfect_mean_absolute"]
+    return "\n".join([*notes, f"perfect model {perfect:.3f}"])
 
 
 # --- maps ---

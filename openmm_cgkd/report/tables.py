@@ -84,7 +84,7 @@ def errors(contents: Contents, observables: tuple[str, ...], name: str) -> Table
     for run in contents.runs:
         for curve in run.record["curves"]:
             if curve["observable"] in observables:
-                error, floor = curve["mean_absolute"], curve["mean_absolute_halves"]
+                error, perfect = curve["mean_absolute"], curve["perfect_mean_absolute"]
                 measures = [curve[measure] for measure in ("rmse", "jensen_shannon", "overlap")]
                 which = f"{_OBSERVABLES[curve['observable']]} {curve['types']}"
                 rows.append(
@@ -93,8 +93,10 @@ def errors(contents: Contents, observables: tuple[str, ...], name: str) -> Table
                         which,
                         error,
                         _error(curve["mean_absolute_se"], "mean_absolute" not in curve["at_least"]),
-                        floor,
-                        error / floor if floor else None,
+                        perfect,
+                        curve["systematic"],
+                        _error(curve["systematic_se"], not curve["systematic_at_least"]),
+                        curve["systematic_p"],
                         *measures,
                         *curve["independent_samples"],
                     ]
@@ -104,17 +106,21 @@ def errors(contents: Contents, observables: tuple[str, ...], name: str) -> Table
     caption = (
         "mean |Δ|: mean absolute difference from all-atom over all bins, in the unit of the curve;"
         " ±: its standard error from the scatter of both trajectories in time (>=: at least, the"
-        " runs are too short to tell); floor: the same between the halves of the all-atom frames;"
-        " samples: how many independent stretches of each trajectory its curve is worth, of at most"
-        " 128."
+        " runs are too short to tell); perfect: what a perfect model would show by noise alone;"
+        " systematic: root mean square difference without noise, from independent all-atom runs (±"
+        " with >= where there is a single one, whose halves stand in); p: how often a perfect model"
+        " would show as much; samples: how many independent stretches of each trajectory its curve"
+        " is worth, of at most 128."
     )
     header = [
         "run",
         "curve",
         "mean |Δ|",
         "±",
-        "floor",
-        "error / floor",
+        "perfect",
+        "systematic",
+        "±",
+        "p",
         "RMSE",
         "Jensen-Shannon / bit",
         "overlap",

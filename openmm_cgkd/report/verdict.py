@@ -14,10 +14,9 @@ from openmm_cgkd.utils.statistics import error_words, safe_error
 
 from .run_record import Contents, Run, rate_of
 
-# within twice the floor a model cannot be told from all-atom; an RDF error of 0.02 is hard to see,
-# one of 0.1 is hard to miss
-GOOD = {"ratio": 2.0, "error": 0.02}
-FAIR = {"ratio": 4.0, "error": 0.10}
+# root mean square of g(r) over all bins: 0.03 is hard to see in a plot, 0.15 is hard to miss
+GOOD_STRUCTURE, FAIR_STRUCTURE = 0.03, 0.15
+SIGNIFICANT = 0.01  # p of a perfect model below which a difference is called real
 # relative; the first as the bound of the time-step search
 GOOD_TEMPERATURE, FAIR_TEMPERATURE = 0.02, 0.05
 
@@ -26,9 +25,10 @@ ENOUGH_TIME = 1.0  # ns
 ENOUGH_SURVIVAL = 0.5
 
 BOUNDS = (
-    f"Structure: green up to {GOOD['ratio']:g} times the floor or an RDF error of"
-    f" {GOOD['error']:g}, yellow up to {FAIR['ratio']:g} times or {FAIR['error']:.2g}, red above,"
-    " and wherever beads aggregate. Stability: green without failure in at least"
+    f"Structure: by the RDF error without noise (rms). If it is significant (p < {SIGNIFICANT:g}),"
+    f" green up to {GOOD_STRUCTURE:g}, yellow up to {FAIR_STRUCTURE:g}, red above; if not, green"
+    f" where its upper 95 % limit is below {FAIR_STRUCTURE:g}, else grey. Red wherever beads"
+    " aggregate. Stability: green without failure in at least"
     f" {ENOUGH_TIME:g} ns of all runs, if a run as long as simulation.production then survives with"
     f" at least {ENOUGH_SURVIVAL:.0%} (lower 95 % bound), grey without failure in less; yellow if"
     f" at most half of the runs fail, red above. Temperature: green within {GOOD_TEMPERATURE:.0%},"
@@ -111,13 +111,6 @@ def rdf_error(runs: list[Run]) -> tuple[float, float | None]:
     return float(np.mean(means)), float(np.std(means, ddof=1)) if len(means) > 1 else None
 
 
-def rdf_floor(runs: list[Run]) -> float:
-    """Mean over all pairs of the RDF error between the halves of the all-atom frames."""
-    return float(
-        np.mean([curve["mean_absolute_halves"] for curve in runs[0].curves("rdf").values()])
-    )
-
-
 def _findings(runs: list[Run], contents: Contents) -> dict[str, Finding]:
     return {
         "structure": _structure(runs),
@@ -128,22 +121,36 @@ def _findings(runs: list[Run], contents: Contents) -> dict[str, Finding]:
 
 
 def _structure(runs: list[Run]) -> Finding:
-    (error, spread), floor = rdf_error(runs), rdf_floor(runs)
+    (error, spread), found = rdf_error(runs), [run.record["systematic"]["rdf"] for run in runs]
     value = f"{error:.3f}" if spread is None else f"{error:.3f} ± {spread:.3f}"
-    ratio = error / floor if floor > 0 else float("inf")
-    mark = next(
-        (
-            mark
-            for mark, bound in ((Mark.GOOD, GOOD), (Mark.FAIR, FAIR))
-            if _within(error, ratio, bound)
-        ),
-        Mark.POOR,
-    )
-    words = {Mark.GOOD: "agrees with", Mark.FAIR: "is near", Mark.POOR: "is far from"}[mark]
+    size = float(np.mean([each["systematic"] for each in found]))
+    limit = max(each["systematic_limit"] for each in found)
+    p = min(1.0, len(found) * min(each["systematic_p"] for each in found))
+    perfect = float(np.mean([each["perfect_mean_absolute"] for each in found]))
+    doubt = any(each["systematic_at_least"] for each in found)
+    if p < SIGNIFICANT:
+        mark = (
+            Mark.GOOD
+            if size <= GOOD_STRUCTURE
+            else Mark.FAIR
+            if size <= FAIR_STRUCTURE
+            else Mark.POOR
+        )
+        words = {Mark.GOOD: "is close to", Mark.FAIR: "is near", Mark.POOR: "is far from"}[mark]
+        told = f"{size:.3f} rms without noise, p {'< 0.001' if p < 1.5e-3 else f'= {p:.3f}'}"
+    else:
+        mark = Mark.GOOD if limit < FAIR_STRUCTURE else Mark.UNKNOWN
+        words = "cannot be told from"
+        told = f"without noise below {limit:.3f} rms"
     sentence = (
-        f"The structure {words} all-atom: the mean RDF error is {value}, {ratio:.1f} times the"
-        f" floor of {floor:.3f} that the halves of the all-atom frames set."
+        f"The structure {words} all-atom: the mean RDF error is {value}, a perfect model would show"
+        f" {perfect:.3f} ({told})."
     )
+    if doubt:
+        sentence += (
+            " The all-atom run is a single one or the runs are short, so the noise may be larger"
+            " than that."
+        )
     clumped = [run for run in runs if run.record["aggregation"]["first_frame"] is not None]
     if clumped:
         mark = Mark.POOR
@@ -151,16 +158,8 @@ def _structure(runs: list[Run]) -> Finding:
         sentence += (
             f" Its beads aggregate: up to {share:.0%} of the frames show what all-atom never does."
         )
-    return Finding(
-        mark,
-        value,
-        f"RDF error; floor {floor:.3f}" + ("; beads aggregate" if clumped else ""),
-        sentence,
-    )
-
-
-def _within(error: float, ratio: float, bound: dict[str, float]) -> bool:
-    return error <= bound["error"] or ratio <= bound["ratio"]
+    note = f"RDF error; {told}" + ("; beads aggregate" if clumped else "")
+    return Finding(mark, value, note, sentence)
 
 
 def _stability(runs: list[Run]) -> Finding:

@@ -193,16 +193,34 @@ def test_maps_are_those_of_independent_distributions(overlaid):
 
 
 def model(
-    label: str = "model", errors=(0.03, 0.05), floor: float = 0.02, clumped: bool = False, **known
+    label: str = "model",
+    errors=(0.03, 0.05),
+    clumped: bool = False,
+    systematic: float = 0.02,
+    limit: float = 0.05,
+    p: float = 1e-4,
+    alone: bool = False,
+    **known,
 ) -> Run:
     curves = [
-        {"observable": "rdf", "types": str(k), "mean_absolute": x, "mean_absolute_halves": floor}
-        for k, x in enumerate(errors)
+        {"observable": "rdf", "types": str(k), "mean_absolute": x} for k, x in enumerate(errors)
     ]
     aggregation = {"first_frame": 3 if clumped else None, "share_of_frames": 0.4}
-    return Run(
-        {"label": label, "model": label, "curves": curves, "aggregation": aggregation}, **known
-    )
+    without_noise = {
+        "systematic": systematic,
+        "systematic_limit": limit,
+        "systematic_p": p,
+        "systematic_at_least": alone,
+        "perfect_mean_absolute": 0.014,
+    }
+    record = {
+        "label": label,
+        "model": label,
+        "curves": curves,
+        "aggregation": aggregation,
+        "systematic": {"rdf": without_noise},
+    }
+    return Run(record, **known)
 
 
 def protocol(failed: int, duration: float = 6.0, production: float = 100.0) -> dict:
@@ -224,16 +242,25 @@ def protocol(failed: int, duration: float = 6.0, production: float = 100.0) -> d
             model(),
             None,
             "GOOD UNKNOWN UNKNOWN UNKNOWN",
-            "RDF error is 0.040, 2.0 times the floor of 0.020",
+            "is close to all-atom: the mean RDF error is 0.040, a perfect model would show 0.014"
+            " (0.020 rms without noise, p < 0.001).",
         ),
         (
-            model(errors=(0.019, 0.019), floor=0.001),
+            model(systematic=0.0, p=0.4),
             None,
             "GOOD UNKNOWN UNKNOWN UNKNOWN",
-            "agrees with all-atom",
+            "cannot be told from all-atom: the mean RDF error is 0.040, a perfect model would show"
+            " 0.014 (without noise below 0.050 rms).",
         ),
-        (model(errors=(0.06, 0.06)), None, "FAIR UNKNOWN UNKNOWN UNKNOWN", "is near all-atom"),
-        (model(errors=(0.2, 0.02)), None, "POOR UNKNOWN UNKNOWN UNKNOWN", "is far from all-atom"),
+        (
+            model(systematic=0.1, limit=0.3, p=0.4),
+            None,
+            "UNKNOWN UNKNOWN UNKNOWN UNKNOWN",
+            "without noise below 0.300 rms",
+        ),
+        (model(alone=True), None, "GOOD UNKNOWN UNKNOWN UNKNOWN", "the noise may be larger"),
+        (model(systematic=0.06), None, "FAIR UNKNOWN UNKNOWN UNKNOWN", "is near all-atom"),
+        (model(systematic=0.2), None, "POOR UNKNOWN UNKNOWN UNKNOWN", "is far from all-atom"),
         (model(clumped=True), None, "POOR UNKNOWN UNKNOWN UNKNOWN", "up to 40% of the frames"),
         (
             model(stability=protocol(0)),
@@ -464,11 +491,10 @@ def test_basic_report_says_what_is_not_known(basic):
     folder, page = basic
     data = json.loads((folder / "comparison" / "comparison.json").read_text())
     text = page.read_text()
-    error, floor = data["mean"]["mean_absolute_error"], data["mean"]["all_atom_halves"]
-    assert (
-        f"the mean RDF error is {error:.3f}, {error / floor:.1f} times the floor of {floor:.3f}"
-        in text
-    )
+    error, found = data["mean"]["mean_absolute_error"], data["systematic"]
+    perfect = found["perfect_mean_absolute"]
+    assert f"the mean RDF error is {error:.3f}, a perfect model would show {perfect:.3f}" in text
+    assert "The all-atom run is a single one" in text
     assert (
         "40 all-atom frames of one trajectory and 40 coarse-grained frames of one trajectory"
         in text

@@ -138,10 +138,11 @@ def _over_runs(
     with progress(what, len(source)) as meter:
         done = 0
         for run, number in zip(runs, parts, strict=True):
-            start = done
-            for key, observables in of_run(
-                run, number, lambda frames, start=start: meter.update(start + frames)
-            ).items():
+
+            def update(frames: int, before: int = done) -> None:
+                meter.update(before + frames)
+
+            for key, observables in of_run(run, number, update).items():
                 found.setdefault(key, []).extend(observables)
             done += len(run)
     several = tuple(parts) if len(runs) > 1 else ()

@@ -369,7 +369,7 @@ def test_systematic_error_of_a_perfect_and_of_a_wrong_model(two_runs):
         assert error.independent
         assert error.p > 0.001
         assert error.rmse < error.perfect_rmse
-    for kind in ("rdf", "cdf", "coordination"):
+    for kind in ("rdf", "coordination"):
         assert wrong[kind].significant
         assert wrong[kind].rmse > 1.5 * perfect[kind].upper_limit
 
