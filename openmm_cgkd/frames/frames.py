@@ -21,7 +21,7 @@ from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.utils.box import box_volume, smallest_height
 from openmm_cgkd.utils.files import replacing
-from openmm_cgkd.utils.hdf5_output import hdf5_output, require_room
+from openmm_cgkd.utils.hdf5_output import require_room
 
 from .checks import BEFORE_ALL, check_boxes, check_finite, check_growth
 from .hdf5 import (
@@ -35,6 +35,7 @@ from .hdf5 import (
     open_file,
     read_header,
     read_rows,
+    whole_file,
 )
 from .recovery import mark_as_written
 from .seal import seal
@@ -371,11 +372,7 @@ def write_stream(
     int
         Number of frames.
     """
-    with (
-        replacing(path) as fresh,
-        hdf5_output(fresh) as output,
-        create(output, beads, attributes, at_once=True) as file,
-    ):
+    with replacing(path) as fresh, whole_file(fresh, beads, attributes) as file:
         for part in parts:
             append_rows(file, part.arrays)
         return len(file["checksum"])
@@ -393,11 +390,7 @@ def write_frames(frames: Frames, path: Path | str) -> None:
 
     For shipping, and for parts of a file.
     """
-    with (
-        replacing(Path(path)) as fresh,
-        hdf5_output(fresh) as output,
-        create(output, frames.beads, frames.attributes) as file,
-    ):
+    with replacing(Path(path)) as fresh, whole_file(fresh, frames.beads, frames.attributes) as file:
         for name, values in frames.arrays.items():
             del file[name]
             file.create_dataset(name, data=values, chunks=True, compression="gzip", shuffle=True)

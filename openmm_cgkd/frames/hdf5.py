@@ -23,6 +23,7 @@ from h5py import h5a
 from openmm_cgkd.exceptions import CGKDError, DiskError, FramesError
 from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.utils.disk import describe_disk_error
+from openmm_cgkd.utils.hdf5_output import hdf5_output
 from openmm_cgkd.utils.text_file import check_regular, shown
 
 from .admission import admit, check_attribute
@@ -181,6 +182,13 @@ def create(
     file.create_dataset("checksum", shape=(0,), maxshape=(None,), chunks=(256,), dtype="u4")
     seal(file, FRAMES.growing)
     return file
+
+
+@contextmanager
+def whole_file(path: Path, beads: BeadTopology, attributes: dict[str, Any]) -> Iterator[h5py.File]:
+    """New file without frames that is written in large pieces and not shared while it grows."""
+    with hdf5_output(path) as output, create(output, beads, attributes, at_once=True) as file:
+        yield file
 
 
 def write_beads(file: h5py.File, beads: BeadTopology) -> None:
