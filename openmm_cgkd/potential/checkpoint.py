@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -76,6 +77,7 @@ def save_checkpoint(
         "frames": frames_identity,
         "training": metadata,
     }
+    content["checksum"] = _checksum(content)
     whole = io.BytesIO()  # torch does not say why it cannot write a file
     torch.save(content, whole)
     with replacing(Path(path)) as fresh:
@@ -108,8 +110,8 @@ def load_checkpoint(
     Raises
     ------
     ModelFileError
-        If the file is missing, is not a checkpoint of this package, holds weights that are not
-        finite, or is of a user's own network and `custom` is not that network.
+        If the file is missing, is not a checkpoint of this package, is damaged, holds weights that
+        are not finite, or is of a user's own network and `custom` is not that network.
     """
     path = Path(path)
     try:
@@ -137,7 +139,24 @@ def load_checkpoint(
             f"{path}: its weights do not fit the model it describes: {reason}; train the model"
             " again."
         ) from error
+    # files of earlier versions have none
+    if content.get("checksum", expected := _checksum(content)) != expected:
+        raise ModelFileError(
+            f"{path}: its content does not fit its checksum, so it is damaged; train the model"
+            " again."
+        )
     return network.eval(), content
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """SHA-256 of all fields but itself."""
+    state = content["state"]
+    plain = {name: value for name, value in content.items() if name not in ("state", "checksum")}
+    digest = hashlib.sha256(json.dumps(plain).encode())
+    for name, tensor in state.items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _check_content(content: Any) -> None:

@@ -152,6 +152,17 @@ def test_a_flipped_bit_in_a_checkpoint_is_refused_or_changes_nothing(content, tm
     assert refused > 100
 
 
+def test_a_checkpoint_that_was_written_again_with_other_weights(content, tmp_path):
+    """The checksums of the archive fit then; those of version 0.1 have no others."""
+    content["state"]["scale"] = content["state"]["scale"] * 1.001
+    torch.save(content, tmp_path / "b.pt")
+    with pytest.raises(ModelFileError, match="does not fit its checksum"):
+        load_checkpoint(tmp_path / "b.pt")
+    del content["checksum"]
+    torch.save(content, tmp_path / "b.pt")
+    assert load_checkpoint(tmp_path / "b.pt")[0].scale == content["state"]["scale"]
+
+
 def test_networks_that_are_loaded_can_be_trained(content, tmp_path):
     network, _ = load_checkpoint(tmp_path / "a.pt")
     assert all(parameter.requires_grad for parameter in network.parameters())
