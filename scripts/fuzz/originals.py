@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import shutil
 import warnings
 from pathlib import Path
@@ -198,15 +197,12 @@ def _learned(folder: Path, frames: Frames) -> None:
     )  # fmt: skip
     ensemble = load_ensemble([folder / "best.pt"] * 2, prior, frames)
     split = SplitConfig(gap="0 ps", validation=0.2, test=0.2)
-    (folder / "timestep.json").write_text(
-        json.dumps(
-            {
-                "format": FORMAT,
-                "version": VERSION,
-                "timestep_ps": 0.02,
-                "model_sha256": file_hash(folder / "prior.json"),
-            }
-        )
-    )
+    recommendation = {
+        "format": FORMAT,
+        "version": VERSION,
+        "timestep_ps": 0.02,
+        "model_sha256": file_hash(folder / "prior.json"),
+    }
+    write_record(folder / "timestep.json", recommendation)
     label_frames(frames, ensemble, folder / "labels.h5", split)
     export_potential(folder / "best.pt", folder / "student.pt", frames, prior)

@@ -206,6 +206,7 @@ _TEXT, _BYTES, _HDF5, _ZIP = (
     mutations.of_hdf5,
     mutations.of_zip,
 )
+_CHECKSUM = f'"{CHECKSUM}"'.encode()
 TARGETS = [
     Target("run.yaml", "run.yaml", _TEXT, _config(load_run)),
     Target("system.yaml", "system.yaml", _TEXT, _config(load_system)),
@@ -231,11 +232,16 @@ TARGETS = [
         protected=True,
     ),
     Target("labels.h5", "labels.h5", _HDF5, _labels, protected=True, learned=True),
-    Target("prior.json", "prior.json", _TEXT, _prior, protected=True, learned=True),
-    Target("timestep.json", "timestep.json", _TEXT, _recommendation, protected=True, learned=True),
+    Target(
+        "prior.json", "prior.json", _TEXT, _prior, protected=True, checksum=_CHECKSUM, learned=True
+    ),
+    Target(
+        "timestep.json", "timestep.json", _TEXT, _recommendation, protected=True,
+        checksum=_CHECKSUM, learned=True,
+    ),
     Target(
         "record.json", "record.json", _TEXT, lambda p, o: read_record(p), protected=True,
-        checksum=f'"{CHECKSUM}"'.encode(),
+        checksum=_CHECKSUM,
     ),
     Target("best.pt", "best.pt", _ZIP, _checkpoint, protected=True, learned=True),
     Target("student.pt", "student.pt", _ZIP, _potential, protected=True, learned=True),
