@@ -18,8 +18,9 @@ from openmm_cgkd.config.system import SystemConfig, load_system
 from openmm_cgkd.exceptions import ConfigError, SimulationError
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
+from openmm_cgkd.utils.arrays import whole_arrays, write_arrays
 from openmm_cgkd.utils.box import box_volume
-from openmm_cgkd.utils.damaged import set_aside, whole_arrays
+from openmm_cgkd.utils.damaged import set_aside
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
 from openmm_cgkd.utils.lock import LOCK, locked
 from openmm_cgkd.utils.progress import log_to
@@ -274,12 +275,8 @@ class _Reference:
             # the PDB is for looking; exact numbers come from the array
             with replacing(self.folder / "box.pdb") as fresh, open(fresh, "w") as file:
                 app.PDBFile.writeFile(topology, positions * 10 * unit.angstrom, file, keepIds=False)
-            with replacing(path) as fresh, open(fresh, "wb") as file:
-                np.savez(
-                    file,
-                    positions=positions,
-                    box=topology.getPeriodicBoxVectors().value_in_unit(unit.nanometer),
-                )
+            box = topology.getPeriodicBoxVectors().value_in_unit(unit.nanometer)
+            write_arrays(path, {"positions": positions, "box": box})
             logger.info("packed %d atoms", topology.getNumAtoms())
         with np.load(path) as data:
             positions, box = data["positions"], data["box"]

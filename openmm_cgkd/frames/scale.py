@@ -133,8 +133,8 @@ def check_scale(
     """
     if found := unit_mistake(positions, box, shortest_distance(like, like_box)):
         raise FramesError(
-            f"{path}: {found[0]}, as the all-atom frames show; {found[1]}, by writing the trajectory"
-            " again with its true unit."
+            f"{path}: {found[0]}, as the all-atom frames show; {found[1]}, by writing the"
+            " trajectory again with its true unit."
         )
 
 

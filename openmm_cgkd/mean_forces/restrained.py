@@ -20,8 +20,7 @@ from openmm_cgkd.allatom.phases import langevin_simulation, phase_seed
 from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import SimulationError
 from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
-from openmm_cgkd.utils.damaged import whole_arrays
-from openmm_cgkd.utils.files import replacing
+from openmm_cgkd.utils.arrays import whole_arrays, write_arrays
 from openmm_cgkd.utils.progress import Report
 from openmm_cgkd.utils.seeds import derived_seed
 
@@ -190,7 +189,7 @@ def run_configuration(
             path = start_file(folder, configuration.index, start)
             if not whole_arrays(path):
                 restrained.begin(start, atoms)
-                _save(
+                write_arrays(
                     path,
                     vars(restrained.sample()) | {"atoms": restrained.atoms().astype(np.float32)},
                 )
@@ -199,22 +198,17 @@ def run_configuration(
         path = check_file(folder, configuration.index)
         if configuration.checked and not whole_arrays(path):
             restrained.begin(0, configuration.atoms)
-            _save(path, restrained.check_constant())
+            write_arrays(path, restrained.check_constant())
         path = heating_file(folder, configuration.index)
         if configuration.checked and not whole_arrays(path):
             restrained = RestrainedRun(config, configuration)
             restrained.begin(_STRONG, configuration.atoms)
-            _save(path, vars(restrained.sample()))
+            write_arrays(path, vars(restrained.sample()))
     except (openmm.OpenMMException, ValueError) as error:
         raise SimulationError(
             f"Restrained run of configuration {configuration.index} failed: {error}; lower the time"
             " step or restraint_constant."
         ) from error
-
-
-def _save(path: Path, arrays: dict) -> None:
-    with replacing(path) as fresh, open(fresh, "wb") as file:
-        np.savez(file, **arrays)
 
 
 class RestrainedRun:

@@ -37,6 +37,8 @@ from .topology import bead_names
 logger = logging.getLogger(__name__)
 
 _FRAMES_PER_SAVE = 10
+# seconds at least between saved states: a fast GPU needs a fifth of one for ten frames
+SAVE_EVERY = 1.0
 
 
 def run_dynamics(
@@ -163,6 +165,7 @@ class Dynamics:
             "seconds": 0.0,
             "measured": 0,
         }
+        self._saved = time.monotonic()
         self.guard = ExplosionGuard(self.interval, temperature, protocol.max_temperature_ratio)
 
     def run(self) -> Path:
@@ -243,7 +246,7 @@ class Dynamics:
         ) as meter:
             while simulation.currentStep < self.warm_up:
                 self.step(simulation, self._piece(simulation.currentStep, self.warm_up))
-                self._save(simulation)
+                self.save(simulation, 0, 0.0)
                 meter.update(simulation.currentStep * self.timestep)
         simulation.reporters.clear()
         if self.warm_up:
@@ -317,12 +320,14 @@ class Dynamics:
             raise self.guard.error(simulation, openmm_message(error)) from error
 
     def save(self, simulation: app.Simulation, steps: int, seconds: float) -> None:
-        """Save the state, and record that `steps` more took `seconds`."""
+        """Record that `steps` more took `seconds`, and save the state if it is time to."""
         self.done["measured"] += steps
         self.done["seconds"] += seconds
-        self._save(simulation)
+        if simulation.currentStep == self.total or time.monotonic() - self._saved >= SAVE_EVERY:
+            self._save(simulation)
 
     def _save(self, simulation: app.Simulation) -> None:
+        self._saved = time.monotonic()
         step = simulation.currentStep
         self.done["steps"] = step if self.done["equilibrated"] else 0
         since_start = step + (self.warm_up if self.done["equilibrated"] else 0)
@@ -339,7 +344,7 @@ class Dynamics:
                 logger.info("last good state: %s", self.state)
                 return
             # it is unknown whether a reporter has written what belongs to this step; the last save
-            # is at most ten frames ago
+            # is not long ago
             writing = [self.interval, self.watch] if self.committee else [self.interval]
             if not self.done["equilibrated"] or all(step % interval for interval in writing):
                 self._save(simulation)

@@ -246,6 +246,63 @@ def test_what_cannot_be_mapped(liquid, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_all_temperatures_agree(liquid, tmp_path):
+    """Of frames, file, integrator, thermostat and barostat."""
+    simulation, mapping = liquid
+    path = tmp_path / "frames.h5"
+    reporter = MappedReporter(path, 5, mapping, {"temperature": 363.15})
+    simulation.reporters = [reporter]
+    simulation.step(5)
+    reporter.close()
+    simulation.integrator.setTemperature(300)
+    simulation.reporters = [MappedReporter(path, 5, mapping, {"temperature": 300.0})]
+    with pytest.raises(
+        ConfigError, match=r"attributes say 300 K, the file has 363\.15 K; correct one of them"
+    ):
+        simulation.step(5)
+    simulation.integrator.setTemperature(363.15)
+    simulation.reporters = []
+
+
+@pytest.mark.parametrize(
+    ("integrator", "force", "message"),
+    [
+        (openmm.VerletIntegrator(0.001), openmm.AndersenThermostat(300, 1), "AndersenThermostat"),
+        (openmm.VerletIntegrator(0.001), openmm.MonteCarloBarostat(1, 300), "MonteCarloBarostat"),
+        (openmm.NoseHooverIntegrator(300, 1, 0.001), None, "integrator"),
+        (openmm.MTSLangevinIntegrator(300, 1, 0.001, [(0, 1)]), None, "integrator"),
+    ],
+)
+def test_temperature_of_every_thermostat(tmp_path, integrator, force, message):
+    system, topology = openmm.System(), app.Topology()
+    atom = topology.addAtom("A", app.element.argon, topology.addResidue("A", topology.addChain()))
+    for _ in range(2):
+        system.addParticle(atom.element.mass)
+    topology.addAtom("A", app.element.argon, next(topology.residues()))
+    system.addForce(openmm.CustomExternalForce("0*periodicdistance(x, y, z, 0, 0, 0)"))
+    system.setDefaultPeriodicBoxVectors(*(3 * np.eye(3)))
+    if force is not None:
+        system.addForce(force)
+    simulation = app.Simulation(
+        topology, system, integrator, openmm.Platform.getPlatform("Reference")
+    )
+    simulation.context.setPositions(np.eye(3)[:2])
+    mapping = Mapping(
+        [np.array([0]), np.array([1])],
+        np.full(2, 40.0),
+        BeadTopology(("A",), np.zeros(2, dtype=int), np.full(2, 40.0), np.arange(2)),
+    )
+    simulation.reporters = [MappedReporter(tmp_path / "a.h5", 1, mapping, {"temperature": 350.0})]
+    with pytest.raises(
+        ConfigError, match=f"the attributes say 350 K, the {message} has 300 K; correct"
+    ):
+        simulation.step(1)
+    assert not (tmp_path / "a.h5").exists()
+    simulation.reporters = [MappedReporter(tmp_path / "a.h5", 1, mapping, {"temperature": 300.0})]
+    simulation.step(1)
+    simulation.reporters[0].close()
+
+
 def test_open_boundaries(tmp_path):
     system, topology = openmm.System(), app.Topology()
     system.addParticle(1.0)

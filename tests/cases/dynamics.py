@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import openmm
+import pytest
 
 from openmm_cgkd.config.run import SimulationConfig
+from openmm_cgkd.simulation import dynamics
 from openmm_cgkd.simulation.cgpotential import CGPotential
-from openmm_cgkd.simulation.dynamics import run_dynamics
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 
 from .potential import CUBIC, beads, liquid
@@ -33,6 +34,8 @@ def run_toy(model: Path, folder: Path, **changes: str) -> Path:
         "platform": "CPU",
         **changes,
     }
-    return run_dynamics(
-        system, topology, relaxed, folder, SimulationConfig(**settings), TEMPERATURE
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dynamics, "SAVE_EVERY", 0.0)
+        return dynamics.run_dynamics(
+            system, topology, relaxed, folder, SimulationConfig(**settings), TEMPERATURE
+        )

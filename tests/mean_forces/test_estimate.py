@@ -391,6 +391,15 @@ def test_a_start_goes_on_from_the_one_before(restrained, tmp_path, monkeypatch):
         np.testing.assert_array_equal(atoms, before["atoms"])
         assert np.abs(restrained.mapping.map_positions(atoms) - restrained.beads).max() < 0.03
     assert np.abs(given[2][1] - given[1][1]).max() > 0.05
+    # and a damaged one is done again
+    path = start_file(tmp_path, 0, 1)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    given.clear()
+    run_configuration(config, restrained.configuration, tmp_path, lambda done, note: None)
+    assert [start for start, _ in given] == [1]
+    assert path.with_name(f"{path.name}.damaged").read_bytes() == data
 
 
 def test_steps_are_short_while_hot(restrained):

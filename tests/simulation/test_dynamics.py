@@ -1,7 +1,9 @@
 """Dynamics: conservation laws, temperature, resuming, explosions, files in the folder."""
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,10 +24,17 @@ from openmm_cgkd.simulation.explosion import ExplosionGuard
 from openmm_cgkd.simulation.outputs import log_column
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.utils import save_points
+from openmm_cgkd.utils.records import read_record, write_record
 from tests.cases.dynamics import run_toy
 from tests.cases.potential import CUBIC, NAMES, beads, liquid, write_toy_potential
 
 TEMPERATURE = 200.0
+
+
+@pytest.fixture(autouse=True)
+def _saved_often(monkeypatch):
+    """Save every ten frames, however fast they are."""
+    monkeypatch.setattr(dynamics, "SAVE_EVERY", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +246,122 @@ def test_killed_run_goes_on_bit_for_bit(tmp_path, potential):
     run_toy(potential.file, tmp_path / "killed")
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
     assert load(tmp_path / "killed").n_frames == 40
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory) -> tuple:
+    """Folders of a run that has stopped after 30 of 50 frames, and of one that has not."""
+    root = tmp_path_factory.mktemp("halves")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dynamics, "SAVE_EVERY", 0.0)
+        run_dynamics(*harmonic_case(), root / "half", protocol(production="0.6 ps"), TEMPERATURE)
+        (root / "half" / "simulation.json").unlink()
+        run_dynamics(*harmonic_case(), root / "whole", protocol(production="1 ps"), TEMPERATURE)
+    return root / "half", root / "whole"
+
+
+def go_on(folder) -> None:
+    run_dynamics(*harmonic_case(), folder, protocol(production="1 ps"), TEMPERATURE)
+
+
+RESUMED = ["trajectory.dcd", "state.csv", "state.xml", "state.chk", "progress.json"]
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_flipped_bit_changes_no_result(halves, tmp_path, name):
+    """The short leg of 60 flips in each file."""
+    half, whole = halves
+    rng = np.random.default_rng(len(name))
+    for k in range(5):
+        folder = tmp_path / str(k)
+        shutil.copytree(half, folder)
+        data = bytearray((folder / name).read_bytes())
+        data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+        (folder / name).write_bytes(data)
+        go_on(folder)
+        assert_same_run(folder, whole)
+
+
+def cut(path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def emptied(path) -> None:
+    path.write_bytes(b"")
+
+
+def removed(path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("harm", [cut, emptied, removed])
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_spoiled_file_costs_work_and_nothing_else(halves, tmp_path, caplog, name, harm):
+    half, whole = halves
+    folder = tmp_path / "run"
+    shutil.copytree(half, folder)
+    harm(folder / name)
+    with caplog.at_level("INFO", "openmm_cgkd"):
+        go_on(folder)
+    assert_same_run(folder, whole)
+    over = "cannot be continued and starts over; what was there is kept as" in caplog.text
+    # the trajectory and its log had less in the save before, the states are there twice
+    assert over == (name in ("trajectory.dcd", "state.csv") and harm is not cut)
+    assert over == bool(list(folder.glob("*.damaged")))
+    if over:
+        assert f"{name}: is missing, or was changed" in caplog.text
+        damaged = folder / "progress.json.damaged"
+        assert damaged.read_bytes() == (half / "progress.json").read_bytes()
+        assert not any("damaged" in line for line in (folder / "state.csv").read_text().split())
+    elif name != "state.xml" or harm is not removed:
+        assert "resuming at 0." in caplog.text
+
+
+def test_files_without_a_record_are_kept(halves, tmp_path, caplog):
+    half, whole = halves
+    folder = tmp_path / "run"
+    shutil.copytree(half, folder)
+    for path in folder.glob("progress*"):
+        path.unlink()
+    go_on(folder)
+    assert_same_run(folder, whole)
+    assert "starts over; what was there is kept as trajectory.dcd.damaged, state.csv.damaged" in (
+        caplog.text
+    )
+    kept = folder / "trajectory.dcd.damaged"
+    assert kept.read_bytes() == (half / "trajectory.dcd").read_bytes()
+
+
+def test_checkpoint_of_another_platform(halves, tmp_path, caplog):
+    """The state takes its place, with other random numbers."""
+    half, whole = halves
+    folder = tmp_path / "run"
+    shutil.copytree(half, folder)
+    for path in folder.glob("*.previous.*"):
+        path.unlink()
+    system, topology, positions = harmonic_case()
+    other = app.Simulation(
+        topology,
+        system,
+        openmm.LangevinMiddleIntegrator(200, 1, 0.002),
+        openmm.Platform.getPlatform("CPU"),
+    )
+    other.context.setPositions(positions)
+    checkpoint = other.context.createCheckpoint()
+    (folder / "state.chk").write_bytes(checkpoint)
+    record = read_record(folder / "progress.json")
+    hashed = hashlib.sha256(checkpoint).hexdigest()
+    write_record(folder / "progress.json", {**record, "checkpoint": hashed})
+    with caplog.at_level("INFO", "openmm_cgkd"):
+        go_on(folder)
+    assert "state.chk: is of another machine, platform or version of OpenMM" in caplog.text
+    assert "resuming at 0.6 ps" in caplog.text
+    found, expected = load(folder).xyz, load(whole).xyz
+    np.testing.assert_array_equal(found[:30], expected[:30])
+    assert len(found) == 50
+    assert np.abs(found[30:] - expected[30:]).max() > 1e-3
+    jumps = np.abs(np.diff(found, axis=0)).max(axis=(1, 2))
+    assert 0 < jumps[29] < 3 * np.median(jumps)
 
 
 def test_equilibration_resumes_after_a_stop(tmp_path, monkeypatch, caplog):

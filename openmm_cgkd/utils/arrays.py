@@ -1,0 +1,64 @@
+"""NPZ files with a checksum over all that they hold, in the comment of the archive."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import lzma
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .damaged import set_aside
+from .files import replacing
+
+logger = logging.getLogger(__name__)
+
+# what zipfile raises on damaged archives
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSError, EOFError, ValueError,
+    LookupError, RuntimeError, OverflowError,
+)  # fmt: skip
+
+
+def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Write arrays by name, complete or not at all; `numpy.load` reads them."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    with zipfile.ZipFile(content, "a") as archive:
+        archive.comment = _checksum(archive)
+    with replacing(path) as fresh:
+        fresh.write_bytes(content.getvalue())
+
+
+def whole_arrays(path: Path) -> bool:
+    """Whether a file of `write_arrays` is there and whole; of earlier versions each array alone.
+
+    A damaged one is moved aside, with a warning.
+    """
+    if not path.exists():
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = _checksum(archive)  # also the checksum of each array
+            if archive.namelist() and archive.comment in (b"", found):
+                return True
+    except _DAMAGE:
+        pass
+    logger.warning(
+        "%s: is damaged, its work is done again; it is kept as %s", path, set_aside(path).name
+    )
+    return False
+
+
+def _checksum(archive: zipfile.ZipFile) -> bytes:
+    digest = hashlib.sha256()
+    for name in sorted(archive.namelist()):
+        content = archive.read(name)
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest().encode()

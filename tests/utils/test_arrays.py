@@ -1,0 +1,43 @@
+"""Files of arrays: every damaged one is found."""
+
+import numpy as np
+import pytest
+
+from openmm_cgkd.utils.arrays import whole_arrays, write_arrays
+
+
+def test_a_flipped_bit_in_arrays_is_found_or_changes_nothing(tmp_path):
+    path, rng = tmp_path / "part.npz", np.random.default_rng(0)
+    arrays = {"forces": rng.normal(size=(20, 3)), "energy": np.array(-3.5)}
+    assert not whole_arrays(path)
+    write_arrays(path, arrays)
+    data = path.read_bytes()
+    found = 0
+    for bit in rng.choice(8 * len(data), 300, replace=False):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        if whole_arrays(path):
+            with np.load(path) as read:
+                for name, values in arrays.items():
+                    np.testing.assert_array_equal(read[name], values)
+        else:
+            found += 1
+            path.with_name("part.npz.damaged").unlink()
+    assert found > 150
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"no archive at all"])
+def test_files_that_are_no_archive(tmp_path, content, caplog):
+    path = tmp_path / "box.npz"
+    path.write_bytes(content)
+    assert not whole_arrays(path)
+    assert "box.npz: is damaged, its work is done again; it is kept as box.npz.damaged" in (
+        caplog.text
+    )
+
+
+def test_files_of_earlier_versions(tmp_path):
+    path = tmp_path / "part.npz"
+    np.savez(path, forces=np.ones(3))
+    assert whole_arrays(path)
