@@ -17,7 +17,8 @@ import numpy as np
 
 from openmm_cgkd.exceptions import TrainingError
 from openmm_cgkd.frames.frames import Frames
-from openmm_cgkd.utils.files import replacing, write_text
+from openmm_cgkd.utils.arrays import whole_arrays, write_arrays
+from openmm_cgkd.utils.files import write_text
 from openmm_cgkd.utils.progress import progress
 
 from .ensemble import Ensemble
@@ -40,7 +41,7 @@ def mean_and_spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class Parts:
     """Predictions of the ensemble for many configurations, on disk in parts.
 
-    Finished parts survive an interruption.
+    Finished parts survive an interruption; damaged ones are done again.
 
     Parameters
     ----------
@@ -53,7 +54,7 @@ class Parts:
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folder = folder
         stamp = folder / "inputs"
-        if not stamp.exists() or stamp.read_text() != fingerprint:
+        if not stamp.exists() or stamp.read_bytes() != fingerprint.encode():
             self.clear()
             write_text(stamp, fingerprint)
 
@@ -73,7 +74,7 @@ class Parts:
         with progress(title, len(frames) * n_teachers) as meter:
             for first in range(0, len(frames), size):
                 part = frames[first : first + size]
-                if not self._path(first).exists():
+                if not whole_arrays(self._path(first)):
                     graphs = FrameGraphs(part, ensemble.cutoff, ensemble.prior)
                     forces, energies = zip(
                         *(predict(network, graphs, range(len(part))) for network in networks),
@@ -109,14 +110,15 @@ class Parts:
                 )
         mean, deviation = mean_and_spread(forces)
         spread = np.sqrt((deviation**2).mean(axis=-1))
-        with replacing(self._path(first)) as fresh, open(fresh, "wb") as file:
-            arrays = {
-                "forces": mean,
-                "force_spread": spread,
-                "single_forces": forces[0],
-                "energies": energies,
-            }
-            np.savez(file, **{name: values.astype("f4") for name, values in arrays.items()})
+        arrays = {
+            "forces": mean,
+            "force_spread": spread,
+            "single_forces": forces[0],
+            "energies": energies,
+        }
+        write_arrays(
+            self._path(first), {name: values.astype("f4") for name, values in arrays.items()}
+        )
 
     def _path(self, first: int) -> Path:
         return self.folder / f"{first:09d}.npz"

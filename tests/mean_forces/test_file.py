@@ -1,9 +1,19 @@
-"""The error of the slope between two estimates, against its scatter."""
+"""The file of mean forces, and the error of the slope between two estimates."""
+
+import dataclasses
 
 import numpy as np
 import pytest
 
-from openmm_cgkd.mean_forces.file import Estimates
+from openmm_cgkd.exceptions import FramesError
+from openmm_cgkd.mean_forces.file import (
+    Estimates,
+    MeanForces,
+    read_mean_forces,
+    write_mean_forces,
+)
+from tests.cases.flips import outcomes
+from tests.cases.frames import BEADS, TRICLINIC, N, edited
 
 
 def slopes(frames: int, beads: int, together: int, repeats: int = 400) -> tuple[float, float]:
@@ -68,3 +78,53 @@ def test_error_bars_of_the_slope_hold_the_truth_as_often_as_they_say(frames, tog
     assert np.mean(np.abs(z) < 1) == pytest.approx(0.683, abs=0.07)
     assert np.std(z) == pytest.approx(1, abs=0.15)
     assert abs(np.mean(z)) < 0.2
+
+
+@pytest.fixture
+def mean_forces() -> MeanForces:
+    random = np.random.default_rng(3)
+    positions, forces = random.normal(size=(2, 3, N, 3)).astype("f4")
+    error = np.abs(random.normal(size=forces.shape)).astype("f4")
+    attributes = {"temperature": 363.15, "starts": 4, "start_products": np.eye(2), "system": "x"}
+    box = np.repeat(TRICLINIC[None], 3, axis=0)
+    return MeanForces(positions, forces, error, box, np.arange(3.0), BEADS, attributes)
+
+
+def test_flipped_bits(tmp_path, mean_forces):
+    path = tmp_path / "mean_forces.h5"
+    check = Estimates(
+        mean_forces.forces, mean_forces.positions, mean_forces.standard_error, mean_forces.forces
+    )
+    write_mean_forces(path, mean_forces, {"other_start": check})
+    found = outcomes(path, read_mean_forces, 200)
+    assert found["refused"] > 20
+    assert found["refused"] + found["same"] == 200, found
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("forces", np.nan, "forces of frame 1 are not finite; make the file again with 'cgkd mean"),
+        ("box", np.inf, "box of frame 1 are not finite"),
+        ("box", 0.0, "the box of frame 1 has no volume"),
+        ("time", np.nan, "time of frame 1 are not finite"),
+        ("standard_error", -1.0, "has standard errors below zero"),
+    ],
+)
+def test_values_that_are_not_physical(tmp_path, mean_forces, name, value, message):
+    values = getattr(mean_forces, name).copy()
+    values[1] = value
+    path = tmp_path / "mean_forces.h5"
+    write_mean_forces(path, dataclasses.replace(mean_forces, **{name: values}))
+    with pytest.raises(FramesError, match=message):
+        read_mean_forces(path)
+
+
+def test_shapes_that_do_not_fit(tmp_path, mean_forces):
+    path = tmp_path / "mean_forces.h5"
+    write_mean_forces(path, mean_forces)
+    with edited(path) as file:
+        del file["box"]
+        file["box"] = TRICLINIC
+    with pytest.raises(FramesError, match=r"box have shape \(3, 3\) .* expected \(3, 3, 3\)"):
+        read_mean_forces(path)
