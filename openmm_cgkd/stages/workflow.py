@@ -12,6 +12,7 @@ from openmm_cgkd.config.system import load_system
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.utils.lock import locked
 from openmm_cgkd.utils.records import read_record
+from openmm_cgkd.utils.statistics import error_words
 
 logger = logging.getLogger(__name__)
 
@@ -92,5 +93,13 @@ def summary(run: RunConfig) -> list[tuple[str, str]]:
         ("", ""),
         ("speed", f"{speed['ns_per_day']:.3g} ns/day on {speed['platform']}"),
         ("time per step", f"{speed['step_time_ms']:.3g} ms"),
-        ("temperature", f"{speed['mean_temperature']:.1f} K, set {speed['temperature']:g} K"),
+        ("temperature", f"{_temperature(speed)} K, set {speed['temperature']:g} K"),
     ]
+
+
+def _temperature(speed: dict[str, Any]) -> str:
+    """Mean temperature with its standard error, which older runs do not tell."""
+    mean, error = f"{speed['mean_temperature']:.1f}", speed.get("mean_temperature_se")
+    if error is None:
+        return mean
+    return f"{mean} +- {error_words(error, not speed['mean_temperature_at_least'], '.1f')}"
