@@ -12,9 +12,9 @@ from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.training.distillation import distill
 from openmm_cgkd.training.held_out import evaluate_student
 from openmm_cgkd.training.labels import load_labels
+from openmm_cgkd.training.resume import move_damaged_aside
 from openmm_cgkd.training.task import BEST, CONSISTENCY, TEST
 from openmm_cgkd.utils.files import file_hash
-from openmm_cgkd.utils.progress import log_to
 from openmm_cgkd.utils.seeds import derived_seed
 
 from .inputs import fit_prior_of, load_frames, mean_forces_of, refuse_stale
@@ -52,7 +52,7 @@ def train_student(run: RunConfig, round_: int = 0) -> Path:
     """
     folder, student = RunFolder(run), run.student
     model = student.model or run.model
-    with log_to(folder.log("distill")):
+    with folder.at_work("distill"):
         frames = load_frames(run)
         check_cutoff(frames.box, model.cutoff)
         noisy = student.targets == "noisy"
@@ -74,6 +74,7 @@ def train_student(run: RunConfig, round_: int = 0) -> Path:
         }
         output = folder.student_of_round(round_)
         name = "distill" if round_ == 0 else f"distill-{round_:02d}"
+        move_damaged_aside(output / BEST)
         stage = StageRecord(folder, name, inputs, [output / BEST, output / CONSISTENCY])
         if not stage.finished:
             distill(

@@ -11,6 +11,7 @@ from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.training.batches import resample_blocks
 from openmm_cgkd.training.ensemble import EnsembleTask, train_ensemble
+from openmm_cgkd.training.resume import move_damaged_aside
 from openmm_cgkd.training.task import BEST
 
 from .inputs import fit_prior_of, load_frames, mean_forces_of, split_run
@@ -54,6 +55,7 @@ def train_teachers(run: RunConfig) -> list[Path]:
             "training": run.teachers.training,
             "count": run.teachers.count,
         }
+        move_damaged_aside(*best)
         stage = StageRecord(folder, "teach", inputs, [*best, folder.prior])
         if not stage.finished:
             train_ensemble(

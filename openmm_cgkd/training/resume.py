@@ -47,6 +47,14 @@ def is_finished(folder: Path, fingerprint: str) -> bool:
     return state is not None and bool(state["finished"])
 
 
+def move_damaged_aside(*paths: Path) -> None:
+    """Of these checkpoints keep only those that are whole, so that a finished stage without all of
+    its results runs again.
+    """
+    for path in paths:
+        _content(path)
+
+
 def _content(path: Path) -> dict[str, Any] | None:
     """What a checkpoint holds; None if it is missing or damaged."""
     if not path.exists():

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from openmm_cgkd.exceptions import ExplosionError, TrainingError
+from openmm_cgkd.utils.lock import locked
 
 
 def square(number, folder, report):
@@ -44,6 +45,17 @@ def fail(kind, report):
     if kind == "library":
         raise KeyError("weights")
     return kind
+
+
+def hold_lock(folder, report):
+    """Work in a locked folder until asked to end."""
+    with locked(folder):
+        Path(folder, "at-work").write_text(str(os.getpid()))
+        try:
+            while True:
+                time.sleep(0.1)
+        finally:
+            Path(folder, "saved").touch()
 
 
 def run_forever(marker, report):

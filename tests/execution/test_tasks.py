@@ -136,6 +136,45 @@ def test_tasks_end_with_the_one_who_waits(tmp_path, backend, how):
     wait_until(lambda: not alive(task))
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_tasks_save_and_give_up_their_locks(tmp_path, how):
+    """Sent to all processes together, as a terminal does."""
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from tests.cases import tasks as execution_tasks\n"
+        "from openmm_cgkd.config import ExecutionConfig\n"
+        "from openmm_cgkd.execution.tasks import map_tasks\n"
+        "from openmm_cgkd.utils.signals import StopRequest, handle_stop_requests\n"
+        "folder = Path(sys.argv[1])\n"
+        "handle_stop_requests()\n"
+        "tasks = {name: (folder / name,) for name in 'ab'}\n"
+        "try:\n"
+        "    map_tasks(execution_tasks.hold_lock, tasks, ExecutionConfig(), folder / 'tasks', 2)\n"
+        "except StopRequest as stop:\n"
+        "    print(stop)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    at_work = [tmp_path / name / "at-work" for name in "ab"]
+    wait_until(lambda: all(path.exists() and path.read_text() for path in at_work))
+    os.killpg(process.pid, how)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert output.split() == [how.name]
+    assert errors == ""
+    for path in at_work:
+        assert not alive(int(path.read_text()))
+        assert sorted(each.name for each in path.parent.iterdir()) == ["at-work", "saved"]
+    assert not list((tmp_path / "tasks").iterdir())
+
+
 def test_task_ends_when_another_run_takes_its_place(tmp_path):
     script = (
         "import pickle\n"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 
 import numpy as np
 import pytest
+import torch
 
 from openmm_cgkd.exceptions import BoxError
 from openmm_cgkd.potential.checkpoint import load_checkpoint
@@ -57,6 +59,19 @@ def test_every_variant_of_the_student_trains(own_labeled_run, targets, mix):
     before = best.stat().st_mtime_ns
     train_student(run)
     assert best.stat().st_mtime_ns == before
+
+
+def test_damaged_student_of_a_finished_stage_is_trained_again(own_labeled_run, caplog):
+    run, _ = own_labeled_run
+    run = change_student(run, model=TINY)
+    best = train_student(run)
+    whole = best.read_bytes()
+    best.write_bytes(whole[: len(whole) // 2])
+    assert train_student(run) == best
+    assert f"{best}: cannot be used" in caplog.text
+    assert best.with_name("best.pt.damaged").read_bytes() == whole[: len(whole) // 2]
+    first, second = load_checkpoint(best)[0].state_dict(), torch.load(io.BytesIO(whole))["state"]
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_student_cutoff_is_checked(labeled_run):
