@@ -6,18 +6,17 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from openmm_cgkd.exceptions import ModelFileError
-from openmm_cgkd.potential.archive import MEGABYTE, ArchiveError, read_archive
-from openmm_cgkd.potential.plain_pickle import read_plain
+from openmm_cgkd.potential.archive import ArchiveError, read_archive
 from openmm_cgkd.utils.damaged import set_aside
 
 from .task import BEST, LAST
 
 logger = logging.getLogger(__name__)
 
-_LARGEST_TABLE = 64 * MEGABYTE  # of all that is no number of a tensor
 _MUST_BE_FINITE = ("state_dict", "optimizer_states")
 
 
@@ -60,8 +59,11 @@ def _content(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        # by the checksums that torch writes and does not read
-        content = read_plain(read_archive(path, "a checkpoint"), largest=_LARGEST_TABLE)
+        read_archive(path, "a checkpoint")  # by the checksums that torch writes and does not read
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever torch makes of damage that no checksum covers
+            raise ArchiveError("cannot be read by torch") from error
         if not isinstance(content, dict):
             raise ArchiveError("holds no fields")
         if not all(_is_finite(content.get(name)) for name in _MUST_BE_FINITE):

@@ -16,7 +16,7 @@ from openmm_cgkd.training.resume import is_finished, partial_work
 from openmm_cgkd.training.task import BEST, LAST, METRICS
 from tests.cases.training import CUTOFF, ignore, make_frames, make_task
 
-FLIPS = 60  # of each file
+FLIPS = 100  # of each file
 
 
 @pytest.fixture(scope="module")
