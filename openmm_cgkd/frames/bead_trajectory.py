@@ -14,12 +14,11 @@ from openmm_cgkd.utils.box import box_volume
 from openmm_cgkd.utils.foreign import reading
 from openmm_cgkd.utils.text_file import check_regular
 
-from .gromacs_files import check_trr, check_xtc
+from .gromacs_files import check_headers
 
 # formats that MDTraj reads with certain units (nm or angstrom by definition), and whether they
 # carry times: of the others MDTraj makes up the times
 _TIMED = {".xtc": True, ".trr": True, ".nc": True, ".ncdf": True, ".dcd": False}
-_CHECKS = {".xtc": check_xtc, ".trr": check_trr}
 _FARTHEST = 1e12  # nm; farther is damaged
 
 
@@ -73,8 +72,7 @@ def read_bead_trajectory(path: Path | str, topology: mdtraj.Topology) -> BeadTra
     check_written(path)
     what = f"a trajectory of {topology.n_atoms} beads"
     with reading(path, what, "run the simulation again", FramesError):
-        if kind in _CHECKS:
-            _CHECKS[kind](path, topology.n_atoms)
+        check_headers(path, topology.n_atoms)
         trajectory = mdtraj.load(str(path), top=topology)
     if trajectory.n_frames == 0:
         raise FramesError(f"{path}: holds no frame; simulate longer or write frames more often.")

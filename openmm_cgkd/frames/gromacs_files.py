@@ -87,6 +87,13 @@ def check_xtc(path: Path, n_particles: int) -> None:
             raise ValueError(f"the packed positions of frame {k} are damaged")
 
 
+def check_headers(path: Path, n_particles: int) -> None:
+    """`check_trr` or `check_xtc`, by the ending of the name; nothing for other formats."""
+    check = {".trr": check_trr, ".xtc": check_xtc}.get(path.suffix.lower())
+    if check is not None:
+        check(path, n_particles)
+
+
 def _bits(spans: list[int]) -> int:
     """Bits of three integers of these spans."""
     if max(spans) >= _PLAIN:

@@ -24,10 +24,12 @@ from openmm_cgkd.config.section import dump
 from openmm_cgkd.config.system import MeanForceConfig, SystemConfig
 from openmm_cgkd.exceptions import ConfigError
 from openmm_cgkd.execution.tasks import map_tasks
+from openmm_cgkd.frames.gromacs_files import check_headers
 from openmm_cgkd.mapping.mapping import mapping_from_config
 from openmm_cgkd.mapping.molecules import WholeMolecules, bond_order
 from openmm_cgkd.utils.appended import check_written
 from openmm_cgkd.utils.files import file_hash, write_text
+from openmm_cgkd.utils.foreign import reading
 from openmm_cgkd.utils.lock import locked
 from openmm_cgkd.utils.progress import log_to, progress
 
@@ -296,13 +298,12 @@ def _read_snapshots(
         )
     if path.name == "production.xtc":
         check_written(path, path.with_suffix(".json"))
-    try:
+    what = f"a trajectory of the {topology.n_atoms} atoms of {config.name}"
+    with reading(path, what, "give one, such as production.xtc", ConfigError):
+        check_headers(path, topology.n_atoms)
         trajectory = mdtraj.load(str(path), top=topology)
-    except Exception as error:  # MDTraj raises many types on foreign files
-        raise ConfigError(
-            f"{path}: is not a trajectory of the {topology.n_atoms} atoms of {config.name}"
-            f" ({error})."
-        ) from error
+        if not np.isfinite(trajectory.xyz).all():
+            raise ValueError("positions are not finite")
     if trajectory.unitcell_vectors is None:
         raise ConfigError(f"{path}: holds no periodic box; restrained runs need it.")
     first = len(trajectory) - round(share * len(trajectory))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -196,6 +197,11 @@ def _prior(path: Path, originals: Path) -> Any:
     return asdict(read_prior(path))
 
 
+def _record(path: Path, originals: Path) -> Any:
+    """Any record, as text: what its numbers may be is for its users to say."""
+    return json.dumps(read_record(path), sort_keys=True)
+
+
 def _simulation(path: Path) -> SimulationConfig:
     return load_run(path).simulation
 
@@ -240,7 +246,7 @@ TARGETS = [
         checksum=_CHECKSUM, learned=True,
     ),
     Target(
-        "record.json", "record.json", _TEXT, lambda p, o: read_record(p), protected=True,
+        "record.json", "record.json", _TEXT, _record, protected=True,
         checksum=_CHECKSUM,
     ),
     Target("best.pt", "best.pt", _ZIP, _checkpoint, protected=True, learned=True),

@@ -455,7 +455,7 @@ def test_bad_input(atoms, tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         run_mean_forces(config, tmp_path / "none.xtc", tmp_path / "a", count=1, share=0.5)
     other = small_config({"CHO": 2, "CL": 2, "EGL": 3})
-    with pytest.raises(ConfigError, match="is not a trajectory of"):
+    with pytest.raises(ConfigError, match="cannot be read as a trajectory of"):
         run_mean_forces(other, trajectory, tmp_path / "a", count=1, share=0.5)
     assert not (tmp_path / "a").exists()
     run_mean_forces(config, trajectory, tmp_path / "b", count=1, share=0.2)

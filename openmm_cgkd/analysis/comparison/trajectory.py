@@ -11,6 +11,7 @@ import numpy as np
 from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.frames.bead_trajectory import read_bead_trajectory
 from openmm_cgkd.utils.appended import check_written
+from openmm_cgkd.utils.foreign import reading
 
 
 class Trajectory(NamedTuple):
@@ -50,13 +51,10 @@ def read_trajectory(path: Path | str, topology_path: Path | str) -> Trajectory:
     if not Path(topology_path).exists():
         raise FramesError(f"{topology_path}: no such file; run 'cgkd simulate' first.")
     check_written(Path(topology_path))
-    try:
+    topology_path = Path(topology_path)
+    with reading(topology_path, "a topology", "give a PDB file of beads", FramesError):
         # standard_names would rename beads that happen to be called like an atom of a standard
         # residue
         topology = mdtraj.load_topology(str(topology_path), standard_names=False)
-    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
-        raise FramesError(
-            f"{topology_path}: cannot be read as a topology ({' '.join(str(error).split())})."
-        ) from error
     positions, boxes, times = read_bead_trajectory(path, topology)
     return Trajectory(positions, boxes, [atom.name for atom in topology.atoms], times)
