@@ -77,7 +77,7 @@ class Volume:
         """Density of a mass with its standard error, as attributes of a file of frames."""
         known = bool(np.isfinite(self.error))
         return {
-            "density_error": mass / self.mean * self.error if known else 0.0,
+            "density_error": float(mass / self.mean * self.error) if known else 0.0,
             "density_error_at_least": not (known and self.plateau),
         }
 

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .criteria import Measurement, TimestepSearch
+from .integrate import Averages
 
 _FIRST, _SECOND = "black", "#D55E00"  # told apart with every colour vision and in grey print
 _BAND = {"color": "0.85", "zorder": 0}
@@ -81,7 +82,7 @@ def draw(
             values,
             [getattr(each, f"{name}temperature_se") for each in averages],
             color,
-            label,
+            label + _bound(averages, f"{name}temperature"),
         )
     kinetic.set_title("Kinetic temperature, K", fontsize=15)
 
@@ -94,7 +95,7 @@ def draw(
             shifts,
             [each.energy_se for each in averages],
             _FIRST,
-            "against the smallest step",
+            "against the smallest step" + _bound(averages, "energy"),
         )
     potential.set_title("Potential energy, kT per bead", fontsize=15)
 
@@ -105,6 +106,11 @@ def draw(
         if whole:
             axis.legend(fontsize=12, frameon=False)
     figure.savefig(path, dpi=160, format="png")
+
+
+def _bound(averages: list[Averages], name: str) -> str:
+    """Words for a legend where bars of a mean are lower bounds."""
+    return ", bars at least" if any(name in each.at_least for each in averages) else ""
 
 
 def _points(
