@@ -124,7 +124,7 @@ class SavePoints:
         self,
         simulation: app.Simulation,
         saves: list[Save],
-        reseed: Callable[[dict[str, Any]], None],
+        renew: Callable[[dict[str, Any]], None],
     ) -> dict[str, Any] | None:
         """Put a simulation into the state of the best save, and cut its output files to that.
 
@@ -133,7 +133,7 @@ class SavePoints:
         simulation : openmm.app.Simulation
         saves : list of Save
             As `find` gives them.
-        reseed : callable
+        renew : callable
             Gives the simulation other random numbers, from the record of a save: a state, unlike a
             checkpoint, does not know which ones come next.
 
@@ -142,9 +142,14 @@ class SavePoints:
         dict or None
             The record of the save; None if there is none that fits.
         """
+        forces = simulation.system.getForces()
+        # whose random numbers are not in a checkpoint
+        barostat = any(isinstance(force, openmm.MonteCarloBarostat) for force in forces)
         for save in saves:
             if save.checkpoint is None:
                 continue
+            if barostat:
+                renew(save.record)
             try:
                 simulation.context.loadCheckpoint(save.checkpoint.read_bytes())
             except openmm.OpenMMException as error:
@@ -157,7 +162,7 @@ class SavePoints:
                 return self._go_on(save)
         for save in saves:
             if save.state is not None:
-                reseed(save.record)
+                renew(save.record)
                 simulation.loadState(str(save.state))
                 return self._go_on(save)
         return None

@@ -181,12 +181,17 @@ def test_dynamics_with_a_committee_resumes(members, topology, tmp_path):
     }
     committee = Committee(members, topology, platform="CPU")
     watch = committee, SpreadRange.of(np.full((1, 30), 1e6), committee.names)
-    for production in ("10 fs", "20 fs"):
-        protocol = SimulationConfig(**settings, production=production)
-        system = CGPotential(members[0]).createSystem(topology)
-        run_dynamics(system, topology, POSITIONS, tmp_path, protocol, 1000.0, committee=watch)
-    lines = (tmp_path / "committee.csv").read_text().splitlines()
+    for folder, productions in (("parts", ("10 fs", "20 fs")), ("whole", ("20 fs",))):
+        for production in productions:
+            protocol = SimulationConfig(**settings, production=production)
+            system = CGPotential(members[0]).createSystem(topology)
+            run_dynamics(
+                system, topology, POSITIONS, tmp_path / folder, protocol, 1000.0, committee=watch
+            )
+    lines = (tmp_path / "parts" / "committee.csv").read_text().splitlines()
     assert [int(line.split(",")[0]) for line in lines[1:]] == list(range(4, 41, 4))
+    for name in ("committee.csv", "state.xml"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_bad_members(members, topology, tmp_path):

@@ -462,6 +462,29 @@ def test_barostat_gives_an_ideal_gas_its_volume(tmp_path):
     assert not any(isinstance(force, openmm.MonteCarloBarostat) for force in system.getForces())
 
 
+def test_a_resumed_barostat_has_other_random_numbers(tmp_path, monkeypatch):
+    """A checkpoint does not hold those of the barostat, which must not repeat themselves."""
+    system = openmm.System()
+    for _ in range(30):
+        system.addParticle(60.0)
+    system.addForce(openmm.CustomExternalForce("0*periodicdistance(x, y, z, 0, 0, 0)"))
+    system.setDefaultPeriodicBoxVectors(*CUBIC)
+    topology = bead_topology_to_openmm(beads(np.zeros(30, dtype=int)), CUBIC)
+    seeds, set_seed = [], openmm.MonteCarloBarostat.setRandomNumberSeed
+
+    def record(self, seed):
+        seeds.append(seed)
+        set_seed(self, seed)
+
+    monkeypatch.setattr(openmm.MonteCarloBarostat, "setRandomNumberSeed", record)
+    positions = np.random.default_rng(0).uniform(0, 2, (30, 3))
+    for production in ("0.4 ps", "0.8 ps"):
+        settings = protocol(production=production, pressure="107 bar")
+        run_dynamics(system, topology, positions, tmp_path, settings, TEMPERATURE)
+    assert len(seeds) == 3  # at the start, when the simulation is made again, and to go on
+    assert seeds[0] == seeds[1] != seeds[2]
+
+
 def test_box_that_shrinks_below_twice_the_cutoff(potential, tmp_path):
     box = 1.606 * np.eye(3)
     positions = 0.803 * np.stack(np.meshgrid(*3 * [np.arange(2)], indexing="ij"), axis=-1).reshape(
