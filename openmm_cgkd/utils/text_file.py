@@ -13,8 +13,8 @@ _OTHER_ENCODINGS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def shown(value: object, most: int = 80) -> str:
-    """A value as Python writes it, for a message; the middle of a long one is left out."""
-    text = repr(value)
+    """A value as Python writes it, in one line; the middle of a long one is left out."""
+    text = " ".join(line.strip() for line in repr(value).splitlines())
     half = most // 2
     return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
 

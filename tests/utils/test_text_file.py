@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 
 from openmm_cgkd.exceptions import ConfigError
@@ -75,3 +76,4 @@ def test_size_of_a_regular_file(tmp_path):
 def test_long_values_are_shortened():
     assert shown("x") == "'x'"
     assert len(shown(["y" * 10**6])) < 100
+    assert "\n" not in shown(np.zeros((3, 3)))
