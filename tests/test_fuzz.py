@@ -63,7 +63,7 @@ def other(found):
 
 
 @pytest.mark.parametrize(
-    ("read", "protected", "outcome"),
+    ("read", "sealed", "outcome"),
     [
         (other(FramesError("a.yaml: is damaged; make it again.")), True, "refused"),
         (other({"masses": np.ones(2)}), True, "equal"),
@@ -80,9 +80,9 @@ def other(found):
         (hang, True, "hang"),
     ],
 )
-def test_outcomes(tmp_path, read, protected, outcome):
+def test_outcomes(tmp_path, read, sealed, outcome):
     (tmp_path / "a.yaml").write_bytes(TEXT)
-    target = Target("toy", "a.yaml", lambda data, random: data + b"#", read, protected)
+    target = Target("toy", "a.yaml", lambda data, random: data + b"#", read, lambda data: sealed)
     seconds = 0.5 if outcome == "hang" else 60
     cases = list(run_cases(tmp_path, tmp_path / "case", target, 1, range(2), seconds))
     assert [(case.number, case.outcome) for case in cases] == [(0, outcome), (1, outcome)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import h5py
 import mdtraj
 import openmm
 
@@ -23,6 +25,7 @@ from openmm_cgkd.config.system import SystemConfig, load_system
 from openmm_cgkd.exceptions import ModelFileError
 from openmm_cgkd.frames.bead_trajectory import read_bead_trajectory
 from openmm_cgkd.frames.frames import Frames, read_frames
+from openmm_cgkd.frames.seal import CONTENT
 from openmm_cgkd.mapping.openmscg import mapping_from_cgmap
 from openmm_cgkd.mean_forces.file import read_mean_forces
 from openmm_cgkd.utils.records import CHECKSUM, read_record
@@ -44,10 +47,9 @@ class Target:
     read : callable
         Reads a damaged file, given the folder of the originals, and returns what the package then
         works with: nested dictionaries and lists of arrays, numbers and text.
-    protected : bool
-        Whether the file carries a checksum, so that no change may pass.
-    checksum : bytes
-        Name of the checksum: a file that has lost it is one of a version without checksums.
+    sealed : callable, optional
+        Whether a damaged file still has its checksum, so that no change may pass; one that has
+        lost it is a file of a version without. Absent: such files have none.
     learned : bool
         Whether the original comes of a network, which takes some seconds to make.
     """
@@ -56,9 +58,21 @@ class Target:
     file: str
     mutate: Mutation
     read: Callable[[Path, Path], Any]
-    protected: bool = False
-    checksum: bytes = b""
+    sealed: Callable[[bytes], bool] | None = None
     learned: bool = False
+
+
+def _always(data: bytes) -> bool:
+    return True
+
+
+def _json_sealed(data: bytes) -> bool:
+    return f'"{CHECKSUM}"'.encode() in data
+
+
+def _hdf5_sealed(data: bytes) -> bool:
+    with h5py.File(io.BytesIO(data)) as file:
+        return CONTENT in file.attrs
 
 
 @cache
@@ -212,7 +226,6 @@ _TEXT, _BYTES, _HDF5, _ZIP = (
     mutations.of_hdf5,
     mutations.of_zip,
 )
-_CHECKSUM = f'"{CHECKSUM}"'.encode()
 TARGETS = [
     Target("run.yaml", "run.yaml", _TEXT, _config(load_run)),
     Target("system.yaml", "system.yaml", _TEXT, _config(load_system)),
@@ -232,24 +245,20 @@ TARGETS = [
     Target("beads.xtc", "beads.xtc", _BYTES, _bead_trajectory),
     Target("beads.trr", "beads.trr", _BYTES, _bead_trajectory),
     Target("beads.nc", "beads.nc", _BYTES, _bead_trajectory),
-    Target("frames.h5", "frames.h5", _HDF5, lambda p, o: asdict(read_frames(p)), protected=True),
+    Target(
+        "frames.h5", "frames.h5", _HDF5, lambda p, o: asdict(read_frames(p)), sealed=_hdf5_sealed,
+    ),
     Target(
         "mean_forces.h5", "mean_forces.h5", _HDF5, lambda p, o: asdict(read_mean_forces(p)),
-        protected=True,
+        sealed=_hdf5_sealed,
     ),
-    Target("labels.h5", "labels.h5", _HDF5, _labels, protected=True, learned=True),
+    Target("labels.h5", "labels.h5", _HDF5, _labels, sealed=_hdf5_sealed, learned=True),
+    Target("prior.json", "prior.json", _TEXT, _prior, sealed=_json_sealed, learned=True),
     Target(
-        "prior.json", "prior.json", _TEXT, _prior, protected=True, checksum=_CHECKSUM, learned=True
+        "timestep.json", "timestep.json", _TEXT, _recommendation, sealed=_json_sealed, learned=True,
     ),
-    Target(
-        "timestep.json", "timestep.json", _TEXT, _recommendation, protected=True,
-        checksum=_CHECKSUM, learned=True,
-    ),
-    Target(
-        "record.json", "record.json", _TEXT, _record, protected=True,
-        checksum=_CHECKSUM,
-    ),
-    Target("best.pt", "best.pt", _ZIP, _checkpoint, protected=True, learned=True),
-    Target("student.pt", "student.pt", _ZIP, _potential, protected=True, learned=True),
-    Target("student-fast.pt", "student-fast.pt", _ZIP, _potential, protected=True, learned=True),
+    Target("record.json", "record.json", _TEXT, _record, sealed=_json_sealed),
+    Target("best.pt", "best.pt", _ZIP, _checkpoint, sealed=_always, learned=True),
+    Target("student.pt", "student.pt", _ZIP, _potential, sealed=_always, learned=True),
+    Target("student-fast.pt", "student-fast.pt", _ZIP, _potential, sealed=_always, learned=True),
 ]  # fmt: skip

@@ -157,7 +157,7 @@ def _outcome(
     wrong = _wrong(found)
     if wrong:
         return wrong
-    if target.protected and target.checksum in content:
+    if target.sealed is not None and target.sealed(content):
         return "changed", "no checksum saw it"
     return DIFFERENT, ""
 
