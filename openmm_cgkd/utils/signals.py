@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 
 _ASK_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -37,6 +38,18 @@ def handle_stop_requests() -> None:
     for number in _ASK_TO_END:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
+    sys.unraisablehook = _where_nothing_can_be_raised
+
+
+def _where_nothing_can_be_raised(report: sys.UnraisableHookArgs) -> None:
+    """Answer an exception that Python drops, as it does in destructors."""
+    global _asked
+    if isinstance(report.exc_value, StopRequest):
+        _asked = 0
+        # a little later, somewhere else
+        threading.Timer(0.05, os.kill, (os.getpid(), report.exc_value.number)).start()
+    elif not isinstance(report.exc_value, OSError):  # the disk has told before, at the last write
+        sys.__unraisablehook__(report)
 
 
 def end_silently() -> None:

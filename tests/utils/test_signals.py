@@ -1,0 +1,93 @@
+"""Signals as one exception, in processes of their own."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+_SETUP = """
+import os, signal, sys, time
+from openmm_cgkd.utils.signals import StopRequest, end_silently, handle_stop_requests
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+handle_stop_requests()
+
+def send(name):
+    os.kill(os.getpid(), getattr(signal, name))
+    time.sleep(0.01)
+"""
+
+
+def run(script: str) -> tuple[int, str, str]:
+    result = subprocess.run(
+        [sys.executable, "-c", _SETUP + script], capture_output=True, text=True, check=False
+    )
+    return result.returncode, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_signal_is_an_interrupt_that_knows_its_number(name):
+    script = f"""
+try:
+    send({name!r})
+except KeyboardInterrupt as stop:
+    print(type(stop).__name__, stop.number, stop)
+"""
+    number = int(getattr(signal, name))
+    assert run(script) == (0, f"StopRequest {number} {name}\n", "")
+
+
+def test_more_signals_while_saving():
+    """Only a third Ctrl-C ends what the first has begun."""
+    script = """
+try:
+    send("SIGTERM")
+except StopRequest:
+    for name in ("SIGTERM", "SIGHUP", "SIGINT"):
+        send(name)
+    print("saved", flush=True)
+    send("SIGINT")
+print("never")
+"""
+    code, output, errors = run(script)
+    assert code == 128 + signal.SIGINT
+    assert output == "saved\n"
+    assert errors == "saving and ending; a third Ctrl-C ends at once\n"
+
+
+def test_signal_in_a_destructor_comes_again():
+    """Python drops exceptions there."""
+    script = """
+class Resource:
+    def __del__(self):
+        send("SIGTERM")
+
+try:
+    Resource()
+    time.sleep(60)
+except StopRequest as stop:
+    print(stop)
+"""
+    assert run(script) == (0, "SIGTERM\n", "")
+
+
+def test_disk_error_in_a_destructor_is_no_traceback():
+    script = """
+class Resource:
+    def __init__(self, error):
+        self.error = error
+    def __del__(self):
+        raise self.error
+
+Resource(OSError(28, "No space left on device"))
+Resource(ValueError("a mistake"))
+"""
+    code, _, errors = run(script)
+    assert code == 0
+    assert "No space" not in errors
+    assert "a mistake" in errors
+
+
+def test_end_is_silent():
+    assert run("end_silently()\nsend('SIGINT')\n") == (-signal.SIGINT, "", "")
