@@ -19,7 +19,7 @@ from .values import DamageError
 _START = re.compile(rb"GCOL\x01")
 _HEADER = struct.Struct("<5s3xQ")  # signature and version, size of the heap
 _OBJECT = struct.Struct("<HH4xQ")  # index (0: free space), references, size of what follows
-_BLOCK = 2**22  # bytes of the file in memory
+BLOCK = 2**22  # bytes of the file in memory
 
 
 def check_heaps(path: Path) -> None:
@@ -47,12 +47,12 @@ def _starts(file: IO[bytes]) -> Iterator[int]:
     place = 0
     while True:
         file.seek(place)
-        block = file.read(_BLOCK)
+        block = file.read(BLOCK)
         for found in _START.finditer(block):
             yield place + found.start()
-        if len(block) < _BLOCK:
+        if len(block) < BLOCK:
             return
-        place += _BLOCK - 4  # one that begins in this block and ends in the next
+        place += BLOCK - 4  # one that begins in this block and ends in the next
 
 
 def _check(heap: bytes, start: int) -> None:

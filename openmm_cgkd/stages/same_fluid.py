@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from openmm_cgkd.config.system import SystemConfig, load_system
 from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.mapping.mapping import mapping_from_config
+from openmm_cgkd.utils.text_file import shown
 from openmm_cgkd.utils.yaml_file import parse_yaml
 
 
@@ -50,7 +50,7 @@ def _differences(system: SystemConfig, frames: Frames) -> list[tuple[str, Any, A
     found = []
     if abs(frames.temperature - system.temperature) > 1e-3 * system.temperature:
         found.append(("temperature", f"{frames.temperature:g} K", f"{system.temperature:g} K"))
-    if json.loads(frames.attributes.get("options", "{}")).get("mapping"):
+    if _attribute(frames, "options").get("mapping"):
         return found  # beads of a mapping file, which replaced those of system.yaml
     count = {molecule.name: molecule.count for molecule in system.molecules}
     expected: dict[str, int] = {}
@@ -60,9 +60,7 @@ def _differences(system: SystemConfig, frames: Frames) -> list[tuple[str, Any, A
     counts = {name: names.count(name) for name in dict.fromkeys(names)}
     if counts != expected:
         return [*found, ("the beads", _listed(counts), _listed(expected))]
-    made_with = parse_yaml(
-        frames.attributes.get("configuration", "{}"), "configuration of the frames", FramesError
-    )
+    made_with = _attribute(frames, "configuration")
     beads = [bead.model_dump(mode="json") for bead in system.beads]
     if "beads" in made_with and made_with["beads"] != beads:
         found.append(("the selections", _selections(made_with["beads"]), _selections(beads)))
@@ -71,6 +69,15 @@ def _differences(system: SystemConfig, frames: Frames) -> list[tuple[str, Any, A
         mass = frames.beads.masses[np.array(names) == name].mean()
         if abs(mass - masses[name]) > 0.1 + 0.005 * masses[name]:
             found.append((f"a mass of {name}", f"{mass:.2f} dalton", f"{masses[name]:.2f} dalton"))
+    return found
+
+
+def _attribute(frames: Frames, name: str) -> dict[str, Any]:
+    """An attribute that holds a mapping as YAML, or as JSON, which is YAML as well."""
+    source = f"the attribute {name} of the frames"
+    found = parse_yaml(str(frames.attributes.get(name, "{}")), source, FramesError)
+    if not isinstance(found, dict):
+        raise FramesError(f"{source} is {shown(found)}, not a mapping; remove it.")
     return found
 
 
@@ -84,8 +91,11 @@ def _masses(system: SystemConfig) -> dict[str, float]:
     return {name: float(mapping.topology.masses[names == name].mean()) for name in set(names)}
 
 
-def _selections(beads: list[dict[str, str]]) -> str:
-    return ", ".join(f"{bead['type']} '{bead['selection']}'" for bead in beads)
+def _selections(beads: Any) -> str:
+    try:
+        return ", ".join(f"{bead['type']} '{bead['selection']}'" for bead in beads)
+    except (KeyError, TypeError):  # of a file by hand
+        return shown(beads)
 
 
 def _listed(counts: dict[str, int]) -> str:

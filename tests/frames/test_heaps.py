@@ -51,7 +51,7 @@ def test_heaps_of_many_texts(tmp_path):
 
 def test_heap_across_blocks(place, monkeypatch):
     path, start = place
-    monkeypatch.setattr("openmm_cgkd.frames.heaps._BLOCK", start + 3)
+    monkeypatch.setattr("openmm_cgkd.frames.heaps.BLOCK", start + 3)
     check_heaps(path)
     data = bytearray(path.read_bytes())
     data[start + 16 : start + 32] = bytes(16)

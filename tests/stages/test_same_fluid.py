@@ -84,3 +84,18 @@ def test_beads_of_a_mapping_file_are_not_those_of_the_configuration(frames, tmp_
     path = system(tmp_path, beads=beads(EGL="name C1 C2 O1 O2"))
     check_same_fluid(path, others, Path("frames.h5"))
     assert np.isfinite(others.positions).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("options", "[" * 1000, "the attribute options of the frames, line 1: values are nested"),
+        ("options", "[1, 2]", r"the attribute options of the frames is \[1, 2\], not a mapping"),
+        ("configuration", "beads: 5", "has the selections 5|the selections 5, "),
+        ("configuration", "a: b: c", "the attribute configuration of the frames, line 1"),
+    ],
+)
+def test_attributes_of_strangers(frames, tmp_path, name, text, message):
+    others = dataclasses.replace(frames, attributes={**frames.attributes, name: text})
+    with pytest.raises(FramesError, match=message):
+        check_same_fluid(system(tmp_path), others, Path("frames.h5"))
