@@ -237,6 +237,7 @@ def test_compare_writes_numbers_curves_and_picture(tmp_path):
     assert (report["system"], report["temperature"], report["bins"]) == ("toy", 300.0, 40)
     assert report["frames"] == {
         "all_atom": 12,
+        "all_atom_runs": 1,
         "coarse_grained": 8,
         "coarse_grained_trajectories": 1,
     }
@@ -307,7 +308,7 @@ def test_compare_writes_numbers_curves_and_picture(tmp_path):
     assert {file.name for file in path.parent.iterdir()} >= {"errors.csv", "msd.csv", "scores.png"}
     log = (tmp_path / "run" / "logs" / "compare.log").read_text()
     assert "CHO-CL" in log
-    assert "all-atom halves" in log
+    assert "of a perfect model" in log
 
 
 def test_identical_trajectories_have_no_error(tmp_path):
