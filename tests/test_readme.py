@@ -66,6 +66,16 @@ def test_formats_page_lists_every_field_with_its_default(kind, name, tmp_path):
     assert fields(shown) == fields(expanded)  # and none is left out
 
 
+def test_promises_name_tests_that_exist():
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    named = re.findall(r"`(\w+(?:/\w+)*\.py)(?:::(\w+))?`", page)
+    assert len(named) > 40
+    for file, function in named:
+        path = ROOT / "tests" / file
+        assert path.exists(), f"reliability.md names {file}"
+        assert f"def {function}" in path.read_text() or not function, f"{file} lacks {function}"
+
+
 def test_links_and_commands_point_to_something():
     for page in [
         ROOT / "README.md",

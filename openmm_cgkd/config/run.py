@@ -8,9 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import (
     Field,
-    SerializerFunctionWrapHandler,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -255,14 +253,6 @@ class SimulationConfig(Section):
     @classmethod
     def _auto(cls, value: Any) -> Any:
         return None if value == "auto" else value
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the default of a younger field: records of older runs must stay equal."""
-        found = write(self)
-        if not self.other_temperature:
-            found.pop("other_temperature", None)
-        return found
 
 
 class ComparisonConfig(Section):

@@ -493,7 +493,10 @@ def test_script_starts_without_the_libraries_of_its_workers(module):
             ["--only", "ensemble"],
             "--only: there is no variant ensemble; choose among direct, single-F, ",
         ),
-        (["--config", "absent.yaml"], "absent.yaml: no such file; give sections of a run.yaml for --config"),
+        (
+            ["--config", "absent.yaml"],
+            "absent.yaml: no such file; give sections of a run.yaml for --config",
+        ),
         (["--data", "absent.h5"], "absent.h5: no such file; make frames with 'cgkd reference"),
         (["--md-time", "3"], "simulation.production: got '3' without a unit"),
     ],

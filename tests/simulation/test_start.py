@@ -66,12 +66,6 @@ def test_another_temperature_needs_a_word(potential, frames, tmp_path, ensemble)
         assert (tmp_path / "run" / "simulation.json").exists()
 
 
-def test_records_of_older_runs_stay_equal():
-    """A run that says nothing of another temperature is described as before there was the field."""
-    assert "other_temperature" not in protocol().model_dump(mode="json")
-    assert protocol(other_temperature=True).model_dump()["other_temperature"] is True
-
-
 @pytest.mark.parametrize(
     ("scale", "box_scale", "message"),
     [

@@ -365,7 +365,7 @@ def test_systematic_error_of_a_perfect_and_of_a_wrong_model(two_runs):
     _, comparison = two_runs
     perfect, wrong = (result.systematic for result in comparison.results)
     assert set(perfect) == {"rdf", "adf", "cdf", "coordination"}
-    for kind, error in perfect.items():
+    for error in perfect.values():
         assert error.independent
         assert error.p > 0.001
         assert error.rmse < error.perfect_rmse
