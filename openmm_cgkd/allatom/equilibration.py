@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from openmm_cgkd.utils.statistics import error_words, mean_of, slope_of
+from openmm_cgkd.utils.statistics import error_words, mean_of, safe_error, slope_of
 
 DOUBTFUL = 0.003  # relative error or drift of the volume that deserves a warning
 _SIGNIFICANT = 3.0  # standard errors: one false alarm in 370 runs
@@ -28,6 +28,8 @@ class Volume:
     drift, drift_error : float
         Relative change from the beginning to the end by a straight line, and its standard error;
         nan for fewer than three values.
+    drift_plateau : bool
+        Whether the error of the drift is more than a lower bound.
     """
 
     mean: float
@@ -35,6 +37,7 @@ class Volume:
     plateau: bool
     drift: float
     drift_error: float
+    drift_plateau: bool
 
     @classmethod
     def of(cls, volumes: np.ndarray) -> Volume:
@@ -48,15 +51,17 @@ class Volume:
             found.plateau,
             factor * slope.mean,
             factor * slope.error,
+            slope.plateau,
         )
 
     @property
     def words(self) -> str:
         """Volume, error and drift for a log."""
         error = error_words(100 * self.error, self.plateau)
+        of_drift = error_words(100 * self.drift_error, self.drift_plateau)
         return (
             f"{self.mean:.4f} nm^3 with a standard error of {error} %, drift"
-            f" {100 * self.drift:.2g} +- {100 * self.drift_error:.2g} %"
+            f" {100 * self.drift:.2g} +- {of_drift} %"
         )
 
     @property
@@ -65,7 +70,8 @@ class Volume:
 
         Its error or a significant drift is above 0.3 %, or the error is only a lower bound.
         """
-        if abs(self.drift) > max(DOUBTFUL, _SIGNIFICANT * self.drift_error):
+        drift_error = safe_error(self.drift_error, self.drift_plateau)
+        if abs(self.drift) > max(DOUBTFUL, _SIGNIFICANT * drift_error):
             return f"the volume drifts by more than {100 * DOUBTFUL:g} %"
         if not self.plateau:
             return "the run is too short to know the error of the volume"
@@ -75,10 +81,11 @@ class Volume:
 
     def density(self, mass: float) -> dict[str, float | bool]:
         """Density of a mass with its standard error, as attributes of a file of frames."""
-        known = bool(np.isfinite(self.error))
+        if not np.isfinite(self.error):
+            return {}
         return {
-            "density_error": float(mass / self.mean * self.error) if known else 0.0,
-            "density_error_at_least": not (known and self.plateau),
+            "density_error": float(mass / self.mean * self.error),
+            "density_error_at_least": not self.plateau,
         }
 
 

@@ -79,9 +79,14 @@ def _frames(contents: Contents) -> str:
         else f"each of {len(contents.runs)} trajectories, one of each run"
     )
     return (
-        f"Data: {contents.data['all_atom']['frames']} all-atom frames of one trajectory and"
-        f" {counts} coarse-grained frames of {runs}."
+        f"Data: {contents.data['all_atom']['frames']} all-atom frames of"
+        f" {_trajectories(contents.data['all_atom']['runs'])} and {counts} coarse-grained frames"
+        f" of {runs}."
     )
+
+
+def _trajectories(number: int) -> str:
+    return "one trajectory" if number == 1 else f"{number} independent trajectories"
 
 
 def _shell_frames(contents: Contents) -> str:

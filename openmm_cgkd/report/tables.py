@@ -72,8 +72,8 @@ def scores(contents: Contents) -> Table:
         "Score: mean overlap with all-atom of the curves of each observable, 1 for equal curves;"
         " combined: the mean of the observables. ±: standard error from the scatter of both"
         " trajectories in time (>=: at least, the runs are too short to tell); of several trainings"
-        " the standard deviation over them. What counts is the distance to the last row,"
-        " the halves of the all-atom frames against each other."
+        " the standard deviation over them. Noise keeps every score below 1; the last row, the"
+        " halves of the all-atom frames against each other, shows how much."
     )
     return Table("scores", "Scores", caption, header, rows)
 

@@ -10,13 +10,13 @@ from enum import IntEnum
 
 import numpy as np
 
-from openmm_cgkd.utils.statistics import error_words, safe_error
+from openmm_cgkd.analysis.comparison.systematic import SIGNIFICANT
+from openmm_cgkd.utils.statistics import error_words, root, safe_error
 
 from .run_record import Contents, Run, rate_of
 
 # root mean square of g(r) over all bins: 0.03 is hard to see in a plot, 0.15 is hard to miss
 GOOD_STRUCTURE, FAIR_STRUCTURE = 0.03, 0.15
-SIGNIFICANT = 0.01  # p of a perfect model below which a difference is called real
 # relative; the first as the bound of the time-step search
 GOOD_TEMPERATURE, FAIR_TEMPERATURE = 0.02, 0.05
 
@@ -27,14 +27,14 @@ ENOUGH_SURVIVAL = 0.5
 BOUNDS = (
     f"Structure: by the RDF error without noise (rms). If it is significant (p < {SIGNIFICANT:g}),"
     f" green up to {GOOD_STRUCTURE:g}, yellow up to {FAIR_STRUCTURE:g}, red above; if not, green"
-    f" where its upper 95 % limit is below {FAIR_STRUCTURE:g}, else grey. Red wherever beads"
+    f" where its upper 95 % limit is below {2 * GOOD_STRUCTURE:g}, else grey. Red wherever beads"
     " aggregate. Stability: green without failure in at least"
     f" {ENOUGH_TIME:g} ns of all runs, if a run as long as simulation.production then survives with"
     f" at least {ENOUGH_SURVIVAL:.0%} (lower 95 % bound), grey without failure in less; yellow if"
     f" at most half of the runs fail, red above. Temperature: green within {GOOD_TEMPERATURE:.0%},"
     f" yellow within {FAIR_TEMPERATURE:.0%}, red above, grey if its error does not tell. Speed:"
     " green if faster than all-atom, else yellow. Grey: not known. The verdict is the worst of"
-    " them."
+    " them, and grey instead of green while structure or stability is not known."
 )
 
 
@@ -81,12 +81,16 @@ class Verdict:
 
     @property
     def mark(self) -> Mark:
-        return max(finding.mark for finding in self.findings.values())
+        worst = max(finding.mark for finding in self.findings.values())
+        return Mark.UNKNOWN if worst is Mark.GOOD and not self._tested else worst
+
+    @property
+    def _tested(self) -> bool:
+        return all(self.findings[topic].mark for topic in ("structure", "stability"))
 
     @property
     def headline(self) -> str:
-        known = all(self.findings[topic].mark for topic in ("structure", "stability"))
-        return self.mark.word if known else f"{self.mark.word}, as far as tested"
+        return self.mark.word if self._tested else f"{self.mark.word}, as far as tested"
 
     @property
     def text(self) -> str:
@@ -123,9 +127,10 @@ def _findings(runs: list[Run], contents: Contents) -> dict[str, Finding]:
 def _structure(runs: list[Run]) -> Finding:
     (error, spread), found = rdf_error(runs), [run.record["systematic"]["rdf"] for run in runs]
     value = f"{error:.3f}" if spread is None else f"{error:.3f} ± {spread:.3f}"
-    size = float(np.mean([each["systematic"] for each in found]))
+    # trainings share the noise of all-atom: their p-values are not independent
+    size, _ = root(float(np.mean([each["systematic_square"] for each in found])), np.nan)
     limit = max(each["systematic_limit"] for each in found)
-    p = min(1.0, len(found) * min(each["systematic_p"] for each in found))
+    p = float(np.median([each["systematic_p"] for each in found]))
     perfect = float(np.mean([each["perfect_mean_absolute"] for each in found]))
     doubt = any(each["systematic_at_least"] for each in found)
     if p < SIGNIFICANT:
@@ -138,13 +143,18 @@ def _structure(runs: list[Run]) -> Finding:
         )
         words = {Mark.GOOD: "is close to", Mark.FAIR: "is near", Mark.POOR: "is far from"}[mark]
         told = f"{size:.3f} rms without noise, p {'< 0.001' if p < 1.5e-3 else f'= {p:.3f}'}"
+        start = f"The structure {words} all-atom"
     else:
-        mark = Mark.GOOD if limit < FAIR_STRUCTURE else Mark.UNKNOWN
-        words = "cannot be told from"
+        mark = Mark.GOOD if limit <= 2 * GOOD_STRUCTURE else Mark.UNKNOWN
         told = f"without noise below {limit:.3f} rms"
+        start = (
+            "The structure agrees with all-atom"
+            if mark is Mark.GOOD
+            else "The data do not tell how far the structure is from all-atom"
+        )
     sentence = (
-        f"The structure {words} all-atom: the mean RDF error is {value}, a perfect model would show"
-        f" {perfect:.3f} ({told})."
+        f"{start}: the mean RDF error is {value}, a perfect model would show {perfect:.3f}"
+        f" ({told})."
     )
     if doubt:
         sentence += (
@@ -209,7 +219,8 @@ def _temperature(runs: list[Run]) -> Finding:
     plateau = not furthest.get("mean_temperature_at_least", False)
     error = furthest.get("mean_temperature_se")  # older runs do not say
     value = f"{mean:.1f}" if error is None else f"{mean:.1f} ± {error_words(error, plateau, '.1f')}"
-    mark = _temperature_mark(abs(mean / wanted - 1), 2 * safe_error(error or 0.0, plateau) / wanted)
+    margin = np.inf if error is None else 2 * safe_error(error, plateau) / wanted
+    mark = _temperature_mark(abs(mean / wanted - 1), margin)
     sentences = {
         Mark.GOOD: "",
         Mark.UNKNOWN: f"The mean temperature is {value} K, which does not tell whether it is the"

@@ -22,12 +22,18 @@ from openmm_cgkd.potential.custom_network import CustomNetwork
 from openmm_cgkd.potential.forces import cutoff_of
 from openmm_cgkd.potential.prior import PriorParameters
 from openmm_cgkd.utils.files import file_hash, write_text
-from openmm_cgkd.utils.statistics import BlockedMean, blocked_mean, error_words, standard_error
+from openmm_cgkd.utils.statistics import (
+    BlockedMean,
+    blocked_mean,
+    error_words,
+    root,
+    standard_error,
+)
 
 from .graphs import FrameGraphs
 from .labels import open_labels
 from .mean_force_test import MeanForceTest, load_mean_force_test
-from .metrics import bead_groups, root
+from .metrics import bead_groups
 from .predict import predict
 from .task import TEST
 
@@ -171,10 +177,10 @@ def compare_with_mean_forces(
     -----
     With M the model, f the mapped force and F the mean force, :math:`\langle |M - F|^2 \rangle =
     \langle |M - f|^2 \rangle - (\langle f^2 \rangle - \langle F^2 \rangle)`, the loss less the
-    noise (Noid et al., J. Chem. Phys. 2008, 128, 244114). The mean square of F comes from the
-    configurations of the mean forces, which the measured error has in common: it drops out of the
-    difference of the two, which compares :math:`M^2 - 2 M f` of the frames with
-    :math:`M^2 - 2 M F` of the configurations.
+    noise (Noid et al., J. Chem. Phys. 2008, 128, 244114). In ``implied`` the mean square of F comes
+    from all configurations of the mean forces. The p-value needs none: it compares
+    :math:`M^2 - 2 M f` of the frames with :math:`M^2 - 2 M F` of the configurations of
+    ``measured``.
     """
     model, mapped = forces + graphs.prior_forces.astype(float), graphs.frames.forces
     excess = model**2 - 2 * model * mapped

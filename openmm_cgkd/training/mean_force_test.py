@@ -18,9 +18,10 @@ from openmm_cgkd.frames.split import Split, locate
 from openmm_cgkd.mean_forces.file import MeanForces, read_mean_forces
 from openmm_cgkd.mean_forces.noise import noise_floor
 from openmm_cgkd.potential.prior import PriorParameters
+from openmm_cgkd.utils.statistics import root
 
 from .graphs import FrameGraphs
-from .metrics import bead_groups, root
+from .metrics import bead_groups
 
 logger = logging.getLogger(__name__)
 

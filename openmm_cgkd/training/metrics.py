@@ -15,23 +15,6 @@ def bead_groups(beads: BeadTopology) -> dict[str, np.ndarray]:
     return groups | {name: beads.types == k for k, name in enumerate(beads.type_names)}
 
 
-def root(mean_square: float, error: float) -> tuple[float, float]:
-    """Root of a mean square with its standard error.
-
-    A mean square from which an error was subtracted may be below zero: its root is given as 0, with
-    the root of the error.
-
-    Parameters
-    ----------
-    mean_square : float
-    error : float
-        Standard error of it; nan where it is not known.
-    """
-    value = float(np.sqrt(max(mean_square, 0.0)))
-    bound = float(np.sqrt(error))
-    return value, min(error / (2 * value), bound) if value > 0 else bound
-
-
 class Errors:
     """RMSE, MAE and R2 = 1 - MSE / variance of the labels, in one pass.
 

@@ -264,6 +264,23 @@ def blocked_slope(times: np.ndarray, series: np.ndarray) -> BlockedMean:
     return blocked_mean(slope + len(series) * centered * residuals / spread)
 
 
+def root(mean_square: float, error: float) -> tuple[float, float]:
+    """Root of a mean square with its standard error.
+
+    A mean square from which an error was subtracted may be below zero: its root is given as 0, with
+    the root of the error.
+
+    Parameters
+    ----------
+    mean_square : float
+    error : float
+        Standard error of it; nan where it is not known.
+    """
+    value = float(np.sqrt(max(mean_square, 0.0)))
+    bound = float(np.sqrt(error))
+    return value, min(error / (2 * value), bound) if value > 0 else bound
+
+
 def _block_sizes(n: int) -> list[int]:
     """Numbers of samples in a block, by factors of the root of two, to four blocks at least."""
     sizes, k = [1], 1

@@ -45,6 +45,7 @@ SIMULATION = {
     "timestep_ps": 0.002,
     "temperature": 300.0,
     "mean_temperature": 301.5,
+    "mean_temperature_se": 0.4,
 }
 TRAINING = {
     "role": "student",
@@ -208,6 +209,7 @@ def model(
     aggregation = {"first_frame": 3 if clumped else None, "share_of_frames": 0.4}
     without_noise = {
         "systematic": systematic,
+        "systematic_square": systematic**2,
         "systematic_limit": limit,
         "systematic_p": p,
         "systematic_at_least": alone,
@@ -249,14 +251,14 @@ def protocol(failed: int, duration: float = 6.0, production: float = 100.0) -> d
             model(systematic=0.0, p=0.4),
             None,
             "GOOD UNKNOWN UNKNOWN UNKNOWN",
-            "cannot be told from all-atom: the mean RDF error is 0.040, a perfect model would show"
-            " 0.014 (without noise below 0.050 rms).",
+            "The structure agrees with all-atom: the mean RDF error is 0.040, a perfect model would"
+            " show 0.014 (without noise below 0.050 rms).",
         ),
         (
-            model(systematic=0.1, limit=0.3, p=0.4),
+            model(systematic=0.1, limit=0.149, p=0.02),
             None,
             "UNKNOWN UNKNOWN UNKNOWN UNKNOWN",
-            "without noise below 0.300 rms",
+            "The data do not tell how far the structure is from all-atom",
         ),
         (model(alone=True), None, "GOOD UNKNOWN UNKNOWN UNKNOWN", "the noise may be larger"),
         (model(systematic=0.06), None, "FAIR UNKNOWN UNKNOWN UNKNOWN", "is near all-atom"),
@@ -314,10 +316,10 @@ def protocol(failed: int, duration: float = 6.0, production: float = 100.0) -> d
             "280.0 K",
         ),
         (
-            model(simulation={**SIMULATION, "mean_temperature_se": 0.4}),
+            model(simulation={**SIMULATION, "mean_temperature_se": None}),
             None,
-            "GOOD UNKNOWN GOOD UNKNOWN",
-            "",
+            "GOOD UNKNOWN UNKNOWN UNKNOWN",
+            "which does not tell whether",
         ),
         (
             model(
@@ -339,7 +341,10 @@ def test_verdict(run, all_atom, marks, words, tmp_path):
     )
     assert [finding.mark.name for finding in verdict.findings.values()] == marks.split()
     assert words in verdict.text
-    assert verdict.mark is max(Mark[name] for name in marks.split())
+    structure, stability, *_ = marks.split()
+    worst = max(Mark[name] for name in marks.split())
+    untested = "UNKNOWN" in (structure, stability)
+    assert verdict.mark is (Mark.UNKNOWN if untested and worst is Mark.GOOD else worst)
 
 
 def test_best_model_comes_first_and_trainings_count_together(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any, Generic
@@ -17,17 +17,20 @@ from openmm_cgkd.analysis.observables.rdf import RDF
 from openmm_cgkd.utils.statistics import BlockedMean, CurveError, blocked_mean, curve_error
 from openmm_cgkd.utils.statistics import pseudo_values as of_left_out
 
-from .systematic import SystematicError, systematic_error
+from .systematic import SystematicError, excess_of_runs, systematic_error
 
 MEASURES = ("mean_absolute", "integrated_absolute", "rmse", "jensen_shannon", "overlap")
 FEWEST_FRAMES = 4
 _PARTS = 128  # at most: short against what is left to tell, few enough to leave each out once
 
 
-def count_parts(n_frames: int) -> int:
-    """Into how many parts in time a trajectory is cut: an even number of equally many frames."""
-    parts = n_frames // math.ceil(n_frames / _PARTS)
-    return parts - parts % 2
+def count_parts(n_frames: int, longest: int | None = None) -> int:
+    """Into how many parts in time a trajectory is cut: an even number of equally many frames.
+
+    Of several runs the `longest` tells how long the parts of all of them are.
+    """
+    parts = n_frames // math.ceil((longest or n_frames) / _PARTS)
+    return max(2, parts - parts % 2)
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,22 @@ class Curve(Generic[ObservableT]):
 
     @cached_property
     def blocked(self) -> BlockedMean:
-        """The curve with its standard errors; its bins are cut into the same blocks."""
-        return blocked_mean(of_left_out(self.values, self.left_out))
+        """The curve with its standard errors; its bins are cut into the same blocks.
+
+        If independent runs differ by more than that, the errors are scaled to what they show.
+        """
+        found = blocked_mean(of_left_out(self.values, self.left_out))
+        if len(self.runs) < 2:
+            return found
+        excess = excess_of_runs([curve.series for curve in self.separate])
+        if excess <= 1:
+            return found
+        return replace(
+            found,
+            error=found.error * np.sqrt(excess),
+            independent=found.independent / excess,
+            plateau=False,
+        )
 
     @property
     def standard_error(self) -> np.ndarray:
@@ -91,11 +108,9 @@ class Curve(Generic[ObservableT]):
 
     @property
     def halves(self) -> tuple[np.ndarray, np.ndarray]:
-        """The curve of the first and of the second half of the frames."""
-        middle = len(self.parts) // 2
-        first, second = self.parts[:middle], self.parts[middle:]
-        merged = type(self.whole).merged
-        return merged(first).density, merged(second).density
+        """The curve of the first and of the second half of the frames, or of two runs."""
+        first, second, *_ = self.separate
+        return first.values, second.values
 
     def peak(self: Curve[RDF]) -> dict[str, Any]:
         """First peak of an RDF, nulls where there is none.

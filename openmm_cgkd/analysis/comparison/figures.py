@@ -108,7 +108,10 @@ def _data(comparison: Comparison, kind: str = "") -> str:
     bands = _bands(comparison, kind)
     if sizes != {1}:
         bands += "; where a model has several trainings: mean ±1 standard deviation over trainings"
-    return f"{len(comparison.all_atom.source)} all-atom and {counts} CG frames, {runs}; {bands}"
+    number = len(comparison.all_atom.source.separate())
+    of_runs = f" of {number} runs" if number > 1 else ""
+    all_atom = f"{len(comparison.all_atom.source)} all-atom frames{of_runs}"
+    return f"{all_atom} and {counts} CG frames, {runs}; {bands}"
 
 
 def _bands(comparison: Comparison, kind: str = "") -> str:

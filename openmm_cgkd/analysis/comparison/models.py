@@ -67,8 +67,8 @@ DEFINITIONS = {
     ),
     "bands_at_least": "whether the standard errors of the two curves are lower bounds",
     "_halves": (
-        "the same between the first and the second half of the all-atom frames: twice what a"
-        " perfect model would show"
+        "the same between the first and the second half of the all-atom frames: 1.4 to 2"
+        " times what a perfect model would show (Jensen-Shannon 2 to 4), see perfect_rmse"
     ),
     "systematic": (
         "root mean square difference without the noise of either: from (model - run 1)(model - run"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,6 +28,8 @@ from .trajectory import read_trajectory
 
 # relative; beyond it the two runs are at different states and differ for that reason alone
 _VOLUME_TOLERANCE = 0.01
+logger = logging.getLogger(__name__)
+
 _TRAJECTORIES = ("trajectory.dcd", "trajectory.xtc")
 
 
@@ -54,7 +57,7 @@ class Source:
         Provenance, of mapped frames.
     runs : tuple of int
         Numbers of frames of independent runs that stand one after the other; empty for a single
-        run.
+        run. `path` is that of the first run, `identity` the SHA-256 of their identities.
     """
 
     label: str
@@ -167,7 +170,14 @@ def joined_source(sources: Sequence[Source]) -> Source:
         check_comparable(first, other)
     identity = hashlib.sha256("".join(source.identity for source in sources).encode()).hexdigest()
     times = None
-    if all(source.times is not None for source in sources):
+    found = [source.stretches() for source in sources]
+    intervals = [each[0] for each in found if each is not None]
+    if len(intervals) == len(sources) and np.ptp(intervals) > 1e-3 * intervals[0]:
+        logger.warning(
+            "the all-atom runs have frames every %s ps: dynamics are left out, save both alike",
+            " and ".join(f"{interval:g}" for interval in intervals),
+        )
+    elif all(source.times is not None for source in sources):
         known = [np.asarray(source.times, dtype=float) for source in sources]
         # as far apart as all of them are long: no usual time between frames is that long
         gap, pieces = sum(float(each[-1] - each[0]) + 1.0 for each in known), [known[0]]

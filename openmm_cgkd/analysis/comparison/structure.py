@@ -127,13 +127,8 @@ def _over_runs(
     """Observables of the parts in time of every independent run, one run after the other."""
     runs = source.separate()
     counts = [_count_frames(run, source, settings) for run in runs]
-    # as long in all runs, and the same for all observables: the combined score joins them
-    shares = count_parts(sum(counts)) / sum(counts)
-    parts = (
-        [count_parts(sum(counts))]
-        if len(runs) == 1
-        else [max(2, int(count * shares)) for count in counts]
-    )
+    # the same for all observables: the combined score joins them
+    parts = [count_parts(count, max(counts)) for count in counts]
     found: dict[Key, list[Any]] = {}
     with progress(what, len(source)) as meter:
         done = 0
@@ -207,8 +202,7 @@ def scores(comparisons: dict[Key, CurveComparison]) -> dict[str, float | None]:
     dict
         Observable, and "combined", to a number between 0 and 1; with ``_se`` its standard error
         from the scatter of both trajectories, with ``_at_least`` 1 if that is a lower bound (else
-        0), with ``_halves`` the score of the all-atom halves against each other: a model with a
-        higher score cannot be told from all-atom.
+        0), with ``_halves`` the score of the all-atom halves against each other.
     """
     overlap = MEASURES.index("overlap")
     kinds = [kind for kind in KINDS if any(found == kind for found, _ in comparisons)]

@@ -25,7 +25,6 @@ _CONTACTS = 0.1
 # at least this margin to the smallest distance and the largest cluster of the all-atom frames: a
 # model whose beads are a little softer or stickier does not aggregate
 _DISTANCE_SHARE, _SIZE_FACTOR = 0.9, 2.0
-_FRAMES = 300  # all-atom frames, evenly spaced, that the limits come from
 _BLOCKS = 20  # of them, whose extremes tell how far the next ones may go
 _RARE = 1e-4  # share of blocks that are allowed to go beyond the limits
 _PERSISTENCE = 5  # successive frames, so that a chance contact is no aggregation
@@ -154,8 +153,6 @@ class AggregationLimits:
         AnalysisError
             As `all_rdfs`, or if no pair of types comes into contact within `r_max`.
         """
-        chosen = evenly_spaced(len(positions), _FRAMES)
-        positions, boxes = positions[chosen], boxes[chosen]
         rdfs = all_rdfs(positions, boxes, beads, bins=500, r_max=r_max)
         distances = {pair: _contact_distance(rdf, pair, beads) for pair, rdf in rdfs.items()}
         contacts = {pair: distance for pair, distance in distances.items() if distance is not None}
