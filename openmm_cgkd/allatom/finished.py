@@ -13,6 +13,7 @@ from openmm_cgkd.utils.appended import AppendedFile, check_written
 from openmm_cgkd.utils.damaged import set_aside
 from openmm_cgkd.utils.files import file_hash, replacing
 from openmm_cgkd.utils.records import read_record, write_record
+from openmm_cgkd.utils.state_file import read_state
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def read_finished(path: Path, record: Path) -> openmm.State | None:
                 check_written(path.with_name(name), record)
             if file_hash(path) != content["state"]:
                 raise SimulationError(f"{path}: was changed after it was written.")
-        return openmm.XmlSerializer.deserialize(path.read_text())
+        return read_state(path)
     except (CGKDError, openmm.OpenMMException, ValueError) as error:
         kept = [set_aside(each).name for each in (path, record) if each.exists()]
         logger.warning("%s It is kept as %s, and its phase starts over.", error, ", ".join(kept))

@@ -23,6 +23,7 @@ from openmm_cgkd.utils.damaged import set_aside
 from openmm_cgkd.utils.files import cut_table, replacing
 from openmm_cgkd.utils.progress import progress
 from openmm_cgkd.utils.save_points import Save, SavePoints, reseed
+from openmm_cgkd.utils.state_file import read_state
 
 from .finished import read_finished, write_finished
 from .reporter import MappedReporter
@@ -154,7 +155,7 @@ class Phases:
         write_finished(done, record, state, outputs)
         saves.clear()
         # with its rounding, so that a run that is interrupted here goes on in the same way
-        return openmm.XmlSerializer.deserialize(done.read_text())
+        return read_state(done)
 
     def _usable(self, name: str, saves: SavePoints, frames: tuple[Path, int] | None) -> list[Save]:
         """Saves to go on from; damage without any is moved aside."""
@@ -192,7 +193,7 @@ class Phases:
     def _resume_older(self, name: str, simulation: app.Simulation) -> None:
         """Go on with a phase that version 0.1 has begun, which kept no checksums."""
         partial = self.folder / f"{name}.partial.xml"
-        state = openmm.XmlSerializer.deserialize(partial.read_text())
+        state = read_state(partial)
         reseed(simulation, phase_seed(self.protocol.seed, name, state.getStepCount()))
         simulation.context.setState(state)
         table, keep = self.folder / f"{name}.csv", simulation.currentStep // self._snapshot_steps

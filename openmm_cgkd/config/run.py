@@ -21,7 +21,7 @@ from openmm_cgkd.utils.units import (
 )
 
 from .execution import ExecutionConfig
-from .section import ConfigFile, RelativePath, Section, load
+from .section import YOUNGER, ConfigFile, RelativePath, Section, load
 
 logger = logging.getLogger(__name__)
 
@@ -246,7 +246,9 @@ class SimulationConfig(Section):
         None, description="watch the teachers' disagreement; not watched if absent"
     )
     other_temperature: bool = Field(
-        False, description="run although the potential was made at another temperature"
+        False,
+        description="run although the potential was made at another temperature",
+        json_schema_extra=dict(YOUNGER),
     )
 
     @field_validator("timestep", mode="before")

@@ -37,7 +37,7 @@ from .hdf5 import (
     read_rows,
     whole_file,
 )
-from .recovery import mark_as_written
+from .recovery import is_held, is_open, mark_as_written
 from .seal import seal
 
 _STREAM = 2**22  # bytes of frames in memory while a file is streamed
@@ -161,11 +161,11 @@ class FrameWriter:
         self.path = Path(path)
         continued = self.path.exists()
         if continued:
+            if is_open(self.path) and is_held(self.path, unknown=False):
+                raise FramesError(f"{self.path}: is being written; write to another file.")
             found = frames_header(self.path)
-            same = all(
-                np.array_equal(getattr(found.beads, name), getattr(beads, name))
-                for name in ("types", "bonds")
-            )
+            pairs = ((found.beads.types, beads.types), (found.beads.bonds, beads.bonds))
+            same = all(np.array_equal(*pair) for pair in pairs)
             if found.beads.type_names != beads.type_names or not same:
                 raise FramesError(
                     f"{self.path}: holds other beads than this simulation; write to another file."
@@ -181,7 +181,7 @@ class FrameWriter:
                     self._file,
                     (frames if after_step is None else frames[frames.step <= after_step]).arrays,
                 )
-        except FramesError:
+        except BaseException:  # a full disk or a signal, too, must leave nothing behind
             self._file.close()
             fresh.unlink()
             raise

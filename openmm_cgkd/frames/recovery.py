@@ -46,15 +46,15 @@ def mark_as_written(path: Path) -> IO[bytes]:
     return file
 
 
-def is_held(path: Path) -> bool:
-    """Whether a living process holds the file; True where the file system cannot tell."""
+def is_held(path: Path, unknown: bool = True) -> bool:
+    """Whether a living process holds the file; `unknown` where the file system cannot tell."""
     with open(path, "rb") as file:
         try:
             answer = fcntl.fcntl(
                 file, fcntl.F_OFD_GETLK, _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
             )
         except OSError:
-            return True
+            return unknown
     return _LOCK.unpack(answer)[0] != fcntl.F_UNLCK
 
 

@@ -193,6 +193,7 @@ class Dynamics:
 
     def _resume(self, simulation: app.Simulation) -> bool:
         """Go on with an interrupted run of the same inputs, or clear the folder for a new one."""
+        self.failed_state.unlink(missing_ok=True)  # of an earlier start: nothing goes on from it
         saves, damage = self.saves.find()
         if saves and not self._continues(saves[0].record):
             logger.info("inputs have changed, simulating from the start")
@@ -227,7 +228,7 @@ class Dynamics:
     def _made(self) -> list[Path]:
         """What a run leaves, except the topology, which every run writes."""
         trajectories = [self.trajectory.with_suffix(suffix) for suffix in (".dcd", ".xtc")]
-        states = [*self.saves.files, self.folder / "equilibration.xml", self.failed_state]
+        states = [*self.saves.files, self.folder / "equilibration.xml"]
         return [*trajectories, self.log, self.spread, self.report, *states]
 
     def _reseed(self, simulation: app.Simulation, record: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from .task import BEST, LAST
 
 logger = logging.getLogger(__name__)
 
-_MUST_BE_FINITE = ("state_dict", "optimizer_states")
+_NUMBERS = ("state_dict", "optimizer_states")
 
 
 def partial_work(folder: Path, fingerprint: str) -> dict[str, Any] | None:
@@ -33,7 +33,11 @@ def partial_work(folder: Path, fingerprint: str) -> dict[str, Any] | None:
         Identity of the inputs.
     """
     last, best = folder / LAST, folder / BEST
+    damaged = last.exists()
     state = _content(last)
+    if state is None and damaged and best.exists():
+        # a training that starts over would replace it, and it may be whole
+        logger.warning("%s: kept as %s", best, set_aside(best).name)
     if state is None or state.get("fingerprint") != fingerprint:
         return None
     # it is written again only when an epoch is better than all before
@@ -66,8 +70,8 @@ def _content(path: Path) -> dict[str, Any] | None:
             raise ArchiveError("cannot be read by torch") from error
         if not isinstance(content, dict):
             raise ArchiveError("holds no fields")
-        if not all(_is_finite(content.get(name)) for name in _MUST_BE_FINITE):
-            raise ArchiveError("holds numbers that are not finite")
+        if not all(_are_numbers(content.get(name)) for name in _NUMBERS):
+            raise ArchiveError("holds values that are not numbers")
     except (ArchiveError, ModelFileError) as error:
         kept = set_aside(path)
         logger.warning(
@@ -80,11 +84,12 @@ def _content(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def _is_finite(content: Any) -> bool:
+def _are_numbers(content: Any) -> bool:
+    """Whether no value is NaN; a constant of a user's own network may be infinite."""
     if isinstance(content, Tensor):
-        return bool(content.isfinite().all())
+        return not bool(content.isnan().any())
     if isinstance(content, dict):
-        return all(map(_is_finite, content.values()))
+        return all(map(_are_numbers, content.values()))
     if isinstance(content, list | tuple):
-        return all(map(_is_finite, content))
+        return all(map(_are_numbers, content))
     return True

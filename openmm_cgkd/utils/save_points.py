@@ -24,6 +24,7 @@ from openmm_cgkd.exceptions import CGKDError, SimulationError
 from .appended import AppendedFile, fits
 from .files import file_hash, replacing
 from .records import read_record, write_record
+from .state_file import read_state
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ class SavePoints:
         for save in saves:
             if save.state is not None:
                 renew(save.record)
-                simulation.loadState(str(save.state))
+                simulation.context.setState(read_state(save.state))
                 return self._go_on(save)
         return None
 

@@ -374,3 +374,14 @@ def test_split_that_leaves_a_part_empty(n, validation, test, gap):
         ),
     ):
         split_frames(np.arange(n) * 1.0, validation, test, gap)
+
+
+def test_two_writers_of_one_file(tmp_path):
+    """The second one would take the file away from under the first."""
+    path = tmp_path / "frames.h5"
+    first = FrameWriter(path, BEADS, {"temperature": 300.0})
+    with pytest.raises(FramesError, match="is being written; write to another file"):
+        FrameWriter(path, BEADS, {"temperature": 300.0})
+    first.close()
+    FrameWriter(path, BEADS, {"temperature": 300.0}).close()
+    assert not path.with_name("frames.h5.tmp").exists()

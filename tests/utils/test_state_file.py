@@ -1,0 +1,42 @@
+"""States of simulations, and what else a file that should hold one may hold."""
+
+import openmm
+import pytest
+
+from openmm_cgkd.exceptions import SimulationError
+from openmm_cgkd.utils.state_file import read_state
+
+
+@pytest.fixture
+def context():
+    system = openmm.System()
+    system.addParticle(1.0)
+    platform = openmm.Platform.getPlatformByName("Reference")
+    found = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
+    found.setPositions([[1.0, 2.0, 3.0]])
+    return found
+
+
+def test_state_reads_back(context, tmp_path):
+    state = context.getState(positions=True)
+    path = tmp_path / "state.xml"
+    path.write_text(openmm.XmlSerializer.serialize(state))
+    assert read_state(path).getPositions()[0] == state.getPositions()[0]
+
+
+def test_nothing_but_a_state_is_made(context, tmp_path, monkeypatch):
+    path = tmp_path / "state.xml"
+    path.write_text(openmm.XmlSerializer.serialize(context.getSystem()))
+    monkeypatch.setattr(
+        openmm.XmlSerializer, "deserialize", lambda text: pytest.fail("made what the file holds")
+    )
+    with pytest.raises(SimulationError, match=r"state\.xml: is not a state"):
+        read_state(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"<State", b"\xff\xfe", b"<State><Positions/>"])
+def test_damaged_state_is_named(tmp_path, content):
+    path = tmp_path / "state.xml"
+    path.write_bytes(content)
+    with pytest.raises(SimulationError, match=r"state\.xml: is not a state"):
+        read_state(path)
