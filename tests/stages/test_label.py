@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_cgkd.exceptions import FramesError, TrainingError
+from openmm_cgkd.exceptions import FramesError, ModelFileError, TrainingError
 from openmm_cgkd.mean_forces.file import MeanForces, write_mean_forces
 from openmm_cgkd.potential.checkpoint import load_checkpoint, save_checkpoint
 from openmm_cgkd.potential.network import build_tensornet
@@ -232,7 +232,7 @@ def test_network_with_nan_is_refused(tmp_path, labeled_run):
     save_checkpoint(
         RunFolder(run).teacher(0) / BEST, network, run.model, 2.5, frames.identity, ("A", "B"), {}
     )
-    with pytest.raises(TrainingError, match="nan of the RMS force"):
+    with pytest.raises(ModelFileError, match=r"'linear\.weight' that are not finite"):
         label_run(run)
     assert not RunFolder(run).labels.exists()
 

@@ -155,7 +155,7 @@ def test_without_frames_the_all_atom_stage_comes_first(
             (name, config, workflow.RunFolder(config).frames.exists())
         )
 
-    monkeypatch.setattr("openmm_cgkd.allatom.run.run_reference", reference)
+    monkeypatch.setattr("openmm_cgkd.allatom.independent.run_independent", reference)
     monkeypatch.setattr(workflow, "stages_of", lambda run: {name: stage(name) for name in STAGES})
     workflow.run_all(run)
     assert calls == [

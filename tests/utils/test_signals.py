@@ -20,9 +20,9 @@ def send(name):
 
 
 def run(script: str) -> tuple[int, str, str]:
-    result = subprocess.run(
-        [sys.executable, "-c", _SETUP + script], capture_output=True, text=True, check=False
-    )
+    # the tests may themselves run under nohup, which children inherit
+    command = ["env", "--default-signal=HUP", sys.executable, "-c", _SETUP + script]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     return result.returncode, result.stdout, result.stderr
 
 
