@@ -170,7 +170,8 @@ def test_killed_and_asked_to_end_again_and_again(run, whole):
             os.killpg(process.pid, number)
             time.sleep(0.01)  # a signal that waits hides another of its kind
         code, errors = finish(process)
-        assert code == 128 + number, errors
+        # the second Ctrl-C may meet the interpreter at its very end, which then ends by the signal
+        assert code in (128 + number, -number if times > 1 else 128 + number), errors
         assert begins in errors
         begins = "resuming after epoch"
         assert f"error: {words}" in errors

@@ -307,13 +307,13 @@ def protocol(failed: int, duration: float = 6.0, production: float = 100.0) -> d
             model(simulation={**SIMULATION, "mean_temperature": 310.0}),
             None,
             "GOOD UNKNOWN FAIR UNKNOWN",
-            "310.0 K, 300 K was set",
+            "310.0 ± 0.4 K, 300 K was set",
         ),
         (
             model(simulation={**SIMULATION, "mean_temperature": 280.0}),
             None,
             "GOOD UNKNOWN POOR UNKNOWN",
-            "280.0 K",
+            "280.0 ± 0.4 K, 300 K was set",
         ),
         (
             model(simulation={**SIMULATION, "mean_temperature_se": None}),
