@@ -185,6 +185,8 @@ class FrameWriter:
             self._file.close()
             fresh.unlink()
             raise
+        steps, times = self._file["step"], self._file["time"]
+        self._last = (int(steps[-1]), float(times[-1])) if len(steps) else None
         # before the file takes its name, so that a reader never meets a locked one
         self._file.swmr_mode = True
         self._hold = mark_as_written(fresh)
@@ -201,19 +203,13 @@ class FrameWriter:
             If step or time do not grow, a shape does not fit the beads, a value is not finite, or
             the box has no volume.
         """
-        n = len(self._file["checksum"])
-        if n and step <= self._file["step"][n - 1]:
+        if self._last is not None and step <= self._last[0]:
             raise FramesError(
                 f"{self.path}: step {step} is not after the last frame; resume with after_step or"
                 " write to another file."
             )
-        frame: dict[str, Any] = {
-            "positions": positions,
-            "forces": forces,
-            "box": box,
-            "time": time,
-            "step": step,
-        }
+        given = (positions, forces, box, time, step)
+        frame: dict[str, Any] = dict(zip(QUANTITIES, given, strict=True))
         for name, values in frame.items():
             expected = self._file[name].shape[1:]
             if np.shape(values) != expected:
@@ -226,10 +222,10 @@ class FrameWriter:
                     f"{self.path}: {name} at step {step} are not finite; the simulation has failed,"
                     " use a smaller time step."
                 )
-        if n and time <= self._file["time"][n - 1]:
+        if self._last is not None and time <= self._last[1]:
             raise FramesError(
                 f"{self.path}: the time {time:g} ps at step {step} is not after the"
-                f" {self._file['time'][n - 1]:g} ps of the last frame; set the time of the"
+                f" {self._last[1]:g} ps of the last frame; set the time of the"
                 " simulation, or write to another file."
             )
         if not box_volume(np.asarray(box, dtype=float)) > 0:
@@ -240,6 +236,7 @@ class FrameWriter:
         require_room(self.path, sum(np.asarray(values).nbytes for values in frame.values()))
         self._put(frame)
         self._file.flush()
+        self._last = step, float(time)
 
     def _put(self, frame: dict[str, Any]) -> None:
         n = len(self._file["checksum"])
