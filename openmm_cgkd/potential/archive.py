@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from openmm_cgkd.exceptions import ModelFileError
-from openmm_cgkd.utils.text_file import check_regular
+from openmm_cgkd.utils.text_file import MEGABYTE, check_regular
 
-MEGABYTE = 2**20
 _LARGEST = 2048 * MEGABYTE  # of a file
 _MOST_MEMBERS, _LARGEST_TABLE = 20_000, 4 * MEGABYTE
 _MOST_TEXT = 4 * MEGABYTE  # of all compressed members together, which are scripts
