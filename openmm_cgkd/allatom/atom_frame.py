@@ -58,16 +58,6 @@ class AtomFrame:
         BoxError
             If the box has no volume.
         """
-        for name in ("positions", "forces", "box", "time"):
-            if not np.isfinite(getattr(self, name)).all():
-                raise FramesError(
-                    f"{path}: {name} of frame {k} are not finite; remove that frame or run again"
-                    " with a smaller time step."
-                )
-        if not np.linalg.det(self.box) > 0:
-            raise BoxError(
-                f"{path}: frame {k} has no periodic box; only periodic fluids can be mapped."
-            )
         for name, most, unit in (
             ("positions", _FARTHEST, "nm"),
             ("forces", _STRONGEST, "kJ/mol/nm"),
@@ -75,9 +65,19 @@ class AtomFrame:
             ("time", _LATEST, "ps"),
             ("step", _LAST_STEP, "steps"),
         ):
+            # not a number if one of them is not
             largest = float(np.abs(np.asarray(getattr(self, name), float)).max(initial=0.0))
+            if not np.isfinite(largest):
+                raise FramesError(
+                    f"{path}: {name} of frame {k} are not finite; remove that frame or run again"
+                    " with a smaller time step."
+                )
             if largest > most:
                 raise FramesError(
                     f"{path}: {name} of frame {k} reach {largest:.3g} {unit}, which no fluid has;"
                     " check the units, or remove that frame."
                 )
+        if not np.linalg.det(self.box) > 0:
+            raise BoxError(
+                f"{path}: frame {k} has no periodic box; only periodic fluids can be mapped."
+            )

@@ -7,6 +7,7 @@ import numpy as np
 
 from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import FramesError
+from openmm_cgkd.mapping.molecules import difference_operator
 
 from .molecule_file import bond_lengths, load_molecule
 
@@ -37,10 +38,12 @@ class BondCheck:
         self._expected = np.array([x for of_bond in lengths.values() for x in of_bond.values()])
         number = {label: k for k, label in enumerate(self._labels)}
         bonds = [sorted(bond, key=lambda atom: atom.index) for bond in atoms.bonds]
-        self._bonds = np.array([(a.index, b.index) for a, b in bonds], dtype=int)
+        self._bonds = np.array([(a.index, b.index) for a, b in bonds], dtype=int).reshape(-1, 2)
+        self._vectors = difference_operator(self._bonds, atoms.n_atoms)
         self._kinds = np.array(
             [number[a.residue.name, f"{a.name}-{b.name}"] for a, b in bonds], dtype=int
         )
+        self._expected_of_bond = self._expected[self._kinds]
 
     def __call__(self, positions: np.ndarray, where: str) -> None:
         """Check one frame.
@@ -60,8 +63,8 @@ class BondCheck:
         """
         if len(self._bonds) == 0:
             return
-        first, second = self._bonds.T
-        length = np.linalg.norm(positions[second] - positions[first], axis=1)
+        vectors = self._vectors @ positions
+        length = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
         count = np.bincount(self._kinds, minlength=len(self._expected))
         mean = np.bincount(self._kinds, length, len(self._expected)) / np.maximum(count, 1)
         ratio = np.where(count > 0, mean / self._expected, 1.0)
@@ -75,13 +78,14 @@ class BondCheck:
                 f"{where}: the bonds {bond} of {name} are {mean[k]:.3g} nm long on average and"
                 f" {self._expected[k]:.3g} nm in its molecule file; {cause}."
             )
-        ratio = length / self._expected[self._kinds]
+        ratio = length / self._expected_of_bond
         if not (_SINGLE[0] < ratio.min() and ratio.max() < _SINGLE[1]):
             k = int(np.argmax(np.abs(np.log(np.maximum(ratio, 1e-9)))))
             name, bond = self._labels[self._kinds[k]]
+            first, second = self._bonds[k]
             raise FramesError(
-                f"{where}: the bond {bond} of {name} between atoms {first[k]} and {second[k]} is"
-                f" {length[k]:.3g} nm long and {self._expected[self._kinds[k]]:.3g} nm in its"
+                f"{where}: the bond {bond} of {name} between atoms {first} and {second} is"
+                f" {length[k]:.3g} nm long and {self._expected_of_bond[k]:.3g} nm in its"
                 " molecule file; the molecule is torn: remove that frame, or give the box that"
                 " belongs to it."
             )

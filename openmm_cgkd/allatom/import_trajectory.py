@@ -118,14 +118,16 @@ def map_trajectory(
         universe = open_topology(topology)
         source = open_trajectory(trajectory, universe, topology, units, timestep)
         atoms = match_topology(system, universe, topology)
-        if len(bond_order(atoms)) != atoms.n_atoms - atoms.n_residues:
+        bonds = bond_order(atoms)
+        if len(bonds) != atoms.n_atoms - atoms.n_residues:
             raise MappingError(
                 "Some atoms of a molecule are not bonded to the rest of it; add CONECT records to"
                 " its molecule file."
             )
         beads = _mapping(system, mapping, atoms, getattr(universe.atoms, "charges", None))
         _log_masses(beads)
-        whole = _WholeFrames(source, trajectory, atoms, BondCheck(system, atoms))
+        molecules = WholeMolecules(bonds, atoms.n_atoms)
+        whole = _WholeFrames(source, trajectory, atoms, molecules, BondCheck(system, atoms))
         options: dict[str, object] = {
             "units": units,
             "timestep": timestep,
@@ -168,10 +170,15 @@ class _WholeFrames:
     """Frames of a trajectory, checked, with whole molecules; can be gone through several times."""
 
     def __init__(
-        self, source: AtomTrajectory, path: Path, atoms: mdtraj.Topology, bonds: BondCheck
+        self,
+        source: AtomTrajectory,
+        path: Path,
+        atoms: mdtraj.Topology,
+        whole: WholeMolecules,
+        bonds: BondCheck,
     ) -> None:
-        self._source, self._path, self._atoms, self._check_bonds = source, path, atoms, bonds
-        self._whole = WholeMolecules(bond_order(atoms), atoms.n_atoms)
+        self._source, self._path, self._atoms = source, path, atoms
+        self._whole, self._check_bonds = whole, bonds
 
     def each(self, task: str) -> Iterator[AtomFrame]:
         """All frames, with a progress bar of this name."""
@@ -269,7 +276,6 @@ class _MappedFrames:
         piece: list[AtomFrame] = []
         for frame in self._frames.each("map"):
             piece.append(frame)
-            self._volumes.append(float(box_volume(frame.box)))
             if self._constraints:
                 self._constraints.add(frame.positions)
             if len(piece) == _PIECE:
@@ -300,6 +306,7 @@ class _MappedFrames:
             np.array(step),
         )
         frames = Frames(*arrays, beads=self.beads, attributes=self.attributes)
+        self._volumes.extend(box_volume(frames.box))
         self.correlation.compute(frames)
         return frames
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mdtraj
 import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from openmm_cgkd.utils.box import lattice_coordinates
 
@@ -37,6 +39,19 @@ def bead_bonds(bead_of_atom: np.ndarray, bonds: np.ndarray) -> np.ndarray:
     )
 
 
+def difference_operator(bonds: np.ndarray, n_atoms: int) -> csr_matrix:
+    """Sparse matrix that turns positions into vectors along bonds: second atom minus first.
+
+    Parameters
+    ----------
+    bonds : ndarray, shape (n_bonds, 2)
+    n_atoms : int
+    """
+    rows = np.repeat(np.arange(len(bonds)), 2)
+    signs = np.tile([-1.0, 1.0], len(bonds))
+    return csr_matrix((signs, (rows, bonds.ravel())), shape=(len(bonds), n_atoms))
+
+
 class WholeMolecules:
     """Put bonded atoms next to each other across periodic boundaries.
 
@@ -55,8 +70,11 @@ class WholeMolecules:
         generation = np.zeros(n_atoms, dtype=int)
         for parent, child in bonds:
             generation[child] = generation[parent] + 1
+        of_bond = generation[bonds[:, 1]]
+        self._vectors = difference_operator(bonds, n_atoms)
         self._generations = [
-            bonds[generation[bonds[:, 1]] == k].T for k in range(1, generation.max() + 1)
+            (np.flatnonzero(of_bond == k), *bonds[of_bond == k].T)
+            for k in range(1, generation.max(initial=0) + 1)
         ]
 
     def __call__(self, positions: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -68,20 +86,31 @@ class WholeMolecules:
         box : ndarray, shape (3, 3), nm
             Box vectors as rows, triclinic allowed.
         """
-        # images: box vectors between an atom and the first atom of its molecule
+        crossed = np.round(lattice_coordinates(self._vectors @ positions, box))
+        # box vectors between an atom and the first atom of its molecule
         images = np.zeros_like(positions)
-        for parents, children in self._generations:
-            bonds = positions[children] - positions[parents]
-            images[children] = images[parents] + np.round(lattice_coordinates(bonds, box))
+        for along, parents, children in self._generations:
+            images[children] = images[parents] + crossed[along]
         return positions - images @ box
 
 
 def bond_order(topology: mdtraj.Topology) -> np.ndarray:
-    """Bonds of a topology as a spanning forest, parents before children, shape (n, 2)."""
-    import networkx
+    """Bonds of a topology as a spanning forest, parents before children, shape (n, 2).
 
-    graph = topology.to_bondgraph()
-    index = {atom: atom.index for atom in graph}
-    roots = [min(part, key=index.__getitem__) for part in networkx.connected_components(graph)]
-    order = [(index[a], index[b]) for root in roots for a, b in networkx.bfs_edges(graph, root)]
-    return np.array(order, dtype=int).reshape(-1, 2)
+    The first atom of every molecule is a root.
+    """
+    n_atoms = topology.n_atoms
+    bonds = np.array([(a.index, b.index) for a, b in topology.bonds], dtype=int).reshape(-1, 2)
+    molecule = connected_components(_graph(bonds, n_atoms), directed=False)[1]
+    roots = np.unique(molecule, return_index=True)[1]
+    # one search over all molecules, from a node that is bonded to every root
+    above = np.column_stack([np.full(len(roots), n_atoms), roots])
+    order, parents = breadth_first_order(
+        _graph(np.concatenate([bonds, above]), n_atoms + 1), n_atoms, directed=False
+    )
+    children = order[(parents[order] >= 0) & (parents[order] < n_atoms)]
+    return np.column_stack([parents[children], children]).astype(int)
+
+
+def _graph(bonds: np.ndarray, n_nodes: int) -> csr_matrix:
+    return csr_matrix((np.ones(len(bonds)), bonds.T), shape=(n_nodes, n_nodes))
