@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ from .config.run import RunConfig
 from .config.section import dump, plain_inputs
 from .exceptions import RecordError
 from .utils.files import write_text
-from .utils.lock import locked
+from .utils.lock import locked, locked_file
 from .utils.progress import log_to
 from .utils.records import read_record, write_record
 
 logger = logging.getLogger(__name__)
+
+_RUN_FILE_WAIT = 10.0  # seconds; another command writes it in a moment
 
 
 class RunFiles:
@@ -127,17 +129,34 @@ class RunFiles:
         return self.root / "logs" / f"{stage}.log"
 
     @contextmanager
-    def at_work(self, stage: str) -> Iterator[None]:
-        """Hold the lock of the folder and write the log of a stage.
+    def at_work(
+        self, stage: str, output: Path | None = None, reads: Sequence[Path] = ()
+    ) -> Iterator[None]:
+        """Hold the locks of a stage and write its log.
+
+        Parameters
+        ----------
+        stage : str
+        output : path, optional
+            The only folder that the stage writes into, which it has for itself; the rest of the run
+            it shares with other stages that read it. The whole run if absent.
+        reads : sequence of path
+            Folders that other such stages write into, and that must not change meanwhile.
 
         Raises
         ------
         FolderInUseError
-            If another run works in the folder, which is left as it is.
+            If another run works in one of the folders, which are left as they are.
         DiskError
             If a file cannot be written, here or within the block.
         """
-        with locked(self.root), log_to(self.log(stage)):
+        with ExitStack() as locks:
+            locks.enter_context(locked(self.root, shared=output is not None))
+            for folder in reads:
+                locks.enter_context(locked(folder, shared=True))
+            if output is not None:
+                locks.enter_context(locked(output))
+            locks.enter_context(log_to(self.log(stage)))
             yield
 
 
@@ -204,7 +223,9 @@ class StageRecord:
         self.name, self.outputs = name, outputs
         self._stamp = folder.stage(name)
         self._inputs = plain_inputs(inputs)
-        write_text(folder.run_file, dump(folder.config, folder.root))
+        # stages that work side by side write it, too
+        with locked_file(folder.run_file, wait=_RUN_FILE_WAIT):
+            write_text(folder.run_file, dump(folder.config, folder.root))
 
     @property
     def finished(self) -> bool:

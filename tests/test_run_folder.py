@@ -1,10 +1,12 @@
-"""Records of finished stages: what is damaged makes the stage run again."""
+"""Records of finished stages, which run again if damaged; stages that work side by side."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from openmm_cgkd.run_folder import RunFolder, StageRecord
+from openmm_cgkd.exceptions import FolderInUseError
+from openmm_cgkd.run_folder import RunFiles, RunFolder, StageRecord
 from tests.cases.training import make_frames, make_run
 
 
@@ -51,3 +53,56 @@ def test_old_record(stage, tmp_path):
     path = tmp_path / "run" / "stages" / "teach.json"
     path.write_text(json.dumps({"seed": 1}))
     assert stage(seed=1).finished
+
+
+def started(files: RunFiles, stage: str) -> bool:
+    """Whether a stage may work, in another thread, while those of this thread do."""
+    others = {
+        "simulate": {"output": files.simulation},
+        "stability": {"output": files.stability},
+        "compare": {"output": files.comparison, "reads": [files.simulation]},
+    }
+
+    def enter() -> bool:
+        try:
+            with files.at_work(stage, **others.get(stage, {})):
+                return True
+        except FolderInUseError:
+            return False
+
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(enter).result()
+
+
+def test_stages_that_only_read_the_run_work_side_by_side(tmp_path):
+    files = RunFiles(tmp_path / "run")
+    with files.at_work("simulate", files.simulation):
+        assert started(files, "stability")
+        assert not started(files, "simulate")
+        assert not started(files, "compare")  # of a trajectory that grows
+        assert not started(files, "teach")
+    with files.at_work("compare", files.comparison, reads=[files.simulation]):
+        assert started(files, "stability")
+        assert not started(files, "simulate")
+        assert not started(files, "distill")
+    with files.at_work("teach"):
+        assert not started(files, "simulate")
+        with files.at_work("simulate", files.simulation):  # as in 'cgkd run'
+            assert not started(files, "stability")
+    left = {str(path.relative_to(files.root)) for path in files.root.rglob("*")}
+    logs = {f"logs/{name}.log" for name in ("simulate", "stability", "compare", "teach")}
+    assert left == {"logs", *logs}  # of those that were refused nothing
+
+
+def test_stages_side_by_side_write_run_yaml_in_turn(tmp_path):
+    folder = RunFolder(make_run(tmp_path, make_frames(20, 12, noise=1.0)[0]))
+
+    def record(name: str) -> None:
+        with folder.at_work(name, folder.root / name):
+            for _ in range(5):
+                StageRecord(folder, name, {}, []).finish()
+
+    with ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(record, name) for name in ("simulate", "stability")]:
+            done.result()
+    assert [path.name for path in folder.root.iterdir() if path.is_file()] == ["run.yaml"]

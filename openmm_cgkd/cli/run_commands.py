@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from openmm_cgkd.utils.lock import locked
-
 from .options import FolderOption, RunFile, RunOrFluid, open_run, setting, shipped
 
 
@@ -127,8 +125,7 @@ def timestep(
         "run_script": run_script,
     }
     search = TimestepSearch.of(**options, **bounds, validate_structure=validate)
-    with locked(student.parent):
-        path = search_timestep(student, frames_of(student, frames), search)
+    path = search_timestep(student, frames_of(student, frames), search)
     recommended = read_recommendation(student)
     assert recommended is not None  # the search has written it
     typer.echo(f"{recommended * 1e3:g} fs  {path}")

@@ -11,7 +11,7 @@ from openmm_cgkd.config.run import SimulationConfig
 from openmm_cgkd.exceptions import ConfigError
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.utils.files import file_hash
-from openmm_cgkd.utils.lock import locked
+from openmm_cgkd.utils.lock import locked, locked_file
 
 from .cgpotential import CGPotential
 from .committee import Committee, SpreadRange
@@ -24,6 +24,8 @@ from .timestep.search import search_timestep
 from .topology import bead_topology_to_openmm
 
 logger = logging.getLogger(__name__)
+
+_SEARCH_WAIT = 600.0  # seconds for the search of another command
 
 
 def simulate(
@@ -127,17 +129,19 @@ def with_timestep(
         return settings
     timestep = read_recommendation(model)
     if timestep is None:
-        logger.info(
-            "simulation.timestep is not given and %s is not there: searching",
-            recommendation_path(model).name,
-        )
-        search = TimestepSearch(
-            friction=f"{settings.friction} / picosecond",
-            platform=settings.platform,
-            seed=seed,
-            run_script=run_script,
-        )
-        with locked(model.parent):  # where the search leaves what it finds
-            search_timestep(model, reader(), search)
-        timestep = read_recommendation(model)
+        path = recommendation_path(model)
+        with locked(model.parent, shared=True), locked_file(path, wait=_SEARCH_WAIT):
+            timestep = read_recommendation(model)  # another command may have searched meanwhile
+            if timestep is None:
+                logger.info(
+                    "simulation.timestep is not given and %s is not there: searching", path.name
+                )
+                search = TimestepSearch(
+                    friction=f"{settings.friction} / picosecond",
+                    platform=settings.platform,
+                    seed=seed,
+                    run_script=run_script,
+                )
+                search_timestep(model, reader(), search)
+                timestep = read_recommendation(model)
     return settings.model_copy(update={"timestep": timestep})

@@ -81,7 +81,7 @@ def compare_run(run: RunConfig) -> Path:
         folder.comparison_report,
         *(folder.comparison / name for name in ("rdf.csv", "errors.csv", "rdf.png")),
     ]
-    with folder.at_work("compare"):
+    with folder.at_work("compare", folder.comparison, reads=[folder.simulation]):
         frames = all_frames(run)
         if not path.exists():
             raise AnalysisError(f"{path}: no such file; run 'cgkd simulate' first.")

@@ -35,7 +35,7 @@ def simulate_run(run: RunConfig) -> Path:
         good state are kept.
     """
     folder = RunFolder(run)
-    with folder.at_work("simulate"):
+    with folder.at_work("simulate", folder.simulation):
         potential = CGPotential(folder.model, run_script=run.run_script)
         frames = all_frames(run)
         Known.of(potential).check_temperature(

@@ -78,7 +78,7 @@ def check_stability(run: RunConfig) -> Path:
     """
     folder = RunFolder(run)
     settings = run.stability
-    with folder.at_work("stability"):
+    with folder.at_work("stability", folder.stability):
         potential = CGPotential(folder.model, run_script=run.run_script)
         frames = all_frames(run)
         Known.of(potential).check_temperature(

@@ -1,8 +1,13 @@
-"""One run at a time in a folder, across processes and machines.
+"""One writer at a time in a folder, or any number of readers, across processes and machines.
 
-A run holds a lock of the operating system on a small file in the folder. The system gives it up
-when the process ends, however it ends, so a file that is left behind stops nobody. What the file
-says is for the message to the one who comes second, and for file systems that have no locks.
+A run holds a lock of the operating system on a small file in the folder: an exclusive one where it
+writes, a shared one where it only reads what others must not change meanwhile. The system gives it
+up when the process ends, however it ends, so a file that is left behind stops nobody. What the file
+says, one line for each who holds it, is for the message to the one who is refused, and for file
+systems that have no locks.
+
+Nobody waits for a lock while another one could wait for theirs: who waits does so for a search of
+the time step, for the last writer of run.yaml, or for an orphan, and these wait for nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from pathlib import Path
 from openmm_cgkd.exceptions import FolderInUseError
 
 from .disk import disk_errors
+from .text_file import shown
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +41,11 @@ LOCK = "cgkd.lock"
 ORPHAN = 120.0
 # the last: NFS locks no file that is open for reading alone
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
-_LONGEST_COMMAND = 200  # characters
+_LONGEST_COMMAND, _LONGEST_NAME = 200, 64  # characters
+_LARGEST = 2**16  # bytes of a lock file that are read
 _POLL = 0.2  # seconds between tries of one who waits
+# seconds that a reader tries: another reader who ends holds the lock alone for a moment
+_READER_WAITS = 0.5
 
 # what the threads of this process hold; a forked process holds nothing
 _held: dict[tuple[int, int, Path], _Lock] = {}
@@ -79,19 +88,25 @@ class Owner:
         )
 
     @classmethod
-    def read(cls, descriptor: int) -> Owner | None:
-        """The owner in a lock file; None if the file says nothing, as when it was just made."""
+    def of_line(cls, line: bytes) -> Owner | None:
+        """The owner in a line of a lock file; None if it says nothing, or what cannot be."""
         try:
-            found = json.loads(os.pread(descriptor, 4096, 0))
-            return cls(
-                str(found["user"]),
-                str(found["host"]),
-                int(found["process"]),
-                str(found["since"]),
-                str(found["command"]),
-            )
-        except (ValueError, KeyError, TypeError):
+            found = json.loads(line)
+            process = int(found["process"])
+            texts = [str(found[name]) for name in ("user", "host", "since", "command")]
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None
+        # 'kill' takes a number that is not positive for a whole group
+        if not 0 < process < 2**31:
+            return None
+        user, host, since, command = texts
+        return cls(user, host, process, since, command)
+
+    @classmethod
+    def read(cls, descriptor: int) -> list[Owner]:
+        """The owners in a lock file; none if it says nothing, as when it was just made."""
+        lines = os.pread(descriptor, _LARGEST, 0).splitlines()
+        return [owner for line in lines if (owner := cls.of_line(line)) is not None]
 
     @property
     def gone(self) -> bool:
@@ -107,17 +122,21 @@ class Owner:
         return False
 
     def __str__(self) -> str:
-        return (
-            f"'{self.command}' of user {self.user} (process {self.process} on {self.host}, since"
-            f" {self.since})"
+        # anybody may have written the file: no control characters, nothing long
+        user, host, since = (
+            shown(text, _LONGEST_NAME)[1:-1] for text in (self.user, self.host, self.since)
         )
+        command = shown(self.command, _LONGEST_COMMAND)
+        return f"{command} of user {user} (process {self.process} on {host}, since {since})"
 
 
 class _Lock:
     """A held lock; the constructor takes it or raises `FolderInUseError`."""
 
-    def __init__(self, file: Path) -> None:
-        self.file, self.depth = file, 1
+    def __init__(self, file: Path, shared: bool) -> None:
+        self.file, self.shared, self.depth = file, shared, 1
+        self._real = True  # whether the file system has locks
+        self._line: tuple[int, int] | None = None  # where it begins and how long it is
         self._made = _make_folders(file.parent)
         try:
             self._descriptor = self._take()
@@ -126,42 +145,57 @@ class _Lock:
             raise
 
     def _take(self) -> int:
+        how = fcntl.LOCK_SH if self.shared else fcntl.LOCK_EX
         while True:
             descriptor, mine, writable = _open(self.file)
             try:
-                owner = Owner.read(descriptor)
+                owners = Owner.read(descriptor)
                 try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(descriptor, how | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    raise FolderInUseError(_in_use(self.file, owner)) from None
+                    raise FolderInUseError(_in_use(self.file, owners)) from None
                 except OSError as error:
                     if error.errno not in _NO_LOCKS:
                         raise
-                    if not mine and (owner is None or not owner.gone):
+                    self._real = False
+                    if not mine and not (owners and all(owner.gone for owner in owners)):
                         raise FolderInUseError(
-                            f"{_in_use(self.file, owner)[:-1]}; the file system has no locks, so if"
-                            f" that run has ended, remove {self.file}."
+                            f"{_in_use(self.file, owners)[:-1]}; the file system has no locks, so"
+                            f" if that run has ended, remove {self.file}."
                         ) from None
                 # the one who held it before may have removed the file in between
                 if not _is_same(descriptor, self.file):
                     os.close(descriptor)
                     continue
-                if not writable:  # left behind by another user
+                alone = not (self.shared and self._real)
+                if alone and not writable:  # left behind by another user
                     self.file.unlink()
                     os.close(descriptor)
                     continue
-                if owner is not None:
+                if owners and (alone or all(owner.gone for owner in owners)):
                     logger.warning(
                         "%s: left behind by %s, which has ended; this run takes its place",
                         self.file,
-                        owner,
+                        owners[-1],
                     )
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, json.dumps(asdict(Owner.here())).encode(), 0)
+                if alone:
+                    os.ftruncate(descriptor, 0)
+                if writable:
+                    self._sign(Owner.here())
             except BaseException:
                 os.close(descriptor)
                 raise
             return descriptor
+
+    def _sign(self, owner: Owner) -> None:
+        """Append who holds the lock to its file; others may do so at the same time."""
+        line = json.dumps(asdict(owner)).encode() + b"\n"
+        descriptor = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            length = os.write(descriptor, line)
+            self._line = os.lseek(descriptor, 0, os.SEEK_CUR) - length, length
+        finally:
+            os.close(descriptor)
 
     def check(self) -> None:
         """Raise if the folder or the lock file is gone, so that another run may have begun."""
@@ -176,8 +210,14 @@ class _Lock:
         )
 
     def release(self) -> None:
-        # removed before it is given up: afterwards it may be the file of another run
         with contextlib.suppress(OSError):
+            if self.shared and self._real:
+                if self._line is not None:
+                    begin, length = self._line
+                    os.pwrite(self._descriptor, b" " * (length - 1), begin)
+                # refused while there are other readers, the last of whom removes the file
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # removed before it is given up: afterwards it may be the file of another run
             if _is_same(self._descriptor, self.file):
                 self.file.unlink()
         os.close(self._descriptor)
@@ -219,15 +259,22 @@ def _is_same(descriptor: int, file: Path) -> bool:
         return False
 
 
-def _in_use(file: Path, owner: Owner | None) -> str:
+def _in_use(file: Path, owners: list[Owner]) -> str:
     what = file.parent if file.name == LOCK else file.with_suffix("")
-    who = "a run that has just begun" if owner is None else str(owner)
-    end = "" if owner is None else f", end it (kill {owner.process} on {owner.host})"
-    return f"{what}: in use by {who}; wait for it{end}, or name another folder."
+    # lines of readers that were killed stay until the last one ends
+    there = [owner for owner in owners if not owner.gone] or owners
+    if not there:
+        return f"{what}: in use by a run that has just begun; wait for it, or name another folder."
+    who = " and ".join(map(str, there[:2])) + (" and others" if len(there) > 2 else "")
+    it, end = "it" if len(there) == 1 else "them", ""
+    if len(there) == 1:
+        host = shown(there[0].host, _LONGEST_NAME)[1:-1]
+        end = f", end it (kill {there[0].process} on {host})"
+    return f"{what}: in use by {who}; wait for {it}{end}, or name another folder."
 
 
 @contextmanager
-def locked(folder: Path | str, wait: float = 0.0) -> Iterator[None]:
+def locked(folder: Path | str, wait: float = 0.0, shared: bool = False) -> Iterator[None]:
     """Hold the lock of a folder, which is made if it is not there.
 
     A thread that holds it already may take it again. Errors of the disk within the block become a
@@ -238,6 +285,9 @@ def locked(folder: Path | str, wait: float = 0.0) -> Iterator[None]:
     folder : path
     wait : float, seconds
         How long to wait for one who is about to end, such as a process whose parent was killed.
+    shared : bool
+        Whether others may hold it, too, who share it: for a folder whose files are only read.
+        Within the block the thread cannot have the folder for itself.
 
     Raises
     ------
@@ -246,26 +296,30 @@ def locked(folder: Path | str, wait: float = 0.0) -> Iterator[None]:
     DiskError
         If the folder cannot be made or written, or a file within the block.
     """
-    with _holding(Path(folder) / LOCK, wait):
+    with _holding(Path(folder) / LOCK, wait, shared):
         yield
 
 
 @contextmanager
-def locked_file(path: Path | str) -> Iterator[None]:
+def locked_file(path: Path | str, wait: float = 0.0) -> Iterator[None]:
     """Hold the lock of one file that is to be written, as `locked` does of a folder."""
     path = Path(path)
-    with _holding(path.with_name(f"{path.name}.lock"), 0.0):
+    with _holding(path.with_name(f"{path.name}.lock"), wait, False):
         yield
 
 
 @contextmanager
-def _holding(file: Path, wait: float) -> Iterator[None]:
+def _holding(file: Path, wait: float, shared: bool) -> Iterator[None]:
     with disk_errors(file.parent):
         key = os.getpid(), threading.get_ident(), file.parent.resolve() / file.name
-        if key in _held:
-            _held[key].depth += 1
+        if key not in _held:
+            _held[key] = _take(key[2], wait, shared)
+        elif _held[key].shared and not shared:
+            raise FolderInUseError(
+                f"{file.parent}: this command reads here and must not write; name another folder."
+            )
         else:
-            _held[key] = _take(key[2], wait)
+            _held[key].depth += 1
         try:
             yield
         finally:
@@ -276,14 +330,17 @@ def _holding(file: Path, wait: float) -> Iterator[None]:
                 lock.release()
 
 
-def _take(file: Path, wait: float) -> _Lock:
-    end = time.monotonic() + wait
+def _take(file: Path, wait: float, shared: bool) -> _Lock:
+    end, told = time.monotonic() + max(wait, _READER_WAITS if shared else 0.0), False
     while True:
         try:
-            return _Lock(file)
-        except FolderInUseError:
+            return _Lock(file, shared)
+        except FolderInUseError as error:
             if time.monotonic() > end:
                 raise
+            if wait and not told:
+                logger.info("%s Waiting for up to %.3g s.", error, wait)
+                told = True
         time.sleep(_POLL)
 
 

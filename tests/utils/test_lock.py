@@ -24,17 +24,17 @@ from openmm_cgkd.utils.lock import LOCK, locked, locked_file
 _HOLD = """
 import sys, time
 from openmm_cgkd.utils.lock import locked
-with locked(sys.argv[1]):
+with locked(sys.argv[1], shared=sys.argv[2] == "True"):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
 @contextmanager
-def holder(folder: Path) -> Iterator[subprocess.Popen]:
+def holder(folder: Path, shared: bool = False) -> Iterator[subprocess.Popen]:
     """A process that holds the lock of a folder until its standard input ends."""
     process = subprocess.Popen(
-        [sys.executable, "-c", _HOLD, str(folder)],
+        [sys.executable, "-c", _HOLD, str(folder), str(shared)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -92,6 +92,88 @@ def test_lock_that_says_nothing_of_its_owner(tmp_path):
             pass
 
 
+def test_readers_work_side_by_side_and_keep_writers_out(tmp_path, caplog):
+    folder = tmp_path / "run"
+    with holder(folder, shared=True) as first, holder(folder, shared=True) as second:
+        with locked(folder, shared=True):
+            numbers = [json.loads(line)["process"] for line in (folder / LOCK).open()]
+        assert numbers == [first.pid, second.pid, os.getpid()]
+        with pytest.raises(FolderInUseError) as caught, locked(folder):
+            raise AssertionError
+        for process in (first, second):
+            assert f"process {process.pid} on" in str(caught.value)
+        assert f"process {os.getpid()} on" not in str(caught.value)  # has ended
+        first.kill()
+        first.wait()
+        with pytest.raises(FolderInUseError, match=f"kill {second.pid} on") as caught:
+            in_thread(lambda: locked(folder))
+        assert f"process {first.pid} on" not in str(caught.value)
+        second.communicate()
+    assert not list(folder.iterdir())  # the last one has removed the file
+    assert "left behind" not in caplog.text
+
+
+def test_lock_of_a_killed_reader(tmp_path, caplog):
+    with holder(tmp_path, shared=True) as process:
+        process.kill()
+        process.wait()
+    with locked(tmp_path, shared=True):
+        assert f"process {process.pid}" in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_writer_keeps_readers_out(tmp_path):
+    with locked(tmp_path):
+        with locked(tmp_path, shared=True):  # who may write may read
+            pass
+        with pytest.raises(FolderInUseError, match=f"process {os.getpid()}"):
+            in_thread(lambda: locked(tmp_path, shared=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_does_not_become_a_writer(tmp_path):
+    """Two that wait for each other's end would wait for ever."""
+    with (
+        locked(tmp_path, shared=True),
+        pytest.raises(FolderInUseError, match="reads here and must not write"),
+        locked(tmp_path),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("process", [-1, 0, 2**40, float("inf"), "x", None, [[]]])
+def test_lock_file_with_an_impossible_process(tmp_path, process):
+    """A message that says 'kill -1' would be fatal advice."""
+    owner = {"user": "u", "host": "h", "process": process, "since": "s", "command": "c"}
+    with holder_of(tmp_path, json.dumps(owner)), pytest.raises(FolderInUseError) as caught:
+        in_thread(lambda: locked(tmp_path))
+    assert "kill" not in str(caught.value)
+
+
+def test_text_of_another_user_is_printed_safely(tmp_path, caplog):
+    evil = "\x1b[2J\x07" + 1000 * "a" + "\n\u202e"
+    owner = {"user": evil, "host": evil, "process": 2**31 - 1, "since": evil, "command": evil}
+    text = json.dumps(owner)
+    with holder_of(tmp_path, text), pytest.raises(FolderInUseError) as caught:
+        in_thread(lambda: locked(tmp_path))
+    (tmp_path / LOCK).write_text(text)
+    with locked(tmp_path):
+        pass
+    for message in (str(caught.value), caplog.records[-1].getMessage()):
+        assert "\\x1b[2J" in message
+        assert message.isprintable()
+        assert len(message) < 700 + len(str(tmp_path))
+
+
+@contextmanager
+def holder_of(folder: Path, text: str) -> Iterator[None]:
+    """A held lock whose file has another text."""
+    with locked(folder):
+        (folder / LOCK).write_text(text)
+        yield
+
+
 def test_same_thread_enters_again_and_another_is_refused(tmp_path):
     refused = []
 
@@ -137,18 +219,21 @@ def test_waiting_for_one_who_is_about_to_end(tmp_path):
 
 
 def test_many_at_once_never_overlap(tmp_path):
-    """Between giving up a lock and its file, others come and go."""
+    """Between giving up a lock and its file, others come and go; every other time to read."""
     script = (
         "import os, sys, time\n"
         "from pathlib import Path\n"
         "from openmm_cgkd.exceptions import FolderInUseError\n"
         "from openmm_cgkd.utils.lock import locked\n"
         "folder, inside, done = Path(sys.argv[1]), Path(sys.argv[1], 'inside'), 0\n"
-        "while done < 100:\n"
+        "while done < 200:\n"
         "    try:\n"
-        "        with locked(folder):\n"
-        "            os.close(os.open(inside, os.O_CREAT | os.O_EXCL))\n"
-        "            os.unlink(inside)\n"
+        "        with locked(folder, shared=bool(done % 2)):\n"
+        "            if done % 2:\n"
+        "                assert not inside.exists()\n"
+        "            else:\n"
+        "                os.close(os.open(inside, os.O_CREAT | os.O_EXCL))\n"
+        "                os.unlink(inside)\n"
         "            done += 1\n"
         "    except FolderInUseError:\n"
         "        pass\n"

@@ -22,6 +22,7 @@ from openmm_cgkd.simulation.cgpotential import CGPotential
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.utils.box import smallest_height
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
+from openmm_cgkd.utils.lock import locked, locked_file
 from openmm_cgkd.utils.progress import progress
 from openmm_cgkd.utils.records import write_record
 from openmm_cgkd.utils.statistics import error_words
@@ -145,7 +146,14 @@ def search_timestep(model: Path, frames: Frames, search: TimestepSearch) -> Path
     ------
     SimulationError
         If no time step passes, or the platform is not available.
+    FolderInUseError
+        If another run searches for the same potential, or writes into its folder.
     """
+    with locked(model.parent, shared=True), locked_file(recommendation_path(model)):
+        return _search(model, frames, search)
+
+
+def _search(model: Path, frames: Frames, search: TimestepSearch) -> Path:
     potential = CGPotential(model, run_script=search.run_script)
     search = search.long_enough(frames.beads.n_beads)
     topology = bead_topology_to_openmm(frames.beads, frames.box[-1])

@@ -1,0 +1,40 @@
+"""The time step of a simulation: one search for several commands."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from openmm_cgkd.config.run import SimulationConfig
+from openmm_cgkd.simulation.simulate import with_timestep
+from openmm_cgkd.simulation.timestep.recommendation import FORMAT, VERSION, recommendation_path
+from openmm_cgkd.utils.files import file_hash
+from openmm_cgkd.utils.lock import locked
+from openmm_cgkd.utils.records import write_record
+
+
+def test_the_second_command_waits_for_the_search_of_the_first(tmp_path, monkeypatch, caplog):
+    model = tmp_path / "student.pt"
+    model.write_bytes(b"a potential")
+    searching, searches = threading.Event(), []
+
+    def search(file, frames, settings):
+        searching.set()
+        # until the other one has been refused once
+        while "Waiting for up to" not in caplog.text:
+            threading.Event().wait(0.01)
+        searches.append(threading.get_ident())
+        facts = {"model_sha256": file_hash(file), "timestep_ps": 0.004}
+        write_record(recommendation_path(file), {"format": FORMAT, "version": VERSION, **facts})
+
+    monkeypatch.setattr("openmm_cgkd.simulation.simulate.search_timestep", search)
+
+    def command() -> float | None:
+        with locked(tmp_path, shared=True):  # as a stage does
+            return with_timestep(SimulationConfig(), model, lambda: None).timestep
+
+    with caplog.at_level("INFO", "openmm_cgkd"), ThreadPoolExecutor(2) as threads:
+        first = threads.submit(command)
+        assert searching.wait(60)
+        second = threads.submit(command)
+        assert first.result() == second.result() == 0.004
+    assert len(searches) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["student.pt", "timestep.json"]
