@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from openmm import app
 
 from openmm_cgkd.exceptions import SimulationError
 from openmm_cgkd.utils.appended import check_written
+from openmm_cgkd.utils.files import replacing
 
 
 def write_topology(
@@ -42,17 +42,16 @@ def write_topology(
     frame = mdtraj.Trajectory(positions[None], beads)
     if box is not None:
         frame.unitcell_vectors = box[None]
-    fresh = path.with_name("tmp." + path.name)  # MDTraj needs the suffix
-    frame.save_pdb(str(fresh))
-    found = mdtraj.load_topology(str(fresh))
-    for written, read in zip(beads.atoms, found.atoms, strict=True):
-        if written.name != read.name:
-            fresh.unlink()
-            raise SimulationError(
-                f"Bead type {written.name} becomes {read.name} in a PDB file; use names of at most"
-                " 4 characters."
-            )
-    os.replace(fresh, path)
+    with replacing(path) as fresh:
+        frame.save_pdb(str(fresh))
+        with mdtraj.formats.PDBTrajectoryFile(str(fresh)) as file:
+            found = file.topology
+        for written, read in zip(beads.atoms, found.atoms, strict=True):
+            if written.name != read.name:
+                raise SimulationError(
+                    f"Bead type {written.name} becomes {read.name} in a PDB file; use names of at"
+                    " most 4 characters."
+                )
     return found
 
 

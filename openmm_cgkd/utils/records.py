@@ -13,7 +13,7 @@ from .files import write_text
 from .text_file import MEGABYTE, read_text, shown
 
 CHECKSUM = "content_sha256"
-_LARGEST = 64 * MEGABYTE
+_LARGEST = 4 * MEGABYTE  # a hundred replicas take a tenth of one
 
 
 def write_record(path: Path, content: dict[str, Any], allow_nan: bool = True) -> None:

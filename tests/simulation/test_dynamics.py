@@ -17,7 +17,6 @@ from openmm import app, unit
 from openmm_cgkd import CGPotential
 from openmm_cgkd.config.run import SimulationConfig
 from openmm_cgkd.exceptions import ConfigError, SimulationError
-from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.simulation import dynamics
 from openmm_cgkd.simulation.dynamics import run_dynamics
 from openmm_cgkd.simulation.explosion import ExplosionGuard
@@ -649,20 +648,6 @@ def test_open_boundaries(potential, tmp_path):
 def test_bad_settings(tmp_path, changes, error, message):
     with pytest.raises(error, match=message):
         run_dynamics(*harmonic_case(), tmp_path, protocol(**changes), TEMPERATURE)
-
-
-def test_bead_name_that_a_pdb_cannot_hold(tmp_path):
-    system, _, positions = harmonic_case()
-    names = BeadTopology(("GLYCOL",), np.zeros(30, dtype=int), np.ones(30), np.arange(30))
-    with pytest.raises(SimulationError, match="GLYCOL becomes GLYC"):
-        run_dynamics(
-            system,
-            bead_topology_to_openmm(names, CUBIC),
-            positions,
-            tmp_path,
-            protocol(),
-            TEMPERATURE,
-        )
 
 
 def test_pressure_without_a_box(tmp_path):

@@ -80,3 +80,11 @@ def test_refused(tmp_path, text, message):
         read_record(path)
     with pytest.raises(RecordError, match="no such file"):
         read_record(tmp_path / "absent.json")
+
+
+def test_huge_file_is_not_read(tmp_path):
+    """Lists of small lists would take fifty times their size in memory."""
+    path = tmp_path / "record.json"
+    path.write_text("[" + 1_400_000 * "[]," + "[]]")
+    with pytest.raises(RecordError, match="is larger than 4 MB"):
+        read_record(path)
