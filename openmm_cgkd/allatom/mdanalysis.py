@@ -1,10 +1,10 @@
 """All-atom trajectories with forces in the formats of other programs, in the package's units.
 
-GROMACS TRR, Amber NetCDF and H5MD are read through MDAnalysis, LAMMPS dumps by `lammps`. A format
-is here only if its files, or the user, say for certain what the units are, which particle is which,
-what the box is and at which time every frame was. TRR has fixed units; NetCDF and H5MD state
-theirs; LAMMPS dumps have none, so the user gives them. MDAnalysis opens many formats more, and
-takes their numbers as angstrom, ps and kJ/mol/angstrom whatever they are.
+GROMACS TRR and Amber NetCDF are read through MDAnalysis, H5MD by `h5md`, LAMMPS dumps by `lammps`.
+A format is here only if its files, or the user, say for certain what the units are, which particle
+is which, what the box is and at which time every frame was. TRR has fixed units; NetCDF and H5MD
+state theirs; LAMMPS dumps have none, so the user gives them. MDAnalysis opens many formats more,
+and takes their numbers as angstrom, ps and kJ/mol/angstrom whatever they are.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from openmm_cgkd.utils.text_file import check_regular, read_text
 from openmm_cgkd.utils.units import ANGSTROM
 
 from .atom_frame import AtomFrame
-from .h5md import check_h5md
+from .h5md import FORMAT as H5MD
+from .h5md import H5mdTrajectory
 from .lammps import LammpsDump, is_lammps_dump
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _FORMATS = {".trr": "TRR", ".nc": "NCDF", ".ncdf": "NCDF", ".h5md": "H5MD"}
 _NAMES = {
     "TRR": "a GROMACS TRR trajectory",
     "NCDF": "an Amber NetCDF trajectory",
-    "H5MD": "an H5MD trajectory",
+    "H5MD": H5MD,
 }
 _GIVE = "give a trajectory with forces"
 _TOPOLOGY = "a PDB, GRO or TPR file"
@@ -165,6 +166,8 @@ def open_trajectory(
     with reading(path, _NAMES[kind], _GIVE, FramesError):
         n_atoms = len(universe.atoms)
         try:
+            if kind == "H5MD":
+                return H5mdTrajectory(path, n_atoms)
             _CHECKS[kind](path, n_atoms)
             universe.load_new(str(path), format=kind)
         except ValueError as error:
@@ -213,7 +216,7 @@ class _Reader:
 
 def _check_netcdf(path: Path, n_atoms: int) -> None:
     """Refuse a file without times, which MDAnalysis would number, or without units or box."""
-    with netcdf_file(path, "r", mmap=False) as file:
+    with netcdf_file(path, "r", mmap=True) as file:  # else all frames are in memory at once
         units = {name: hasattr(data, "units") for name, data in file.variables.items()}
     if "cell_lengths" not in units:
         raise BoxError(f"{path}: has no periodic box; only periodic fluids can be mapped.")
@@ -236,4 +239,4 @@ def _check_netcdf(path: Path, n_atoms: int) -> None:
         )
 
 
-_CHECKS = {"TRR": check_trr, "NCDF": _check_netcdf, "H5MD": check_h5md}
+_CHECKS = {"TRR": check_trr, "NCDF": _check_netcdf}

@@ -37,7 +37,7 @@ def admit(file: h5py.File, path: Path) -> None:
     """
     for name, item in objects(file, path):
         if isinstance(item, h5d.DatasetID):
-            _check_type(name, item, path)
+            check_numbers(name, item, path)
         _check_attributes(name, item, path)
     check_reach(file, path)
 
@@ -110,7 +110,8 @@ def objects(
                 waiting.append((name, item))
 
 
-def _check_type(name: str, dataset: h5d.DatasetID, path: Path) -> None:
+def check_numbers(name: str, dataset: h5d.DatasetID, path: Path) -> None:
+    """Refuse a dataset `name` that holds anything but numbers."""
     kind = dataset.get_type()
     if kind.get_class() not in _NUMBERS or kind.get_size() > 8 or kind.committed():
         raise FramesError(

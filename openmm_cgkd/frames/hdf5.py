@@ -28,7 +28,7 @@ from openmm_cgkd.utils.text_file import check_regular, shown
 
 from .admission import admit, check_attribute
 from .checks import check_temperature
-from .heaps import check_heaps
+from .guard import GuardedFile
 from .recovery import TruncatedFile, is_held, is_open
 from .seal import CONTENT, check_seal, plain_text, read_checked, seal
 from .values import DamageError, read_values
@@ -260,12 +260,20 @@ def open_file(path: Path, kind: FileKind, mend: bool = False) -> Iterator[h5py.F
         raise FramesError(f"{path}: no such file; make {kind.content} with {kind.command}.")
     check_regular(path, f"a file of {kind.content}", FramesError)
     try:
-        check_heaps(path)
-        with _open(path, mend) as file:
-            _check_kind(file, path, kind)
-            admit(file, path)
-            check_seal(file, kind.growing)
-            yield file
+        written = is_open(path)
+        live = written and is_held(path) and not mend
+        if not live or not is_held(path, unknown=False):
+            guarded = TruncatedFile(path) if mend or written else GuardedFile(path)
+            with guarded, h5py.File(guarded, "r") as file:
+                _check(file, path, kind)
+                if not live:
+                    yield file
+        # single-writer mode only if needed: in that mode HDF5 retries for minutes what it cannot
+        # read in a damaged file
+        if live:
+            with h5py.File(path, "r", libver="latest", swmr=True) as file:
+                _check(file, path, kind)
+                yield file
     except CGKDError:
         raise
     except DamageError as error:
@@ -281,6 +289,12 @@ def open_file(path: Path, kind: FileKind, mend: bool = False) -> Iterator[h5py.F
             f"{path}: is not an HDF5 file of {kind.content}, or is damaged;"
             f" {repair or f'make it again with {kind.command}'}."
         ) from error
+
+
+def _check(file: h5py.File, path: Path, kind: FileKind) -> None:
+    _check_kind(file, path, kind)
+    admit(file, path)
+    check_seal(file, kind.growing)
 
 
 def _check_kind(file: h5py.File, path: Path, kind: FileKind) -> None:
@@ -318,20 +332,6 @@ def file_attributes(file: h5py.File) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _open(path: Path, mend: bool) -> Iterator[h5py.File]:
-    if mend or (is_open(path) and not is_held(path)):
-        with TruncatedFile(path) as mended, h5py.File(mended, "r") as file:
-            yield file
-        return
-    # single-writer mode only if needed: in that mode HDF5 retries for minutes what it cannot read
-    # in a damaged file
-    with (
-        h5py.File(path, "r", libver="latest", swmr=True) if is_open(path) else h5py.File(path, "r")
-    ) as file:
-        yield file
-
-
 def read_header(file: h5py.File, path: Path) -> Header:
     """Check what every file of mapped frames must have.
 
@@ -361,6 +361,5 @@ def read_header(file: h5py.File, path: Path) -> Header:
             )
     check_temperature(attributes := file_attributes(file), path)
     rows = [len(file[name]) for name in (*QUANTITIES, "checksum")]
-    # of files that are written, or whose writer was killed, see `_open`
-    finished = file.driver != "fileobj" and not file.swmr_mode
+    finished = not file.swmr_mode and not is_open(path)
     return Header(beads, attributes, min(rows), max(rows), finished)

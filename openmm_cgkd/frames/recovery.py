@@ -8,17 +8,14 @@ zeros spoil, the checksums of frames show.
 from __future__ import annotations
 
 import fcntl
-import io
 import os
 import struct
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+from .guard import SIGNATURE, GuardedFile
 
-# with the version of the superblock that single-writer files have
-_SIGNATURE = b"\x89HDF\r\n\x1a\n\x03"
+_SIGNATURE = SIGNATURE + b"\x03"  # with the version of the superblock of single-writer files
 # bytes: 8 signature, version, sizes of offsets and lengths, flags, 4 addresses (the third: end of
 # file), checksum
 _SUPERBLOCK = 48
@@ -58,7 +55,7 @@ def is_held(path: Path, unknown: bool = True) -> bool:
     return _LOCK.unpack(answer)[0] != fcntl.F_UNLCK
 
 
-class TruncatedFile(io.RawIOBase):
+class TruncatedFile(GuardedFile):
     """The bytes of an HDF5 file, as if it had been closed and were complete; for ``h5py.File``.
 
     Raises
@@ -68,41 +65,21 @@ class TruncatedFile(io.RawIOBase):
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115 - closed in close
-        head = self._file.read(_SUPERBLOCK)
+        super().__init__(path)
+        head = super()._bytes(_SUPERBLOCK, 0)
         if head[:9] != _SIGNATURE or len(head) < _SUPERBLOCK:
-            self._file.close()
+            self.close()
             raise OSError(f"{path}: has no HDF5 superblock of version 3")
-        end = max(os.fstat(self._file.fileno()).st_size, struct.unpack_from("<Q", head, 28)[0])
-        head = head[:11] + b"\0" + head[12:28] + struct.pack("<Q", end) + head[36:44]
-        self._head, self._end, self._position = head + struct.pack("<I", lookup3(head)), end, 0
+        self._end = max(self._end, struct.unpack_from("<Q", head, 28)[0])
+        head = head[:11] + b"\0" + head[12:28] + struct.pack("<Q", self._end) + head[36:44]
+        self._head = head + struct.pack("<I", lookup3(head))
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = (
-            offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._end}[whence]
-        )
-        return self._position
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        view = memoryview(buffer)
-        n = max(0, min(len(view), self._end - self._position))
-        data = os.pread(self._file.fileno(), n, self._position)
+    def _bytes(self, n: int, place: int) -> bytes:
+        data = super()._bytes(n, place)
         data += bytes(n - len(data))
-        if self._position < _SUPERBLOCK:
-            data = (self._head[self._position :] + data[_SUPERBLOCK - self._position :])[:n]
-        view[:n] = data
-        self._position += n
-        return n
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+        if place < _SUPERBLOCK:
+            data = (self._head[place:] + data[_SUPERBLOCK - place :])[:n]
+        return data
 
 
 def lookup3(data: bytes) -> int:

@@ -1,35 +1,88 @@
-"""H5MD files on which HDF5 would hang, or whose data are elsewhere."""
+"""H5MD files: the numbers that MDAnalysis reads, and none that is elsewhere or expands."""
 
 import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import h5py
+import MDAnalysis
 import numpy as np
 import pytest
 
-from openmm_cgkd.allatom.h5md import check_h5md
+from openmm_cgkd.allatom.h5md import H5mdTrajectory
 from openmm_cgkd.exceptions import FramesError
+from openmm_cgkd.frames.gromacs_files import ParticlesError
 from openmm_cgkd.frames.values import DamageError
 
+N, FRAMES = 4, 5
+ROWS = np.random.default_rng(1).normal(size=(FRAMES, N, 3)).astype("f4")
+TRICLINIC = np.array([[3.0, 0, 0], [0.5, 2.5, 0], [-0.4, 0.3, 2.0]], "f4")
 
-def write(path: Path) -> Path:
+
+def write(path: Path, units=("nm", "kJ mol-1 nm-1", "ps"), box=TRICLINIC, **packing) -> Path:
     with h5py.File(path, "w") as file:
         group = file.create_group("particles/all")
-        for name, shape, unit in (
-            ("position", (2, 4, 3), "nm"),
-            ("force", (2, 4, 3), "kJ mol-1 nm-1"),
-            ("box/edges", (2, 3, 3), "nm"),
+        group.create_group("box").attrs.update({"dimension": 3, "boundary": ["periodic"] * 3})
+        boxes = np.array([box * (1 + 0.1 * k) for k in range(FRAMES)])
+        for name, values, unit in (
+            ("position", ROWS, units[0]),
+            ("force", ROWS[::-1], units[1]),
+            ("box/edges", boxes, units[0]),
         ):
             place = group.create_group(name)
-            place["value"] = np.tile(np.eye(*shape[1:]), (shape[0], 1, 1))
-            place["step"], place["time"] = np.arange(2), np.arange(2.0)
-            place["value"].attrs["unit"], place["time"].attrs["unit"] = unit, "ps"
-        group["box"].attrs["boundary"] = ["periodic"] * 3
+            place.create_dataset("value", data=values, **packing)
+            place["step"], place["time"] = 10 * np.arange(FRAMES), 0.5 * np.arange(FRAMES)
+            place["value"].attrs["unit"], place["time"].attrs["unit"] = unit, units[2]
     return path
 
 
-def test_whole_file(tmp_path):
-    check_h5md(write(tmp_path / "a.h5md"), 4)
+@pytest.mark.parametrize(
+    ("units", "box", "packing"),
+    [
+        (("nm", "kJ mol-1 nm-1", "ps"), TRICLINIC, {}),
+        (("Angstrom", "kcal mol-1 Angstrom-1", "fs"), TRICLINIC, {"compression": "gzip"}),
+        (("A", "kJ mol-1 Angstrom-1", "AKMA"), np.diag(TRICLINIC), {"chunks": True}),
+        (("pm", "Newton", "ns"), TRICLINIC, {"compression": "gzip", "shuffle": True}),
+        (("fm", "J m-1", "s"), TRICLINIC, {}),
+    ],
+)
+@pytest.mark.parametrize("piece", [1, 2**22])
+def test_same_numbers_as_mdanalysis(tmp_path, monkeypatch, units, box, packing, piece):
+    monkeypatch.setattr("openmm_cgkd.allatom.h5md._PIECE", piece)
+    path = write(tmp_path / "a.h5md", units, box, **packing)
+    universe = MDAnalysis.Universe.empty(N, trajectory=True)
+    universe.load_new(str(path), format="H5MD")
+    found = H5mdTrajectory(path, N)
+    assert len(found) == FRAMES
+    for _ in range(2):  # can be gone through again
+        for frame, expected in zip(found, universe.trajectory, strict=True):
+            for one, other in (
+                (frame.positions, expected.positions / 10),
+                (frame.forces, expected.forces * 10),
+                (frame.box, expected.triclinic_dimensions / 10),
+                (frame.time, expected.time),
+            ):
+                scale = np.abs(other).max()
+                np.testing.assert_allclose(one, other, rtol=2e-6, atol=1e-6 * scale)
+            assert frame.step == expected.data["step"]
+
+
+def test_box_that_never_changes(tmp_path):
+    """The format lets it be written once."""
+    path = write(tmp_path / "a.h5md")
+    with h5py.File(path, "r+") as file:
+        box = file["particles/all/box"]
+        del box["edges"]
+        box["edges"] = np.array([3.0, 2.0, 1.0])
+        box["edges"].attrs["unit"] = "nm"
+    for frame in H5mdTrajectory(path, N):
+        assert (frame.box == np.diag([3.0, 2.0, 1.0])).all()
+
+
+def test_other_atoms(tmp_path):
+    with pytest.raises(ParticlesError, match="are of 4 atoms"):
+        H5mdTrajectory(write(tmp_path / "a.h5md"), 5)
 
 
 def test_a_heap_that_never_ends(tmp_path):
@@ -43,7 +96,22 @@ def test_a_heap_that_never_ends(tmp_path):
         data[at : at + 8] = struct.pack("<Q", wrong)
         path.write_bytes(data)
         with pytest.raises(DamageError, match="the text at byte"):
-            check_h5md(path, 4)
+            H5mdTrajectory(path, N)
+
+
+@pytest.mark.parametrize("name", ["position", "force", "box/edges"])
+def test_chunks_that_expand(tmp_path, name):
+    path = write(tmp_path / "a.h5md", compression="gzip", chunks=(FRAMES, 3, 3))
+    with h5py.File(path, "r+") as file:
+        file[f"particles/all/{name}/value"].id.write_direct_chunk(
+            (0, 0, 0), zlib.compress(bytes(2**25), 9)
+        )
+    tracemalloc.start()
+    with pytest.raises((FramesError, DamageError), match="does not expand to the 180 bytes"):
+        list(H5mdTrajectory(path, N))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
 
 
 @pytest.mark.parametrize(
@@ -57,6 +125,10 @@ def test_a_heap_that_never_ends(tmp_path):
             lambda group: group.create_dataset("value", (10**9, 4, 3), "f4", chunks=(1, 4, 3)),
             "declares .* MB of data",
         ),
+        (
+            lambda group: group.create_dataset("value", data=np.full((FRAMES, N, 3), b"text")),
+            "value does not hold plain numbers",
+        ),
     ],
 )
 def test_data_that_are_elsewhere_or_nowhere(tmp_path, change, message):
@@ -65,4 +137,4 @@ def test_data_that_are_elsewhere_or_nowhere(tmp_path, change, message):
         del file["particles/all/force/value"]
         change(file["particles/all/force"])
     with pytest.raises(FramesError, match=message):
-        check_h5md(path, 4)
+        H5mdTrajectory(path, N)
