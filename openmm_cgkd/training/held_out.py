@@ -24,8 +24,8 @@ from openmm_cgkd.potential.prior import PriorParameters
 from openmm_cgkd.utils.files import file_hash, write_text
 from openmm_cgkd.utils.statistics import (
     BlockedMean,
-    blocked_mean,
     error_words,
+    mean_of,
     root,
     standard_error,
 )
@@ -122,16 +122,9 @@ def errors_over_time(errors: np.ndarray, graphs: FrameGraphs) -> dict[str, dict[
     """
     squares = errors.astype(float) ** 2
     return {
-        name or "all": _entry(blocked(squares[:, beads].mean(axis=(1, 2))))
+        name or "all": _entry(mean_of(squares[:, beads].mean(axis=(1, 2))))
         for name, beads in bead_groups(graphs.frames.beads).items()
     }
-
-
-def blocked(series: np.ndarray) -> BlockedMean:
-    """As `blocked_mean`, and of a single sample with an error that is not known."""
-    if len(series) == 1:
-        return BlockedMean(float(series[0]), float("nan"), 1.0, 1, False)
-    return blocked_mean(series)
 
 
 def _entry(square: BlockedMean, known: float = 0.0, known_error: float = 0.0) -> dict[str, Any]:
@@ -187,13 +180,13 @@ def compare_with_mean_forces(
     implied = {}
     for name, beads in bead_groups(graphs.frames.beads).items():
         floor = against.floors[name]
-        square = blocked(excess[:, beads].mean(axis=(1, 2)))
+        square = mean_of(excess[:, beads].mean(axis=(1, 2)))
         implied[name or "all"] = _entry(square, floor.mean_force, floor.mean_force_error)
 
     chosen = against.held_out if against.held_out.sum() > 1 else np.full(len(at_means), True)
     model = at_means + against.graphs.prior_forces.astype(float)
     measured = (model**2 - 2 * model * against.graphs.frames.forces).mean(axis=(1, 2))[chosen]
-    series = blocked(excess.mean(axis=(1, 2)))
+    series = mean_of(excess.mean(axis=(1, 2)))
     combined = np.hypot(series.safe_error, standard_error(measured))
     distance = abs(series.mean - measured.mean()) / combined
     p_value = 2 * student_t.sf(distance, max(1, min(series.blocks, len(measured)) - 1))
