@@ -262,14 +262,15 @@ class _MappedFrames:
         if np.ptp(volumes) <= _SAME_VOLUME * volumes.mean():
             return {**density}
         found = Volume.of(volumes)
-        logger.info("mean volume of the frames %s", found.words)
         if found.doubt:
             logger.warning(
-                "The box of the trajectory changes, and %s (%s); give a longer trajectory, or one"
-                " at the constant volume of its mean.",
-                found.doubt,
+                "mean volume of the frames %s: the box of the trajectory changes, and %s; give a"
+                " longer trajectory, or one at the constant volume of its mean.",
                 found.words,
+                found.doubt,
             )
+        else:
+            logger.info("mean volume of the frames %s", found.words)
         return {**density, **found.density(mass)}
 
     def __iter__(self) -> Iterator[Frames]:
