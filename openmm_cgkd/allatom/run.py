@@ -204,7 +204,7 @@ class _Reference:
 
     def _at_final_volume(self, npt: openmm.State, topology: app.Topology) -> StartState:
         """The end of NPT in the box of the production."""
-        mean = mean_volume(npt, self.folder / "npt.csv")
+        mean = mean_volume(npt, self.folder / "npt.csv", final=self.independent_of is None)
         if self.independent_of is None:
             return at_volume(npt, topology, mean)
         given = float(box_volume(read_frames(self.independent_of).box[-1]))
@@ -313,7 +313,7 @@ class _Reference:
         return {**Volume.of(volumes).density(mass)} if len(volumes) else {}
 
 
-def mean_volume(npt: openmm.State, table: Path) -> float:
+def mean_volume(npt: openmm.State, table: Path, final: bool = True) -> float:
     """Mean volume of the last two thirds of an NPT phase, nm^3.
 
     Parameters
@@ -322,20 +322,23 @@ def mean_volume(npt: openmm.State, table: Path) -> float:
         The end of the phase.
     table : path
         Its thermodynamics.
+    final : bool
+        Whether the production gets this volume, so that a doubt about it deserves a warning.
     """
     volumes = used_volumes(table)
     if not len(volumes):  # a very short NPT run has no rows
         return float(box_volume(_box_of(npt)))
     found = Volume.of(volumes)
-    logger.info("mean volume of NPT %s", found.words)
-    if found.doubt:
+    if final and found.doubt:
         logger.warning(
-            "%s: %s (%s), and all later runs stay at this density; set a longer reference.npt in"
-            " system.yaml and use another folder.",
+            "%s: mean volume of NPT %s: %s, and all later runs stay at this density; set a longer"
+            " reference.npt in system.yaml and use another folder.",
             table.parent,
-            found.doubt,
             found.words,
+            found.doubt,
         )
+    else:
+        logger.info("mean volume of NPT %s", found.words)
     return found.mean
 
 
