@@ -45,8 +45,13 @@ def read_values(dataset: h5py.Dataset, rows: slice = slice(None)) -> np.ndarray:
         range(first // chunk[0] * chunk[0], last, chunk[0]),
         *(range(0, n, step) for n, step in zip(shape[1:], chunk[1:], strict=True)),
     )
+    # of the chunks as they are in the file; deflate makes what it cannot pack a little longer
+    room = np.empty(math.prod(chunk) * dataset.dtype.itemsize * 101 // 100 + 1024, np.uint8)
     for start in starts:
-        mask, packed = dataset.id.read_direct_chunk(start)
+        try:
+            mask, packed = dataset.id.read_direct_chunk(start, out=room)
+        except ValueError as error:  # of h5py, where there is no room
+            raise DamageError(f"a chunk of {dataset.name} is longer than a chunk can be") from error
         block = unpack(packed, mask, filters, chunk, dataset.dtype, dataset.name)
         block = block[max(first - start[0], 0) :]  # the first chunks may begin before the rows
         place = (max(start[0] - first, 0), *start[1:])
@@ -56,7 +61,7 @@ def read_values(dataset: h5py.Dataset, rows: slice = slice(None)) -> np.ndarray:
 
 
 def unpack(
-    packed: bytes,
+    packed: bytes | memoryview,
     mask: int,
     filters: list[int],
     shape: tuple[int, ...],
@@ -67,7 +72,7 @@ def unpack(
 
     Parameters
     ----------
-    packed : bytes
+    packed : bytes or memoryview
         As they are in the file.
     mask : int
         One bit for every filter that was left out for this chunk.

@@ -107,7 +107,7 @@ def test_chunks_that_expand(tmp_path, name):
             (0, 0, 0), zlib.compress(bytes(2**25), 9)
         )
     tracemalloc.start()
-    with pytest.raises((FramesError, DamageError), match="does not expand to the 180 bytes"):
+    with pytest.raises((FramesError, DamageError), match="longer than a chunk can be"):
         list(H5mdTrajectory(path, N))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

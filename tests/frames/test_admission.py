@@ -157,7 +157,7 @@ def cycle(file, folder):
         (a_billion_beads_compressed, "declares 7629 MB of data up to /beads/charges, far more"),
         (a_huge_chunk, "declares 763 MB of data up to /beads/charges, far more"),
         (declared_without_data, "/beads/charges declares 56 bytes, of which the file holds 0"),
-        (bomb, "a chunk of /beads/charges does not expand to the 56 bytes of a chunk"),
+        (bomb, "a chunk of /beads/charges is longer than a chunk can be"),
         (huge_attribute, "attribute 'note' of / is larger than an attribute may be; remove it"),
         (many_texts, "attribute 'note' of / is larger than an attribute may be; remove it"),
         (compound, "attribute 'note' of / is neither numbers nor text; remove it"),

@@ -58,11 +58,12 @@ def packed(size: int) -> bytes:
 @pytest.mark.parametrize(
     ("chunk", "mask"),
     [
-        (packed(256), 0),  # HDF5 fills the memory with it
+        (packed(8), 0),  # HDF5 fills the memory with it
         (zlib.compress(bytes(80)), 0),  # HDF5 reads beyond its end, or crashes
         (b"1" * 80, 1),  # this, too
         (zlib.compress(bytes(8000))[:-1], 0),
         (b"no zlib", 0),
+        (bytes(2**20), 0),
     ],
 )
 def test_chunks_of_another_size(tmp_path, chunk, mask):
@@ -72,7 +73,7 @@ def test_chunks_of_another_size(tmp_path, chunk, mask):
     with h5py.File(tmp_path / "a.h5") as file:
         tracemalloc.start()
         with pytest.raises(
-            DamageError, match=r"a chunk of /x (does not expand|cannot be unpacked)"
+            DamageError, match=r"a chunk of /x (does not expand|cannot be unpacked|is longer)"
         ):
             read_values(file["x"])
         peak = tracemalloc.get_traced_memory()[1]
