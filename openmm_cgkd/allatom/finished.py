@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from openmm_cgkd.utils.damaged import set_aside
 from openmm_cgkd.utils.files import file_hash, replacing
 from openmm_cgkd.utils.records import read_record, write_record
 from openmm_cgkd.utils.state_file import read_state
-
-logger = logging.getLogger(__name__)
 
 
 def write_finished(
@@ -53,6 +50,5 @@ def read_finished(path: Path, record: Path) -> openmm.State | None:
                 raise SimulationError(f"{path}: was changed after it was written.")
         return read_state(path)
     except (CGKDError, openmm.OpenMMException, ValueError) as error:
-        kept = [set_aside(each).name for each in (path, record) if each.exists()]
-        logger.warning("%s It is kept as %s, and its phase starts over.", error, ", ".join(kept))
+        set_aside(f"{error} Its phase starts over.", path, record)
         return None

@@ -172,12 +172,7 @@ class Phases:
             logger.warning("%s: %s", name, message)
         if damage and not usable:
             left = [*saves.all_files, *([frames[0]] if frames else [])]
-            kept = [set_aside(path).name for path in left if path.exists()]
-            logger.warning(
-                "%s: cannot be continued and starts over; what was there is kept as %s",
-                name,
-                ", ".join(kept),
-            )
+            set_aside(f"{name}: cannot be continued and starts over.", *left)
         return usable
 
     def _resume(

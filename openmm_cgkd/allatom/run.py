@@ -137,9 +137,7 @@ class _Reference:
             logger.info("all-atom stage is finished: %s", frames)
             return frames
         if finished.exists():
-            logger.warning(
-                "%s: is missing, production starts over; %s", frames, set_aside(finished)
-            )
+            set_aside(f"{frames}: is missing, production starts over.", finished)
         packed, backmapped = self.folder / "box.npz", self.folder / "backmapped.xml"
         if self.start and packed.exists():
             raise ConfigError(

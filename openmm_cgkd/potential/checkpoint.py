@@ -29,6 +29,7 @@ from .metadata import MOST_TYPES, is_custom, tensornet_settings
 from .plain_pickle import read_plain
 from .stored_weights import check_weights, fill
 
+_CURE = "train the model again with 'cgkd teach' or 'cgkd distill'"
 _KINDS = {
     "model": dict,
     "n_types": int,
@@ -114,14 +115,7 @@ def load_checkpoint(
         are not finite, or is of a user's own network and `custom` is not that network.
     """
     path = Path(path)
-    try:
-        content = read_plain(read_archive(path, "a checkpoint that a training has written"))
-        _check_content(content)
-    except ArchiveError as error:
-        raise ModelFileError(
-            f"{path}: is not a checkpoint of openmm_cgkd that can be read: it {error}; train the"
-            " model again with 'cgkd teach' or 'cgkd distill'."
-        ) from error
+    content = read_checkpoint(path)
     state = content["state"]
     try:
         if is_custom(content["model"]):
@@ -139,13 +133,36 @@ def load_checkpoint(
             f"{path}: its weights do not fit the model it describes: {reason}; train the model"
             " again."
         ) from error
+    return network.eval(), content
+
+
+def read_checkpoint(path: Path, cure: str = _CURE) -> dict[str, Any]:
+    """What `save_checkpoint` wrote, without making the network.
+
+    Parameters
+    ----------
+    path : path
+    cure : str
+        For messages.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing, is not a checkpoint of this package, or is damaged.
+    """
+    try:
+        content = read_plain(read_archive(path, "a checkpoint that a training has written"))
+        _check_content(content)
+    except ArchiveError as error:
+        raise ModelFileError(
+            f"{path}: is not a checkpoint of openmm_cgkd that can be read: it {error}; {cure}."
+        ) from error
     # files of earlier versions have none
     if content.get("checksum", expected := _checksum(content)) != expected:
         raise ModelFileError(
-            f"{path}: its content does not fit its checksum, so it is damaged; train the model"
-            " again."
+            f"{path}: its content does not fit its checksum, so it is damaged; {cure}."
         )
-    return network.eval(), content
+    return content
 
 
 def _checksum(content: dict[str, Any]) -> str:

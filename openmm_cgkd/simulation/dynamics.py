@@ -212,13 +212,9 @@ class Dynamics:
                 simulation.currentStep * self.timestep,
             )
             return True
-        if left := [path for path in self._made() if path.exists()]:
-            kept = [set_aside(path).name for path in left]
-            logger.warning(
-                "%s: its simulation cannot be continued and starts over; what was there is kept as"
-                " %s",
-                self.folder,
-                ", ".join(kept),
+        if any(path.exists() for path in self._made()):
+            set_aside(
+                f"{self.folder}: its simulation cannot be continued and starts over.", *self._made()
             )
         return False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from openmm_cgkd.exceptions import ModelFileError
 from openmm_cgkd.potential.archive import ArchiveError, read_archive
+from openmm_cgkd.potential.checkpoint import read_checkpoint
 from openmm_cgkd.utils.damaged import set_aside
 
 from .task import BEST, LAST
 
-logger = logging.getLogger(__name__)
-
+_CURE = "its training starts over"
 _NUMBERS = ("state_dict", "optimizer_states")
 
 
@@ -33,15 +33,15 @@ def partial_work(folder: Path, fingerprint: str) -> dict[str, Any] | None:
         Identity of the inputs.
     """
     last, best = folder / LAST, folder / BEST
-    damaged = last.exists()
-    state = _content(last)
-    if state is None and damaged and best.exists():
+    there = last.exists()
+    state = _whole(last, _read_state)
+    if state is None and there and best.exists():
         # a training that starts over would replace it, and it may be whole
-        logger.warning("%s: kept as %s", best, set_aside(best).name)
+        set_aside(f"{best}: may be whole, but its training starts over.", best)
     if state is None or state.get("fingerprint") != fingerprint:
         return None
     # it is written again only when an epoch is better than all before
-    return state if _content(best) is not None else None
+    return state if _whole(best, _read_best) is not None else None
 
 
 def is_finished(folder: Path, fingerprint: str) -> bool:
@@ -55,13 +55,26 @@ def move_damaged_aside(*paths: Path) -> None:
     its results runs again.
     """
     for path in paths:
-        _content(path)
+        _whole(path, _read_best)
 
 
-def _content(path: Path) -> dict[str, Any] | None:
-    """What a checkpoint holds; None if it is missing or damaged."""
+def _whole(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any] | None:
+    """What a file holds; None if it is missing or damaged."""
     if not path.exists():
         return None
+    try:
+        return read(path)
+    except ModelFileError as error:
+        set_aside(str(error), path)
+        return None
+
+
+def _read_best(path: Path) -> dict[str, Any]:
+    return read_checkpoint(path, _CURE)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """The state of a training, as Lightning writes and reads it."""
     try:
         read_archive(path, "a checkpoint")  # by the checksums that torch writes and does not read
         try:
@@ -72,15 +85,8 @@ def _content(path: Path) -> dict[str, Any] | None:
             raise ArchiveError("holds no fields")
         if not all(_are_numbers(content.get(name)) for name in _NUMBERS):
             raise ArchiveError("holds values that are not numbers")
-    except (ArchiveError, ModelFileError) as error:
-        kept = set_aside(path)
-        logger.warning(
-            "%s: cannot be used: %s; kept as %s, and this training starts over",
-            path,
-            f"it {error}" if isinstance(error, ArchiveError) else error,
-            kept.name,
-        )
-        return None
+    except ArchiveError as error:
+        raise ModelFileError(f"{path}: is no state to go on from: it {error}; {_CURE}.") from error
     return content
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import logging
 import lzma
 import struct
 import zipfile
@@ -16,8 +15,6 @@ import numpy as np
 
 from .damaged import set_aside
 from .files import replacing
-
-logger = logging.getLogger(__name__)
 
 # what zipfile raises on damaged archives
 _DAMAGE = (
@@ -50,9 +47,7 @@ def whole_arrays(path: Path) -> bool:
                 return True
     except _DAMAGE:
         pass
-    logger.warning(
-        "%s: is damaged, its work is done again; it is kept as %s", path, set_aside(path).name
-    )
+    set_aside(f"{path}: is damaged, its work is done again.", path)
     return False
 
 

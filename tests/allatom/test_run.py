@@ -322,7 +322,7 @@ def test_a_damaged_phase_is_done_again(equilibrated, caplog, harm):
     with caplog.at_level("INFO", "openmm_cgkd"):
         frames = read_frames(run_reference(tiny_system(), equilibrated))
     assert frames.step.tolist() == PRODUCTION
-    assert "It is kept as nvt.xml.damaged" in caplog.text
+    assert "Its phase starts over. Kept as nvt.xml.damaged, nvt.json.damaged." in caplog.text
     assert (equilibrated / "nvt.xml.damaged").exists()
 
 

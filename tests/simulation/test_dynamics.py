@@ -303,7 +303,7 @@ def test_a_spoiled_file_costs_work_and_nothing_else(halves, tmp_path, caplog, na
     with caplog.at_level("INFO", "openmm_cgkd"):
         go_on(folder)
     assert_same_run(folder, whole)
-    over = "cannot be continued and starts over; what was there is kept as" in caplog.text
+    over = "cannot be continued and starts over. Kept as " in caplog.text
     # the trajectory and its log had less in the save before, the states are there twice
     assert over == (name in ("trajectory.dcd", "state.csv") and harm is not cut)
     assert over == bool(list(folder.glob("*.damaged")))
@@ -324,9 +324,7 @@ def test_files_without_a_record_are_kept(halves, tmp_path, caplog):
         path.unlink()
     go_on(folder)
     assert_same_run(folder, whole)
-    assert "starts over; what was there is kept as trajectory.dcd.damaged, state.csv.damaged" in (
-        caplog.text
-    )
+    assert "starts over. Kept as trajectory.dcd.damaged, state.csv.damaged" in (caplog.text)
     kept = folder / "trajectory.dcd.damaged"
     assert kept.read_bytes() == (half / "trajectory.dcd").read_bytes()
 
