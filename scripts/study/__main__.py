@@ -59,6 +59,11 @@ def parse_arguments() -> argparse.Namespace:
         help="one setting changed at a time, in place of the variants",
     )
     parser.add_argument(
+        "--sizes",
+        action="store_true",
+        help="students of many sizes of four big teachers, in place of the variants",
+    )
+    parser.add_argument(
         "--only", nargs="+", metavar="NAME", help="these variants or experiments alone"
     )
     parser.add_argument("--seeds", type=_positive, help="independent trainings of everything (3)")

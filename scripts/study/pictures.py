@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from openmm_cgkd.analysis.plotting import COLORS, REFERENCE, new_figure, put_caption, save
 
+from .plan import Variant
 from .tables import Metric, Row
 
 _COLUMNS = 3
@@ -101,3 +102,63 @@ def draw_forces_and_structure(path: Path, rows: Sequence[Row], title: str, capti
     place.spines[["top", "right"]].set_visible(False)
     put_caption(figure, title, caption, place.get_legend_handles_labels())
     save(figure, path)
+
+
+def draw_errors_and_costs(
+    path: Path, variants: Sequence[Variant], summary: Sequence[Row], title: str
+) -> None:
+    """Error of the forces over the time of a step, a series per family; a line joins the best.
+
+    A point is on the line if no other of its family is both faster and better.
+    """
+    entries = {entry["variant"]: entry for entry in summary}
+    against_mean = any("mean_force_rmse" in entry for entry in summary)
+    key, what = ("mean_force_rmse", "mean") if against_mean else ("mapped_rmse", "mapped")
+    figure = new_figure(9.6, 6.4)
+    place = figure.subplots()
+    markers = "os^vDP*X<>"
+    for k, family in enumerate(dict.fromkeys(variant.family for variant in variants)):
+        points = sorted(
+            (entry["step_time_ms"], entry[key], variant.label, entry.get(f"{key}_std") or 0.0)
+            for variant in variants
+            if variant.family == family
+            and {"step_time_ms", key} <= (entry := entries.get(variant.name, {})).keys()
+        )
+        if not points:
+            continue
+        times, errors, labels, deviations = zip(*points, strict=True)
+        color = COLORS[k % len(COLORS)]
+        place.errorbar(
+            times,
+            errors,
+            yerr=deviations,
+            fmt=markers[k % len(markers)],
+            color=color,
+            markersize=8,
+            capsize=3,
+            label=family,
+        )
+        best = pareto_front(list(zip(times, errors, strict=True)))
+        place.plot(*zip(*best, strict=True), color=color, linewidth=1.2, alpha=0.6)
+        for time, error, label in zip(times, errors, labels, strict=True):
+            place.annotate(
+                label, (time, error), (5, 4), textcoords="offset points", fontsize=9, color=color
+            )
+    place.set_xlabel("time of one step / ms", fontsize=14)
+    place.set_ylabel(f"RMSE against {what} forces / kJ/mol/nm", fontsize=14)
+    place.spines[["top", "right"]].set_visible(False)
+    caption = (
+        "Labels: channels, layers, cutoff in nm. Lines join the students that no other of their"
+        " kind beats in both error and time."
+    )
+    put_caption(figure, title, caption, place.get_legend_handles_labels())
+    save(figure, path)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those of the points that no other beats in both numbers, in order of the first."""
+    front: list[tuple[float, float]] = []
+    for point in sorted(points):
+        if not front or point[1] < front[-1][1]:
+            front.append(point)
+    return front

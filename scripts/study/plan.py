@@ -71,12 +71,17 @@ class Variant:
         Folder of the ensemble that it needs; variants that name the same one share it.
     committee : bool
         The ensemble's mean itself runs, without a student.
+    family, label : str
+        Variants of one family are a series in the picture of errors over costs; the label is that
+        of a point.
     """
 
     name: str
     changes: dict[str, Any]
     teachers: str | None = None
     committee: bool = False
+    family: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -267,7 +272,7 @@ class Costs:
         step = (
             (run.teachers.count if variant_run.variant.committee else 1)
             * 0.075
-            * self._pass(run.model)
+            * self._pass(run.student.model or run.model)
             / _cores()
         )
         per_ps = step / (protocol.timestep or 0.005)
@@ -280,7 +285,7 @@ class Costs:
             return seconds
         stability = per_ps * run.stability.replicas * run.stability.duration
         return {
-            "train": self.training(run, run.student.training),
+            "train": self.training(run, run.student.training, run.student.model),
             **seconds,
             "stability": stability,
         }
@@ -288,11 +293,14 @@ class Costs:
     def _frames(self, run: RunConfig) -> int:
         return min(run.max_frames or self.n_frames, self.n_frames)
 
-    def training(self, run: RunConfig, training: TrainingConfig) -> float:
-        """One training, on all cores."""
+    def training(
+        self, run: RunConfig, training: TrainingConfig, model: ModelConfig | None = None
+    ) -> float:
+        """One training of `model`, the teachers' if absent, on all cores."""
         # validation needs no gradient of the weights
         share = 1 - run.split.test - 0.75 * run.split.validation
-        return training.epochs * share * self._frames(run) * self._pass(run.model) / _cores()
+        once = share * self._frames(run) * self._pass(model or run.model) / _cores()
+        return training.epochs * once
 
     def _pass(self, model: ModelConfig) -> float:
         """Seconds of one core to train on one frame once: pairs take most of it."""

@@ -16,8 +16,9 @@ from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.stages.compare import compare_runs
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
 
-from .pictures import draw_forces_and_structure, draw_metrics
+from .pictures import draw_errors_and_costs, draw_forces_and_structure, draw_metrics
 from .plan import Study, VariantRun
+from .sizes import size_claims
 from .tables import (
     METRICS,
     Row,
@@ -67,7 +68,7 @@ def write_report(
     write_table(study.folder / "summary.csv", summary)
     write_table(study.folder / "peaks.csv", peak_rows(summary))
     write_table(study.folder / "wall_times.csv", wall_rows(finished))
-    claims = claim_rows(rows)
+    claims = claim_rows(rows, size_claims(study.variants))
     if claims:
         write_table(study.folder / "claims.csv", claims)
     description = _description(study, common, frames, finished, rows)
@@ -78,7 +79,11 @@ def write_report(
     title, caption = _title(frames), _caption(common, summary)
     draw_metrics(study.folder / "metrics", rows, summary, METRICS, title, caption)
     draw_forces_and_structure(study.folder / "forces_and_structure", rows, title, caption)
+    families = [variant for variant in study.variants if variant.family]
+    if families:
+        draw_errors_and_costs(study.folder / "errors_and_costs", families, summary, title)
     pictures = [
+        *(["errors_and_costs"] if families else []),
         "metrics",
         "forces_and_structure",
         *(_compare_curves(study, common, finished) if whole else []),

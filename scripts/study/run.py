@@ -31,6 +31,7 @@ from .plan import (
     study_variants,
 )
 from .report import publish, write_report
+from .sizes import BIG_TEACHERS, size_variants
 from .variant_runs import measure_speeds, stamp, teach, work
 
 logger = logging.getLogger("openmm_cgkd")
@@ -58,11 +59,12 @@ def run_study(given: argparse.Namespace) -> int:
             "simulation.timestep: is absent; write one, because all variants shall have the same."
         )
     frames = read_frames(common.path(common.frames))
-    variants = (
-        ablation_variants(common, frames, given.ablation)
-        if given.ablation
-        else study_variants(common)
-    )
+    if given.sizes:
+        variants = size_variants(common.student.training.epochs)
+    elif given.ablation:
+        variants = ablation_variants(common, frames, given.ablation)
+    else:
+        variants = study_variants(common)
     seeds = given.seeds or (_QUICK_SEEDS if given.quick else _SEEDS)
     study = Study(given.folder.resolve(), data, choose(variants, given.only), seeds)
     variant_runs = study.variant_runs()
@@ -88,11 +90,14 @@ def configure(given: argparse.Namespace) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        If the file of --config cannot be read.
+        If the file of --config cannot be read, or --sizes and --ablation are both given.
     FramesError
         If there are no frames.
     """
-    data = merge(BASE, QUICK) if given.quick else BASE
+    if given.sizes and given.ablation:
+        raise ConfigError("--sizes: is a study of its own; leave out --ablation.")
+    data = merge(BASE, BIG_TEACHERS) if given.sizes else BASE
+    data = merge(data, QUICK) if given.quick else data
     if given.config is not None:
         data = merge(data, _read_sections(given.config))
     training = {"training": {"epochs": given.epochs}} if given.epochs else {}

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -239,13 +239,21 @@ def markdown(summary: Sequence[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def claim_rows(rows: Sequence[Row]) -> list[Row]:
+def claim_rows(
+    rows: Sequence[Row], claims: Mapping[str, tuple[str, str]] | None = None
+) -> list[Row]:
     """Ratios of errors of pairs of variants, and whether they are below 1.
 
     They are taken over the seeds that both variants have.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+    claims : mapping, optional
+        Pairs of variants by what is claimed; `CLAIMS` if absent.
     """
     found = []
-    for claim, (variant, other) in CLAIMS.items():
+    for claim, (variant, other) in (claims or CLAIMS).items():
         first, second = (
             {row["seed"]: row for row in rows if row["variant"] == name}
             for name in (variant, other)

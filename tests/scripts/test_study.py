@@ -28,7 +28,9 @@ from openmm_cgkd.training import distillation, ensemble
 from openmm_cgkd.utils.seeds import derived_seed
 from scripts.study import __main__ as study_main
 from scripts.study import run as study_run
+from scripts.study.pictures import pareto_front
 from scripts.study.plan import BASE, Costs, ablation_variants, merge, study_variants
+from scripts.study.sizes import BIG_TEACHERS, size_claims, size_variants
 from scripts.study.tables import claim_rows, claims_markdown, peak_rows, summarize
 from scripts.study.variant_runs import work
 from tests.cases.paths import ROOT
@@ -532,3 +534,42 @@ def test_speeds(finished):
     assert float(row(finished, "direct")["ns_per_day"]) == pytest.approx(
         step["ns_per_day"], rel=1e-5
     )
+
+
+def test_students_of_many_sizes_share_big_teachers(fluid, tmp_path):
+    """Distilled and trained directly, with the picture of errors over costs."""
+    variants = size_variants(epochs=2)
+    claims = size_claims(variants)
+    assert claims["8-1-1.0: distilled is better than direct, longer"] == (
+        "distilled-8-1-1.0",
+        "direct-longer-8-1-1.0",
+    )
+    assert len(claims) == 25
+    assert len(variants) == 45
+    longer = next(variant for variant in variants if variant.name == "direct-longer-32-1-1.0")
+    paths = {"system": "system.yaml", "folder": "."}
+    run = parse(
+        RunConfig, merge(merge(BASE, BIG_TEACHERS), longer.changes) | paths, "run", tmp_path
+    )
+    assert run.student.training.epochs == 6
+    assert run.student.model.channels == 32
+    assert run.teachers.resample == "none"
+    assert run.model.channels == 48
+
+    names = ["distilled-8-1-0.8", "direct-8-1-0.8"]
+    call(command(fluid, tmp_path, "--sizes", only=names))
+    assert (tmp_path / "errors_and_costs.png").exists()
+    assert "8-1-0.8: distilled is better than direct" in (tmp_path / "claims.csv").read_text()
+    found = {row["variant"]: float(row["mapped_rmse"]) for row in rows(tmp_path / "results.csv")}
+    assert set(found) == set(names)
+    assert found[names[0]] != found[names[1]]
+
+
+def test_pareto_front_is_what_no_other_point_beats():
+    points = [tuple(point) for point in np.random.default_rng(3).random((50, 2))]
+    expected = {
+        point
+        for point in points
+        if not any(other[0] < point[0] and other[1] < point[1] for other in points)
+    }
+    assert set(pareto_front(points)) == expected
