@@ -30,6 +30,7 @@ LAYERS = [
     ["report"],
     ["stages"],
     ["cli"],
+    ["__main__"],
 ]
 # old import paths, which lead anywhere and which nothing imports
 OLD_PATHS = {"metadata", "mlpotential", "units", "runtime"}

@@ -9,7 +9,7 @@ import typer
 
 from openmm_cgkd.exceptions import ConfigError
 
-from .options import FolderOption, RunOrFluid, open_run, shipped
+from .options import FolderOption, RunOrFluid, open_run_or_fluid
 
 
 def compare(
@@ -59,7 +59,7 @@ def compare(
                 f"{len(runs)} runs were given without all-atom frames to compare with; name them"
                 " with --against."
             )
-        config = open_run(ctx, shipped(runs[0]), folder)
+        config = open_run_or_fluid(ctx, runs[0], folder)
         from openmm_cgkd.stages.compare import compare_run
 
         typer.echo(compare_run(config))
@@ -75,7 +75,7 @@ def compare(
 
 def stability(ctx: typer.Context, run: RunOrFluid, folder: FolderOption = None) -> None:
     """Run replicas from different all-atom frames and tell how long each stays physical."""
-    config = open_run(ctx, shipped(run), folder)
+    config = open_run_or_fluid(ctx, run, folder)
     from openmm_cgkd.stages.stability import check_stability
 
     typer.echo(check_stability(config))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +38,8 @@ FolderOption = Annotated[
     ),
 ]
 
-SYSTEMS = Path(__file__).resolve().parents[2] / "systems"  # the fluids that come with the package
+# the fluids that come with the package; a link in a checkout, files in an installed package
+SYSTEMS = Path(str(files("openmm_cgkd"))) / "systems"
 _SIMULATION = "simulate.yaml"  # of a fluid that comes with a student
 
 
@@ -60,13 +62,22 @@ def open_run(ctx: typer.Context, path: Path, folder: Path | None) -> RunConfig:
     return run
 
 
-def shipped(name: str | Path) -> Path:
-    """The simulation of a fluid that comes with the package, by its name; or the path itself."""
+def open_run_or_fluid(ctx: typer.Context, name: str | Path, folder: Path | None) -> RunConfig:
+    """Read a run, or the simulation of a fluid that comes with the package, by its name.
+
+    The results of such a simulation go to ``runs/NAME-student`` here, unless `folder` says
+    otherwise: the package may be where users cannot write, or would not look.
+
+    Raises
+    ------
+    ConfigError
+        As `open_run`, or if there is neither such a file nor such a fluid.
+    """
     path = Path(name)
     if path.exists() or len(path.parts) > 1 or path.suffix:
-        return path / _SIMULATION if path.is_dir() else path
+        return open_run(ctx, path / _SIMULATION if path.is_dir() else path, folder)
     if (SYSTEMS / path / _SIMULATION).exists():
-        return SYSTEMS / path / _SIMULATION
+        return open_run(ctx, SYSTEMS / path / _SIMULATION, folder or Path(f"runs/{path}-student"))
     known = (
         ", ".join(sorted(file.parent.name for file in SYSTEMS.glob(f"*/{_SIMULATION}"))) or "none"
     )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import FolderOption, RunFile, RunOrFluid, open_run, setting, shipped
+from .options import FolderOption, RunFile, RunOrFluid, open_run, open_run_or_fluid, setting
 
 
 def teach(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> None:
@@ -51,7 +51,7 @@ def simulate(ctx: typer.Context, run: RunOrFluid, folder: FolderOption = None) -
     """Run coarse-grained Langevin dynamics with the exported student of a run, or with the one
     that a fluid comes with.
     """
-    config = open_run(ctx, shipped(run), folder)
+    config = open_run_or_fluid(ctx, run, folder)
     from openmm_cgkd.stages.simulate import simulate_run
 
     typer.echo(simulate_run(config))
@@ -69,31 +69,29 @@ def timestep(
     ] = None,
     timestep: Annotated[
         list[str] | None,
-        setting("Time step to try, repeatable; default '2 fs' to '14 fs', every second."),
+        setting("Time step to try, repeatable; default '5 fs' to '40 fs', every fifth."),
     ] = None,
-    nve: Annotated[
+    duration: Annotated[
         str | None,
-        setting("Duration at constant energy; default '4 ps', from each of four starts."),
-    ] = None,
-    nvt: Annotated[
-        str | None,
-        setting("Duration of Langevin dynamics; default: long enough for the temperature."),
+        setting(
+            "Langevin dynamics with each time step; default: long enough for the temperature,"
+            " such as 470 ps for 240 beads."
+        ),
     ] = None,
     friction: Annotated[str | None, setting("Default '1 / ps'.")] = None,
-    max_drift: Annotated[
-        float | None, setting("Energy drift allowed, kT/ns per bead; default 1.")
-    ] = None,
     max_temperature_error: Annotated[
-        float | None, setting("Relative error of the kinetic temperature allowed; default 0.02.")
+        float | None,
+        setting("Relative error of the configurational temperature allowed; default 0.01."),
     ] = None,
     max_energy_error: Annotated[
-        float | None, setting("Change of mean potential energy allowed, kT per bead; default 0.1.")
+        float | None, setting("Change of mean potential energy allowed, kT per bead; default 0.05.")
+    ] = None,
+    max_structure_error: Annotated[
+        float | None,
+        setting("Mean difference of RDFs that the runs must be able to show; default 0.02."),
     ] = None,
     platform: Annotated[str | None, setting("OpenMM platform; the fastest one if absent.")] = None,
     seed: Annotated[int, typer.Option()] = 1,
-    validate: Annotated[
-        bool, typer.Option("--validate", help="Also compare RDFs with those at half the time step.")
-    ] = False,
     run_script: Annotated[
         bool,
         typer.Option(
@@ -101,34 +99,38 @@ def timestep(
             help="Run the script in a potential whose network is its maker's own; trust them.",
         ),
     ] = False,
+    other_temperature: Annotated[
+        bool,
+        typer.Option(
+            "--other-temperature",
+            help="Search at the temperature of the frames, although the potential is of another.",
+        ),
+    ] = False,
 ) -> None:
-    """Find the longest time step that conserves energy and keeps temperature and averages;
-    'cgkd simulate' uses it by default.
+    """Find the longest time step with which positions have the right temperature (the
+    configurational one), potential energy and structure; 'cgkd simulate' uses it by default.
     """
     from openmm_cgkd.simulation.timestep.criteria import TimestepSearch
     from openmm_cgkd.simulation.timestep.recommendation import read_recommendation
     from openmm_cgkd.simulation.timestep.search import search_timestep
     from openmm_cgkd.stages.timestep import frames_of
 
-    bounds = {
-        "max_drift": max_drift,
-        "max_temperature_error": max_temperature_error,
-        "max_energy_error": max_energy_error,
-    }
-    options = {
-        "timesteps": timestep or None,
-        "nve": nve,
-        "nvt": nvt,
-        "friction": friction,
-        "platform": platform,
-        "seed": seed,
-        "run_script": run_script,
-    }
-    search = TimestepSearch.of(**options, **bounds, validate_structure=validate)
+    search = TimestepSearch.of(
+        timesteps=timestep or None,
+        duration=duration,
+        friction=friction,
+        max_temperature_error=max_temperature_error,
+        max_energy_error=max_energy_error,
+        max_structure_error=max_structure_error,
+        platform=platform,
+        seed=seed,
+        run_script=run_script,
+        other_temperature=other_temperature,
+    )
     path = search_timestep(student, frames_of(student, frames), search)
     recommended = read_recommendation(student)
     assert recommended is not None  # the search has written it
-    typer.echo(f"{recommended * 1e3:g} fs  {path}")
+    typer.echo(f"{recommended.words}  {path}")
 
 
 def run(ctx: typer.Context, run: RunFile, folder: FolderOption = None) -> None:
