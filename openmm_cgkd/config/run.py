@@ -14,6 +14,7 @@ from pydantic import (
 
 from openmm_cgkd.utils.units import (
     Duration,
+    ForceConstant,
     Length,
     Pressure,
     Rate,
@@ -50,14 +51,22 @@ class ModelConfig(Section):
 
 
 class PriorConfig(Section):
-    """Exponential pair repulsion that switches on where the all-atom RDF vanishes."""
+    """Pair repulsion that switches on where the all-atom RDF vanishes: exponential, then linear."""
 
     threshold: float = Field(0.001, gt=0, description="t is the first r with g(r) above this")
     p: float = Field(
-        0.05, gt=0, lt=1, description="force at t as a share of the mean force component"
+        0.05, ge=1e-9, lt=1, description="force at t as a share of the mean force component"
     )
     distance: Length = Field(
-        "0.015 nanometer", description="inside t by this much the force is the mean component"
+        "0.015 nanometer",
+        gt=1e-6,
+        le=100,
+        description="inside t by this much the force is the mean component",
+    )
+    stiffness: ForceConstant = Field(
+        "30000 kilojoule/mole/nanometer**2",
+        description="largest slope of the force: beyond, it is linear",
+        json_schema_extra=dict(YOUNGER),
     )
 
 

@@ -245,10 +245,19 @@ YOUNGER = {"younger": True}
 
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        younger = {
-            name
-            for name, field in type(value).model_fields.items()
-            if field.json_schema_extra == YOUNGER and getattr(value, name) == field.default
-        }
-        return value.model_dump(mode="json", exclude=younger)
+        return value.model_dump(mode="json", exclude=younger_at_default(value))
     return str(value)
+
+
+def younger_at_default(section: BaseModel) -> set[str]:
+    """Names of the fields that earlier versions did not have and that are at their defaults."""
+    younger = {
+        name
+        for name, field in type(section).model_fields.items()
+        if field.json_schema_extra == YOUNGER
+    }
+    if not younger:
+        return set()
+    # its defaults as they are read: with units, they are text
+    default = type(section).model_validate(section.model_dump(mode="json", exclude=younger))
+    return {name for name in younger if getattr(section, name) == getattr(default, name)}

@@ -31,11 +31,12 @@ from openmm_cgkd.utils.progress import progress
 from .checkpoint import load_checkpoint
 from .custom_network import CustomNetwork
 from .forces import cutoff_of, energies_and_forces
-from .metadata import FILE_NAME, WEIGHTS, PotentialMetadata, content_hash, first_mistake
+from .metadata import FILE_NAME, WEIGHTS, PotentialMetadata, content_hash
 from .modules import script_fast, script_portable
 from .network import TensorNetEnergies
 from .pairs import find_pairs
 from .prior import Prior, PriorParameters
+from .stored_prior import first_mistake
 from .stored_weights import packed
 
 logger = logging.getLogger(__name__)

@@ -19,10 +19,10 @@ from openmm_cgkd.exceptions import ModelFileError
 from openmm_cgkd.utils.text_file import shown
 
 from .archive import MEGABYTE, ArchiveError, check_shallow, read_archive
-from .stored_prior import StoredPrior
+from .stored_prior import first_mistake, mistake_in_prior
 
 FORMAT: Final = "openmm_cgkd potential"
-VERSION, OLDEST = 3, 2
+VERSION, OLDEST = 4, 2
 FILE_NAME, WEIGHTS = "metadata.json", "extra/weights.safetensors"
 MOST_TYPES = 100
 _LARGEST = 4 * MEGABYTE
@@ -148,12 +148,10 @@ class PotentialMetadata(BaseModel):
             raise ValueError(
                 f"masses {shown(self.masses)} do not fit bead types {shown(self.type_names)}"
             )
-        try:
-            prior = StoredPrior.model_validate(self.prior)
-        except ValidationError as error:
-            raise ValueError(f"prior: {first_mistake(error)}") from error
-        if list(prior.type_names) != self.type_names:
-            raise ValueError(f"prior: its bead types are {shown(list(prior.type_names))}")
+        if wrong := mistake_in_prior(self.prior):
+            raise ValueError(f"prior: {wrong}")
+        if list(self.prior["type_names"]) != self.type_names:
+            raise ValueError(f"prior: its bead types are {shown(list(self.prior['type_names']))}")
         scale = self.network.get("scale", 1.0)
         if not isinstance(scale, int | float) or not 0 < scale < math.inf:
             raise ValueError(f"network: its scale is {shown(scale)}")
@@ -171,16 +169,6 @@ class PotentialMetadata(BaseModel):
         # the scale is among the weights
         described = {name: value for name, value in self.network.items() if name != "scale"}
         return tensornet_settings(described, self.cutoff)
-
-
-def first_mistake(error: ValidationError) -> str:
-    """Field, value and reason of the first thing that is wrong."""
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
-    reason = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
-        return f"{field}: {reason}" if field else reason
-    return f"{field}: got {shown(first['input'])}: {reason[0].lower()}{reason[1:]}"
 
 
 def content_hash(records: Mapping[str, bytes], data: dict[str, Any]) -> str:

@@ -6,7 +6,9 @@ For each pair of bead types U(r) = (s p / a) exp(a (t - r)) with a = ln(1/p) / d
 first r with g(r) > threshold, s the mean magnitude of the mapped force components, p the share of s
 that the repulsion has at t, and d the distance inside t at which its force reaches s. Form and
 numbers follow the public coarse-graining example of the hippynn project; each pair is counted once.
-Molecules of several beads have bonds and angles besides (`bonded`).
+The decay length 1/a is 5 pm, and a bead steps further in 30 fs. So where the slope of the force has
+grown to the stiffness, the force goes on along its tangent. Molecules of several beads have bonds
+and angles besides (`bonded`).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from openmm_cgkd.config.run import PriorConfig
-from openmm_cgkd.exceptions import FramesError, RecordError, TrainingError
+from openmm_cgkd.exceptions import ConfigError, FramesError, RecordError, TrainingError
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.utils.box import box_volume
 from openmm_cgkd.utils.records import read_record, write_record
@@ -32,12 +34,19 @@ from openmm_cgkd.utils.records import read_record, write_record
 from .bonded import BondedParameters, BondedPrior, bonded_prior, fit_bonded, nearest_vectors
 from .forces import energies_and_forces
 from .pairs import Pairs, find_pairs
+from .signature import NO_BEND
+from .stored_prior import mistake_in_prior, slope_at_contact
 
 logger = logging.getLogger(__name__)
 
 
 class PairRepulsion(nn.Module):
-    """Exponential repulsion between bead types.
+    """Exponential repulsion between bead types, continued by a parabola.
+
+    With x = a (t - r), U = (s p / a) exp(x) up to the exponent b, the bend, at which its second
+    derivative s p a exp(b) is the stiffness K. Beyond, U is the Taylor polynomial of second degree
+    about b, (s p / a) exp(b) (1 + (x - b) + (x - b)^2 / 2), so the force is F + K (r_b - r), with F
+    the force at the distance r_b of the bend.
 
     Parameters
     ----------
@@ -49,14 +58,31 @@ class PairRepulsion(nn.Module):
         Share of s at contact, and d in nm.
     cutoff : float
         Pairs at or beyond it contribute nothing, nm.
+    stiffness : float, optional
+        K, kJ/mol/nm^2; absent: exponential to its end.
+
+    Attributes
+    ----------
+    height, steepness, bend : float
+        s p / a, kJ/mol; a, 1/nm; b.
     """
 
     def __init__(
-        self, contact: Tensor, force: float, p: float, distance: float, cutoff: float
+        self,
+        contact: Tensor,
+        force: float,
+        p: float,
+        distance: float,
+        cutoff: float,
+        stiffness: float | None = None,
     ) -> None:
         super().__init__()
-        self.steepness = math.log(1 / p) / distance  # a, 1/nm
-        self.height = force * p / self.steepness  # s p / a, kJ/mol
+        self.steepness = math.log(1 / p) / distance
+        self.height = force * p / self.steepness
+        slope = slope_at_contact(force, p, distance)
+        self.bend = NO_BEND
+        if stiffness is not None and slope > 0:  # it has no height without forces
+            self.bend = min(math.log(stiffness) - math.log(slope), NO_BEND)
         self.cutoff = cutoff
         self.n_types = int(contact.shape[0])
         self.contact: Tensor
@@ -70,9 +96,9 @@ class PairRepulsion(nn.Module):
         distances = torch.linalg.vector_norm(vectors, dim=1)
         kinds = types.index_select(0, first) * self.n_types + types.index_select(0, second)
         exponent = self.steepness * (self.contact.index_select(0, kinds) - distances)
-        half = (
-            0.5 * self.height * torch.exp(exponent) * (distances < self.cutoff).to(distances.dtype)
-        )
+        beyond = torch.relu(exponent - self.bend)
+        growth = torch.exp(exponent.clamp(max=self.bend)) * (1 + beyond + 0.5 * beyond * beyond)
+        half = 0.5 * self.height * growth * (distances < self.cutoff).to(distances.dtype)
         energies = torch.zeros(types.shape[0], dtype=vectors.dtype, device=vectors.device)
         return energies.index_add(0, first, half).index_add(0, second, half)
 
@@ -87,6 +113,8 @@ class PriorParameters:
         As for `PairRepulsion`.
     bonded : BondedParameters or None
         None for molecules of one bead.
+    stiffness : float or None
+        As for `PairRepulsion`; None in files from before there was one.
     """
 
     type_names: tuple[str, ...]
@@ -95,33 +123,21 @@ class PriorParameters:
     p: float
     distance: float
     bonded: BondedParameters | None = None
+    stiffness: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.bonded, dict):
             object.__setattr__(self, "bonded", BondedParameters(**self.bonded))
 
-    def objection(self) -> str:
-        """Why this cannot be a repulsion, in words; empty if it can."""
-        names, contact = self.type_names, np.array(self.contact)
-        if len(set(names)) < len(names) or not names or not all(isinstance(n, str) for n in names):
-            return f"the bead type names {names} are missing, repeated or no text"
-        table = contact.dtype.kind in "if" and contact.shape == (len(names), len(names))
-        if not table or not (contact == contact.T).all():
-            return f"contact is not a symmetric table of {len(names)} bead types"
-        if not ((contact >= 0) & (contact < np.inf)).all():
-            return "contact holds distances that are negative or not finite"
-        if not 0 < self.p < 1 or not (0 < self.distance < np.inf and 0 <= self.force < np.inf):
-            return (
-                f"p = {self.p}, distance = {self.distance} nm, force = {self.force} are not those"
-                " of a repulsion"
-            )
-        numbers = [] if self.bonded is None else self.bonded.numbers
-        if not np.isfinite(numbers).all():
-            return "bonds or angles hold numbers that are not finite"
-        return ""
-
     def build(self, cutoff: float) -> PairRepulsion:
-        return PairRepulsion(torch.tensor(self.contact), self.force, self.p, self.distance, cutoff)
+        return PairRepulsion(
+            torch.tensor(self.contact),
+            self.force,
+            self.p,
+            self.distance,
+            cutoff,
+            self.stiffness,
+        )
 
     def build_bonded(self) -> BondedPrior:
         return bonded_prior(self.type_names, self.bonded)
@@ -217,6 +233,8 @@ def fit_prior(
 
     Raises
     ------
+    ConfigError
+        If the stiffness is below the slope that the force has at contact.
     FramesError
         If two types never meet within the searched distance, the repulsion of a pair that the
         frames cannot hold cannot be estimated, or as `fit_bonded`.
@@ -265,8 +283,21 @@ def fit_prior(
             contact[a, b] = edges[np.argmax(g > config.threshold)]
     _estimate_unseen(contact, possible, tuple(frames.beads.type_names))
     force = float(np.abs(frames.forces).mean())
+    least = slope_at_contact(force, config.p, config.distance)
+    if config.stiffness < least:
+        raise ConfigError(
+            f"prior.stiffness: got {config.stiffness:g} kJ/mol/nm^2, but where beads get into"
+            f" contact the force has the slope {least:g} already, and it must grow further inside;"
+            f" set at least {2 * least:.2g} kilojoule/mole/nanometer**2."
+        )
     return PriorParameters(
-        tuple(frames.beads.type_names), contact.tolist(), force, config.p, config.distance, bonded
+        tuple(frames.beads.type_names),
+        contact.tolist(),
+        force,
+        config.p,
+        config.distance,
+        bonded,
+        config.stiffness,
     )
 
 
@@ -325,12 +356,8 @@ def read_prior(path: Path | str) -> PriorParameters:
     cure = "delete it and run 'cgkd teach', which fits it again"
     try:
         data = read_record(Path(path), cure)
-        prior = PriorParameters(tuple(data.pop("type_names")), **data)
-        wrong = prior.objection()
     except RecordError as error:
         raise TrainingError(str(error)) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TrainingError(f"{path}: is not a pair prior; {cure}.") from error
-    if wrong:
-        raise TrainingError(f"{path}: {wrong}; {cure}.")
-    return prior
+    if wrong := mistake_in_prior(data):
+        raise TrainingError(f"{path}: is not a pair prior: {wrong}; {cure}.")
+    return PriorParameters(tuple(data.pop("type_names")), **data)

@@ -6,7 +6,7 @@ they hold.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from torch import Tensor
 
@@ -15,6 +15,10 @@ SCHEMA = (
     "(Tensor positions, Tensor box, Tensor types, Tensor weights, Tensor offsets, Tensor contact,"
     " int[] sizes, float[] numbers, Tensor? members=None, Tensor? terms=None) -> (Tensor, Tensor)"
 )
+
+
+# bend of an exponential to its end; finite, because the compiled loops know no infinity
+NO_BEND: Final = 1e3
 
 
 class Sizes(NamedTuple):
@@ -26,11 +30,15 @@ class Sizes(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Cutoff (nm), and height (kJ/mol) and steepness (1/nm) of the repulsion."""
+    """Cutoff (nm), and height (kJ/mol), steepness (1/nm) and bend of the repulsion.
+
+    `PairRepulsion` says what they are. Files from before there was a bend lack it.
+    """
 
     cutoff: float
     height: float
     steepness: float
+    bend: float = NO_BEND
 
 
 class OperatorArguments(NamedTuple):

@@ -1,11 +1,14 @@
-"""What the prior in a file must look like before anything is built from it."""
+"""What a prior must be: of `prior.json`, of a potential file and of a fit alike."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Self
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from openmm_cgkd.utils.text_file import shown
 
 _Positive = Annotated[float, Field(gt=0)]
 _Names = Annotated[Sequence[str], Field(min_length=1, max_length=1000)]
@@ -51,15 +54,18 @@ class StoredPrior(_Strict):
     type_names: _Names
     contact: Sequence[Sequence[Annotated[float, Field(ge=0, le=100)]]]
     force: float = Field(ge=0)
-    p: float = Field(gt=0, lt=1)
+    p: float = Field(ge=1e-9, lt=1)
     distance: float = Field(gt=1e-6, le=100)
     bonded: _Bonded | None = None
+    stiffness: float | None = Field(None, gt=0, le=1e15)
 
     @model_validator(mode="after")
     def _types_fit(self) -> Self:
         n, rows = len(self.type_names), [list(row) for row in self.contact]
         if len(rows) != n or any(len(row) != n for row in rows):
             raise ValueError(f"contact is not a table of {n} by {n} bead types")
+        if len(set(self.type_names)) < n:
+            raise ValueError(f"the bead types {shown(list(self.type_names))} are not all different")
         if rows != [list(column) for column in zip(*rows, strict=True)]:
             raise ValueError("contact is not symmetric")
         if self.bonded is not None:
@@ -72,3 +78,37 @@ class StoredPrior(_Strict):
             if unknown:
                 raise ValueError(f"bonded names {unknown[0]!r}, which is no bead type")
         return self
+
+    @model_validator(mode="after")
+    def _not_softer_than_at_contact(self) -> Self:
+        least = slope_at_contact(self.force, self.p, self.distance)
+        if self.stiffness is not None and self.stiffness < least:
+            raise ValueError(
+                f"stiffness {self.stiffness:g} kJ/mol/nm^2 is below {least:g}, the slope that the"
+                " force has at contact already"
+            )
+        return self
+
+
+def slope_at_contact(force: float, p: float, distance: float) -> float:
+    """Slope of the force of `PairRepulsion` at its distance t, s p a, kJ/mol/nm^2."""
+    return force * p * math.log(1 / p) / distance
+
+
+def mistake_in_prior(content: Mapping[str, Any]) -> str:
+    """Field and reason of the first thing wrong with the content of a prior; empty if none."""
+    try:
+        StoredPrior.model_validate(dict(content))
+    except ValidationError as error:
+        return first_mistake(error)
+    return ""
+
+
+def first_mistake(error: ValidationError) -> str:
+    """Field, value and reason of the first thing that is wrong."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{field}: {reason}" if field else reason
+    return f"{field}: got {shown(first['input'])}: {reason[0].lower()}{reason[1:]}"

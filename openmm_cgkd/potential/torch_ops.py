@@ -51,7 +51,9 @@ class PackedNetwork(nn.Module):
             prior.contact.reshape(prior.n_types, prior.n_types).to(torch.float64).contiguous(),
         )
         self.sizes: list[int] = [*Sizes(network.channels, len(network.layers), hidden)]
-        self.numbers: list[float] = [*Numbers(network.cutoff, prior.height, prior.steepness)]
+        self.numbers: list[float] = [
+            *Numbers(network.cutoff, prior.height, prior.steepness, prior.bend)
+        ]
 
     def forward(
         self,

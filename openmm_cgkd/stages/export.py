@@ -8,12 +8,11 @@ from openmm_cgkd.config.run import RunConfig
 from openmm_cgkd.exceptions import ConfigError, ModelFileError
 from openmm_cgkd.potential.export import export_potential, fast_path
 from openmm_cgkd.potential.metadata import VERSION
-from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder, StageRecord
 from openmm_cgkd.training.task import BEST
 from openmm_cgkd.utils.files import file_hash
 
-from .inputs import all_frames
+from .inputs import all_frames, prior_of
 
 
 def export_student(run: RunConfig) -> Path:
@@ -49,7 +48,7 @@ def export_student(run: RunConfig) -> Path:
         }
         record = StageRecord(folder, "export", inputs, [folder.model, fast_path(folder.model)])
         if not record.finished:
-            frames, prior = all_frames(run), read_prior(folder.prior)
+            frames, prior = all_frames(run), prior_of(run)
             export_potential(checkpoint, folder.model, frames, prior)
             record.finish()
     return folder.model

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from openmm_cgkd.config.run import RunConfig
-from openmm_cgkd.exceptions import FramesError
+from openmm_cgkd.config.section import younger_at_default
+from openmm_cgkd.exceptions import FramesError, TrainingError
 from openmm_cgkd.frames.frames import Frames, read_frames
 from openmm_cgkd.frames.split import Split, apply_split
 from openmm_cgkd.potential.prior import PriorParameters, fit_prior, read_prior, write_prior
@@ -16,6 +19,8 @@ from openmm_cgkd.training.task import BEST
 from openmm_cgkd.utils.files import file_hash
 
 from .same_fluid import check_same_fluid
+
+logger = logging.getLogger(__name__)
 
 
 def all_frames(run: RunConfig) -> Frames:
@@ -43,9 +48,37 @@ def split_run(run: RunConfig, frames: Frames) -> Split:
 
 
 def fit_prior_of(run: RunConfig, frames: Frames) -> PriorParameters:
-    """Fit the prior to the training part and write it to `RunFolder.prior`."""
+    """Fit the prior to the training part and write it to `RunFolder.prior`.
+
+    A run that an earlier version began keeps its repulsion without a stiffness, unless the
+    configuration names another stiffness than the default: its networks were trained with it.
+    """
+    path = RunFolder(run).prior
     prior = fit_prior(frames[split_run(run, frames).training], run.prior)
-    write_prior(prior, RunFolder(run).prior)
+    before = replace(prior, stiffness=None)
+    if "stiffness" in younger_at_default(run.prior) and _holds(path, before):
+        return prior_of(run)
+    write_prior(prior, path)
+    return prior
+
+
+def _holds(path: Path, prior: PriorParameters) -> bool:
+    try:
+        return read_prior(path).identity == prior.identity
+    except TrainingError:  # missing or damaged
+        return False
+
+
+def prior_of(run: RunConfig) -> PriorParameters:
+    """Read the prior of a run; errors as `read_prior`."""
+    path = RunFolder(run).prior
+    prior = read_prior(path)
+    if prior.stiffness is None:
+        logger.warning(
+            "%s: of an earlier version: the repulsion is exponential to its end, which long time"
+            " steps do not survive; delete it to train again with prior.stiffness of run.yaml",
+            path,
+        )
     return prior
 
 

@@ -7,6 +7,7 @@ import json
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openmm
@@ -24,7 +25,8 @@ CUTOFF = 0.8
 NAMES = ("CHO", "CL", "EGL")
 MASSES = (104.17, 35.45, 62.07)
 CONTACT = np.array([[0.43, 0.39, 0.42], [0.39, 0.41, 0.40], [0.42, 0.40, 0.44]])
-PRIOR = PriorParameters(NAMES, CONTACT.tolist(), 300.0, 0.05, 0.015)
+# some pairs of `liquid` are beyond the bend, some not
+PRIOR = PriorParameters(NAMES, CONTACT.tolist(), 300.0, 0.05, 0.015, stiffness=1e4)
 CONFIG = ModelConfig(channels=8, layers=1, cutoff=f"{CUTOFF} nanometer", radial_functions=8)
 CUBIC = 2.0 * np.eye(3)
 TRICLINIC = np.array([[2.2, 0, 0], [0.4, 2.1, 0], [-0.3, 0.5, 2.0]])
@@ -69,13 +71,13 @@ def beads(types: np.ndarray) -> BeadTopology:
     return BeadTopology(NAMES, types, np.array(MASSES)[types], np.arange(len(types)))
 
 
-def write_toy_potential(path: Path, kind: str = "portable") -> Path:
+def write_toy_potential(path: Path, kind: str = "portable", **changes: Any) -> Path:
     types, positions = liquid()
     return write_potential(
         path,
         TensorNetEnergies(torchmd_network()),
         PRIOR,
-        metadata(kind=kind),
+        metadata(kind=kind, **changes),
         types,
         positions,
         CUBIC,
@@ -144,15 +146,32 @@ def images(
 def prior_energy_and_forces(
     types: np.ndarray, positions: np.ndarray, box: np.ndarray | None
 ) -> tuple[float, np.ndarray]:
-    """The repulsion written out.
-
-    U(r) = (s p / a) exp(a (t - r)), a = ln(1/p) / d, each pair once.
-    """
+    """The repulsion of `PRIOR` written out, each pair once."""
     first, second, vectors = images(positions, box)
     r = np.linalg.norm(vectors, axis=1)
-    a = np.log(1 / PRIOR.p) / PRIOR.distance
-    pair_force = PRIOR.force * PRIOR.p * np.exp(a * (CONTACT[types[first], types[second]] - r))
+    pair_energy, pair_force = wall(r, CONTACT[types[first], types[second]])
     forces = np.zeros_like(positions)
     np.add.at(forces, second, (pair_force / r)[:, None] * vectors)
     np.add.at(forces, first, -(pair_force / r)[:, None] * vectors)
-    return float(pair_force.sum() / a), forces
+    return float(pair_energy.sum()), forces
+
+
+def wall(
+    r: np.ndarray, t: np.ndarray, prior: PriorParameters = PRIOR
+) -> tuple[np.ndarray, np.ndarray]:
+    """Energy and force of pairs at distances r.
+
+    U(r) = (s p / a) exp(a (t - r)), a = ln(1/p) / d, down to the distance at which U'' = K; from
+    there on the force has the slope K.
+    """
+    a = np.log(1 / prior.p) / prior.distance
+    if prior.stiffness is None:
+        edge = np.full_like(r, -np.inf)
+    else:
+        edge = t - np.log(prior.stiffness / (prior.force * prior.p * a)) / a
+    force = prior.force * prior.p * np.exp(a * (t - np.maximum(r, edge)))
+    if prior.stiffness is None:
+        return force / a, force
+    inside = np.maximum(edge - r, 0)
+    energy = force / a + force * inside + prior.stiffness * inside**2 / 2
+    return energy, force + prior.stiffness * inside

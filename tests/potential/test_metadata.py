@@ -80,6 +80,8 @@ BAD = [
     (prior(force="300"), "prior: force"),
     (prior(p=1.0), "prior: p"),
     (prior(distance=0.0), "prior: distance"),
+    (prior(stiffness=-1.0), "prior: stiffness: got -1"),
+    (prior(stiffness=100.0), "prior: stiffness 100 kJ/mol/nm.2 is below 299"),
     (prior(type_names=["A", "B", "C"]), "prior: its bead types"),
     (prior(hook="x"), "prior: hook"),
     (bonded(("bonds", 0, "constant"), math.inf), r"prior: bonded\.bonds\.0\.constant"),
@@ -113,7 +115,12 @@ def test_fields_that_are_not_physical(file, tmp_path, changes, field):
 
 
 def test_good_ones():
-    for changes in (prior(bonded=BONDED), {"temperature": 1}, {"masses": [1, 2, 3]}):
+    for changes in (
+        prior(bonded=BONDED),
+        prior(stiffness=None),
+        {"temperature": 1},
+        {"masses": [1, 2, 3]},
+    ):
         metadata(**changes)
     described = CONFIG.model_dump()
     exact = CUTOFF * (1 + 1e-12)  # ten digits of it stand in the description

@@ -3,8 +3,6 @@
 The prior against its formula, and the pair search against NumPy.
 """
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -194,37 +192,6 @@ def test_invariance_under_rotation_translation_permutation_and_reflection():
     torch.testing.assert_close(
         forces_2, forces[order] @ torch.from_numpy(rotation.T), rtol=1e-8, atol=1e-8
     )
-
-
-def test_prior_against_its_formula():
-    contact = torch.tensor([[0.40, 0.35], [0.35, 0.50]], dtype=torch.float64)
-    force, p, d = 120.0, 0.05, 0.015
-    prior = PairRepulsion(contact, force, p, d, 1.0).double()
-
-    def evaluate(distance, kinds):
-        positions = torch.tensor([[0.0, 0, 0], [0, 0, distance]], dtype=torch.float64)
-        return energies_and_forces(
-            prior,
-            torch.tensor(kinds),
-            positions,
-            torch.tensor([0]),
-            torch.tensor([1]),
-            torch.zeros(1, 3).double(),
-        )
-
-    steepness = math.log(1 / p) / d
-    for distance, kinds, t in (
-        (0.41, [0, 0], 0.40),
-        (0.33, [0, 1], 0.35),
-        (0.33, [1, 0], 0.35),
-        (0.48, [1, 1], 0.50),
-    ):
-        energies, forces = evaluate(distance, kinds)
-        expected = force * p / steepness * math.exp(steepness * (t - distance))
-        assert energies.sum().item() == pytest.approx(expected, rel=1e-6)  # the pair counts once
-        assert forces[1, 2].item() == pytest.approx(steepness * expected, rel=1e-6)  # repulsive
-    assert evaluate(0.40, [0, 0])[1][1, 2].item() == pytest.approx(p * force, rel=1e-6)
-    assert evaluate(0.40 - d, [0, 0])[1][1, 2].item() == pytest.approx(force, rel=1e-6)
 
 
 def test_prior_contact_is_where_the_rdf_starts():

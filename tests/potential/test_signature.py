@@ -1,5 +1,7 @@
 """The named arguments of the operators, and the schema that stored files call."""
 
+import math
+
 import torch
 
 import openmm_cgkd.operators  # noqa: F401  registers the operators
@@ -28,7 +30,9 @@ def test_plain_lists_hold_what_their_names_say():
     _, network = torchmd_pair(2, channels=8)
     packed = PackedNetwork(network, PRIOR)
     assert packed.sizes[:2] == [8, 2]
-    assert packed.numbers == [network.cutoff, PRIOR.height, PRIOR.steepness]
+    assert packed.numbers == [network.cutoff, PRIOR.height, PRIOR.steepness, PRIOR.bend]
     sizes, numbers = Sizes(*packed.sizes), Numbers(*packed.numbers)
     assert (sizes.channels, sizes.layers) == (8, 2)
     assert (numbers.cutoff, numbers.height) == (network.cutoff, PRIOR.height)
+    # three numbers in files from before there was a bend: e^x for every x that has one
+    assert math.exp(Numbers(*packed.numbers[:3]).bend - 300) > 1e300

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import threading
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from openmm_cgkd.config.section import plain_inputs
 from openmm_cgkd.exceptions import BoxError, ExecutionError, FramesError, TrainingError
 from openmm_cgkd.execution.processes import cores
 from openmm_cgkd.potential.checkpoint import load_checkpoint
-from openmm_cgkd.potential.prior import read_prior
+from openmm_cgkd.potential.prior import read_prior, write_prior
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.stages.inputs import fit_prior_of
 from openmm_cgkd.stages.teach import ensemble_task, train_teachers
@@ -98,6 +100,26 @@ def test_member_killed_in_a_parsl_worker_goes_on_to_the_same_end(tmp_path, frame
         torch.set_num_threads(before)
     one, other = (load_checkpoint(path)[0].state_dict() for path in (best[1], expected))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_of_an_earlier_version_keeps_its_wall(tmp_path, frames, caplog):
+    """Its networks were trained with it, and so the stage of its teachers stays finished."""
+    run = make_run(tmp_path, frames)
+    path, fitted = RunFolder(run).prior, fit_prior_of(run, frames)
+    old = dataclasses.replace(fitted, stiffness=None)
+    write_prior(old, path)
+    assert fit_prior_of(run, frames) == old == read_prior(path)
+    assert f"{path}: of an earlier version" in caplog.text
+    assert "delete it to train again" in caplog.text
+    assert "stiffness" not in plain_inputs({"prior": run.prior})["prior"]
+
+    named = make_run(tmp_path, frames, prior={"stiffness": "5e4 kJ/mol/nm^2"})
+    assert fit_prior_of(named, frames).stiffness == 5e4
+    assert plain_inputs({"prior": named.prior})["prior"]["stiffness"].startswith("50000 ")
+    write_prior(dataclasses.replace(old, force=1.0), path)  # of other frames
+    assert fit_prior_of(run, frames) == fitted
+    path.unlink()
+    assert fit_prior_of(run, frames) == fitted
 
 
 def test_threads_do_not_depend_on_what_is_left(tmp_path, frames):

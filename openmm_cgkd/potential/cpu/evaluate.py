@@ -81,6 +81,7 @@ def evaluate(
     cutoff,
     height,
     steepness,
+    bend,
     bonded_beads,
     bonded_parameters,
     space,
@@ -100,8 +101,8 @@ def evaluate(
         arithmetic, all else is double precision.
     contact : ndarray, shape (n_types, n_types), nm
     channels, n_layers, hidden : int
-    cutoff, height, steepness : float
-        The last two are the prior's.
+    cutoff, height, steepness, bend : float
+        As `Numbers`.
     bonded_beads, bonded_parameters : ndarray
         Bonds and angles, see `add_bonded`.
     space : tuple
@@ -123,6 +124,7 @@ def evaluate(
         contact,
         height,
         steepness,
+        bend,
         energies,
         edge_gradient,
     )

@@ -15,9 +15,20 @@ _parallel = compiled(parallel=True, fastmath=True)
 
 @_parallel
 def repulsion(
-    start, count, column, unit, distance, types, contact, height, steepness, energies, edge_gradient
+    start,
+    count,
+    column,
+    unit,
+    distance,
+    types,
+    contact,
+    height,
+    steepness,
+    bend,
+    energies,
+    edge_gradient,
 ):
-    """Add half of U(r) = height exp(steepness (contact - r)) to either bead.
+    """Add half of the energy of `PairRepulsion` to either bead.
 
     Sets its gradient by the edge vectors.
     """
@@ -27,6 +38,14 @@ def repulsion(
             exponent = steepness * (contact[types[i], types[column[e]]] - distance[e])
             if exponent < _NOTHING:  # most pairs
                 continue
+            if exponent > bend:
+                beyond = exponent - bend
+                half = 0.5 * height * math.exp(bend)
+                energies[i] += half * (1.0 + beyond + 0.5 * beyond * beyond)
+                for k in range(3):
+                    edge_gradient[e, k] -= steepness * half * (1.0 + beyond) * unit[e, k]
+                continue
+            # on its own, so that potentials without a bend keep their last bit
             half = 0.5 * height * math.exp(exponent)
             energies[i] += half
             for k in range(3):

@@ -15,14 +15,14 @@ def find_edges(
     positions, box, counters, rows, n_found, bonded, types, n_types, contact, count, column, knot,
     place, unit, per_length, n_slots,
     energies, gradient, CUTOFF: tl.constexpr, HEIGHT: tl.constexpr, STEEPNESS: tl.constexpr,
-    INTERVALS: tl.constexpr,
+    BEND: tl.constexpr, INTERVALS: tl.constexpr,
     CELL: tl.constexpr, ROW: tl.constexpr, PERIODIC: tl.constexpr, BONDED: tl.constexpr,
 ):  # fmt: skip
     """Edges of one bead shorter than the cutoff; energy and gradient of its repulsion.
 
     Edges: neighbour (`column`), interval of the radial tables (`knot`) and place in it, unit vector
-    (three planes of n_slots), inverse length. The energy is half of U(r) = HEIGHT exp(STEEPNESS
-    (contact - r)), which does not act where `bonded` is set.
+    (three planes of n_slots), inverse length. The energy is half of that of
+    `PairRepulsion`, which does not act where `bonded` is set.
     """
     i, k = tl.program_id(0).to(tl.int64), tl.arange(0, ROW)
     cell, slot = read_box(box, PERIODIC), i * ROW + k
@@ -55,7 +55,11 @@ def find_edges(
     repels = near & (exponent > _NOTHING)
     if BONDED:
         repels &= tl.load(bonded + slot, mask=near, other=0) == 0
-    u = tl.where(repels, tl.exp(tl.where(repels, exponent, 0.0)) * HEIGHT, 0.0)
+    exponent = tl.where(repels, exponent, 0.0)
+    # not tl.maximum, which takes a number in single precision
+    beyond = tl.where(exponent > BEND, exponent - BEND, 0.0)
+    until = tl.where(repels, tl.exp(exponent - beyond) * HEIGHT, 0.0)
+    u, push = until * (1.0 + beyond + 0.5 * beyond * beyond), until * (1.0 + beyond)
     failed = (
         (tl.load(counters + 1) > CELL)
         | (tl.load(counters + 2) > ROW)
@@ -63,9 +67,9 @@ def find_edges(
     )
     start = tl.where(failed, float("nan"), 0.0)  # later kernels add to it
     tl.store(energies + i, start + 0.5 * tl.sum(u, 0))
-    tl.store(gradient + 3 * i, start + tl.sum(u * x, 0) * STEEPNESS)
-    tl.store(gradient + 3 * i + 1, start + tl.sum(u * y, 0) * STEEPNESS)
-    tl.store(gradient + 3 * i + 2, start + tl.sum(u * z, 0) * STEEPNESS)
+    tl.store(gradient + 3 * i, start + tl.sum(push * x, 0) * STEEPNESS)
+    tl.store(gradient + 3 * i + 1, start + tl.sum(push * y, 0) * STEEPNESS)
+    tl.store(gradient + 3 * i + 2, start + tl.sum(push * z, 0) * STEEPNESS)
 
 
 @triton.jit

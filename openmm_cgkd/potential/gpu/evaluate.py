@@ -157,14 +157,14 @@ def _run(
         torch.empty(n, 3, dtype=torch.float64, device=device),
     )
     box = beads.positions if beads.box is None else beads.box
-    _, height, steepness = beads.numbers
     launch(
         find_edges, n, beads.positions, box, listed.counters, listed.rows, listed.n_found,
         hidden, beads.types,
         len(beads.contact), beads.contact, count, column, knot, place, unit, per_length, n_slots,
         energies, gradient,
-        HEIGHT=height, STEEPNESS=steepness, INTERVALS=N_INTERVALS, CELL=listed.capacity.cell,
-        ROW=listed.capacity.row, BONDED=bonds is not None,
+        HEIGHT=beads.numbers.height, STEEPNESS=beads.numbers.steepness, BEND=beads.numbers.bend,
+        INTERVALS=N_INTERVALS, CELL=listed.capacity.cell, ROW=listed.capacity.row,
+        BONDED=bonds is not None,
         **space,
     )  # fmt: skip
     if bonds is not None:
