@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import zlib
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -16,13 +15,15 @@ import openmm
 from openmm import app, unit
 
 from openmm_cgkd.config.system import SystemConfig
-from openmm_cgkd.exceptions import CGKDError, ConfigError, SimulationError
+from openmm_cgkd.exceptions import CGKDError, SimulationError
 from openmm_cgkd.frames.frames import iterate_frames
-from openmm_cgkd.platforms import choose_platform, platforms
 from openmm_cgkd.utils.damaged import set_aside
 from openmm_cgkd.utils.files import cut_table, replacing
+from openmm_cgkd.utils.langevin import langevin_simulation
 from openmm_cgkd.utils.progress import progress
 from openmm_cgkd.utils.save_points import Save, SavePoints, reseed
+from openmm_cgkd.utils.seeds import derived_seed
+from openmm_cgkd.utils.signals import held_back
 from openmm_cgkd.utils.state_file import read_state
 
 from .finished import read_finished, write_finished
@@ -30,9 +31,8 @@ from .reporter import MappedReporter
 
 logger = logging.getLogger(__name__)
 
-SAVE_INTERVAL = 10.0  # ps between times when a phase may save its state
-# seconds at least between saved states: a fast GPU needs half a second for 10 ps
-SAVE_EVERY = 10.0
+PIECE = 50  # time steps between looks at the clock and for signals
+SAVE_EVERY = 10.0  # seconds between saved states
 WARM_UP = 5.0  # ps with a quarter of the time step after packing
 
 
@@ -125,9 +125,11 @@ class Phases:
         begun = bool(found) or partial.exists()
         # before the simulation is made, because it may be the work of another one
         given = None if begun else start() if callable(start) else start
-        seed = phase_seed(self.protocol.seed, name, 0)
+        seed = derived_seed(self.protocol.seed, name, 0)
         try:
-            simulation = self._simulation(system, topology, temperature, barostat, seed)
+            simulation = all_atom_simulation(
+                self.config, system, topology, seed, temperature, barostat
+            )
             if given is not None:
                 for path in outputs:
                     path.unlink(missing_ok=True)
@@ -181,7 +183,7 @@ class Phases:
         """Put a simulation where the phase stopped."""
 
         def other_noise(record: dict[str, Any]) -> None:
-            reseed(simulation, phase_seed(self.protocol.seed, name, record["steps"]))
+            reseed(simulation, derived_seed(self.protocol.seed, name, record["steps"]))
 
         saves.restore(simulation, found, other_noise)
 
@@ -189,30 +191,13 @@ class Phases:
         """Go on with a phase that version 0.1 has begun, which kept no checksums."""
         partial = self.folder / f"{name}.partial.xml"
         state = read_state(partial)
-        reseed(simulation, phase_seed(self.protocol.seed, name, state.getStepCount()))
+        reseed(simulation, derived_seed(self.protocol.seed, name, state.getStepCount()))
         simulation.context.setState(state)
         table, keep = self.folder / f"{name}.csv", simulation.currentStep // self._snapshot_steps
         if table.exists():
             cut_table(table, simulation.currentStep)
         if self._snapshot_file.exists() and keep:
             keep_snapshots(self._snapshot_file, keep)
-
-    def _simulation(
-        self,
-        system: openmm.System,
-        topology: app.Topology,
-        temperature: float,
-        barostat: bool,
-        seed: int,
-    ) -> app.Simulation:
-        system = openmm.XmlSerializer.clone(system)
-        if barostat:
-            force = openmm.MonteCarloBarostat(
-                self.protocol.pressure * unit.bar, temperature * unit.kelvin
-            )
-            force.setRandomNumberSeed(seed)
-            system.addForce(force)
-        return langevin_simulation(self.config, system, topology, seed, temperature)
 
     def _advance(
         self,
@@ -222,9 +207,11 @@ class Phases:
         saves: SavePoints,
         mapped: Callable[[app.Simulation], MappedReporter] | None,
     ) -> None:
-        """Step to the end of a phase, saving the state at intervals."""
+        """Step to the end of a phase, saving the state at intervals and when a signal asks to end.
+
+        In between, a signal could meet a reporter that has written half of its frame.
+        """
         timestep = self.protocol.timestep
-        piece = max(1, round(SAVE_INTERVAL / timestep))
         simulation.reporters.append(self._thermodynamics(name))
         with ExitStack() as stack:
             if mapped is not None:
@@ -233,15 +220,18 @@ class Phases:
             meter = stack.enter_context(
                 progress(f"all-atom {name}", total * timestep, simulation.currentStep * timestep)
             )
-            saved = time.monotonic()
-            while simulation.currentStep < total:
-                simulation.step(
-                    min(piece - simulation.currentStep % piece, total - simulation.currentStep)
-                )
-                if time.monotonic() - saved >= SAVE_EVERY:
+            asked_to_end = stack.enter_context(held_back())
+            saved, ending = time.monotonic(), False
+            while simulation.currentStep < total and not ending:
+                step = simulation.currentStep
+                simulation.step(min(PIECE - step % PIECE, total - step))
+                ending = asked_to_end()
+                if ending or time.monotonic() - saved >= SAVE_EVERY:
                     saves.write(simulation, {"steps": simulation.currentStep})
                     saved = time.monotonic()
                 meter.update(simulation.currentStep * timestep)
+            if ending:
+                logger.info("%s: saved at %.4g ps", name, simulation.currentStep * timestep)
 
     def _start(
         self,
@@ -308,12 +298,13 @@ def _reach(path: Path, interval: int, step: int) -> bool:
     return sum(int((part.step <= step).sum()) for part in parts) == step // interval
 
 
-def langevin_simulation(
+def all_atom_simulation(
     config: SystemConfig,
     system: openmm.System,
     topology: app.Topology,
     seed: int,
     temperature: float | None = None,
+    barostat: bool = False,
 ) -> app.Simulation:
     """Simulation with the thermostat, time step and platform of the all-atom protocol.
 
@@ -321,34 +312,27 @@ def langevin_simulation(
     ----------
     temperature : float, optional
         Kelvin; that of the configuration if absent.
+    barostat : bool
+        Keep the pressure of the protocol.
+
+    Raises
+    ------
+    ConfigError, SimulationError
+        As `langevin_simulation`.
     """
     protocol = config.reference
-    integrator = openmm.LangevinMiddleIntegrator(
-        (temperature or config.temperature) * unit.kelvin,
-        protocol.friction / unit.picosecond,
-        protocol.timestep * unit.picosecond,
+    return langevin_simulation(
+        system,
+        topology,
+        temperature=temperature or config.temperature,
+        friction=protocol.friction,
+        timestep=protocol.timestep,
+        seed=seed,
+        pressure=protocol.pressure if barostat else None,
+        platform=protocol.platform,
+        threads=protocol.threads,
+        section="reference",
     )
-    integrator.setRandomNumberSeed(seed)
-    name, present = protocol.platform, platforms()
-    if name is not None and name not in present:
-        raise ConfigError(
-            f"reference.platform: got {name}, but this OpenMM has {', '.join(present)}; name one of"
-            " these or leave it out."
-        )
-    found = choose_platform(system, name)
-    properties = (
-        {"Threads": str(protocol.threads)} if protocol.threads and found.getName() == "CPU" else {}
-    )
-    return app.Simulation(topology, system, integrator, found, properties)
-
-
-def phase_seed(seed: int, phase: str, step: int) -> int:
-    """Seed of the thermostat from `step` on.
-
-    Every phase and every resumed piece gets its own noise: Langevin trajectories that are restarted
-    with the same noise synchronise (Cerutti et al., J. Chem. Theory Comput. 2009, 5, 1624).
-    """
-    return 1 + zlib.crc32(f"{seed} {phase} {step}".encode()) % (2**31 - 2)
 
 
 def keep_snapshots(path: Path, count: int) -> None:

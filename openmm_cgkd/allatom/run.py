@@ -24,6 +24,7 @@ from openmm_cgkd.utils.damaged import set_aside
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
 from openmm_cgkd.utils.lock import LOCK, locked
 from openmm_cgkd.utils.progress import log_to
+from openmm_cgkd.utils.seeds import derived_seed
 from openmm_cgkd.utils.units import DENSITY_UNIT
 from openmm_cgkd.utils.yaml_file import parse_yaml
 
@@ -31,7 +32,7 @@ from .backmap import add_restraint, place_molecules, relax
 from .build import atomic_charges, build_topology, create_system, pack
 from .equilibration import Volume, used_volumes
 from .finished import read_finished, write_finished
-from .phases import Phases, Start, StartState, langevin_simulation, phase_seed
+from .phases import Phases, Start, StartState, all_atom_simulation
 from .reporter import MappedReporter
 
 logger = logging.getLogger(__name__)
@@ -255,10 +256,10 @@ class _Reference:
             )
         held = openmm.XmlSerializer.clone(system)
         add_restraint(held, mapping, beads, _RESTRAINT)
-        protocol, seed = self.protocol, phase_seed(self.protocol.seed, "backmapped", 0)
+        protocol, seed = self.protocol, derived_seed(self.protocol.seed, "backmapped")
         logger.info("backmapping the last frame of %s", start)
         positions = place_molecules(self.config, topology, mapping, beads, box, seed)
-        simulation = langevin_simulation(self.config, held, topology, seed)
+        simulation = all_atom_simulation(self.config, held, topology, seed)
         hot = protocol.annealing_temperature
         relax(
             simulation, positions, hot, protocol.annealing, self.config.temperature, COOLING, seed

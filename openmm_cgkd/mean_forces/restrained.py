@@ -16,7 +16,7 @@ from openmm import app, unit
 
 from openmm_cgkd.allatom.backmap import add_restraint, set_restraint
 from openmm_cgkd.allatom.build import atomic_charges, build_topology, create_system
-from openmm_cgkd.allatom.phases import langevin_simulation, phase_seed
+from openmm_cgkd.allatom.phases import all_atom_simulation
 from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import SimulationError
 from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
@@ -226,12 +226,12 @@ class RestrainedRun:
         self.restraint = add_restraint(
             system, self.mapping, self.beads, self.protocol.restraint_constant
         )
-        self.simulation = langevin_simulation(config, system, topology, self._seed(0))
+        self.simulation = all_atom_simulation(config, system, topology, self._seed(0))
         self.simulation.integrator.setFriction(_FRICTION)
 
     def _seed(self, start: int) -> int:
-        return phase_seed(
-            self.config.reference.seed, f"mean force {self.configuration.index}", start
+        return derived_seed(
+            self.config.reference.seed, "mean force", self.configuration.index, start
         )
 
     def begin(self, start: int, atoms: np.ndarray) -> None:

@@ -16,6 +16,7 @@ from openmm_cgkd.exceptions import ConfigError, SimulationError
 from openmm_cgkd.utils.appended import RECORD
 from openmm_cgkd.utils.damaged import set_aside
 from openmm_cgkd.utils.files import replacing
+from openmm_cgkd.utils.langevin import langevin_simulation
 from openmm_cgkd.utils.lock import locked
 from openmm_cgkd.utils.progress import progress
 from openmm_cgkd.utils.records import write_record
@@ -28,7 +29,6 @@ from .committee import Committee, CommitteeReporter, SpreadRange
 from .engines import cuda_graphs
 from .ensemble import EnsemblePotential
 from .explosion import ExplosionGuard, openmm_message, stop_error
-from .langevin import langevin_simulation
 from .outputs import is_begun, log_column, open_log, open_trajectory, write_topology
 from .schedule import Schedule
 from .start import FirstState, Known, check_start
@@ -97,10 +97,11 @@ def run_dynamics(
     ------
     ConfigError
         If the intervals do not fit each other, there is no time step, or a pressure for beads
-        without a box, or the potential was made for another temperature.
+        without a box, or the potential was made for another temperature, or the platform is not
+        there.
     SimulationError
-        If the platform is not available, the start is not in nm, or the run explodes; trajectory
-        and last good state are kept.
+        If the platform cannot run the system, the start is not in nm, or the run explodes;
+        trajectory and last good state are kept.
     """
     started = np.asarray(positions, dtype=np.float64)
     known = Known.of(potential) if potential else None
@@ -172,7 +173,14 @@ class Dynamics:
         """Run, or continue; the path of the trajectory."""
         seed = derived_seed(self.seed, "dynamics", 0)
         simulation = langevin_simulation(
-            self.system, self.topology, self.protocol, self.timestep, self.temperature, seed
+            self.system,
+            self.topology,
+            temperature=self.temperature,
+            friction=self.protocol.friction,
+            timestep=self.timestep,
+            seed=seed,
+            pressure=self.protocol.pressure,
+            platform=self.protocol.platform,
         )
         resumed = self._resume(simulation)
         box = self.topology.getPeriodicBoxVectors()

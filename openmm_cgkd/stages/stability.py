@@ -29,9 +29,8 @@ from openmm_cgkd.analysis.stability.failures import (
 from openmm_cgkd.analysis.stability.figure import draw_stability
 from openmm_cgkd.analysis.stability.survival import CAUSES, FailureRate, Replica, Traces, survival
 from openmm_cgkd.config.run import RunConfig, SimulationConfig, StabilityConfig
-from openmm_cgkd.exceptions import AnalysisError, SimulationError
+from openmm_cgkd.exceptions import AnalysisError
 from openmm_cgkd.frames.frames import Frames
-from openmm_cgkd.platforms import platforms
 from openmm_cgkd.run_folder import RunFiles, RunFolder, StageRecord
 from openmm_cgkd.simulation.cgpotential import CGPotential
 from openmm_cgkd.simulation.explosion import degrees_of_freedom
@@ -39,6 +38,7 @@ from openmm_cgkd.simulation.start import Known
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.utils.box import largest_r_max
 from openmm_cgkd.utils.files import file_hash
+from openmm_cgkd.utils.langevin import check_platform
 from openmm_cgkd.utils.records import write_record
 from openmm_cgkd.utils.seeds import derived_seed
 
@@ -70,9 +70,8 @@ def check_stability(run: RunConfig) -> Path:
     ModelFileError, FramesError
         If the potential or the frames cannot be read.
     ConfigError
-        If the potential was made for another temperature than that of the frames.
-    SimulationError
-        If the platform is not there.
+        If the potential was made for another temperature than that of the frames, or the platform
+        is not there.
     ExecutionError
         If the dynamics cannot run for another reason than an unphysical state.
     """
@@ -149,11 +148,7 @@ def _protocol(run: RunConfig) -> SimulationConfig:
 
 
 def _check(settings: StabilityConfig, protocol: SimulationConfig, n_frames: int) -> None:
-    if protocol.platform and protocol.platform not in platforms():
-        raise SimulationError(
-            f"simulation.platform: {protocol.platform} is not loaded here; name one of"
-            f" {', '.join(platforms())}."
-        )
+    check_platform(protocol.platform)
     if n_frames < settings.replicas:
         raise AnalysisError(
             f"stability.replicas: {settings.replicas} runs cannot start from {n_frames} different"

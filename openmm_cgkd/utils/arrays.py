@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
-import lzma
-import struct
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from openmm_cgkd.exceptions import RecordError
+
 from .damaged import set_aside
 from .files import replacing
+from .foreign import reading
 
-# what zipfile raises on damaged archives
-_DAMAGE = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSError, EOFError, ValueError,
-    LookupError, RuntimeError, OverflowError,
-)  # fmt: skip
+_CURE = "its work is done again"
 
 
 def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
@@ -41,14 +37,17 @@ def whole_arrays(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        with zipfile.ZipFile(path) as archive:
+        with (
+            reading(path, "an NPZ file", _CURE, RecordError),
+            zipfile.ZipFile(path) as archive,
+        ):
             found = _checksum(archive)  # also the checksum of each array
-            if archive.namelist() and archive.comment in (b"", found):
-                return True
-    except _DAMAGE:
-        pass
-    set_aside(f"{path}: is damaged, its work is done again.", path)
-    return False
+            if not archive.namelist() or archive.comment not in (b"", found):
+                raise RecordError(f"{path}: was changed after it was written; {_CURE}.")
+    except RecordError as error:
+        set_aside(str(error), path)
+        return False
+    return True
 
 
 def _checksum(archive: zipfile.ZipFile) -> bytes:

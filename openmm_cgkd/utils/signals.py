@@ -10,6 +10,9 @@ import os
 import signal
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 _ASK_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -45,11 +48,57 @@ def _where_nothing_can_be_raised(report: sys.UnraisableHookArgs) -> None:
     """Answer an exception that Python drops, as it does in destructors."""
     global _asked
     if isinstance(report.exc_value, StopRequest):
-        _asked = 0
-        # a little later, somewhere else
-        threading.Timer(0.05, os.kill, (os.getpid(), report.exc_value.number)).start()
+        _asked, number, returns = 0, report.exc_value.number, threading.Event()
+
+        def again() -> None:
+            returns.wait()  # here an exception would be dropped, too
+            time.sleep(0.05)
+            os.kill(os.getpid(), number)
+
+        threading.Thread(target=again).start()
+        returns.set()
     elif not isinstance(report.exc_value, OSError):  # the disk has told before, at the last write
         sys.__unraisablehook__(report)
+
+
+@contextmanager
+def held_back() -> Iterator[Callable[[], bool]]:
+    """Hold signals that ask to end back until the block ends, for work that is saved in pieces.
+
+    What the signal does without this function it does then: raise a `StopRequest` or a
+    `KeyboardInterrupt`, or end the process. Signals that are ignored stay so. Only the main thread
+    hears of signals, so in others nothing is to be held back.
+
+    Yields
+    ------
+    callable
+        Whether a signal has come: the work is to be saved and the block to be left.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if came and number != signal.SIGINT:
+            return
+        came.append(number)
+        _answer_again(len(came), number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in _ASK_TO_END}
+        # None: a handler that is not of Python, which could not be put back
+        before = {n: each for n, each in handlers.items() if each not in (None, signal.SIG_IGN)}
+    try:
+        for number in before:
+            signal.signal(number, note)
+        yield lambda: bool(came)
+    finally:
+        # one that comes in between waits, or it would leave some handlers as they are
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def end_silently() -> None:
@@ -67,9 +116,14 @@ def _stop(number: int, frame: FrameType | None) -> None:
     _asked += 1
     if _asked == 1:
         raise_outside_openmm(StopRequest(number), frame)
-    elif _asked == 2:
+    _answer_again(_asked, number)
+
+
+def _answer_again(times: int, number: int) -> None:
+    """Answer a Ctrl-C that comes while the work is being saved."""
+    if times == 2:
         os.write(2, b"saving and ending; a third Ctrl-C ends at once\n")
-    else:
+    elif times > 2:
         os._exit(128 + number)
 
 

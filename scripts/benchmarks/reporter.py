@@ -30,14 +30,16 @@ def all_atom_simulation():
     import mdtraj
     from openmm import unit
 
+    from openmm_cgkd.allatom import phases
     from openmm_cgkd.allatom.build import create_system, pack
-    from openmm_cgkd.allatom.phases import langevin_simulation
     from openmm_cgkd.config.system import load_system
     from openmm_cgkd.mapping.mapping import mapping_from_config
 
     config = load_system(SYSTEM)
     topology, positions = pack(config)
-    simulation = langevin_simulation(config, create_system(config, topology), topology, seed=1)
+    simulation = phases.all_atom_simulation(
+        config, create_system(config, topology), topology, seed=1
+    )
     simulation.context.setPositions(positions)
     simulation.minimizeEnergy(maxIterations=100)
     simulation.context.setVelocitiesToTemperature(config.temperature * unit.kelvin, 1)

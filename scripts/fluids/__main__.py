@@ -18,7 +18,6 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from openmm_cgkd.allatom.phases import phase_seed
 from openmm_cgkd.allatom.run import run_reference
 from openmm_cgkd.config.execution import ExecutionConfig
 from openmm_cgkd.config.section import parse
@@ -28,6 +27,7 @@ from openmm_cgkd.execution.tasks import map_tasks
 from openmm_cgkd.utils.files import replacing, write_text
 from openmm_cgkd.utils.lock import locked
 from openmm_cgkd.utils.progress import progress
+from openmm_cgkd.utils.seeds import derived_seed
 from openmm_cgkd.utils.yaml_file import read_yaml
 
 from .results import (
@@ -54,7 +54,7 @@ def state_config(
     data["temperature"] = f"{temperature!r} kelvin"
     protocol = data.setdefault("reference", {})
     # every state from its own packing
-    seed = phase_seed(protocol.get("seed", 1), f"{temperature} K, {pairs} pairs", 0)
+    seed = derived_seed(protocol.get("seed", 1), f"{temperature} K, {pairs} pairs")
     times = times | {
         "nvt": min(10.0, times["npt"] / 10),
         "frame_interval": min(0.5, times["production"] / 50),

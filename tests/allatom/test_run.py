@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import os
 import shutil
 import signal
 import subprocess
@@ -32,8 +33,8 @@ PRODUCTION = list(range(5, 101, 5))  # 0.4 ps at 4 fs, a frame every 20 fs
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
-    """Save every 0.1 ps instead of every 10 ps."""
-    monkeypatch.setattr(phases, "SAVE_INTERVAL", 0.1)
+    """Save every 25 steps instead of every 10 s."""
+    monkeypatch.setattr(phases, "PIECE", 25)
     monkeypatch.setattr(phases, "SAVE_EVERY", 0.0)
     monkeypatch.setattr(phases, "WARM_UP", 0.2)
 
@@ -43,7 +44,7 @@ def finished(tmp_path_factory) -> Path:
     """Folder of one uninterrupted run."""
     folder = tmp_path_factory.mktemp("reference") / "aa"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(phases, "SAVE_INTERVAL", 0.1)
+        patch.setattr(phases, "PIECE", 25)
         patch.setattr(phases, "SAVE_EVERY", 0.0)
         patch.setattr(phases, "WARM_UP", 0.2)
         assert run_reference(tiny_system(), folder) == folder / "frames.h5"
@@ -195,7 +196,7 @@ import sys
 from pathlib import Path
 from openmm_cgkd.allatom import phases, run
 from tests.cases.all_atom import tiny_system
-phases.SAVE_INTERVAL, phases.SAVE_EVERY = 0.1, 0.0
+phases.PIECE, phases.SAVE_EVERY = 25, 0.0
 run.run_reference(tiny_system(production="400 ps"), Path(sys.argv[1]))
 """
 
@@ -250,7 +251,7 @@ def stopped(finished, tmp_path_factory) -> Path:
     for path in (*folder.glob("production*"), folder / "frames.h5"):
         path.unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(phases, "SAVE_INTERVAL", 0.1)
+        patch.setattr(phases, "PIECE", 25)
         patch.setattr(phases, "SAVE_EVERY", 0.0)
         stopped_in_production(folder, 65)
     return folder
@@ -265,6 +266,45 @@ def whole(stopped, tmp_path_factory) -> np.ndarray:
         path.unlink()
     run_reference(tiny_system(platform="Reference"), folder)
     return read_frames(folder / "frames.h5").positions
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_costs_no_work(stopped, whole, tmp_path, monkeypatch, caplog, number):
+    """It comes while a frame is written, long before the next save is due.
+
+    The frames are to the last bit those of a production that nothing has stopped.
+    """
+    folder = tmp_path / "aa"
+    shutil.copytree(stopped, folder)
+    for path in (*folder.glob("production*"), folder / "frames.h5"):
+        path.unlink()
+    original = MappedReporter.report
+
+    def report(self, simulation, state):
+        if simulation.currentStep == 60:
+            os.kill(os.getpid(), number)
+        original(self, simulation, state)
+
+    def end(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, end)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(phases, "SAVE_EVERY", 1e9)
+            patch.setattr(MappedReporter, "report", report)
+            with pytest.raises(KeyboardInterrupt):
+                run_reference(tiny_system(platform="Reference"), folder)
+        assert signal.getsignal(number) is end
+    finally:
+        signal.signal(number, before)
+    assert read_frames(folder / "frames.h5").step[-1] == 75
+    with caplog.at_level("INFO", "openmm_cgkd"):
+        frames = read_frames(run_reference(tiny_system(platform="Reference"), folder))
+    assert "production: resuming at 0.3 ps" in caplog.text  # after 75 steps
+    assert frames.step.tolist() == PRODUCTION
+    np.testing.assert_array_equal(frames.positions, whole)
+    assert not list(folder.glob("*.tmp"))
 
 
 def flipped(path: Path) -> None:
@@ -365,18 +405,6 @@ def test_interrupted_before_production(tmp_path, monkeypatch):
     run_reference(tiny_system(), folder)
     with open(folder / "npt.csv") as file:
         assert [int(row['#"Step"']) for row in csv.DictReader(file)] == list(range(50, 401, 50))
-
-
-def test_every_phase_and_resumed_piece_has_its_own_noise():
-    seeds = [
-        phases.phase_seed(seed, phase, step)
-        for seed in (1, 2)
-        for phase in ("npt", "nvt")
-        for step in (0, 2500)
-    ]
-    assert len(set(seeds)) == len(seeds)
-    assert all(0 < seed < 2**31 for seed in seeds)
-    assert phases.phase_seed(1, "npt", 0) == phases.phase_seed(1, "npt", 0)
 
 
 def test_other_settings_in_the_same_folder(finished):

@@ -284,7 +284,7 @@ def atoms(tmp_path_factory):
         COUNTS,
         **reference,
         snapshot_interval="40 fs",
-        nonbonded_cutoff="0.45 nm",
+        nonbonded_cutoff="0.4 nm",
         initial_density="0.3 g/cm^3",
     )
     times = {

@@ -635,7 +635,7 @@ def test_open_boundaries(potential, tmp_path):
             "frame_interval: 0.0005 ps is below the time step",
         ),
         ({"frame_interval": "1 ps"}, ConfigError, "frame_interval: 1 ps is above the production"),
-        ({"platform": "Abacus"}, SimulationError, "platform: Abacus.*Reference"),
+        ({"platform": "Abacus"}, ConfigError, "simulation.platform: got Abacus.*Reference"),
         (
             {"timestep": "auto"},
             ConfigError,

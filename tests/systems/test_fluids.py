@@ -19,7 +19,7 @@ from openmm_cgkd.allatom.build import (
     load_molecule,
     pack,
 )
-from openmm_cgkd.allatom.phases import langevin_simulation
+from openmm_cgkd.allatom.phases import all_atom_simulation
 from openmm_cgkd.config.system import SystemConfig, load_system
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.mapping.mapping import mapping_from_config
@@ -257,7 +257,7 @@ def test_packs_minimizes_and_runs_at_constant_pressure(fluid):
     barostat = openmm.MonteCarloBarostat(1 * unit.bar, config.temperature * unit.kelvin, 5)
     barostat.setRandomNumberSeed(5)
     system.addForce(barostat)
-    simulation = langevin_simulation(config, system, topology, seed=5)
+    simulation = all_atom_simulation(config, system, topology, seed=5)
     simulation.context.setPositions(x * unit.nanometer)
     packed = simulation.context.getState(energy=True).getPotentialEnergy()._value
     simulation.minimizeEnergy()

@@ -32,7 +32,8 @@ def test_files_that_are_no_archive(tmp_path, content, caplog):
     path = tmp_path / "box.npz"
     path.write_bytes(content)
     assert not whole_arrays(path)
-    assert "box.npz: is damaged, its work is done again. Kept as box.npz.damaged." in caplog.text
+    assert "box.npz: cannot be read as an NPZ file (File is not a zip file)" in caplog.text
+    assert "; its work is done again. Kept as box.npz.damaged." in caplog.text
 
 
 def test_files_of_earlier_versions(tmp_path):

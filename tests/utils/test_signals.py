@@ -8,7 +8,9 @@ import pytest
 
 _SETUP = """
 import os, signal, sys, time
-from openmm_cgkd.utils.signals import StopRequest, end_silently, handle_stop_requests
+from openmm_cgkd.utils.signals import (
+    StopRequest, end_silently, handle_stop_requests, held_back,
+)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 handle_stop_requests()
@@ -87,6 +89,72 @@ Resource(ValueError("a mistake"))
     assert code == 0
     assert "No space" not in errors
     assert "a mistake" in errors
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_signal_waits_for_the_end_of_a_piece_of_work(name):
+    script = f"""
+try:
+    with held_back() as asked:
+        assert not asked()
+        send({name!r})
+        assert asked()
+        send("SIGHUP")  # sessions end with two signals
+        print("saved")
+except StopRequest as stop:
+    print(stop)
+    assert signal.getsignal(signal.SIGINT) is signal.getsignal(signal.SIGTERM)
+"""
+    assert run(script) == (0, f"saved\n{name}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "end"),
+    [("SIGTERM", -signal.SIGTERM, ""), ("SIGINT", 0, "KeyboardInterrupt\n")],
+)
+def test_signal_of_a_script_that_handles_none(name, code, end):
+    """What it does without us it does when the work is saved."""
+    script = f"""
+for each in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
+try:
+    with held_back() as asked:
+        send({name!r})
+        print("saved", asked(), flush=True)
+except KeyboardInterrupt as error:
+    print(type(error).__name__)
+"""
+    assert run(script) == (code, f"saved True\n{end}", "")
+
+
+def test_ignored_signals_and_other_threads():
+    script = """
+import threading
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with held_back() as asked:
+    send("SIGHUP")
+    print(asked())
+
+def work():
+    with held_back() as asked:
+        print(asked())
+
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+    assert run(script) == (0, "False\nFalse\n", "")
+
+
+def test_third_interrupt_ends_work_that_does_not():
+    script = """
+with held_back():
+    for _ in range(3):
+        send("SIGINT")
+print("never")
+"""
+    note = "saving and ending; a third Ctrl-C ends at once\n"
+    assert run(script) == (128 + signal.SIGINT, "", note)
 
 
 def test_end_is_silent():
