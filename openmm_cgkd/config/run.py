@@ -298,7 +298,7 @@ class StabilityConfig(Section):
     Their protocol is that of the simulation section.
     """
 
-    replicas: int = Field(8, gt=0, le=10_000)
+    replicas: int = Field(10, gt=0, le=10_000)
     duration: Time = "100 picosecond"
     window: Time = Field("5 picosecond", description="the temperature is averaged over this time")
     temperature_tolerance: float = Field(
