@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,11 +19,11 @@ from openmm_cgkd.potential.checkpoint import load_checkpoint
 from openmm_cgkd.potential.custom_network import CustomNetwork, NetworkSettings, describe_network
 from openmm_cgkd.potential.pairs import check_cutoff
 from openmm_cgkd.potential.prior import PriorParameters
-from openmm_cgkd.utils.files import file_hash, write_text
+from openmm_cgkd.utils.files import file_hash
 from openmm_cgkd.utils.progress import progress
+from openmm_cgkd.utils.records import write_record
 
 from .configurations import join, without_forces
-from .fit import fit
 from .gradient_check import check_consistency
 from .graphs import FrameGraphs
 from .held_out import evaluate_student
@@ -161,6 +160,8 @@ def distill(
             len(beyond),
         )
     with progress("student", training.epochs) as meter:
+        from .fit import fit  # Lightning, which only training needs
+
         best = fit(task, lambda share, note: meter.update(share * training.epochs, note))
         meter.update(training.epochs)
     _check(best, graphs, parts.validation, model)
@@ -221,7 +222,7 @@ def _check(best: Path, graphs: FrameGraphs, validation: np.ndarray, model: Netwo
         check.max_error,
         check.rms_error,
     )
-    write_text(best.parent / CONSISTENCY, json.dumps(asdict(check), indent=1))
+    write_record(best.parent / CONSISTENCY, asdict(check))
     forces, _ = predict(network, graphs, [int(k) for k in validation])
     rmse, ratio = mapped_error(forces, graphs, validation)
     logger.info(

@@ -24,7 +24,7 @@ from openmm_cgkd.frames.split import split_frames
 from openmm_cgkd.mean_forces.file import MeanForces, write_mean_forces
 from openmm_cgkd.stages import compare as compare_module
 from openmm_cgkd.stages import stability as stability_module
-from openmm_cgkd.training import distillation, ensemble
+from openmm_cgkd.training import ensemble
 from openmm_cgkd.utils.seeds import derived_seed
 from scripts.study import __main__ as study_main
 from scripts.study import run as study_run
@@ -179,8 +179,7 @@ def test_variants_share_teachers_and_labels(finished):
 def test_same_command_only_reports(finished, fluid, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.pt")}
     table = (finished / "results.csv").read_text()
-    for module in (distillation, ensemble):
-        monkeypatch.setattr(module, "fit", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("openmm_cgkd.training.fit.fit", lambda *_: pytest.fail("trained again"))
     call(command(fluid, finished))
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.pt")}
     assert table == (finished / "results.csv").read_text()
@@ -195,8 +194,7 @@ def test_mean_forces_that_come_later(finished, fluid, tmp_path, monkeypatch):
         part.positions, part.forces, 0 * part.forces, part.box, part.time, part.beads, {}
     )
     write_mean_forces(later, known)
-    for module in (distillation, ensemble):
-        monkeypatch.setattr(module, "fit", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("openmm_cgkd.training.fit.fit", lambda *_: pytest.fail("trained again"))
     call(command(fluid, folder, "--mean-forces", str(later)))
     for variant in VARIANTS:
         found = row(folder, variant)

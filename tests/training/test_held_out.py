@@ -15,7 +15,7 @@ from openmm_cgkd.potential.prior import fit_prior, read_prior
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.stages.distill import train_student
 from openmm_cgkd.stages.inputs import split_run
-from openmm_cgkd.training import distillation, held_out
+from openmm_cgkd.training import held_out
 from openmm_cgkd.training.distillation import distill
 from openmm_cgkd.training.graphs import FrameGraphs
 from openmm_cgkd.training.labels import load_labels
@@ -185,7 +185,7 @@ def test_distill_compares_the_student_with_the_test_part(student, caplog):
 def test_mean_forces_that_come_after_the_training(student, monkeypatch, caplog):
     """Only the comparison runs again, with a warning for what is not held out."""
     run, frames, best = student
-    monkeypatch.setattr(distillation, "fit", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("openmm_cgkd.training.fit.fit", lambda *_: pytest.fail("trained again"))
     chosen = np.array([0, 16, 17, 18, 19])  # training, validation, test
     path = RunFolder(run).root / "mean_forces.h5"
     part = frames[chosen]
