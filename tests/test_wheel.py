@@ -62,7 +62,7 @@ def test_wheel_has_what_its_commands_need_and_no_more(wheel):
 
 
 def test_installed_package_simulates_a_fluid_by_its_name(wheel, tmp_path):
-    """The results are where the user is, not where the package is; unneeded libraries are absent."""
+    """The results are where the user is, not where the package is; nothing needless is imported."""
     site, here = tmp_path / "site", tmp_path / "here"
     zipfile.ZipFile(wheel).extractall(site)
     here.mkdir()
