@@ -18,7 +18,7 @@ from .committee import Committee, SpreadRange
 from .dynamics import run_dynamics
 from .ensemble import EnsemblePotential
 from .start import Known
-from .timestep.criteria import TimestepSearch
+from .timestep.criteria import CAREFUL, TimestepSearch
 from .timestep.recommendation import read_recommendation, recommendation_path
 from .timestep.search import search_timestep
 from .topology import bead_topology_to_openmm
@@ -118,7 +118,8 @@ def with_timestep(
 ) -> SimulationConfig:
     """Settings with a time step: their own, or the one recommended for a potential file.
 
-    The recommended one is searched if there is none, from the frames that `reader` returns.
+    The recommended one is searched if there is none, from the frames that `reader` returns. A run
+    that costs less than the search with a time step of 2 fs is made with that one instead.
 
     Raises
     ------
@@ -127,21 +128,34 @@ def with_timestep(
     """
     if settings.timestep is not None:
         return settings
-    timestep = read_recommendation(model)
-    if timestep is None:
+    found = read_recommendation(model)
+    if found is None:
         path = recommendation_path(model)
         with locked(model.parent, shared=True), locked_file(path, wait=_SEARCH_WAIT):
-            timestep = read_recommendation(model)  # another command may have searched meanwhile
-            if timestep is None:
-                logger.info(
-                    "simulation.timestep is not given and %s is not there: searching", path.name
-                )
+            found = read_recommendation(model)  # another command may have searched meanwhile
+            if found is None:
+                frames = reader()
                 search = TimestepSearch(
                     friction=f"{settings.friction} / picosecond",
                     platform=settings.platform,
                     seed=seed,
                     run_script=run_script,
+                    other_temperature=settings.other_temperature,
                 )
-                search_timestep(model, reader(), search)
-                timestep = read_recommendation(model)
+                forces = search.forces(frames.beads.n_beads)
+                steps = round((settings.equilibration + settings.production) / CAREFUL)
+                if steps < forces:
+                    logger.info(
+                        "simulation.timestep is not given and %s is not there: %g fs is taken, with"
+                        " which this run needs %s steps, while the search for a longer one needs"
+                        " %s; 'cgkd timestep' makes it all the same",
+                        path.name, CAREFUL * 1e3, f"{steps:,}", f"{forces:,}",
+                    )  # fmt: skip
+                    return settings.model_copy(update={"timestep": CAREFUL})
+                logger.info(
+                    "simulation.timestep is not given and %s is not there: searching", path.name
+                )
+                search_timestep(model, frames, search)
+                found = read_recommendation(model)
+    timestep = None if found is None else found.timestep
     return settings.model_copy(update={"timestep": timestep})

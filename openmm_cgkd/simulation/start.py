@@ -37,31 +37,36 @@ class Known:
 
     Attributes
     ----------
-    file : str
-    temperature : float, kelvin, or None
+    temperatures : dict
+        By file: its temperature, kelvin, where it is known.
     contacts : dict
         By two type names: the shortest distance in the all-atom frames, nm.
     """
 
-    file: str
-    temperature: float | None
+    temperatures: dict[str, float]
     contacts: dict[tuple[str, str], float]
 
     @classmethod
     def of(cls, potential: CGPotential | EnsemblePotential) -> Known:
-        """What the potential file says, of an ensemble the first one."""
-        first = potential if isinstance(potential, CGPotential) else potential.members[0]
-        prior = PriorParameters(**first.metadata.prior)
-        contacts = {
-            (a, b): prior.contact[i][j]
-            for i, a in enumerate(prior.type_names)
-            for j, b in enumerate(prior.type_names)
-        }
-        for bond in prior.bonded.bonds if prior.bonded else ():
-            a, b = bond["types"]
-            nearest = min(contacts[a, b], bond["length"])
-            contacts[a, b] = contacts[b, a] = nearest
-        return cls(str(first.file), first.metadata.temperature, contacts)
+        """What the potential file says, or all files of an ensemble together."""
+        members = [potential] if isinstance(potential, CGPotential) else potential.members
+        temperatures: dict[str, float] = {}
+        contacts: dict[tuple[str, str], float] = {}
+        for member in members:
+            if member.metadata.temperature is not None:
+                temperatures[str(member.file)] = member.metadata.temperature
+            prior = PriorParameters(**member.metadata.prior)
+            found = {
+                (a, b): prior.contact[i][j]
+                for i, a in enumerate(prior.type_names)
+                for j, b in enumerate(prior.type_names)
+            }
+            for bond in prior.bonded.bonds if prior.bonded else ():
+                a, b = bond["types"]
+                found[a, b] = found[b, a] = min(found[a, b], bond["length"])
+            for pair, distance in found.items():
+                contacts[pair] = min(distance, contacts.get(pair, math.inf))
+        return cls(temperatures, contacts)
 
     def check_temperature(self, temperature: float, of: str, on_purpose: bool) -> None:
         """Compare the temperature of a run with that of the potential.
@@ -78,15 +83,14 @@ class Known:
         ------
         ConfigError
         """
-        if self.temperature is None or on_purpose:
-            return
-        if abs(temperature - self.temperature) > _TEMPERATURE_TOLERANCE * self.temperature:
-            raise ConfigError(
-                f"{self.file}: holds at {self.temperature:g} K, the temperature of the all-atom"
-                f" frames it was made from, and {of} {temperature:g} K; use a potential of that"
-                " temperature, or set simulation.other_temperature: true to run it there on"
-                " purpose."
-            )
+        for file, own in self.temperatures.items():
+            if not on_purpose and abs(temperature - own) > _TEMPERATURE_TOLERANCE * own:
+                raise ConfigError(
+                    f"{file}: holds at {own:g} K, the temperature of the all-atom frames it was"
+                    f" made from, and {of} {temperature:g} K; use a potential of that temperature,"
+                    " or set simulation.other_temperature: true to run it there on"
+                    " purpose (cgkd timestep: --other-temperature)."
+                )
 
     def check_units(self, names: list[str], positions: np.ndarray, box: np.ndarray | None) -> None:
         """Refuse positions or a box that are not in nm.

@@ -20,6 +20,7 @@ from openmm_cgkd.potential.export import export_potential
 from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.simulation.simulate import simulate
+from openmm_cgkd.simulation.timestep.criteria import CAREFUL
 from openmm_cgkd.training.configurations import snapshots
 from openmm_cgkd.utils.files import file_hash
 from openmm_cgkd.utils.lock import locked
@@ -29,9 +30,6 @@ from .inputs import all_frames, load_frames, load_teachers, split_run
 from .label import label_beyond_frames
 
 logger = logging.getLogger(__name__)
-
-# ps, time step where none is given: no search for a student that is about to be replaced
-_CAREFUL = 0.002
 
 # simulates with the student of a checkpoint and returns the trajectory; takes run, checkpoint and
 # folder
@@ -49,7 +47,8 @@ def simulate_student(run: RunConfig, checkpoint: Path, folder: Path) -> Path:
     frames, model = all_frames(run), folder / "student.pt"
     export_potential(checkpoint, model, frames, read_prior(files.prior), fast=False)
     settings = run.student.on_policy
-    timestep = run.simulation.timestep or _CAREFUL
+    # no search for a student that is about to be replaced
+    timestep = run.simulation.timestep or CAREFUL
     changes = {
         "timestep": timestep,
         "production": settings.production,

@@ -111,7 +111,8 @@ def main(arguments: list[str] | None = None) -> None:
             "there is no NVIDIA GPU; 'python -m scripts.benchmarks runtime' measures on a CPU."
         )
     rounds, seconds = (3, 0.1) if given.quick else (7, 1.0)
-    timestep = read_recommendation(given.student) or read_recommendation(ETHALINE / "student.pt")
+    found = read_recommendation(given.student) or read_recommendation(ETHALINE / "student.pt")
+    timestep = None if found is None else found.timestep
     print(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, medians of {rounds}, ms for"
         " energy and forces of the student"

@@ -234,7 +234,7 @@ def parse(given: list[str] | None = None) -> argparse.Namespace:
                     f"--timestep: none is recommended for {arguments.student}; run 'cgkd timestep'"
                     " on it, or name one in fs."
                 )
-            arguments.timestep = found * 1e3
+            arguments.timestep = found.timestep * 1e3
     arguments.timestep = arguments.timestep or 5.0
     return arguments
 

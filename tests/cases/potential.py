@@ -7,7 +7,6 @@ import json
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import openmm
@@ -71,13 +70,13 @@ def beads(types: np.ndarray) -> BeadTopology:
     return BeadTopology(NAMES, types, np.array(MASSES)[types], np.arange(len(types)))
 
 
-def write_toy_potential(path: Path, kind: str = "portable", **changes: Any) -> Path:
+def write_toy_potential(path: Path, kind: str = "portable") -> Path:
     types, positions = liquid()
     return write_potential(
         path,
         TensorNetEnergies(torchmd_network()),
         PRIOR,
-        metadata(kind=kind, **changes),
+        metadata(kind=kind),
         types,
         positions,
         CUBIC,

@@ -72,7 +72,7 @@ def test_the_search_for_its_time_step_gets_the_same_word(make_run, monkeypatch):
         lambda model, frames, search: searches.append(search),
     )
     for trusted in (True, False):
-        run = make_run(run_script=trusted, simulation={"platform": "CPU"})
+        run = make_run(run_script=trusted, simulation={"platform": "CPU", "production": "1 us"})
         simulation_settings(run)
     assert [search.run_script for search in searches] == [True, False]
 

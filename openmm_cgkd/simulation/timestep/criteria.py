@@ -1,10 +1,10 @@
-"""Settings of the search for the time step, and when a time step passes.
+"""Settings of the search for the time step, and which time steps pass.
 
-A time step passes when energy at constant energy drifts no faster than `max_drift`, and the kinetic
-temperature (half-step, see `integrate`) and the mean potential energy under Langevin dynamics are
-off by no more than their bounds, each with two standard errors added: as many as leave out a
-twentieth of cases where the error comes from few starts, and three times as much where the run is
-so short that the error is a lower bound.
+A time step passes when the configurational temperature and the mean potential energy are off by no
+more than their bounds, each with two standard errors added. These errors grow as the square of the
+time step, and are taken from the law fitted over all steps, see `fit_square_law`; steps beyond that
+law are judged by what was measured there, with an error three times as large where the run is so
+short that it is a lower bound.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from scipy.stats import norm, t
 
 from openmm_cgkd.config.section import describe_mistake
 from openmm_cgkd.exceptions import ConfigError, SimulationError
-from openmm_cgkd.utils.statistics import error_words, safe_error
+from openmm_cgkd.utils.statistics import safe_error
 from openmm_cgkd.utils.units import Duration, Rate, Time
 
-from .integrate import Averages, Conservation
-from .same_structure import lowest_p_value
+from .integrate import Averages, forces_of
+from .same_structure import SameSampling, lowest_p_value
+from .square_law import SquareLaw, fit_square_law
 
-_SHORTEST = 20  # ps of Langevin dynamics, for the potential energy, whatever the number of beads
+_SHORTEST = 20  # ps, for the potential energy, whatever the number of beads
+# ps: squared relative error of the configurational temperature times duration and number of beads
+_NOISE = 0.45
+CAREFUL = 0.002  # ps, a time step short enough for every fluid
 
 
 class TimestepSearch(BaseModel):
@@ -40,13 +43,11 @@ class TimestepSearch(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     timesteps: list[Time] = Field(
-        [f"{k} femtosecond" for k in range(2, 16, 2)], min_length=2, description="time steps to try"
+        [f"{k} femtosecond" for k in range(5, 45, 5)], min_length=2, description="time steps to try"
     )
     friction: Rate = "1 / picosecond"
     equilibration: Duration = "5 picosecond"
-    states: int = Field(4, ge=2, description="starts for energy conservation, 1 ps apart")
-    nve: Time = Field("4 picosecond", description="at constant energy, from each start")
-    nvt: Time | None = Field(
+    duration: Time | None = Field(
         None,
         description=(
             "Langevin dynamics with each time step; absent: long enough for the temperature"
@@ -55,20 +56,18 @@ class TimestepSearch(BaseModel):
     blocks: int = Field(
         10, ge=2, le=1000, description="time blocks of each run for the test of the structure"
     )
-    max_drift: float = Field(1.0, gt=0, description="of the total energy per bead, kT/ns")
     max_temperature_error: float = Field(
-        0.02, gt=0, description="of the kinetic temperature, relative"
+        0.01, gt=0, description="of the configurational temperature, relative"
     )
     max_energy_error: float = Field(
-        0.1,
+        0.05,
         gt=0,
         description="of the mean potential energy per bead, kT, against the smallest time step",
     )
-    validate_structure: bool = Field(
-        False, description="compare the structure with that at half the time step"
-    )
-    validation: Time = Field(
-        "100 picosecond", description="Langevin dynamics with the time step, and with half of it"
+    max_structure_error: float = Field(
+        0.02,
+        gt=0,
+        description="mean difference of RDFs that the test of the structure must be able to see",
     )
     min_p_value: float = Field(
         0.01, gt=0, lt=1, description="of the test that the structure is unchanged"
@@ -77,6 +76,9 @@ class TimestepSearch(BaseModel):
     platform: str | None = Field(None, description="OpenMM platform; the fastest one if absent")
     run_script: bool = Field(
         False, description="run the script of a potential whose network is its maker's own"
+    )
+    other_temperature: bool = Field(
+        False, description="search although the potential was made at another temperature"
     )
 
     @field_validator("timesteps")
@@ -88,7 +90,7 @@ class TimestepSearch(BaseModel):
     def _test_can_fail(self) -> Self:
         """Few blocks have so few orders that no difference is improbable, however large."""
         lowest = lowest_p_value(self.blocks)
-        if self.validate_structure and lowest >= self.min_p_value:
+        if lowest >= self.min_p_value:
             raise ValueError(
                 f"blocks: got {self.blocks}, of which p of the test of the structure is never below"
                 f" {lowest:.2g}, so with a min_p_value of {self.min_p_value:g} it could not fail;"
@@ -96,19 +98,23 @@ class TimestepSearch(BaseModel):
             )
         return self
 
-    def long_enough(self, n_beads: int) -> Self:
-        """These settings with a duration `nvt`, chosen if there is none.
+    def long_enough(self, n_beads: int) -> float:
+        """Duration of every run, ps: `duration`, or long enough.
 
-        The standard error of the temperature is to be a fifth of its bound.
-
-        The variance of the temperature of N beads is 2/(3N) T^2 and the thermostat alone lets it
-        decay as exp(-2 friction t), so the variance of its mean over a time t is 2/(3N friction t)
-        T^2; collisions only make it smaller.
+        The standard error of the configurational temperature is to be a fifth of its bound. Its
+        square falls as one over duration and number of beads; the factor is what liquid ethaline
+        has with one time step.
         """
-        if self.nvt is not None:
-            return self
-        duration = 2 / (3 * n_beads * self.friction * (self.max_temperature_error / 5) ** 2)
-        return self.model_copy(update={"nvt": math.ceil(max(duration, _SHORTEST))})
+        if self.duration is not None:
+            return self.duration
+        wanted = _NOISE / (n_beads * (self.max_temperature_error / 5) ** 2)
+        return math.ceil(max(wanted, _SHORTEST))
+
+    def forces(self, n_beads: int) -> int:
+        """Number of forces that the whole search evaluates."""
+        duration = self.long_enough(n_beads)
+        equilibration = round(self.equilibration / self.timesteps[0])
+        return equilibration + sum(forces_of(step, duration) for step in self.timesteps)
 
     @classmethod
     def of(cls, **values: Any) -> Self:
@@ -127,110 +133,194 @@ class TimestepSearch(BaseModel):
 
 @dataclass(frozen=True)
 class Measurement:
-    """Measurements with one time step.
+    """What was measured with one time step.
 
     Attributes
     ----------
     timestep : float, ps
-    conservation : Conservation or None
     averages : Averages or None
+    structure : SameSampling or None
+        Against the smallest time step; None for that one itself.
     failure : str or None
         Why there are no numbers.
+    """
+
+    timestep: float
+    averages: Averages | None
+    structure: SameSampling | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """What is thought of one time step.
+
+    Attributes
+    ----------
+    timestep : float, ps
+    temperature_error, temperature_error_se : float or None
+        Of the configurational temperature, relative; the standard error is three times as large
+        where it is a lower bound.
+    energy_shift, energy_shift_se : float or None
+        Of the mean potential energy per bead against the smallest time step, kT.
+    fitted : bool
+        Whether the temperature is that of the law over all time steps, not of this one alone.
     objections : tuple of str
         Which bounds are broken.
     """
 
     timestep: float
-    conservation: Conservation | None
-    averages: Averages | None
-    failure: str | None
-    objections: tuple[str, ...] = ()
+    temperature_error: float | None
+    temperature_error_se: float | None
+    energy_shift: float | None
+    energy_shift_se: float | None
+    fitted: bool
+    objections: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """The error of the temperature as it is printed."""
+        if self.temperature_error is None or self.temperature_error_se is None:
+            return "not known"
+        return f"{100 * self.temperature_error:+.2f} +- {100 * self.temperature_error_se:.2f} %"
 
 
-def objections(
-    conservation: Conservation,
-    averages: Averages,
-    reference: Averages,
-    temperature: float,
-    search: TimestepSearch,
-) -> list[str]:
-    """Sentences on the bounds of `search` that a time step breaks; empty if it passes.
+def fit_laws(
+    measurements: list[Measurement], temperature: float
+) -> tuple[SquareLaw | None, SquareLaw | None]:
+    """How the relative error of the temperature and the energy grow with the time step.
 
     Parameters
     ----------
-    conservation : Conservation
-    averages, reference : Averages
-        Of this time step, and of the smallest one.
+    measurements : list of Measurement
+        Of ascending time steps.
+    temperature : float, kelvin
+        Of the thermostat, which the configurational temperature has without a time step.
+    """
+    whole = [(m.timestep, m.averages) for m in measurements if m.averages]
+    steps = [timestep for timestep, _ in whole]
+    hot = [each.configurational / temperature - 1 for _, each in whole]
+    hot_se = [_error(each, "configurational") / temperature for _, each in whole]
+    energy = [each.energy for _, each in whole]
+    energy_se = [_error(each, "energy") for _, each in whole]
+    return (
+        fit_square_law(steps, hot, hot_se, origin=0.0),
+        fit_square_law(steps, energy, energy_se),
+    )
+
+
+def judge(
+    measurements: list[Measurement], temperature: float, search: TimestepSearch
+) -> list[Judgment]:
+    """Compare every time step with the bounds on temperature and energy.
+
+    Parameters
+    ----------
+    measurements : list of Measurement
+        Of ascending time steps.
     temperature : float, kelvin
         Of the thermostat.
     search : TimestepSearch
     """
-    shift = averages.energy - reference.energy
-    shift_se = (
-        math.hypot(averages.energy_se, reference.energy_se) if reference is not averages else 0.0
-    )
-    short = averages.at_least + reference.at_least
-    hot, hot_se = averages.temperature / temperature - 1, averages.temperature_se / temperature
-    # two standard errors of a normal distribution, as many of Student's if they come from few
-    of_starts = float(t.ppf(norm.cdf(2), search.states - 1))
-    checks = [
-        (
-            "energy drift",
-            conservation.drift,
-            conservation.drift_se,
-            of_starts,
-            True,
-            search.max_drift,
-            " kT/ns per bead",
-            1,
-        ),
-        (
-            "kinetic temperature off by",
-            hot,
-            hot_se,
-            2.0,
-            "temperature" not in averages.at_least,
-            search.max_temperature_error,
-            " %",
-            100,
-        ),
-        (
-            "potential energy off by",
-            shift,
-            shift_se,
-            2.0,
-            "energy" not in short,
-            search.max_energy_error,
-            " kT per bead",
-            1,
-        ),
-    ]
-    return [
-        f"{name} {value * factor:.2g} +- {error_words(error * factor, plateau)}{unit}, allowed"
-        f" {bound * factor:g}" + ("" if plateau else " (the run is too short to know its error)")
-        for name, value, error, margin, plateau, bound, unit, factor in checks
-        if not abs(value) + margin * safe_error(error, plateau) <= bound
-    ]
+    of_temperature, of_energy = fit_laws(measurements, temperature)
+    smallest, reference = measurements[0].timestep, measurements[0].averages
+    found = []
+    for measurement in measurements:
+        step, averages = measurement.timestep, measurement.averages
+        if averages is None or reference is None:
+            objection = f"explodes ({measurement.failure})"
+            found.append(Judgment(step, None, None, None, None, False, (objection,)))
+            continue
+        fitted = of_temperature is not None and step <= of_temperature.largest
+        if of_temperature and fitted:
+            hot, hot_se = of_temperature.shift(step)
+        else:
+            hot = averages.configurational / temperature - 1
+            hot_se = _error(averages, "configurational") / temperature
+        if of_energy and step <= of_energy.largest:
+            shift, shift_se = of_energy.shift(step, smallest)
+        else:
+            shift = averages.energy - reference.energy
+            shift_se = math.hypot(_error(averages, "energy"), _error(reference, "energy"))
+        objections = [
+            f"{name} {value * factor:.2g} +- {error * factor:.2g}{unit}, allowed {bound * factor:g}"
+            for name, value, error, bound, unit, factor in (
+                (
+                    "configurational temperature off by",
+                    hot,
+                    hot_se,
+                    search.max_temperature_error,
+                    " %",
+                    100,
+                ),
+                (
+                    "potential energy off by",
+                    shift,
+                    shift_se,
+                    search.max_energy_error,
+                    " kT per bead",
+                    1,
+                ),
+            )
+            if not abs(value) + 2 * error <= bound
+        ]
+        found.append(Judgment(step, hot, hot_se, shift, shift_se, fitted, tuple(objections)))
+    return found
 
 
-def passing(measurements: list[Measurement]) -> list[float]:
-    """Time steps that pass together with all smaller ones, ascending.
+def structure_objection(found: SameSampling, search: TimestepSearch) -> str | None:
+    """Why the structure at a time step does not pass, if so."""
+    if found.p_value < search.min_p_value:
+        return (
+            f"RDFs differ from those of the smallest time step by {found.difference:.2g}"
+            f" (p = {found.p_value:.2g})"
+        )
+    if found.detectable > search.max_structure_error:
+        return (
+            "the run is too short to compare the structure: differences of RDFs are seen from"
+            f" {found.detectable:.2g} on, not from {search.max_structure_error:g}"
+        )
+    return None
+
+
+def recommended(
+    measurements: list[Measurement], judgments: list[Judgment], search: TimestepSearch
+) -> Judgment:
+    """The largest time step that passes.
+
+    Temperature and energy must pass with all smaller steps, too. The structure is tested from the
+    largest of these downwards, because many tests at once would find differences by chance.
 
     Raises
     ------
     SimulationError
-        If there are none.
+        If there is none.
     """
     good = []
-    for measurement in measurements:
-        if measurement.objections:
+    for measurement, judgment in zip(measurements, judgments, strict=True):
+        if judgment.objections:
             break
-        good.append(measurement.timestep)
+        good.append((measurement, judgment))
     if not good:
-        first = measurements[0]
+        first = judgments[0]
         raise SimulationError(
             f"No time step passes, already {first.timestep * 1e3:g} fs does not"
-            f" ({'; '.join(first.objections)}); try smaller ones, longer runs if the errors are"
-            " large, or a better trained potential."
+            f" ({'; '.join(first.objections)}); try smaller ones (--timestep), longer runs"
+            " (--duration) if the errors are large, or a better trained potential."
         )
-    return good
+    if len(good) == 1:
+        return good[0][1]
+    objection = None
+    for measurement, judgment in reversed(good[1:]):
+        assert measurement.structure is not None  # all but the smallest step have one
+        objection = structure_objection(measurement.structure, search)
+        if objection is None:
+            return judgment
+    raise SimulationError(
+        f"Only the smallest time step would be left, because at {judgment.timestep * 1e3:g} fs"
+        f" {objection}; try smaller ones (--timestep) or longer runs (--duration)."
+    )
+
+
+def _error(averages: Averages, name: str) -> float:
+    return float(safe_error(getattr(averages, f"{name}_se"), name not in averages.at_least))

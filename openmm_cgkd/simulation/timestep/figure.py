@@ -1,4 +1,4 @@
-"""Picture of a time step search: drift, temperatures and potential energy against the time step."""
+"""Picture of a time step search: temperature, energy and structure against the time step."""
 
 from __future__ import annotations
 
@@ -9,17 +9,27 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .criteria import Measurement, TimestepSearch
+from .criteria import Judgment, Measurement, TimestepSearch, fit_laws
 from .integrate import Averages
+from .square_law import SquareLaw
 
 _FIRST, _SECOND = "black", "#D55E00"  # told apart with every colour vision and in grey print
-_BAND = {"color": "0.85", "zorder": 0}
+_BAND = {"color": "0.9", "zorder": 0}
+_CAPTION = (
+    "Langevin dynamics with each time step. Bars: two standard errors. Grey: allowed. Curves: fit"
+    " of an error that grows as the square of the time step, with two standard errors; dashed"
+    " beyond the steps that it describes."
+)
 
 
 def draw(
-    path: Path, measurements: list[Measurement], search: TimestepSearch, temperature: float
+    path: Path,
+    measurements: list[Measurement],
+    judgments: list[Judgment],
+    search: TimestepSearch,
+    temperature: float,
 ) -> None:
-    """Write a PNG with three panels; grey bands are the bounds, bars two standard errors.
+    """Write a PNG with three panels.
 
     Parameters
     ----------
@@ -27,88 +37,90 @@ def draw(
         Written as PNG whatever its suffix.
     measurements : list of Measurement
         Those that exploded are left out.
+    judgments : list of Judgment
+        Of the same time steps; those without objection are named in the title.
     search : TimestepSearch
     temperature : float, kelvin
     """
-    whole = [
-        (m.timestep, m.conservation, m.averages)
-        for m in measurements
-        if m.conservation and m.averages
-    ]
-    steps = 1e3 * np.array([timestep for timestep, _, _ in whole])
-    conservations = [conservation for _, conservation, _ in whole]
-    averages = [average for _, _, average in whole]
-    figure = Figure(figsize=(13.5, 4.2), layout="constrained")
+    whole = [(m.timestep, m.averages) for m in measurements if m.averages]
+    steps = 1e3 * np.array([timestep for timestep, _ in whole])
+    averages = [average for _, average in whole]
+    figure = Figure(figsize=(13.5, 4.9), layout="constrained")
     FigureCanvasAgg(figure)
-    energy, kinetic, potential = figure.subplots(1, 3)
+    hot, energy, structure = figure.subplots(1, 3)
+    of_temperature, of_energy = fit_laws(measurements, temperature)
 
-    energy.axhspan(0, search.max_drift, **_BAND)
-    drifts = np.abs([each.drift for each in conservations])
-    errors = 2 * np.array([each.drift_se for each in conservations])
-    energy.errorbar(
+    bound = 100 * search.max_temperature_error
+    hot.axhspan(-bound, bound, **_BAND)
+    _points(
+        hot,
         steps,
-        drifts,
-        yerr=[0 * errors, errors],
-        color=_FIRST,
-        marker="o",
-        linewidth=1.5,
-        capsize=3,
-        label="|drift|, kT/ns per bead",
+        [100 * (each.configurational / temperature - 1) for each in averages],
+        [100 * each.configurational_se / temperature for each in averages],
+        _FIRST,
+        "configurational" + _lower_bounds(averages, "configurational"),
     )
     _points(
-        energy,
+        hot,
         steps,
-        [each.fluctuation for each in conservations],
-        None,
+        [100 * (each.kinetic / temperature - 1) for each in averages],
+        [100 * each.kinetic_se / temperature for each in averages],
         _SECOND,
-        "fluctuation, kT per bead$^{1/2}$",
+        "kinetic, not judged" + _lower_bounds(averages, "kinetic"),
+        shape="s",
     )
-    energy.set_xscale("log")
-    energy.set_yscale("log")
-    energy.set_xticks(steps, [f"{step:g}" for step in steps], minor=False)
-    energy.set_xticks([], minor=True)
-    energy.set_title("Total energy, no thermostat", fontsize=15)
+    _law(hot, steps, of_temperature, 100, 0.0)
+    hot.set_title("Error of the temperature, %", fontsize=15)
 
-    bound = search.max_temperature_error * temperature
-    kinetic.axhspan(temperature - bound, temperature + bound, **_BAND)
-    for name, color, label in (
-        ("", _FIRST, "half-step velocities"),
-        ("full_step_", _SECOND, "full-step velocities"),
-    ):
-        values = [getattr(each, f"{name}temperature") for each in averages]
-        _points(
-            kinetic,
-            steps,
-            values,
-            [getattr(each, f"{name}temperature_se") for each in averages],
-            color,
-            label + _bound(averages, f"{name}temperature"),
-        )
-    kinetic.set_title("Kinetic temperature, K", fontsize=15)
-
-    potential.axhspan(-search.max_energy_error, search.max_energy_error, **_BAND)
+    energy.axhspan(-search.max_energy_error, search.max_energy_error, **_BAND)
     if whole:
-        shifts = [each.energy - averages[0].energy for each in averages]
         _points(
-            potential,
+            energy,
             steps,
-            shifts,
+            [each.energy - averages[0].energy for each in averages],
             [each.energy_se for each in averages],
             _FIRST,
-            "against the smallest step" + _bound(averages, "energy"),
+            "against the smallest step" + _lower_bounds(averages, "energy"),
         )
-    potential.set_title("Potential energy, kT per bead", fontsize=15)
+        _law(energy, steps, of_energy, 1, whole[0][0])
+    energy.set_title("Potential energy, kT per bead", fontsize=15)
 
-    for axis in (energy, kinetic, potential):
+    structure.axhspan(0, search.max_structure_error, **_BAND)
+    compared = [(1e3 * m.timestep, m.structure) for m in measurements if m.structure]
+    for name, color, shape, label in (
+        ("difference", _FIRST, "o", "against the smallest step"),
+        ("detectable", _SECOND, "s", "seen from here on"),
+    ):
+        structure.plot(
+            [step for step, _ in compared],
+            [getattr(found, name) for _, found in compared],
+            color=color,
+            marker=shape,
+            linestyle="none",
+            label=label,
+        )
+    structure.set_ylim(bottom=0)
+    structure.set_title("Mean difference of the RDFs", fontsize=15)
+
+    for axis in (hot, energy, structure):
         axis.set_xlabel("time step / fs", fontsize=14)
+        axis.set_xlim(left=0)
         axis.tick_params(labelsize=13)
         axis.spines[["top", "right"]].set_visible(False)
-        if whole:
+        if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=12, frameon=False)
+    good = [judgment for judgment in judgments if not judgment.objections]
+    figure.suptitle(
+        f"Time step: temperature and energy pass up to {1e3 * good[-1].timestep:g} fs"
+        if good
+        else "Time step: none passes",
+        fontsize=16,
+    )
+    figure.supxlabel(_CAPTION, fontsize=11, wrap=True)
     figure.savefig(path, dpi=160, format="png")
 
 
-def _bound(averages: list[Averages], name: str) -> str:
+def _lower_bounds(averages: list[Averages], name: str) -> str:
     """Words for a legend where bars of a mean are lower bounds."""
     return ", bars at least" if any(name in each.at_least for each in averages) else ""
 
@@ -117,11 +129,34 @@ def _points(
     axis: Axes,
     steps: np.ndarray,
     values: list[float],
-    errors: list[float] | None,
+    errors: list[float],
     color: str,
     label: str,
+    shape: str = "o",
 ) -> None:
-    bars = None if errors is None else 2 * np.array(errors)
     axis.errorbar(
-        steps, values, yerr=bars, color=color, marker="o", linewidth=1.5, capsize=3, label=label
+        steps,
+        values,
+        yerr=2 * np.array(errors),
+        color=color,
+        marker=shape,
+        linestyle="none",
+        capsize=3,
+        label=label,
+    )
+
+
+def _law(
+    axis: Axes, steps: np.ndarray, law: SquareLaw | None, factor: float, origin: float
+) -> None:
+    """The fitted curve with a band of two standard errors."""
+    if law is None or len(steps) == 0:
+        return
+    grid = np.linspace(0, steps[-1], 200)
+    curve, error = np.array([law.shift(step / 1e3, origin) for step in grid]).T * factor
+    inside = grid <= 1e3 * law.largest
+    axis.plot(grid[inside], curve[inside], color=_FIRST, linewidth=1.5)
+    axis.plot(grid[~inside], curve[~inside], color=_FIRST, linewidth=1.5, linestyle="--")
+    axis.fill_between(
+        grid, curve - 2 * error, curve + 2 * error, color=_FIRST, alpha=0.15, linewidth=0
     )

@@ -1,32 +1,22 @@
-r"""How well a time step integrates a system.
+r"""What Langevin dynamics with a time step samples.
 
-Measured are the energy, the kinetic temperature and the mean potential energy.
-
-At constant energy, velocity Verlet (OpenMM's leapfrog with on-step velocities) conserves a shadow
-energy that differs from the true one by terms of order :math:`h^2`, so the true energy fluctuates
-in proportion to :math:`h^2` and drifts only where the step is too long or the forces are not
-smooth. For a harmonic oscillator the conserved quantity is :math:`\frac{m}{2}v^2 +
-\frac{m\omega^2}{2}x^2\,(1 - \omega^2h^2/4)`.
-
-Langevin dynamics (`LangevinMiddleIntegrator`, Zhang et al., J. Phys. Chem. A 2019, 123, 6056)
-stores positions at full and velocities at half steps, between kick and thermostat as in BAOAB
-(Leimkuhler and Matthews, J. Chem. Phys. 2013, 138, 174102). For a harmonic oscillator positions and
-half-step velocities have the exact variances :math:`k_BT/m\omega^2` and :math:`k_BT/m` at every
-stable step, while the full-step velocity :math:`v + \frac{h}{2}f/m` has :math:`k_BT/m\,(1 -
-\omega^2h^2/4)`. So the half-step temperature, which OpenMM reports, tells of failing dynamics, and
-the gap between the two tells how near the fastest motion is to its limit :math:`\omega h = 2`.
+`LangevinMiddleIntegrator` (Zhang et al., J. Phys. Chem. A 2019, 123, 6056) stores positions at full
+and velocities at half steps, between kick and thermostat as in BAOAB (Leimkuhler and Matthews, J.
+Chem. Phys. 2013, 138, 174102). For a harmonic oscillator positions and half-step velocities have
+the exact variances :math:`k_BT/m\omega^2` and :math:`k_BT/m` at every stable step. In a liquid the
+positions are off by a term of order :math:`h^2`, which the configurational temperature shows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
 import openmm
-from scipy.stats import linregress, sem
 
 from openmm_cgkd.exceptions import SimulationError
 from openmm_cgkd.platforms import choose_platform, platforms
@@ -34,11 +24,13 @@ from openmm_cgkd.simulation.explosion import openmm_message
 from openmm_cgkd.utils.statistics import blocked_mean
 from openmm_cgkd.utils.units import GAS_CONSTANT
 
-_SAMPLING = 0.02  # ps between samples: a few per period of the fastest motion of beads
+from .configurational import FORCES_PER_SAMPLE, ForceDivergence, configurational_temperature
+
+SAMPLING = 0.1  # ps between samples: the squared force of a liquid of beads forgets in 0.2 ps
+_FRAMES = 2  # samples between frames for radial distribution functions
 _PIECE = 50  # steps between chances to interrupt
 _HOTTEST = 3.0  # a run that is hotter than this multiple of the set temperature has failed
-_MEANS = ("temperature", "full_step_temperature", "energy")
-_SETTLING = 0.1  # share of a Langevin run left out, in which the state adapts to its time step
+_SETTLING = 0.1  # share of a run left out, in which the state adapts to its time step
 
 
 class Start(NamedTuple):
@@ -55,43 +47,25 @@ class Start(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Conservation:
-    """Energy at constant energy.
-
-    Attributes
-    ----------
-    drift, drift_se : float
-        Slope of the total energy per bead, kT/ns; mean over the starts and its standard error.
-    fluctuation : float
-        RMS of the total energy about that line over the square root of the number of beads, kT.
-    """
-
-    drift: float
-    drift_se: float
-    fluctuation: float
-
-
-@dataclass(frozen=True)
 class Averages:
-    """Means under Langevin dynamics, with standard errors from blocks as long as needed.
+    """Means over a run, with standard errors from blocks as long as needed.
 
     Attributes
     ----------
-    temperature, temperature_se : float, kelvin
-        Kinetic, from the half-step velocities that `LangevinMiddleIntegrator` stores and OpenMM
-        reports.
-    full_step_temperature, full_step_temperature_se : float, kelvin
-        Kinetic, from velocities at the time of the positions.
+    configurational, configurational_se : float, kelvin
+        Configurational temperature, see `configurational_temperature`.
+    kinetic, kinetic_se : float, kelvin
+        From the half-step velocities that `LangevinMiddleIntegrator` stores and OpenMM reports.
     energy, energy_se : float, kT
         Potential energy per bead.
     at_least : tuple of str
         Means whose standard error is a lower bound, since the run is too short.
     """
 
-    temperature: float
-    temperature_se: float
-    full_step_temperature: float
-    full_step_temperature_se: float
+    configurational: float
+    configurational_se: float
+    kinetic: float
+    kinetic_se: float
     energy: float
     energy_se: float
     at_least: tuple[str, ...] = ()
@@ -107,18 +81,18 @@ class Integration:
     Parameters
     ----------
     system : openmm.System
-        Every bead must move. Without `CMMotionRemover`: 3 degrees of freedom per bead are counted.
+        Without `CMMotionRemover`: 3 degrees of freedom per bead are counted.
     temperature : float, kelvin
     friction : float, 1/ps
     platform : str, optional
-        OpenMM platform; the fastest one if absent. Energy is conserved in double precision where
-        the platform can.
+        OpenMM platform; the fastest one if absent.
     seed : int
 
     Raises
     ------
     SimulationError
-        If the platform is not available.
+        If the platform is not available, or the system has constraints, virtual sites or beads
+        without mass.
     """
 
     def __init__(
@@ -130,123 +104,122 @@ class Integration:
         seed: int = 1,
     ) -> None:
         self.n_beads, self.temperature, self.seed = system.getNumParticles(), temperature, seed
-        self.masses = np.array([system.getParticleMass(k)._value for k in range(self.n_beads)])[
-            :, None
-        ]
+        held = sum(system.getParticleMass(k)._value == 0 for k in range(self.n_beads))
+        if system.getNumConstraints() or held:
+            raise SimulationError(
+                f"The system has {system.getNumConstraints()} constraints and {held} particles"
+                " without mass; the configurational temperature is that of beads that all move"
+                " freely, so use bonds instead of constraints."
+            )
         self.kt = GAS_CONSTANT * temperature
         integrator = openmm.LangevinMiddleIntegrator(temperature, friction, 0.001)
         integrator.setRandomNumberSeed(seed)
         self._langevin = _context(system, integrator, platform)
-        self._verlet = _context(system, openmm.VerletIntegrator(0.001), self.platform, double=True)
+        # differences of forces in double precision where the platform has it
+        probe = _context(system, openmm.VerletIntegrator(0.001), self.platform, double=True)
+        self._divergence = ForceDivergence(probe, seed)
 
     @property
     def platform(self) -> str:
         return self._langevin.getPlatform().getName()
 
-    def starts(
-        self,
-        positions: np.ndarray,
-        timestep: float,
-        equilibration: float,
-        count: int,
-        spacing: float,
-    ) -> list[Start]:
-        """Equilibrate by Langevin dynamics and return states `spacing` ps apart.
+    def begin(self, positions: np.ndarray) -> None:
+        """Place the beads, with velocities of the temperature."""
+        self._langevin.setPositions(positions)
+        self._langevin.setVelocitiesToTemperature(self.temperature, self.seed)
+
+    def seconds_per_force(self, timestep: float, steps: int = 50) -> float:
+        """Time of one step, from a few steps on from where the beads are.
+
+        Raises
+        ------
+        SimulationError
+            As `equilibrated`.
+        """
+        self._advance_safely(timestep, steps // 5)  # the first ones compile
+        begin = perf_counter()
+        self._advance_safely(timestep, steps)
+        return (perf_counter() - begin) / steps
+
+    def equilibrated(self, timestep: float, duration: float) -> Start:
+        """State after Langevin dynamics from where the beads are.
 
         Raises
         ------
         SimulationError
             If the system explodes at this time step, which should be a safe one.
         """
-        self._langevin.setPositions(positions)
-        self._langevin.setVelocitiesToTemperature(self.temperature, self.seed)
+        state = self._advance_safely(timestep, round(duration / timestep))
+        return Start(
+            state.getPositions(asNumpy=True)._value, state.getVelocities(asNumpy=True)._value
+        )
+
+    def _advance_safely(self, timestep: float, steps: int) -> openmm.State:
         try:
-            self._advance(self._langevin, timestep, equilibration)
-            found = []
-            for _ in range(count):
-                self._advance(self._langevin, timestep, spacing)
-                state = self._langevin.getState(positions=True, velocities=True, energy=True)
-                self._check(state)
-                found.append(
-                    Start(
-                        state.getPositions(asNumpy=True)._value,
-                        state.getVelocities(asNumpy=True)._value,
-                    )
-                )
+            self._advance(timestep, steps)
+            return self._state()
         except Unstable as error:
             raise SimulationError(
                 f"The system cannot be equilibrated with a time step of {timestep * 1e3:g} fs"
                 f" ({error}); begin with a smaller time step, or train a better potential."
             ) from error
-        return found
 
-    def conservation(self, starts: list[Start], timestep: float, duration: float) -> Conservation:
-        """Integrate at constant energy by velocity Verlet.
+    def sample(
+        self,
+        start: Start,
+        timestep: float,
+        duration: float,
+        report: Callable[[int], None] = lambda forces: None,
+    ) -> tuple[Averages, np.ndarray]:
+        """Means over a Langevin run without its first tenth, and frames of that part.
 
         Parameters
         ----------
-        starts : list of Start
-            At least two, for the standard error.
+        start : Start
         timestep, duration : float, ps
-            Duration of the run from each start.
+        report : callable
+            Gets the number of forces that were evaluated since the last call.
+
+        Returns
+        -------
+        Averages
+        ndarray, shape (n_frames, n_beads, 3), nm
 
         Raises
         ------
         Unstable
         """
-        lines = [self._energy_line(start, timestep, duration) for start in starts]
-        drifts, fluctuations = np.array(lines).T
-        per_bead = drifts * 1e3 / (self.n_beads * self.kt)
-        rms = math.sqrt(np.mean(fluctuations**2) / self.n_beads) / self.kt
-        return Conservation(float(per_bead.mean()), float(sem(per_bead)), rms)
-
-    def _energy_line(self, start: Start, timestep: float, duration: float) -> tuple[float, float]:
-        """Slope of the total energy, kJ/mol/ps, and RMS distance from the line, kJ/mol."""
-        context = self._verlet
-        context.setPositions(start.positions)
-        forces = context.getState(forces=True).getForces(asNumpy=True)._value
-        # leapfrog keeps velocities half a step behind positions
-        context.setVelocities(start.velocities - 0.5 * timestep * forces / self.masses)
-        times, energies = [], []
-        for time in self._samples(context, timestep, duration):
-            state = context.getState(energy=True)
-            kinetic = self._check(state)
-            times.append(time)
-            energies.append(kinetic + state.getPotentialEnergy()._value)
-        line = linregress(times, energies)
-        residuals = np.array(energies) - line.intercept - line.slope * np.array(times)
-        return float(line.slope), float(np.sqrt(np.mean(residuals**2)))
-
-    def averages(self, start: Start, timestep: float, duration: float) -> Averages:
-        """Means over a Langevin run without its first tenth.
-
-        Raises
-        ------
-        Unstable
-        """
-        rows = []
-        for state in self.langevin(start, timestep, duration, _SAMPLING):
-            velocities, forces = (
-                array(asNumpy=True)._value for array in (state.getVelocities, state.getForces)
+        rows, frames = [], []
+        for state in self.langevin(start, timestep, duration):
+            positions = state.getPositions(asNumpy=True)._value
+            square = np.sum(state.getForces(asNumpy=True)._value ** 2)
+            rows.append(
+                [
+                    square,
+                    self._divergence.sample(positions),
+                    2 * state.getKineticEnergy()._value / (3 * self.n_beads * GAS_CONSTANT),
+                    state.getPotentialEnergy()._value / (self.n_beads * self.kt),
+                ]
             )
-            on_step = velocities + 0.5 * timestep * forces / self.masses
-            kinetic = [
-                np.sum(self.masses * v**2) / (3 * self.n_beads * GAS_CONSTANT)
-                for v in (velocities, on_step)
-            ]
-            rows.append([*kinetic, state.getPotentialEnergy()._value / (self.n_beads * self.kt)])
-        kept = np.array(rows)[round(len(rows) * _SETTLING) :]
-        found = [blocked_mean(column) for column in kept.T]
-        short = tuple(name for name, each in zip(_MEANS, found, strict=True) if not each.plateau)
-        half, full, potential = found
-        return Averages(
-            half.mean, half.error, full.mean, full.error, potential.mean, potential.error, short
+            if len(rows) % _FRAMES == 0:
+                frames.append(positions.astype(np.float32))
+            report(steps_per_sample(timestep) + FORCES_PER_SAMPLE)
+        squares, divergences, kinetic, energy = np.array(rows)[round(len(rows) * _SETTLING) :].T
+        found = {
+            "configurational": configurational_temperature(squares, divergences),
+            "kinetic": blocked_mean(kinetic),
+            "energy": blocked_mean(energy),
+        }
+        numbers: dict[str, float] = {}
+        for name, each in found.items():
+            numbers |= {name: each.mean, f"{name}_se": each.error}
+        short = tuple(name for name, each in found.items() if not each.plateau)
+        return Averages(**numbers, at_least=short), np.array(
+            frames[round(len(frames) * _SETTLING) :]
         )
 
-    def langevin(
-        self, start: Start, timestep: float, duration: float, interval: float
-    ) -> Iterator[openmm.State]:
-        """States of a Langevin run, about `interval` ps apart.
+    def langevin(self, start: Start, timestep: float, duration: float) -> Iterator[openmm.State]:
+        """States of a Langevin run, about `SAMPLING` apart.
 
         With positions, velocities, forces and energies.
 
@@ -256,45 +229,45 @@ class Integration:
         """
         self._langevin.setPositions(start.positions)
         self._langevin.setVelocities(start.velocities)
-        for _ in self._samples(self._langevin, timestep, duration, interval):
-            state = self._langevin.getState(
-                positions=True, velocities=True, forces=True, energy=True
-            )
-            self._check(state)
-            yield state
+        for _ in range(samples_of(timestep, duration)):
+            self._advance(timestep, steps_per_sample(timestep))
+            yield self._state()
 
-    def _samples(
-        self, context: openmm.Context, timestep: float, duration: float, interval: float = _SAMPLING
-    ) -> Iterator[float]:
-        """Advance from sample to sample and give the time of each, ps."""
-        every = max(1, round(interval / timestep))
-        for k in range(1, max(2, round(duration / (every * timestep))) + 1):
-            self._advance(context, timestep, every * timestep)
-            yield k * every * timestep
-
-    def _advance(self, context: openmm.Context, timestep: float, duration: float) -> None:
-        integrator, left = context.getIntegrator(), round(duration / timestep)
+    def _advance(self, timestep: float, steps: int) -> None:
+        integrator = self._langevin.getIntegrator()
         integrator.setStepSize(timestep)
         try:
-            while left > 0:
-                integrator.step(min(left, _PIECE))
-                left -= _PIECE
+            while steps > 0:
+                integrator.step(min(steps, _PIECE))
+                steps -= _PIECE
         except openmm.OpenMMException as error:
             raise Unstable(openmm_message(error)) from error
 
-    def _check(self, state: openmm.State) -> float:
-        """Kinetic energy, kJ/mol, of a state; raises `Unstable` if it has exploded."""
-        kinetic, potential = state.getKineticEnergy()._value, state.getPotentialEnergy()._value
-        temperature = 2 * kinetic / (3 * self.n_beads * GAS_CONSTANT)
-        if not (
-            math.isfinite(potential)
-            and temperature
-            < self.temperature * max(_HOTTEST, 1 + 10 * math.sqrt(2 / (3 * self.n_beads)))
-        ):
+    def _state(self) -> openmm.State:
+        """The state, or `Unstable` if it has exploded."""
+        state = self._langevin.getState(positions=True, velocities=True, forces=True, energy=True)
+        potential = state.getPotentialEnergy()._value
+        temperature = 2 * state.getKineticEnergy()._value / (3 * self.n_beads * GAS_CONSTANT)
+        hottest = max(_HOTTEST, 1 + 10 * math.sqrt(2 / (3 * self.n_beads)))
+        if not (math.isfinite(potential) and temperature < self.temperature * hottest):
             raise Unstable(
                 f"temperature {temperature:.0f} K, potential energy {potential:g} kJ/mol"
             )
-        return kinetic
+        return state
+
+
+def steps_per_sample(timestep: float) -> int:
+    return max(1, round(SAMPLING / timestep))
+
+
+def samples_of(timestep: float, duration: float) -> int:
+    """Number of samples of a run."""
+    return max(2, round(duration / (steps_per_sample(timestep) * timestep)))
+
+
+def forces_of(timestep: float, duration: float) -> int:
+    """Number of forces that a run evaluates."""
+    return samples_of(timestep, duration) * (steps_per_sample(timestep) + FORCES_PER_SAMPLE)
 
 
 def _context(
