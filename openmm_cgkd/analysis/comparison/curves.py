@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -91,15 +91,7 @@ class Curve(Generic[ObservableT]):
         found = blocked_mean(of_left_out(self.values, self.left_out))
         if len(self.runs) < 2:
             return found
-        excess = excess_of_runs([curve.series for curve in self.separate])
-        if excess <= 1:
-            return found
-        return replace(
-            found,
-            error=found.error * np.sqrt(excess),
-            independent=found.independent / excess,
-            plateau=False,
-        )
+        return _with_excess(found, excess_of_runs([curve.series for curve in self.separate]))
 
     @property
     def standard_error(self) -> np.ndarray:
@@ -216,6 +208,34 @@ class CurveComparison:
             "independent_samples": [curve.blocked.independent for curve in curves],
             "bands_at_least": [not curve.blocked.plateau for curve in curves],
         }
+
+
+def blocked_of_runs(series: np.ndarray, runs: Sequence[int]) -> BlockedMean:
+    """As `blocked_mean`, of independent runs that stand one after the other.
+
+    Parameters
+    ----------
+    series : ndarray, shape (n_parts, ...)
+    runs : sequence of int
+        Numbers of parts of the runs. If these differ by more than their blocks tell, the errors are
+        scaled to what they show.
+    """
+    found = blocked_mean(series)
+    if len(runs) < 2:
+        return found
+    each = np.split(series.reshape(len(series), -1), np.cumsum(runs)[:-1])
+    return _with_excess(found, excess_of_runs(each))
+
+
+def _with_excess(found: BlockedMean, excess: float) -> BlockedMean:
+    if excess <= 1:
+        return found
+    return replace(
+        found,
+        error=found.error * np.sqrt(excess),
+        independent=found.independent / excess,
+        plateau=False,
+    )
 
 
 def joint_error(*series: np.ndarray) -> tuple[float, bool]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from openmm_cgkd.analysis.observables.aggregation import (
-    AggregationLimits,
-    clusters_of,
-    evenly_spaced,
-)
-from openmm_cgkd.analysis.observables.base import accumulate_blocks
+from openmm_cgkd.analysis.observables.aggregation import AggregationLimits, clusters_of
+from openmm_cgkd.analysis.observables.base import Observable
 from openmm_cgkd.analysis.observables.diffusion import (
     Diffusion,
     diffusion,
@@ -21,12 +19,14 @@ from openmm_cgkd.analysis.observables.diffusion import (
 )
 from openmm_cgkd.analysis.observables.order import SteinhardtOrder
 from openmm_cgkd.analysis.observables.structure_factor import StructureFactor
+from openmm_cgkd.config.run import ComparisonConfig
 from openmm_cgkd.exceptions import AnalysisError
+from openmm_cgkd.utils.statistics import BlockedMean, pseudo_values
 
-from .curves import Curve, count_parts, number
-from .sources import Source
+from .curves import Curve, blocked_of_runs, joint_error, number
+from .sources import NO_TIMES, Source
+from .structure import Key, observables_of
 
-_FRAMES = 100  # for order parameters and structure factors
 _NEAREST = 12
 
 
@@ -34,10 +34,7 @@ def all_diffusion(source: Source) -> dict[str, Diffusion] | str:
     """Diffusion of every bead type, or why there is none."""
     found = source.stretches()
     if found is None:
-        return (
-            "The time between frames is not known: neither the file nor a state.csv beside it"
-            " tells."
-        )
+        return NO_TIMES
     interval, stretches = found
     parts = [unwrapped(source.positions[part], source.boxes[part]) for part in stretches]
     types = source.beads.types
@@ -100,37 +97,70 @@ def aggregation_numbers(source: Source, limits: AggregationLimits) -> dict[str, 
     }
 
 
-def order_curves(source: Source) -> dict[str, Curve[SteinhardtOrder]]:
+def order_curves(source: Source, settings: ComparisonConfig) -> dict[str, Curve[SteinhardtOrder]]:
     """Distribution of the order parameter q6 by bead type; empty if there are too few beads."""
     if len(source.names) <= _NEAREST:
         return {}
-    frames = source.frames(evenly_spaced(len(source), _FRAMES))
-    names = source.beads.type_names
-    parts = accumulate_blocks(
-        lambda: [SteinhardtOrder(name, nearest=_NEAREST) for name in names],
-        frames,
-        count_parts(len(frames)),
-        None,
-    )
-    return {name: Curve(observables) for name, observables in zip(names, parts, strict=True)}
-
-
-def structure_factor(source: Source) -> Curve[StructureFactor]:
-    """Partial structure factors of all pairs of types."""
-    frames = source.frames(evenly_spaced(len(source), _FRAMES))
-    (parts,) = accumulate_blocks(
-        lambda: [StructureFactor(source.beads.type_names)], frames, count_parts(len(frames)), None
-    )
-    return Curve(parts)
-
-
-def structure_factor_rmse(
-    model: Curve[StructureFactor], all_atom: Curve[StructureFactor]
-) -> dict[str, float]:
-    """Root mean square difference by pair of types, over the bins that both boxes fill."""
-    difference = model.values - all_atom.values
-    pairs = all_atom.whole.pairs
-    return {
-        "-".join(map(str, pair)): float(np.sqrt(np.nanmean(row**2)))
-        for pair, row in zip(pairs, difference, strict=True)
+    makers: dict[Key, Callable[[], Observable]] = {
+        ("order", (name,)): partial(SteinhardtOrder, name, nearest=_NEAREST)
+        for name in source.beads.type_names
     }
+    found = observables_of(f"order of {source.label}", source, settings, makers)
+    return {name: curve for (_, (name,)), curve in found.curves.items()}
+
+
+def structure_factor(source: Source, settings: ComparisonConfig) -> Curve[StructureFactor]:
+    """Partial structure factors of all pairs of types, and that of charge where it is known."""
+    make = partial(StructureFactor, source.type_names, charges=source.charges)
+    key: Key = ("structure_factor", source.type_names)
+    found = observables_of(f"structure factors of {source.label}", source, settings, {key: make})
+    return found.curves[key]
+
+
+def order_numbers(curves: dict[str, Curve[SteinhardtOrder]]) -> dict[str, Any]:
+    """Mean order parameters with standard errors; empty if there is none."""
+    if not curves:
+        return {}
+    found = {name: _mean_order(curve) for name, curve in curves.items()}
+    return {
+        "order_q6": {name: float(blocked.mean) for name, blocked in found.items()},
+        "order_q6_se": {name: number(blocked.error) for name, blocked in found.items()},
+        "order_q6_at_least": [name for name, blocked in found.items() if not blocked.plateau],
+    }
+
+
+def _mean_order(curve: Curve[SteinhardtOrder]) -> BlockedMean:
+    whole = curve.whole
+    left_out = np.array([whole.without(part).mean for part in curve.parts])
+    return blocked_of_runs(pseudo_values(whole.mean, left_out), curve.runs)
+
+
+def structure_factor_numbers(
+    model: Curve[StructureFactor] | None, all_atom: Curve[StructureFactor] | None
+) -> dict[str, Any]:
+    """Root mean square difference by pair of types, over the bins that both boxes fill.
+
+    With standard errors; empty if there is nothing to compare.
+    """
+    if model is None or all_atom is None:
+        return {}
+    aa, cg = all_atom.values, model.values
+    series = (
+        all_atom.pseudo_values(lambda values: _rmse(cg, values)),
+        model.pseudo_values(lambda values: _rmse(values, aa)),
+    )
+    names = ["-".join(map(str, pair)) for pair in all_atom.whole.pairs]
+    errors = [joint_error(*(each[:, k] for each in series)) for k in range(len(names))]
+    return {
+        "structure_factor_rmse": dict(zip(names, _rmse(cg, aa).tolist(), strict=True)),
+        "structure_factor_rmse_se": {
+            name: number(error) for name, (error, _) in zip(names, errors, strict=True)
+        },
+        "structure_factor_rmse_at_least": [
+            name for name, (_, plateau) in zip(names, errors, strict=True) if not plateau
+        ],
+    }
+
+
+def _rmse(model: np.ndarray, all_atom: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.nanmean((model - all_atom) ** 2, axis=1))

@@ -18,13 +18,20 @@ from openmm_cgkd.exceptions import AnalysisError
 from openmm_cgkd.utils.box import largest_r_max
 
 from .curves import MEASURES, Curve, CurveComparison
+from .decorrelation import (
+    Decorrelation,
+    decorrelation,
+    decorrelation_numbers,
+    samples_numbers,
+)
 from .dynamics import (
     aggregation_numbers,
     all_diffusion,
     diffusion_numbers,
     order_curves,
+    order_numbers,
     structure_factor,
-    structure_factor_rmse,
+    structure_factor_numbers,
 )
 from .sources import Source, check_comparable
 from .structure import (
@@ -70,6 +77,7 @@ DEFINITIONS = {
         "the same between the first and the second half of the all-atom frames: 1.4 to 2"
         " times what a perfect model would show (Jensen-Shannon 2 to 4), see perfect_rmse"
     ),
+    "order_q6": "mean over all frames; structure_factor_rmse: over the bins that both boxes fill",
     "systematic": (
         "root mean square difference without the noise of either: from (model - run 1)(model - run"
         " 2) over independent all-atom runs, less the variance of the model's own curve;"
@@ -94,6 +102,15 @@ DEFINITIONS = {
         " within 0.1 of 1); window: lag times of the fit, ps; speed_up: coefficient of the model"
         " over that of all-atom; time_factor: ratio of the times to the same MSD"
     ),
+    "decorrelation": (
+        "half_time: ps after which F(k,t)/F(k,0) of all waves in k_range (1/nm) is a half; at most"
+        " that where half_time_is_bound; faster: half-time of all-atom over that of the model;"
+        " slowest: of the function with the longest half-time"
+    ),
+    "samples": (
+        "per_day: independent samples of the model in a day at the speed of its run, one per two of"
+        " the longest half-times; ratio: to all-atom"
+    ),
 }
 
 
@@ -101,13 +118,14 @@ DEFINITIONS = {
 class Analysis:
     """Everything computed from one trajectory.
 
-    `order` is empty and `structure_factor` None unless they were asked for; `diffusion` is the
-    reason where there is none.
+    `order` is empty and `structure_factor` None unless they were asked for; `diffusion` and
+    `decorrelation` are the reason where there is none.
     """
 
     source: Source
     structure: Structure
     diffusion: dict[str, Diffusion] | str
+    decorrelation: Decorrelation | str
     order: dict[str, Curve[SteinhardtOrder]]
     structure_factor: Curve[StructureFactor] | None
 
@@ -216,7 +234,7 @@ def compare_models(
     reference = _analyze(all_atom, pairs, settings, cutoffs, everything)
     results = []
     for label, model in zip(_distinct(models), models, strict=True):
-        model = replace(model, type_names=all_atom.type_names)
+        model = replace(model, type_names=all_atom.type_names, charges=all_atom.charges)
         analysis = _analyze(
             model, pair_structure(model, settings, r_max), settings, cutoffs, everything
         )
@@ -229,10 +247,11 @@ def _analyze(
     source: Source, pairs: Structure, settings: ComparisonConfig, cutoffs: Cutoffs, everything: bool
 ) -> Analysis:
     structure = Structure(pairs.curves | shell_structure(source, settings, cutoffs).curves)
-    dynamics = all_diffusion(source)
+    dynamics = all_diffusion(source), decorrelation(source)
     if not everything:
-        return Analysis(source, structure, dynamics, {}, None)
-    return Analysis(source, structure, dynamics, order_curves(source), structure_factor(source))
+        return Analysis(source, structure, *dynamics, {}, None)
+    order, factor = order_curves(source, settings), structure_factor(source, settings)
+    return Analysis(source, structure, *dynamics, order, factor)
 
 
 def _distinct(models: Sequence[Source]) -> list[str]:
@@ -257,7 +276,8 @@ def report(comparison: Comparison) -> dict[str, Any]:
             "frames": len(source),
             "runs": len(source.separate()),
             "dynamics": diffusion_numbers(comparison.all_atom.diffusion, "itself"),
-            **_order(comparison.all_atom),
+            **_samples(comparison.all_atom),
+            **order_numbers(comparison.all_atom.order),
             "aggregation_limits": comparison.limits.numbers(),
             "first_peaks": first_peaks(comparison.all_atom.structure),
         },
@@ -275,12 +295,6 @@ def report(comparison: Comparison) -> dict[str, Any]:
 
 def _result(result: Result, comparison: Comparison) -> dict[str, Any]:
     analysis, reference = result.analysis, comparison.all_atom
-    factor, reference_factor = analysis.structure_factor, reference.structure_factor
-    rmse = (
-        {}
-        if factor is None or reference_factor is None
-        else {"structure_factor_rmse": structure_factor_rmse(factor, reference_factor)}
-    )
     return {
         "label": result.label,
         "model": analysis.source.label,
@@ -290,20 +304,26 @@ def _result(result: Result, comparison: Comparison) -> dict[str, Any]:
         "scores": result.scores,
         "systematic": {kind: error.numbers() for kind, error in result.systematic.items()},
         "dynamics": diffusion_numbers(analysis.diffusion, reference.diffusion),
+        **_samples(analysis, reference),
         "aggregation": result.aggregation,
         "first_peaks": first_peaks(analysis.structure),
-        **_order(analysis),
-        **rmse,
+        **order_numbers(analysis.order),
+        **structure_factor_numbers(analysis.structure_factor, reference.structure_factor),
         "curves": list(error_rows([result])),
     }
 
 
-def _order(analysis: Analysis) -> dict[str, Any]:
-    return (
-        {"order_q6": {name: curve.whole.mean for name, curve in analysis.order.items()}}
-        if analysis.order
-        else {}
-    )
+def _samples(analysis: Analysis, reference: Analysis | None = None) -> dict[str, Any]:
+    """How fast a trajectory forgets, how fast it was made, and what that makes of a day."""
+    speed = analysis.source.speed
+    of_reference = (reference.decorrelation, reference.source.speed) if reference else None
+    return {
+        "decorrelation": decorrelation_numbers(
+            analysis.decorrelation, reference.decorrelation if reference else None
+        ),
+        "speed": speed.numbers() if speed else None,
+        "samples": samples_numbers((analysis.decorrelation, speed), of_reference),
+    }
 
 
 def error_rows(results: Iterable[Result]) -> Iterator[dict[str, Any]]:

@@ -24,10 +24,12 @@ from openmm_cgkd.utils.box import box_volume
 from openmm_cgkd.utils.files import file_hash
 
 from .curves import FEWEST_FRAMES
+from .speed import Speed, speed_of_frames, speed_of_trajectory
 from .trajectory import read_trajectory
 
 # relative; beyond it the two runs are at different states and differ for that reason alone
 _VOLUME_TOLERANCE = 0.01
+NO_TIMES = "The time between frames is not known: neither the file nor a state.csv beside it tells."
 logger = logging.getLogger(__name__)
 
 _TRAJECTORIES = ("trajectory.dcd", "trajectory.xtc")
@@ -58,6 +60,10 @@ class Source:
     runs : tuple of int
         Numbers of frames of independent runs that stand one after the other; empty for a single
         run. `path` is that of the first run, `identity` the SHA-256 of their identities.
+    charges : ndarray, shape (n_beads,), elementary charge, or None
+        Of mapped frames; a trajectory says nothing of charges.
+    speed : Speed or None
+        Of the run; None if it is not known.
     """
 
     label: str
@@ -70,6 +76,8 @@ class Source:
     times: np.ndarray | None
     attributes: dict[str, Any]
     runs: tuple[int, ...] = ()
+    charges: np.ndarray | None = None
+    speed: Speed | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -191,6 +199,7 @@ def joined_source(sources: Sequence[Source]) -> Source:
         boxes=np.concatenate([source.boxes for source in sources]),
         times=times,
         runs=tuple(len(source) for source in sources),
+        speed=next((source.speed for source in sources if source.speed), None),
     )
 
 
@@ -208,6 +217,8 @@ def source_of_frames(frames: Frames, path: Path, label: str = "AA") -> Source:
         type_names,
         frames.time,
         frames.attributes,
+        charges=frames.beads.charges,
+        speed=speed_of_frames(frames.attributes, path),
     )
 
 
@@ -227,8 +238,8 @@ def read_source(path: Path | str, label: str = "") -> Source:
     ------
     AnalysisError
         If there is no trajectory, no topology, or it cannot be read.
-    FramesError
-        If a file of mapped frames is not valid.
+    FramesError, RecordError
+        If a file of mapped frames, or the ``simulation.json`` beside a trajectory, is not valid.
     """
     path = Path(path)
     if path.is_dir():
@@ -265,6 +276,7 @@ def read_source(path: Path | str, label: str = "") -> Source:
         tuple(dict.fromkeys(names)),
         times,
         {},
+        speed=speed_of_trajectory(path),
     )
 
 

@@ -105,17 +105,46 @@ def shell_structure(source: Source, settings: ComparisonConfig, cutoffs: Cutoffs
         As `accumulate_blocks`.
     """
     makers = _shell_observables(source, cutoffs, settings.angle_bins)
+    what = f"shells of {source.label}"
+    return observables_of(what, source, settings, makers, cutoffs.distances)
+
+
+def observables_of(
+    what: str,
+    source: Source,
+    settings: ComparisonConfig,
+    makers: dict[Key, Callable[[], Observable]],
+    distances: dict[tuple[str, str], float] | None = None,
+) -> Structure:
+    """Observables frame by frame, in parts in time of every independent run.
+
+    Parameters
+    ----------
+    what : str
+        For the progress bar.
+    source : Source
+    settings : ComparisonConfig
+    makers : dict
+        Makes fresh observables.
+    distances : dict, nm, optional
+        By pair of types, how far neighbours are looked for.
+
+    Raises
+    ------
+    AnalysisError
+        As `accumulate_blocks`.
+    """
     if not makers:
         return Structure({})
 
     def of_run(run: Source, parts: int, update: Callable[[int], None]) -> dict[Key, list[Any]]:
         frames = run.frames(evenly_spaced(len(run), _count_frames(run, source, settings)))
         found = accumulate_blocks(
-            lambda: [make() for make in makers.values()], frames, parts, cutoffs.distances, update
+            lambda: [make() for make in makers.values()], frames, parts, distances, update
         )
         return dict(zip(makers, found, strict=True))
 
-    return _over_runs(f"shells of {source.label}", source, settings, of_run)
+    return _over_runs(what, source, settings, of_run)
 
 
 def _over_runs(

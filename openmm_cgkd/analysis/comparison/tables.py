@@ -48,6 +48,11 @@ def write_tables(comparison: Comparison, folder: Path) -> None:
     write_csv(
         folder / "msd.csv", ["run", "type", "t / ps", "msd / nm^2", *_ERROR], _msd_rows(named)
     )
+    write_csv(
+        folder / "decorrelation.csv",
+        ["run", "function", "types", "t / ps", "F(k,t) / F(k,0)", *_ERROR],
+        _decorrelation_rows(named),
+    )
     if comparison.all_atom.order:
         write_csv(
             folder / "order.csv", ["run", "type", "q6", "density", *_ERROR], _order_rows(named)
@@ -103,6 +108,18 @@ def _msd_rows(named: list[tuple[str, Analysis]]) -> Iterable[list[Any]]:
                     [label, name, *row, _bound(result.independent)]
                     for row in zip(result.lag_times, result.msd, result.msd_se, strict=True)
                 )
+
+
+def _decorrelation_rows(named: list[tuple[str, Analysis]]) -> Iterable[list[Any]]:
+    for label, analysis in named:
+        found = analysis.decorrelation
+        if isinstance(found, str):
+            continue
+        for name, curve in zip(found.half_times, found.curves, strict=True):
+            yield from (
+                [label, *name, *row, _bound(curve.plateau)]
+                for row in zip(found.lag_times, curve.mean, curve.error, strict=True)
+            )
 
 
 def _order_rows(named: list[tuple[str, Analysis]]) -> Iterable[list[Any]]:

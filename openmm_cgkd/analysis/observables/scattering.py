@@ -22,9 +22,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from openmm_cgkd.exceptions import AnalysisError
-from openmm_cgkd.utils.box import lattice_coordinates
 
-from .structure_factor import lattice_vectors
+from .structure_factor import box_fractions, lattice_vectors, wave_sums
 
 K_RANGE = (6.0, 14.0)  # 1/nm, around the first peaks of S(k)
 COLLECTIVE, CHARGE, SELF = "collective", "charge", "self"
@@ -145,11 +144,11 @@ def intermediate_scattering(
     where = np.clip(np.searchsorted(edges, lengths, side="right") - 1, 0, bins - 1)
     names = [*weights, *((SELF, name) for name in members)]
     products = np.zeros((len(starts), len(names), bins, len(lags)))
-    fractions = _fractions(positions, boxes)
-    waves = _waves(fractions, indices, np.array(list(weights.values()), dtype=np.float32))
-    for row, amplitudes in enumerate(waves):
+    fractions = box_fractions(positions, boxes)
+    waves = wave_sums(fractions, indices, list(weights.values()))
+    for row in range(len(weights)):
         for k in np.unique(where):
-            products[:, row, k] = times.products(amplitudes[:, where == k])
+            products[:, row, k] = times.products(waves[:, row, where == k])
     del waves
     few = min(_SELF_VECTORS, int(_SELF_NUMBERS / fractions[..., 0].size) + 1, len(indices))
     for index in np.linspace(0, len(indices) - 1, few).astype(int):
@@ -180,38 +179,6 @@ def _vectors(
     count = min(len(order), _VECTORS, max(at_most, 1))
     chosen = order[np.linspace(0, len(order) - 1, count).astype(int)]
     return indices[chosen], lengths[chosen]
-
-
-def _fractions(positions: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Positions as shares of the box vectors, wrapped before they lose digits."""
-    found = np.empty(positions.shape, dtype=np.float32)
-    for k, (frame, box) in enumerate(zip(positions, boxes, strict=True)):
-        shares = lattice_coordinates(np.asarray(frame, dtype=float), box)
-        found[k] = shares - np.floor(shares)
-    return found
-
-
-def _waves(fractions: np.ndarray, indices: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted sums over beads of exp(-2 pi i n . fractions) for every row n of `indices`.
-
-    Shape (n_weights, n_frames, n_vectors).
-    """
-    indices = np.where(indices[:, :1] < 0, -indices, indices)  # -k tells the same as k
-    largest = np.abs(indices).max(axis=0)
-    numbers = [np.arange(-n if k else 0, n + 1) for k, n in enumerate(largest)]
-    columns = tuple((indices + largest * [0, 1, 1]).T)
-    found = np.empty((len(weights), len(fractions), len(indices)), dtype=np.complex64)
-    for k, frame in enumerate(fractions):
-        x, y, z = (
-            np.exp(np.outer(frame[:, axis], -2j * np.pi * n)).astype(np.complex64)
-            for axis, n in enumerate(numbers)
-        )
-        plane = (x[:, :, None] * y[:, None, :]).reshape(len(frame), -1)
-        # one matrix product over the whole grid that holds the vectors
-        grid = plane.T @ (z[:, None, :] * weights.T[:, :, None]).reshape(len(frame), -1)
-        shape = (x.shape[1], y.shape[1], len(weights), z.shape[1])
-        found[:, k] = grid.reshape(shape).transpose(2, 0, 1, 3)[:, *columns]
-    return found
 
 
 def lag_grid(last: int) -> np.ndarray:

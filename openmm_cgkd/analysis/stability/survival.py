@@ -181,6 +181,11 @@ class FailureRate:
         """Smallest probability of surviving a time (ns) within the interval."""
         return math.exp(-self.high * time)
 
+    @staticmethod
+    def needed(time: float, share: float) -> float:
+        """Total time without failure (ns) for `survival` of a time (ns) to be at least a share."""
+        return FailureRate(0, 1.0).high * time / -math.log(share)
+
     @property
     def words(self) -> str:
         """The rate with its interval."""
