@@ -68,7 +68,7 @@ def test_damaged_student_of_a_finished_stage_is_trained_again(own_labeled_run, c
     whole = best.read_bytes()
     best.write_bytes(whole[: len(whole) // 2])
     assert train_student(run) == best
-    assert f"{best}: cannot be used" in caplog.text
+    assert f"{best}: is not a checkpoint" in caplog.text
     assert best.with_name("best.pt.damaged").read_bytes() == whole[: len(whole) // 2]
     first, second = load_checkpoint(best)[0].state_dict(), torch.load(io.BytesIO(whole))["state"]
     assert all(torch.equal(first[name], second[name]) for name in first)

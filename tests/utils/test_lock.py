@@ -285,6 +285,9 @@ def test_file_system_without_locks(tmp_path, monkeypatch):
         with pytest.raises(FolderInUseError, match=f"no locks, .* remove {tmp_path}"):
             # another thread would come here; the same one would enter again
             in_thread(lambda: locked(tmp_path))
+    with locked(tmp_path, shared=True), pytest.raises(FolderInUseError, match="no locks"):
+        in_thread(lambda: locked(tmp_path))
+    assert not list(tmp_path.iterdir())
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     owner = json.loads(text) | {"process": gone.pid}
