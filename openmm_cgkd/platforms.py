@@ -1,10 +1,15 @@
-"""Which OpenMM platform runs a system when the user names none: the one place that decides."""
+"""Which OpenMM platform runs a system when the user names none: the one place that decides.
+
+And on what hardware a simulation runs, for the speeds that are compared.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import platform as machine
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -75,6 +80,36 @@ def choose_platform(system: openmm.System, name: str | None = None) -> openmm.Pl
     raise openmm.OpenMMException(
         f"No platform can run the system, there are {', '.join(platforms()) or 'none'}"
     )
+
+
+def hardware_of(context: openmm.Context, threads: int | None = None) -> str:
+    """What a simulation runs on: "NVIDIA H200", or "2 threads of AMD EPYC 7B13".
+
+    Parameters
+    ----------
+    context : openmm.Context
+    threads : int, optional
+        Of potentials that have their own; those of the platform if absent.
+    """
+    platform = context.getPlatform()
+    properties = platform.getPropertyNames()
+    if "DeviceName" in properties:
+        return platform.getPropertyValue(context, "DeviceName")
+    if threads is None:
+        threads = (
+            int(platform.getPropertyValue(context, "Threads")) if "Threads" in properties else 1
+        )
+    return f"{threads} {'thread' if threads == 1 else 'threads'} of {_processor()}"
+
+
+def _processor() -> str:
+    """Model of the processor, as far as the operating system tells."""
+    table = Path("/proc/cpuinfo")
+    for line in table.read_text().splitlines() if table.exists() else ():
+        title, _, value = line.partition(":")
+        if title.strip() == "model name" and value.strip():
+            return " ".join(value.split())
+    return machine.processor() or machine.machine()
 
 
 @lru_cache(maxsize=1)

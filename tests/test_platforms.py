@@ -4,7 +4,7 @@ import openmm
 import pytest
 
 from openmm_cgkd import platforms as module
-from openmm_cgkd.platforms import choose_platform, opencl_has_gpu, platforms
+from openmm_cgkd.platforms import choose_platform, hardware_of, opencl_has_gpu, platforms
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +30,24 @@ class Pretended:
 
     def getSpeed(self):
         return self.speed
+
+
+@pytest.mark.parametrize(
+    ("name", "threads", "words"),
+    [
+        ("Reference", None, "1 thread of "),
+        ("Reference", 3, "3 threads of "),
+        ("CPU", None, "2 thr"),
+    ],
+)
+def test_hardware_of_a_simulation(name, threads, words):
+    properties = {"Threads": "2"} if name == "CPU" else {}
+    platform = openmm.Platform.getPlatformByName(name)
+    context = openmm.Context(pair(), openmm.VerletIntegrator(0.001), platform, properties)
+    found = hardware_of(context, threads)
+    assert found.startswith(words)
+    assert found == " ".join(found.split())
+    assert len(found.split(" of ")[1]) > 2
 
 
 @pytest.fixture

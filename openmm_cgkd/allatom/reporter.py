@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
+import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +15,19 @@ import openmm
 from openmm import app, unit
 
 from openmm_cgkd.config.system import load_system
-from openmm_cgkd.exceptions import BoxError, ConfigError
-from openmm_cgkd.frames.frames import FrameWriter, frames_header
+from openmm_cgkd.exceptions import BoxError, CGKDError, ConfigError
+from openmm_cgkd.frames.frames import FrameWriter, frames_header, set_attributes
 from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
+from openmm_cgkd.platforms import hardware_of
+from openmm_cgkd.utils.files import replacing
 from openmm_cgkd.utils.units import GAS_CONSTANT
 
 from .build import atomic_charges
+
+logger = logging.getLogger(__name__)
+
+_FEWEST_LAPS = 3  # between reports, of which the median is the speed
+_PS_PER_NS, _SECONDS_PER_DAY = 1000.0, 86400.0
 
 
 class MappedReporter:
@@ -59,7 +70,8 @@ class MappedReporter:
     The file is opened when the simulation begins to step, after these checks. Positions are taken
     without wrapping, so that molecules are whole. Constraint forces are not in ``State.getForces``;
     within a bead they cancel. The force on a virtual site does not count, because OpenMM has handed
-    it on to the particles that the site depends on.
+    it on to the particles that the site depends on. When the file is closed, by `close` or at the
+    end of the program, the speed of the simulation and what it ran on become attributes of it.
 
     Examples
     --------
@@ -80,6 +92,7 @@ class MappedReporter:
         self._temperatures: dict[str, float] = {}  # by what has them
         self._mapping = mapping if isinstance(mapping, Mapping) else load_system(mapping)
         self._opened: tuple[FrameWriter, Mapping] | None = None
+        self._stopwatch = _Stopwatch()
 
     def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
         """OpenMM's reporter protocol: steps to the next report, and what it needs."""
@@ -93,6 +106,7 @@ class MappedReporter:
         positions = state.getPositions(asNumpy=True)._value
         forces = state.getForces(asNumpy=True)._value
         box = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
+        self._stopwatch.lap(state.getTime().value_in_unit(unit.picosecond))
         writer.append(
             mapping.map_positions(positions),
             mapping.map_forces(forces),
@@ -121,6 +135,10 @@ class MappedReporter:
         self._check_temperature(simulation)
         writer = FrameWriter(self._file, mapping.topology, self._attributes, self._after_step)
         self._opened = writer, mapping
+        # a script may never close it
+        self._finish = weakref.finalize(
+            self, _close, writer, self._stopwatch, hardware_of(simulation.context)
+        )
         return self._opened
 
     def _check_temperature(self, simulation: app.Simulation) -> None:
@@ -145,9 +163,45 @@ class MappedReporter:
                 )
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and write the speed into it."""
         if self._opened is not None:
-            self._opened[0].close()
+            self._finish()
+
+
+class _Stopwatch:
+    """Speed of a simulation, from one report to the next; pauses do not change the median."""
+
+    def __init__(self) -> None:
+        self._last: tuple[float, float] | None = None
+        self._speeds: list[float] = []
+
+    def lap(self, simulated: float) -> None:
+        """Tell the simulated time, ps."""
+        now = time.perf_counter()
+        if self._last is not None and now > self._last[1]:
+            self._speeds.append((simulated - self._last[0]) / (now - self._last[1]))
+        self._last = simulated, now
+
+    @property
+    def ns_per_day(self) -> float | None:
+        """Median over the laps, None if these are few."""
+        if len(self._speeds) < _FEWEST_LAPS:
+            return None
+        return float(np.median(self._speeds)) / _PS_PER_NS * _SECONDS_PER_DAY
+
+
+def _close(writer: FrameWriter, stopwatch: _Stopwatch, hardware: str) -> None:
+    """Close a file, then put a copy that has the speed into its place."""
+    writer.close()
+    speed = stopwatch.ns_per_day
+    if speed is None or not writer.path.exists():
+        return
+    try:
+        with replacing(writer.path) as fresh:
+            shutil.copyfile(writer.path, fresh)
+            set_attributes(fresh, {"ns_per_day": speed, "hardware": hardware})
+    except (CGKDError, OSError, RuntimeError) as error:  # the frames are there
+        logger.warning("%s: its speed could not be written: %s", writer.path, error)
 
 
 def temperatures_of(simulation: app.Simulation) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """MappedReporter in a real all-atom simulation, against mapping its states independently."""
 
+import time
+
 import mdtraj
 import numpy as np
 import openmm
@@ -14,6 +16,7 @@ from openmm_cgkd.exceptions import BoxError, ConfigError, MappingError
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
+from openmm_cgkd.platforms import hardware_of
 from tests.cases.fluids import COUNTS, ETHALINE, simulation_of, small_config
 
 MASS = {"C": 12.011, "O": 15.999, "H": 1.008, "N": 14.007, "Cl": 35.45}
@@ -433,3 +436,31 @@ def test_systems_of_other_particles_are_refused(tmp_path, masses, message):
     with pytest.raises(MappingError, match=message):
         simulation.step(1)
     assert not (tmp_path / "frames.h5").exists()
+
+
+def test_speed_is_in_the_frames(liquid, tmp_path):
+    """As a clock beside it tells, after `close` and without it; too few frames tell nothing."""
+    simulation, mapping = liquid
+    path = tmp_path / "frames.h5"
+    for close, steps in ((True, 40), (False, 40), (True, 20)):
+        path.unlink(missing_ok=True)
+        reporter = MappedReporter(path, 10, mapping, {"temperature": 363.15})
+        clock = []
+        simulation.reporters = [reporter]
+        simulation.currentStep = 0
+        for _ in range(steps // 10):
+            simulation.step(10)
+            clock.append(time.perf_counter())
+        simulation.reporters = []
+        if close:
+            reporter.close()
+        del reporter
+        found = read_frames(path).attributes
+        if steps == 20:
+            assert "ns_per_day" not in found
+            continue
+        interval = 10 * simulation.integrator.getStepSize().value_in_unit(unit.picosecond)
+        expected = interval / np.median(np.diff(clock)) * 86400 / 1000
+        assert found["ns_per_day"] == pytest.approx(expected, rel=0.5)
+        assert found["hardware"] == hardware_of(simulation.context)
+    assert not path.with_name("frames.h5.tmp").exists()
