@@ -13,6 +13,7 @@ from openmm import app, unit
 
 from openmm_cgkd.config.run import CommitteeConfig, SimulationConfig
 from openmm_cgkd.exceptions import ConfigError, SimulationError
+from openmm_cgkd.platforms import hardware_of
 from openmm_cgkd.utils.appended import RECORD
 from openmm_cgkd.utils.damaged import set_aside
 from openmm_cgkd.utils.files import replacing
@@ -373,6 +374,7 @@ class Dynamics:
             **numbers_of("mean_temperature", mean_of(log_column(self.log, "Temperature"))),
             "platform": simulation.context.getPlatform().getName(),
             "threads": torch.get_num_threads(),
+            "hardware": hardware_of(simulation.context, torch.get_num_threads()),
             "use_cuda_graphs": cuda_graphs(self.system),
         }
         if self.protocol.pressure is not None:
