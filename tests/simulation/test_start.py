@@ -4,7 +4,9 @@ import dataclasses
 import re
 
 import numpy as np
+import openmm
 import pytest
+from openmm import app
 
 from openmm_cgkd import CGPotential, EnsemblePotential
 from openmm_cgkd.config.run import SimulationConfig
@@ -12,10 +14,13 @@ from openmm_cgkd.exceptions import ConfigError, ExplosionError, SimulationError
 from openmm_cgkd.frames.frames import Frames, read_frames
 from openmm_cgkd.simulation.dynamics import run_dynamics
 from openmm_cgkd.simulation.simulate import simulate
+from openmm_cgkd.simulation.start import FirstState, Known
 from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from tests.cases.fluids import ETHALINE
+from tests.cases.old_files import FOLDER as OLD_FILES
+from tests.cases.potential import rewritten
 
-STUDENT = ETHALINE / "student.pt"
+STUDENT, BEFORE = ETHALINE / "student.pt", OLD_FILES / "ethaline-student.pt"
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +71,13 @@ def test_another_temperature_needs_a_word(potential, frames, tmp_path, ensemble)
         assert (tmp_path / "run" / "simulation.json").exists()
 
 
+def test_every_member_of_an_ensemble_has_a_temperature(frames, tmp_path):
+    cold = rewritten(STUDENT, tmp_path / "cold.pt", hashed=True, temperature=298.15)
+    with pytest.raises(ConfigError, match=r"cold\.pt: holds at 298\.15 K.* have 363\.15 K"):
+        simulate(EnsemblePotential([STUDENT, cold]), frames, tmp_path / "run", protocol())
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("scale", "box_scale", "message"),
     [
@@ -90,39 +102,65 @@ def put_on(positions: np.ndarray, first: int, second: int) -> np.ndarray:
     return found
 
 
-EXPLODING = {
+CROWDED = {
     "overlap": (
         lambda f: moved(f, put_on(f.positions, 5, 200)),
-        {},
-        r"most likely beads overlap: bead 5 \(CHO\) and bead 200 \(EGL\) are 0\.02 nm apart, in the"
+        r"beads overlap: bead 5 \(CHO\) and bead 200 \(EGL\) are 0\.02 nm apart, in the"
         r" all-atom frames never below 0\.355 nm; give positions without overlaps",
     ),
     "box": (
         lambda f: moved(f, box=0.95 * f.box),
-        {},
-        r"most likely the box of 2\.\d+ x 2\.\d+ x 2\.\d+ nm is too small for these positions:"
+        r"the box of 2\.\d+ x 2\.\d+ x 2\.\d+ nm is too small for these positions:"
         r" through its boundary bead",
     ),
     "order": (
         lambda f: moved(f, f.positions[:, np.random.default_rng(0).permutation(f.beads.n_beads)]),
-        {},
-        r"most likely the beads are in another order than those of the topology: bead",
-    ),
-    "time step": (
-        lambda f: f,
-        {"timestep": "500 fs", "production": "10 ps", "frame_interval": "5 ps"},
-        r"most likely the time step of 500 fs is too long: in one step the force on bead \d+"
-        r" \(\w+\) changes its speed by [\d.]+ times the thermal one; use a smaller time step, for"
-        r" this start at most \d+ fs",
+        r"the beads are in another order than those of the topology: bead",
     ),
 }
 
 
-@pytest.mark.parametrize("name", list(EXPLODING))
-def test_an_exploding_start_is_explained_within_ten_steps(potential, frames, tmp_path, name):
-    change, settings, message = EXPLODING[name]
+@pytest.mark.parametrize("file", [STUDENT, BEFORE], ids=["soft wall", "exponential wall"])
+@pytest.mark.parametrize("name", list(CROWDED))
+def test_beads_too_near_are_refused(frames, tmp_path, name, file):
+    """The soft wall would part them, and the run go on in a wrong box or from a wrong order."""
+    change, message = CROWDED[name]
+    with pytest.raises(SimulationError, match=f"The start of the simulation: {message}") as caught:
+        simulate(file, change(frames), tmp_path, protocol())
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "trajectory.dcd").exists()
+
+
+def test_every_shipped_frame_is_a_start(potential, frames):
+    """And beads of one molecule may be as near as they like."""
+    known, everything = Known.of(potential), read_frames(ETHALINE / "frames.h5")
+    topology = bead_topology_to_openmm(frames.beads, frames.box[0])
+    simulation = app.Simulation(
+        topology,
+        potential.createSystem(topology),
+        openmm.VerletIntegrator(0.001),
+        openmm.Platform.getPlatform("CPU"),
+    )
+    for k in (249, 892):  # those with the nearest beads
+        simulation.context.setPositions(everything.positions[k])
+        first = FirstState(simulation, frames.beads.names, known)
+        first.refuse_overlaps(list(range(frames.beads.n_beads)))
+    simulation.context.setPositions(put_on(frames.positions, 5, 200)[0])
+    first = FirstState(simulation, frames.beads.names, known)
+    first.refuse_overlaps([*range(200), 5, *range(201, 240)])
+    with pytest.raises(SimulationError, match="overlap"):
+        first.refuse_overlaps(list(range(240)))
+
+
+def test_a_time_step_that_is_too_long_is_told_within_ten_steps(potential, frames, tmp_path):
+    message = (
+        r"most likely the time step of 500 fs is too long: in one step the force on bead \d+"
+        r" \(\w+\) changes its speed by [\d.]+ times the thermal one; use a smaller time step, for"
+        r" this start at most \d+ fs"
+    )
+    long = protocol(timestep="500 fs", production="10 ps", frame_interval="5 ps")
     with pytest.raises(ExplosionError, match=message) as caught:
-        simulate(potential, change(frames), tmp_path, protocol(**settings))
+        simulate(potential, frames, tmp_path, long)
     assert int(re.search(r"stopped at step (\d+) ", str(caught.value))[1]) <= 10
     assert "\n" not in str(caught.value)
 
