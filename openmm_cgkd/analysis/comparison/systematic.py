@@ -314,4 +314,5 @@ def _chance_of(square: float, c: _Sampled, runs: list[_Sampled]) -> float:
         ],
         axis=0,
     )
-    return float((1 + np.sum(values - c.trace >= square)) / (1 + _DRAWS))
+    # what is not a number is no finding
+    return float((1 + np.sum(~(values - c.trace < square))) / (1 + _DRAWS))
