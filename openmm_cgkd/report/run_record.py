@@ -14,6 +14,7 @@ from openmm_cgkd.config.run import RunConfig, load_run
 from openmm_cgkd.exceptions import AnalysisError, RecordError
 from openmm_cgkd.potential.metadata import PotentialMetadata, read_metadata
 from openmm_cgkd.run_folder import RunFiles, RunFolder
+from openmm_cgkd.training.task import TEST
 from openmm_cgkd.utils.files import file_hash
 from openmm_cgkd.utils.records import read_record
 
@@ -34,6 +35,8 @@ class Run:
     config : RunConfig or None
     simulation, stability : dict or None
         ``simulation.json`` and ``stability.json``.
+    test : dict or None
+        ``test.json`` of the student that was exported.
     survival : dict or None
         Columns of ``survival.csv``.
     metadata : PotentialMetadata or None
@@ -46,6 +49,7 @@ class Run:
     stability: dict[str, Any] | None = None
     survival: dict[str, np.ndarray] | None = None
     metadata: PotentialMetadata | None = None
+    test: dict[str, Any] | None = None
 
     @property
     def label(self) -> str:
@@ -222,7 +226,7 @@ def _of_one(root: Path) -> Contents:
             f"{folder}: compares another trajectory than {trajectory}; run 'cgkd compare"
             f" {files.run_file}' again."
         )
-    run = _of_folder(record, root, config)
+    run = read_run(record, root, config)
     frames = config.comparison.shell_frames if config else None
     return Contents(
         root,
@@ -254,7 +258,7 @@ def _of_many(folder: Path) -> Contents:
             and path.exists()
             and file_hash(path) == record["sha256"]
         ):
-            runs.append(_of_folder(record, root, _config(root)))
+            runs.append(read_run(record, root, _config(root)))
         else:
             runs.append(Run(record))
     settings = data["settings"]
@@ -275,7 +279,22 @@ def _state(data: dict[str, Any]) -> tuple[str, float | None]:
     return data["system"], data["temperature"]
 
 
-def _of_folder(record: dict[str, Any], root: Path, config: RunConfig | None) -> Run:
+def read_run(record: dict[str, Any], root: Path, config: RunConfig | None) -> Run:
+    """What a run folder holds beside the trajectory that was compared.
+
+    Parameters
+    ----------
+    record : dict
+        The entry of ``comparison.json``.
+    root : path
+    config : RunConfig or None
+        Its run.yaml, if there is one.
+
+    Raises
+    ------
+    AnalysisError, ModelFileError
+        As `read_contents`.
+    """
     files = RunFiles(root)
     simulation, stability = files.simulation_report, files.stability_report
     survival = None
@@ -286,6 +305,7 @@ def _of_folder(record: dict[str, Any], root: Path, config: RunConfig | None) -> 
             for name, values in read_columns(files.survival).items()
         }
     model = RunFolder(config).model if config else files.exported
+    metadata = read_metadata(model) if model.exists() else None
     return Run(
         record,
         root,
@@ -293,8 +313,21 @@ def _of_folder(record: dict[str, Any], root: Path, config: RunConfig | None) -> 
         _read_json(simulation, "ns_per_day") if simulation.exists() else None,
         _read_json(stability, "runs", "causes") if stability.exists() else None,
         survival,
-        read_metadata(model) if model.exists() else None,
+        metadata,
+        _test(config, metadata),
     )
+
+
+def _test(config: RunConfig | None, metadata: PotentialMetadata | None) -> dict[str, Any] | None:
+    """How the student of a run did on the test part; None if it is not the one that ran."""
+    if config is None or config.potential is not None:
+        return None
+    path = RunFolder(config).student / TEST
+    if not path.exists():
+        return None
+    found = _read_json(path, "checkpoint_sha256", "frames", "mapped")
+    exported = metadata.checkpoint_sha256 if metadata else None
+    return found if exported in (None, found["checkpoint_sha256"]) else None
 
 
 def _check_student(root: Path) -> None:

@@ -42,7 +42,7 @@ class Table:
     rows: list[list[Any]]
 
 
-def _error(error: float | None, plateau: bool) -> float | str | None:
+def error_cell(error: float | None, plateau: bool) -> float | str | None:
     """A standard error as a number, a lower bound as text."""
     return error if error is None or plateau else error_words(error, plateau)
 
@@ -50,7 +50,7 @@ def _error(error: float | None, plateau: bool) -> float | str | None:
 def _with_errors(numbers: dict[str, Any], kinds: list[str]) -> list[Any]:
     """Scores, each with its standard error."""
     pairs = (
-        (numbers[kind], _error(numbers[f"{kind}_se"], not numbers[f"{kind}_at_least"]))
+        (numbers[kind], error_cell(numbers[f"{kind}_se"], not numbers[f"{kind}_at_least"]))
         for kind in kinds
     )
     return [value for pair in pairs for value in pair]
@@ -92,10 +92,12 @@ def errors(contents: Contents, observables: tuple[str, ...], name: str) -> Table
                         run.name,
                         which,
                         error,
-                        _error(curve["mean_absolute_se"], "mean_absolute" not in curve["at_least"]),
+                        error_cell(
+                            curve["mean_absolute_se"], "mean_absolute" not in curve["at_least"]
+                        ),
                         perfect,
                         curve["systematic"],
-                        _error(curve["systematic_se"], not curve["systematic_at_least"]),
+                        error_cell(curve["systematic_se"], not curve["systematic_at_least"]),
                         curve["systematic_p"],
                         *measures,
                         *curve["independent_samples"],
@@ -146,7 +148,7 @@ def peaks(contents: Contents) -> Table:
         ):
             peak = record["first_peaks"][types]
             values = (
-                (peak[which], _error(peak[f"{which}_se"], which not in peak["at_least"]))
+                (peak[which], error_cell(peak[f"{which}_se"], which not in peak["at_least"]))
                 for which in ("position", "height")
             )
             rows.append([types, name, *(value for pair in values for value in pair)])
@@ -178,7 +180,7 @@ def dynamics(contents: Contents) -> Table | None:
                 label,
                 types,
                 coefficient,
-                _error(error, not numbers["coefficient_at_least"]),
+                error_cell(error, not numbers["coefficient_at_least"]),
                 numbers["exponent"],
                 "yes" if numbers["diffusive"] else "no",
             ]
@@ -187,7 +189,7 @@ def dynamics(contents: Contents) -> Table | None:
                 if label == REFERENCE_LABEL
                 else [
                     numbers.get("speed_up"),
-                    _error(numbers.get("speed_up_se"), not numbers.get("speed_up_at_least")),
+                    error_cell(numbers.get("speed_up_se"), not numbers.get("speed_up_at_least")),
                     numbers.get("time_factor"),
                 ]
             )
@@ -245,7 +247,7 @@ def speed(contents: Contents) -> Table | None:
     rows = []
     for run, simulation in known:
         values = {name: simulation.get(name) for name in names}
-        values["mean_temperature_se"] = _error(
+        values["mean_temperature_se"] = error_cell(
             values["mean_temperature_se"], not simulation.get("mean_temperature_at_least")
         )
         rows.append([run, *values.values()])
@@ -301,7 +303,7 @@ def _replica(found: dict[str, Any]) -> list[Any]:
     values = [found[name] for name in ("index", "start", "time", "cause")]
     for name in ("mean_temperature", "temperature_drift", "energy_drift", "pressure"):
         known = name not in found.get("at_least", ())
-        values += [found[name], _error(found.get(f"{name}_se"), known)]
+        values += [found[name], error_cell(found.get(f"{name}_se"), known)]
     return values
 
 

@@ -5,12 +5,14 @@ The bounds stand in docs/observables.md and on the page.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 
 from openmm_cgkd.analysis.comparison.systematic import SIGNIFICANT
+from openmm_cgkd.analysis.stability.survival import FailureRate
 from openmm_cgkd.utils.statistics import error_words, root, safe_error
 
 from .run_record import Contents, Run, rate_of
@@ -185,10 +187,10 @@ def _stability(runs: list[Run]) -> Finding:
     rate = rate_of(tested)
     # what the model is for; older protocols do not say
     planned = max(report.get("production", report["duration"]) for report in tested)
-    telling = rate.time >= ENOUGH_TIME and rate.survival(planned / 1000) >= ENOUGH_SURVIVAL
+    needed = max(ENOUGH_TIME, FailureRate.needed(planned / 1000, ENOUGH_SURVIVAL))
     durations = sorted({report["duration"] for report in tested})
     length = " and ".join(f"{duration:g}" for duration in durations)
-    mark = Mark.GOOD if telling else Mark.UNKNOWN
+    mark = Mark.GOOD if rate.time >= needed else Mark.UNKNOWN
     if failed:
         mark = Mark.FAIR if 2 * failed <= total else Mark.POOR
     causes = {
@@ -201,7 +203,11 @@ def _stability(runs: list[Run]) -> Finding:
     )
     sentence += f": {rate.words}"
     if mark is Mark.UNKNOWN:
-        sentence += f", which is too little to rely on for {planned:g} ps"
+        sentence += (
+            f", which is too little to rely on for {planned:g} ps; {math.ceil(10 * needed) / 10:g}"
+            " ns without failure in all runs together are enough (stability.replicas and"
+            " stability.duration)"
+        )
     sentence += "."
     return Finding(mark, f"{total - failed} of {total}", note, sentence)
 

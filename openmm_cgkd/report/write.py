@@ -23,6 +23,7 @@ from openmm_cgkd.utils.lock import locked, locked_file
 
 from . import tables
 from .charts import Chart, Maps, charts, maps
+from .force_table import forces
 from .run_record import Contents, read_contents
 from .tables import Table
 
@@ -151,6 +152,7 @@ def _tables(contents: Contents) -> dict[str, list[Table]]:
             tables.errors(contents, ("rdf",), "errors_rdf"),
             tables.peaks(contents),
             shells,
+            forces(contents),
         ],
         "stability": [tables.stability(contents)],
         "speed": [tables.speed(contents), tables.dynamics(contents)],

@@ -1,6 +1,7 @@
 """The report: numbers against independent ones, verdicts, files, and the page in a real browser."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -19,11 +20,12 @@ from openmm_cgkd.analysis.observables.angles import CDF
 from openmm_cgkd.analysis.observables.rdf import all_rdfs
 from openmm_cgkd.analysis.stability.survival import Replica
 from openmm_cgkd.cli.commands import app
-from openmm_cgkd.config.run import SimulationConfig, StabilityConfig
+from openmm_cgkd.config.run import SimulationConfig, StabilityConfig, load_run
 from openmm_cgkd.exceptions import AnalysisError, CompatibilityError
 from openmm_cgkd.frames.frames import read_frames
 from openmm_cgkd.report.charts import charts, maps
-from openmm_cgkd.report.run_record import Contents, Run, read_contents
+from openmm_cgkd.report.force_table import forces
+from openmm_cgkd.report.run_record import Contents, Run, read_contents, read_run
 from openmm_cgkd.report.tables import provenance
 from openmm_cgkd.report.verdict import Mark, verdicts
 from openmm_cgkd.report.write import write_report
@@ -46,6 +48,26 @@ SIMULATION = {
     "temperature": 300.0,
     "mean_temperature": 301.5,
     "mean_temperature_se": 0.4,
+}
+TEST = {
+    "checkpoint_sha256": "c" * 64,
+    "frames": 90,
+    "mapped": {
+        "all": {"rmse": 240.0, "rmse_se": 1.5, "at_least": False, "share": 0.8},
+        "CL": {"rmse": 200.0, "rmse_se": None, "at_least": True},
+    },
+    "teachers": {
+        "all": {"rmse": 9.0, "rmse_se": 0.5, "at_least": True},
+        "CL": {"rmse": 8.0, "rmse_se": 0.25, "at_least": False},
+    },
+    "mean_forces": {
+        "measured": {"configurations": 20, "held_out": True, "rmse": 41.0, "rmse_se": 2.0},
+        "implied": {
+            "all": {"rmse": 44.0, "rmse_se": 3.0, "at_least": False},
+            "CL": {"rmse": 33.0, "rmse_se": 2.5, "at_least": False},
+        },
+        "p_value": 0.4,
+    },
 }
 TRAINING = {
     "role": "student",
@@ -93,7 +115,10 @@ def overlaid(tmp_path_factory):
         hashed=True,
         training=TRAINING,
         frames_sha256="f" * 64,
+        checkpoint_sha256=TEST["checkpoint_sha256"],
     )
+    (folder / "a" / "student").mkdir()
+    (folder / "a" / "student" / "test.json").write_text(json.dumps(TEST))
     models = [f"{LABEL}={folder / 'a'}", f"{LABEL}={folder / 'b'}", str(folder / "c")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare_module, "write_pictures", lambda *arguments: None)
@@ -269,7 +294,8 @@ def protocol(failed: int, duration: float = 6.0, production: float = 100.0) -> d
             None,
             "GOOD UNKNOWN UNKNOWN UNKNOWN",
             "4 of 4 runs of 6 ps stayed physical: fewer than 1.2e+02 failures per ns (95 %), which"
-            " is too little to rely on for 100 ps.",
+            " is too little to rely on for 100 ps; 1 ns without failure in all runs together are"
+            " enough (stability.replicas and stability.duration).",
         ),
         (
             model(stability=protocol(0, 300.0)),
@@ -281,13 +307,20 @@ def protocol(failed: int, duration: float = 6.0, production: float = 100.0) -> d
             model(stability=protocol(0, 300.0, 1000.0)),
             None,
             "GOOD UNKNOWN UNKNOWN UNKNOWN",
-            "too little to rely on for 1000 ps",
+            # e^(-3.0 / 4.33) = 1/2
+            "too little to rely on for 1000 ps; 4.4 ns without failure",
         ),
         (
             model(stability=protocol(2)),
             None,
             "GOOD FAIR UNKNOWN UNKNOWN",
             "2 of 4 runs of 6 ps stayed physical (2 hot): 83 failures per ns (95 %: 10 to 3e+02).",
+        ),
+        (
+            model(stability=protocol(0, 1100.0, 1000.0)),
+            None,
+            "GOOD GOOD UNKNOWN UNKNOWN",
+            "4 of 4 runs of 1100 ps stayed physical",
         ),
         (model(stability=protocol(3)), None, "GOOD POOR UNKNOWN UNKNOWN", "1 of 4 runs"),
         (
@@ -399,6 +432,29 @@ def test_pictures_and_tables_lie_beside_the_page(overlaid):
     # the median of what is known
     assert speeds == {f"{LABEL} 1": 40, f"{LABEL} 2": 40, "all-atom": 10}
     assert [row["cause"] for row in read_table(page.parent / "stability.csv")] == ["", "hot"] * 2
+
+
+def test_forces_on_the_test_part(overlaid, tmp_path):
+    folder, page = overlaid
+    with open(page.parent / "forces.csv", newline="") as file:
+        _, *rows = csv.reader(file)
+    assert rows == [
+        [f"{LABEL} 1", "all", "240", "1.5", "9", ">= 0.5", "44", "3", "41", "2", "20", "0.4"],
+        [f"{LABEL} 1", "CL", "200", "", "8", "0.25", "33", "2.5", "", "", "", ""],
+    ]
+    assert f"1: {TEST['frames']} frames)" in page.read_text()
+    # without labels and mean forces, and of a student that was not exported
+    contents = read_contents(folder / "out")
+    bare = {name: TEST[name] for name in ("frames", "mapped")}
+    first = dataclasses.replace(contents.runs[0], test=bare)
+    table = forces(dataclasses.replace(contents, runs=[first]))
+    assert [row[2:] for row in table.rows] == [[240.0, 1.5, *[None] * 8], [200.0, *[None] * 9]]
+    run = shutil.copytree(folder / "a", tmp_path / "a")
+    other = TEST | {"checkpoint_sha256": "d" * 64}
+    (run / "student" / "test.json").write_text(json.dumps(other))
+    record = {"label": "a", "model": "a"}
+    assert read_run(record, folder / "a", load_run(folder / "a" / "run.yaml")).test == TEST
+    assert read_run(record, run, load_run(run / "run.yaml")).test is None
 
 
 def test_provenance_names_data_seeds_weights_and_versions(overlaid):

@@ -261,6 +261,7 @@ def test_survival_and_rate_of_failure():
     # 30 ps without a failure say next to nothing of a nanosecond
     assert FailureRate(0, 0.03).survival(1.0) < 1e-40
     assert FailureRate(0, 3.0).survival(0.1) == pytest.approx(0.05 ** (1 / 30))
+    assert FailureRate(0, FailureRate.needed(0.1, 0.5)).survival(0.1) == pytest.approx(0.5)
     assert FailureRate.of([replica(0.0, "exploded")]).words == "every run failed at once"
 
 
