@@ -113,13 +113,17 @@ class TrainingConfig(Section):
 class TeachersConfig(Section):
     """Ensemble of force-matching teachers.
 
-    Members differ by seed and by resampled training blocks.
+    Members differ by seed and, with ``resample: blocks``, by the frames that they see.
     """
 
     count: int = Field(8, gt=0, le=1000)
-    blocks: int = Field(
-        20, gt=1, le=_MANY, description="time blocks that each member resamples with replacement"
+    resample: Literal["blocks", "none"] = Field(
+        "blocks",
+        description="each member sees blocks of the training frames drawn with replacement, or"
+        " every frame",
+        json_schema_extra=dict(YOUNGER),
     )
+    blocks: int = Field(20, gt=1, le=_MANY, description="number of time blocks to draw from")
     training: TrainingConfig = TrainingConfig()
 
 

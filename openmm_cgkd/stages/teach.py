@@ -9,8 +9,8 @@ from openmm_cgkd.config.run import RunConfig
 from openmm_cgkd.potential.pairs import check_cutoff
 from openmm_cgkd.potential.prior import read_prior
 from openmm_cgkd.run_folder import RunFolder, StageRecord
-from openmm_cgkd.training.batches import resample_blocks
-from openmm_cgkd.training.ensemble import EnsembleTask, train_ensemble
+from openmm_cgkd.training.batches import frames_of_teacher
+from openmm_cgkd.training.ensemble import EnsembleTask, drawn_frames, train_ensemble
 from openmm_cgkd.training.resume import move_damaged_aside
 from openmm_cgkd.training.task import BEST
 
@@ -43,7 +43,7 @@ def train_teachers(run: RunConfig) -> list[Path]:
         frames = load_frames(run)
         # refuse before any file is written
         check_cutoff(frames.box, run.model.cutoff)
-        resample_blocks(split_run(run, frames).training, run.teachers.blocks, run.seed)
+        frames_of_teacher(run.teachers, split_run(run, frames).training, run.seed)
         best = [folder.teacher(k) / BEST for k in range(run.teachers.count)]
         inputs = {
             "frames": frames.identity,
@@ -51,7 +51,7 @@ def train_teachers(run: RunConfig) -> list[Path]:
             "split": run.split,
             "model": run.model,
             "prior": run.prior,
-            "blocks": run.teachers.blocks,
+            **drawn_frames(run.teachers),
             "training": run.teachers.training,
             "count": run.teachers.count,
         }

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
+from openmm_cgkd.config.run import TeachersConfig
 from openmm_cgkd.exceptions import TrainingError
 
 
@@ -53,6 +54,19 @@ class JointBatches(Sampler[list[int]]):
         order = np.random.default_rng((self._seed, self._epoch)).permutation(self._length)
         for k in range(len(self)):
             yield order[k * self._size : (k + 1) * self._size][self._rank :: self._world].tolist()
+
+
+def frames_of_teacher(settings: TeachersConfig, indices: np.ndarray, seed: int) -> np.ndarray:
+    """Training frames that one teacher sees, of those with these indices.
+
+    Raises
+    ------
+    TrainingError
+        As `resample_blocks`.
+    """
+    if settings.resample == "none":
+        return indices
+    return resample_blocks(indices, settings.blocks, seed)
 
 
 def resample_blocks(indices: np.ndarray, blocks: int, seed: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The ensemble of force-matching teachers: training it, and reading it back.
 
-Members differ by seed and by resampled training blocks, and train side by side; see
-`execution.tasks` for what that asks of a script.
+Members differ by seed and by resampled training blocks if these are asked for, and train side by
+side; see `execution.tasks` for what that asks of a script.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ from openmm_cgkd.utils.lock import ORPHAN, locked
 from openmm_cgkd.utils.progress import Report, log_to, progress
 from openmm_cgkd.utils.seeds import derived_seed
 
-from .batches import resample_blocks
-from .fit import fit
+from .batches import frames_of_teacher
 from .graphs import FrameGraphs
 from .mean_force_test import load_mean_force_test
 from .predict import predict
@@ -48,6 +47,11 @@ from .targets import mapped_targets, target_variances
 from .task import BEST, FORCES_ONLY, TrainingTask
 
 logger = logging.getLogger(__name__)
+
+
+def drawn_frames(teachers: TeachersConfig) -> dict[str, int]:
+    """For records: what tells which training frames the teachers see."""
+    return {"blocks": teachers.blocks} if teachers.resample == "blocks" else {}
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ class EnsembleTask:
                 "split": self.split,
                 "model": describe_network(self.model),
                 "prior": self.prior.as_dict(),
-                "blocks": self.teachers.blocks,
+                **drawn_frames(self.teachers),
                 "training": self.teachers.training,
                 "member": k,
             }
@@ -239,7 +243,7 @@ def train_ensemble(
     check_cutoff(frames.box, model.cutoff)
     parts = apply_split(frames, split)
     # refuses too few frames before any work
-    resample_blocks(parts.training, teachers.blocks, seed)
+    frames_of_teacher(teachers, parts.training, seed)
     if not isinstance(prior, PriorParameters):
         prior = fit_prior(frames[parts.training], prior)
     logger.info(
@@ -281,7 +285,7 @@ def train_member(task: EnsembleTask, k: int, report: Report) -> Path:
         folder=task.member_folder(k),
         graphs=graphs,
         targets=targets,
-        training=resample_blocks(parts.training, task.teachers.blocks, seed),
+        training=frames_of_teacher(task.teachers, parts.training, seed),
         validation=parts.validation,
         variances=target_variances(targets, parts.training),
         model=task.model,
@@ -294,13 +298,15 @@ def train_member(task: EnsembleTask, k: int, report: Report) -> Path:
             "role": "teacher",
             "member": k,
             "targets": "noisy",
-            "blocks": task.teachers.blocks,
+            **drawn_frames(task.teachers),
         },
         mean_forces=load_mean_force_test(
             task.mean_forces, frames, task.model.cutoff, task.prior, parts
         ),
         tensorboard=task.tensorboard,
     )
+    from .fit import fit  # Lightning, which only training needs
+
     return fit(training, report)
 
 

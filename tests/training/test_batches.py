@@ -5,8 +5,9 @@ from itertools import chain
 import numpy as np
 import pytest
 
+from openmm_cgkd.config.run import TeachersConfig
 from openmm_cgkd.exceptions import TrainingError
-from openmm_cgkd.training.batches import JointBatches, resample_blocks
+from openmm_cgkd.training.batches import JointBatches, frames_of_teacher, resample_blocks
 
 
 def epoch(batches: JointBatches, number: int) -> list[list[int]]:
@@ -50,3 +51,11 @@ def test_bootstrap_draws_whole_blocks():
         TrainingError, match=r"teachers\.blocks is 10, but training has only 4 frames"
     ):
         resample_blocks(indices[:4], 10, seed=5)
+
+
+def test_teachers_see_every_frame_without_resampling():
+    indices = np.arange(100)
+    whole = TeachersConfig(resample="none", blocks=200)
+    np.testing.assert_array_equal(frames_of_teacher(whole, indices, seed=5), indices)
+    drawn = frames_of_teacher(TeachersConfig(blocks=10), indices, seed=5)
+    np.testing.assert_array_equal(drawn, resample_blocks(indices, 10, seed=5))
