@@ -12,8 +12,15 @@ from pydantic import ValidationError
 
 from openmm_cgkd.analysis.comparison.compare import compare, state_of, title_of
 from openmm_cgkd.analysis.comparison.curves import CurveComparison
+from openmm_cgkd.analysis.comparison.decorrelation import samples_words
 from openmm_cgkd.analysis.comparison.figures import write_pictures
-from openmm_cgkd.analysis.comparison.models import Comparison, Result, compare_models, report
+from openmm_cgkd.analysis.comparison.models import (
+    Comparison,
+    Result,
+    compare_models,
+    report,
+    samples,
+)
 from openmm_cgkd.analysis.comparison.sources import (
     Source,
     joined_source,
@@ -87,8 +94,12 @@ def compare_run(run: RunConfig) -> Path:
             raise AnalysisError(f"{path}: no such file; run 'cgkd simulate' first.")
         speed = _simulation_numbers(folder.simulation_report)
         others = _independent_frames(run, frames)
+        all_atom = joined_source(
+            [source_of_frames(each, folder.frames) for each in (frames, *others)]
+        )
         inputs = {
             "comparison": run.comparison,
+            "all_atom_speed": all_atom.speed.numbers() if all_atom.speed else None,
             "frames": frames.identity,
             "second_frames": [other.identity for other in others],
             "trajectory": file_hash(path),
@@ -97,9 +108,6 @@ def compare_run(run: RunConfig) -> Path:
         stage = StageRecord(folder, "compare", inputs, outputs)
         if stage.finished:
             return outputs[0]
-        all_atom = joined_source(
-            [source_of_frames(each, folder.frames) for each in (frames, *others)]
-        )
         model = read_source(path, "CG")
         comparison = compare_models(all_atom, [model], run.comparison, everything=False)
         numbers = _report(frames.attributes, comparison, speed)
@@ -107,6 +115,7 @@ def compare_run(run: RunConfig) -> Path:
         write_tables(comparison, folder.comparison)
         write_pictures(comparison, folder.comparison, title_of(frames.attributes), ("png",))
         _log_table(comparison.results[0], numbers["mean"])
+        _log_samples(comparison)
         stage.finish()
     return outputs[0]
 
@@ -159,6 +168,7 @@ def compare_runs(
     all_atom = [read_run_or_source(path) for path in against]
     comparison = compare(all_atom, [_labeled(model) for model in models], folder, settings)
     _log_scores(comparison)
+    _log_samples(comparison)
     return Path(folder) / "comparison.json"
 
 
@@ -295,6 +305,13 @@ def _log_scores(comparison: Comparison) -> None:
         for kind, error in result.systematic.items():
             logger.info("%-12s %s: %s", result.label, kind, error.words)
         _warn_of_aggregation(result)
+
+
+def _log_samples(comparison: Comparison) -> None:
+    reference = comparison.all_atom
+    for result in comparison.results:
+        words = samples_words(samples(result.analysis, reference))
+        logger.info("%-12s %s", result.label, words)
 
 
 def _warn_of_aggregation(result: Result) -> None:

@@ -18,11 +18,11 @@ from openmm_cgkd.analysis.observables.scattering import (
     intermediate_scattering,
 )
 from openmm_cgkd.exceptions import AnalysisError
-from openmm_cgkd.utils.statistics import BlockedMean, pseudo_values
+from openmm_cgkd.utils.statistics import BlockedMean, error_words, pseudo_values
 
 from .curves import blocked_of_runs, count_parts, number
 from .sources import NO_TIMES, Source
-from .speed import Speed
+from .speed import NO_SPEED, Speed, hardware_note
 
 # a sample: the structure is quadratic in the waves, so that of an exponential decay it remembers
 # 1.44 half-times, of a stretched one with an exponent of 0.65 it remembers 1.65
@@ -263,14 +263,14 @@ def _faster(all_atom: Estimate | Undecayed, model: Estimate | Undecayed) -> Esti
 
 
 def samples_per_day(found: Decorrelation | str, speed: Speed | None) -> Estimate | str:
-    """Independent samples that a machine makes in a day, or why that is not known."""
+    """Independent samples that a run makes in a day, or why that is not known."""
     if isinstance(found, str):
         return found
-    if speed is None:
-        return "The speed of the run is not known."
     slowest = found.slowest[1]
     if isinstance(slowest, Undecayed):
         return slowest.words
+    if speed is None:
+        return NO_SPEED
     made = Estimate(_PS_PER_NS * speed.ns_per_day / HALF_TIMES_PER_SAMPLE, 0.0, True)
     return made.over(slowest)
 
@@ -293,7 +293,31 @@ def samples_numbers(
         return numbers | {
             "ratio_absent": "All-atom: its frames are too far apart; save them more often."
         }
-    return numbers | own.over(other).numbers("ratio")
+    note = hardware_note(model[1], all_atom[1])
+    return numbers | own.over(other).numbers("ratio") | {"ratio_note": note}
+
+
+def samples_words(numbers: dict[str, Any]) -> str:
+    """What `samples_numbers` gives, as a sentence."""
+    if "absent" in numbers:
+        return f"independent samples per day are not known. {numbers['absent']}"
+    words = f"{_number_words(numbers, 'per_day', '.3g')} independent samples of the model per day"
+    if "ratio_absent" in numbers:
+        return f"{words}; {numbers['ratio_absent'][0].lower()}{numbers['ratio_absent'][1:]}"
+    if "ratio" not in numbers:
+        return f"{words}."
+    note = numbers["ratio_note"]
+    ratio = _number_words(numbers, "ratio", ".2g")
+    return f"{words}, {ratio} times as many as all-atom{f' ({note})' if note else ''}."
+
+
+def _number_words(numbers: dict[str, Any], name: str, form: str) -> str:
+    value, error = numbers[name], numbers[f"{name}_se"]
+    if numbers[f"{name}_is_bound"]:
+        return f"at least {value:{form}}"
+    if error is None:
+        return f"{value:{form}}"
+    return f"{value:{form}} ± {error_words(error, not numbers[f'{name}_at_least'])}"
 
 
 def _duration(time: float) -> str:

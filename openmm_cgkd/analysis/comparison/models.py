@@ -276,7 +276,7 @@ def report(comparison: Comparison) -> dict[str, Any]:
             "frames": len(source),
             "runs": len(source.separate()),
             "dynamics": diffusion_numbers(comparison.all_atom.diffusion, "itself"),
-            **_samples(comparison.all_atom),
+            **_sampling(comparison.all_atom),
             **order_numbers(comparison.all_atom.order),
             "aggregation_limits": comparison.limits.numbers(),
             "first_peaks": first_peaks(comparison.all_atom.structure),
@@ -304,7 +304,7 @@ def _result(result: Result, comparison: Comparison) -> dict[str, Any]:
         "scores": result.scores,
         "systematic": {kind: error.numbers() for kind, error in result.systematic.items()},
         "dynamics": diffusion_numbers(analysis.diffusion, reference.diffusion),
-        **_samples(analysis, reference),
+        **_sampling(analysis, reference),
         "aggregation": result.aggregation,
         "first_peaks": first_peaks(analysis.structure),
         **order_numbers(analysis.order),
@@ -313,17 +313,25 @@ def _result(result: Result, comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _samples(analysis: Analysis, reference: Analysis | None = None) -> dict[str, Any]:
+def _sampling(analysis: Analysis, reference: Analysis | None = None) -> dict[str, Any]:
     """How fast a trajectory forgets, how fast it was made, and what that makes of a day."""
     speed = analysis.source.speed
-    of_reference = (reference.decorrelation, reference.source.speed) if reference else None
     return {
         "decorrelation": decorrelation_numbers(
             analysis.decorrelation, reference.decorrelation if reference else None
         ),
         "speed": speed.numbers() if speed else None,
-        "samples": samples_numbers((analysis.decorrelation, speed), of_reference),
+        "samples": samples(analysis, reference),
     }
+
+
+def samples(analysis: Analysis, reference: Analysis | None = None) -> dict[str, Any]:
+    """Independent samples per day of a trajectory, beside those of another; `samples_numbers`."""
+    own, other = (
+        (each.decorrelation, each.source.speed) if each else None for each in (analysis, reference)
+    )
+    assert own is not None
+    return samples_numbers(own, other)
 
 
 def error_rows(results: Iterable[Result]) -> Iterator[dict[str, Any]]:

@@ -13,9 +13,10 @@ from openmm_cgkd.utils.records import read_record
 
 # attributes of mapped frames and fields of simulation.json
 NS_PER_DAY, HARDWARE = "ns_per_day", "hardware"
-HOW_TO_MEASURE = (
-    "the frames do not say how fast their run was: run 'cgkd reference SYSTEM.yaml"
-    " --independent-of FRAMES' on the machine of the model, whose frames do, and compare with both"
+NO_SPEED = (
+    "How fast its run was is not known: 'cgkd reference', MappedReporter and 'cgkd simulate' write"
+    " it down. For imported frames run 'cgkd reference SYSTEM.yaml --independent-of FRAMES' on the"
+    " machine of the model and compare with both."
 )
 
 
@@ -36,6 +37,16 @@ class Speed:
     def numbers(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
+
+
+def hardware_note(model: Speed | None, all_atom: Speed | None) -> str:
+    """What to know of the hardware where the speeds of two runs are compared; empty if nothing."""
+    hardware = [None if speed is None else speed.hardware for speed in (model, all_atom)]
+    if None in hardware:
+        return "it is not known whether both ran on the same hardware"
+    if hardware[0] != hardware[1]:
+        return f"on different hardware: the model on {hardware[0]}, all-atom on {hardware[1]}"
+    return ""
 
 
 def speed_of(record: dict[str, Any]) -> Speed | None:

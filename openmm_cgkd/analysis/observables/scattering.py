@@ -182,10 +182,10 @@ def _vectors(
 
 
 def lag_grid(last: int) -> np.ndarray:
-    """Lags in frames up to the last: the first 16, then eight for every doubling."""
+    """Lags in frames: the first 16, then eight for every doubling, and the last."""
     octaves = np.log2(max(last / 16, 1))
     later = 16 * 2 ** (np.arange(np.floor(_PER_OCTAVE * octaves) + 1) / _PER_OCTAVE)
-    found = np.concatenate([np.arange(17), later.round().astype(int)])
+    found = np.concatenate([np.arange(17), later.round().astype(int), [last]])
     return np.unique(found[found <= max(last, 1)])
 
 

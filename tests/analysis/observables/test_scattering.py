@@ -120,6 +120,7 @@ def test_lags():
     lags = lag_grid(128)
     assert lags[:18].tolist() == [*range(17), 17]
     assert lags[-9:].tolist() == [64, 70, 76, 83, 91, 99, 108, 117, 128]
+    assert lag_grid(20)[-3:].tolist() == [17, 19, 20]
     assert lag_grid(0).tolist() == [0, 1]
 
 
