@@ -16,6 +16,7 @@ from openmm import app, unit
 
 from openmm_cgkd.config.system import load_system
 from openmm_cgkd.exceptions import BoxError, CGKDError, ConfigError
+from openmm_cgkd.frames.checks import temperature_of
 from openmm_cgkd.frames.frames import FrameWriter, frames_header, set_attributes
 from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
 from openmm_cgkd.platforms import hardware_of
@@ -153,7 +154,8 @@ class MappedReporter:
         what, temperature = next(iter(found.items()))
         self._attributes = {**self._attributes, "temperature": temperature}
         if self._file.exists():
-            found["the file has"] = frames_header(self._file).attributes["temperature"]
+            header = frames_header(self._file)
+            found["the file has"] = temperature_of(header.attributes, self._file)
         held = {f"{name} has": value for name, value in temperatures_of(simulation).items()}
         for other, value in (found | held).items():
             if abs(value - temperature) > 1e-3 * temperature:

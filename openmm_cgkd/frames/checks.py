@@ -101,3 +101,25 @@ def check_temperature(attributes: dict[str, Any], path: Path) -> None:
             f"{path}: has the temperature {shown(value)}, expected a positive number of kelvin;"
             " make the file again."
         )
+
+
+def temperature_of(attributes: dict[str, Any], path: Path | None = None) -> float:
+    """Temperature of frames, kelvin.
+
+    Parameters
+    ----------
+    attributes : dict
+    path : path, optional
+        Their file, for the message.
+
+    Raises
+    ------
+    FramesError
+        If it is not known.
+    """
+    if "temperature" not in attributes:
+        raise FramesError(
+            f"{path or 'The frames'}: the temperature of the all-atom run is not known; write it"
+            f" into the file with 'cgkd verify {path or 'FRAMES'} --temperature KELVIN'."
+        )
+    return float(attributes["temperature"])

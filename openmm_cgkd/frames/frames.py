@@ -20,10 +20,11 @@ import numpy as np
 from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.utils.box import box_volume, smallest_height
+from openmm_cgkd.utils.disk import disk_errors
 from openmm_cgkd.utils.files import replacing
-from openmm_cgkd.utils.hdf5_output import require_room
+from openmm_cgkd.utils.hdf5_output import Room, hdf5_output
 
-from .checks import BEFORE_ALL, check_boxes, check_finite, check_growth
+from .checks import BEFORE_ALL, check_boxes, check_finite, check_growth, temperature_of
 from .hdf5 import (
     FRAMES,
     QUANTITIES,
@@ -103,11 +104,7 @@ class Frames:
         FramesError
             If it is not known.
         """
-        if "temperature" not in self.attributes:
-            raise FramesError(
-                "The frames have no attribute 'temperature' in kelvin; add it to their file."
-            )
-        return float(self.attributes["temperature"])
+        return temperature_of(self.attributes)
 
     @property
     def identity(self) -> str:
@@ -164,9 +161,10 @@ class FrameWriter:
             if is_open(self.path) and is_held(self.path, unknown=False):
                 raise FramesError(f"{self.path}: is being written; write to another file.")
             found = frames_header(self.path)
-            pairs = ((found.beads.types, beads.types), (found.beads.bonds, beads.bonds))
-            same = all(np.array_equal(*pair) for pair in pairs)
-            if found.beads.type_names != beads.type_names or not same:
+            if any(
+                not np.array_equal(getattr(found.beads, name), getattr(beads, name))
+                for name in ("type_names", "types", "bonds")
+            ):
                 raise FramesError(
                     f"{self.path}: holds other beads than this simulation; write to another file."
                 )
@@ -174,21 +172,22 @@ class FrameWriter:
         # a killed HDF5 writer leaves the file marked as open, so continue in a fresh file that then
         # takes its place
         fresh = self.path.with_name(self.path.name + ".tmp")
-        self._file = create(fresh, beads, attributes)
         try:
-            for frames in iterate_frames(self.path, torn_tail=True) if continued else ():
-                append_rows(
-                    self._file,
-                    (frames if after_step is None else frames[frames.step <= after_step]).arrays,
-                )
+            with disk_errors(self.path):
+                with hdf5_output(fresh) as output, create(output, beads, attributes) as file:
+                    for frames in iterate_frames(self.path, torn_tail=True) if continued else ():
+                        kept = slice(None) if after_step is None else frames.step <= after_step
+                        append_rows(file, frames[kept].arrays)
+                    steps, times = file["step"], file["time"]
+                    self._last = (int(steps[-1]), float(times[-1])) if len(steps) else None
+                self._room = Room(fresh)
+                self._room.require(0)
+                self._file = h5py.File(fresh, "r+", libver="latest")
+                # before the file takes its name, so that a reader never meets a locked one
+                self._file.swmr_mode = True
         except BaseException:  # a full disk or a signal, too, must leave nothing behind
-            self._file.close()
-            fresh.unlink()
+            fresh.unlink(missing_ok=True)
             raise
-        steps, times = self._file["step"], self._file["time"]
-        self._last = (int(steps[-1]), float(times[-1])) if len(steps) else None
-        # before the file takes its name, so that a reader never meets a locked one
-        self._file.swmr_mode = True
         self._hold = mark_as_written(fresh)
         os.replace(fresh, self.path)
 
@@ -202,6 +201,8 @@ class FrameWriter:
         FramesError
             If step or time do not grow, a shape does not fit the beads, a value is not finite, or
             the box has no volume.
+        DiskError
+            If the disk takes no more; what is whole is kept.
         """
         if self._last is not None and step <= self._last[0]:
             raise FramesError(
@@ -232,10 +233,10 @@ class FrameWriter:
             raise FramesError(
                 f"{self.path}: the box at step {step} has no volume; set the periodic box vectors."
             )
-        # after a write that fails HDF5 ends the process with a segmentation fault
-        require_room(self.path, sum(np.asarray(values).nbytes for values in frame.values()))
-        self._put(frame)
-        self._file.flush()
+        with disk_errors(self.path):
+            self._room.require(sum(np.asarray(values).nbytes for values in frame.values()))
+            self._put(frame)
+            self._file.flush()
         self._last = step, float(time)
 
     def _put(self, frame: dict[str, Any]) -> None:
@@ -250,8 +251,9 @@ class FrameWriter:
         )[0]
 
     def close(self) -> None:
-        self._file.close()
-        self._hold.close()
+        with self._hold, disk_errors(self.path):
+            self._file.close()
+            self._room.close()
 
     def __enter__(self) -> Self:
         return self

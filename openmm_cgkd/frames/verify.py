@@ -15,6 +15,7 @@ from openmm_cgkd.utils.box import box_volume
 from openmm_cgkd.utils.files import replacing
 from openmm_cgkd.utils.units import DENSITY_UNIT
 
+from .checks import check_temperature, temperature_of
 from .correlation import ForceAutocorrelation
 from .frames import Frames, frames_header, iterate_frames, torn_error, write_stream
 from .hdf5 import FRAMES, READ_ERRORS, Header, open_file, read_header, read_rows
@@ -148,14 +149,46 @@ def verify_frames(path: Path | str, repair: bool = False) -> FramesReport:
     return report
 
 
+def add_temperature(path: Path, temperature: float, repair: bool = False) -> None:
+    """Write the temperature of the all-atom run into a file of mapped frames that does not tell it.
+
+    The file is replaced by one with the same frames and new checksums, complete or not at all.
+
+    Parameters
+    ----------
+    path : path
+    temperature : float, kelvin
+    repair : bool
+        Leave out a torn tail.
+
+    Raises
+    ------
+    FramesError
+        If the temperature is none or the file has another one, is being written, is damaged, or is
+        torn and `repair` is not set.
+    """
+    header = frames_header(path)
+    check_temperature({"temperature": temperature}, path)
+    known = header.attributes.get("temperature", temperature)
+    if known != temperature:
+        raise FramesError(
+            f"{path}: has the temperature {known:g} K already, got {temperature:g} K; leave it out,"
+            " or make the file again."
+        )
+    if is_open(path):
+        if is_held(path):
+            raise FramesError(f"{path}: is being written; write its temperature afterwards.")
+        if not repair:
+            raise FramesError(f"{path}: its writer was killed; give --repair, too.")
+    if "temperature" not in header.attributes:
+        attributes = header.attributes | {"temperature": temperature}
+        write_stream(path, header.beads, attributes, iterate_frames(path, torn_tail=repair))
+
+
 def _scan(path: Path, being_written: bool) -> FramesReport:
     """Stream all frames once."""
     header, n = frames_header(path), 0
-    if "temperature" not in header.attributes:
-        raise FramesError(
-            f"{path}: has no attribute 'temperature' in kelvin; add it, training and simulation"
-            " need it."
-        )
+    temperature_of(header.attributes, path)
     first = last = np.nan
     box, volumes, densities, squares = np.zeros((3, 3)), np.zeros(2), 0.0, 0.0
     correlation = ForceAutocorrelation()

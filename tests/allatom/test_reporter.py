@@ -1,6 +1,7 @@
 """MappedReporter in a real all-atom simulation, against mapping its states independently."""
 
 import time
+from dataclasses import replace
 
 import mdtraj
 import numpy as np
@@ -12,8 +13,8 @@ from openmm import app, unit
 import openmm_cgkd
 from openmm_cgkd.allatom.build import atomic_charges, create_system, pack
 from openmm_cgkd.allatom.reporter import MappedReporter
-from openmm_cgkd.exceptions import BoxError, ConfigError, MappingError
-from openmm_cgkd.frames.frames import read_frames
+from openmm_cgkd.exceptions import BoxError, ConfigError, FramesError, MappingError
+from openmm_cgkd.frames.frames import read_frames, write_frames
 from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
 from openmm_cgkd.platforms import hardware_of
@@ -257,6 +258,11 @@ def test_all_temperatures_agree(liquid, tmp_path):
     simulation.reporters = [reporter]
     simulation.step(5)
     reporter.close()
+    frames, bare = read_frames(path), tmp_path / "bare.h5"
+    write_frames(replace(frames, attributes={}), bare)
+    simulation.reporters = [MappedReporter(bare, 5, mapping, {"temperature": 363.15})]
+    with pytest.raises(FramesError, match=f"'cgkd verify {bare} --temperature KELVIN'"):
+        simulation.step(5)
     simulation.integrator.setTemperature(300)
     simulation.reporters = [MappedReporter(path, 5, mapping, {"temperature": 300.0})]
     with pytest.raises(

@@ -13,10 +13,19 @@ import pytest
 from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.frames.frames import Frames, FrameWriter, read_frames, write_frames, write_stream
 from openmm_cgkd.frames.recovery import is_held, is_open, lookup3
-from openmm_cgkd.frames.verify import verify_frames
+from openmm_cgkd.frames.verify import add_temperature, verify_frames
 from openmm_cgkd.mapping.beads import BeadTopology
 from tests.cases.cli import call
-from tests.cases.frames import BEADS, check, edited, frame, kill, start_writer, write
+from tests.cases.frames import (
+    BEADS,
+    check,
+    edited,
+    frame,
+    kill,
+    leave_open,
+    start_writer,
+    write,
+)
 
 
 def hash_of(path: Path) -> str:
@@ -271,7 +280,37 @@ def test_checks_of_the_temperature(tmp_path, value):
 def test_temperature_is_needed(tmp_path):
     with FrameWriter(tmp_path / "frames.h5", BEADS, {"system": "x"}) as writer:
         writer.append(**frame(1))
-    refuse(tmp_path / "frames.h5", "has no attribute 'temperature' in kelvin")
+    path = tmp_path / "frames.h5"
+    message = (
+        "the temperature of the all-atom run is not known; write it into the file with 'cgkd verify"
+        f" {path} --temperature KELVIN'"
+    )
+    refuse(path, message)
+    with pytest.raises(FramesError, match="cgkd verify FRAMES --temperature KELVIN"):
+        read_frames(path).temperature  # noqa: B018
+    for wrong in (0.0, -300.0, np.nan):
+        with pytest.raises(FramesError, match="expected a positive number of kelvin"):
+            add_temperature(path, wrong)
+    refuse(path, message)
+    assert call("verify", path, "--temperature", "310").exit_code == 0  # the cure of the message
+    found = read_frames(path)
+    assert found.attributes == {"system": "x", "temperature": 310.0}
+    check(path, [1])
+    add_temperature(path, 310.0)  # nothing is left to do
+    with pytest.raises(FramesError, match="has the temperature 310 K already, got 300 K"):
+        add_temperature(path, 300.0)
+
+
+def test_temperature_of_a_file_whose_writer_was_killed(tmp_path):
+    path = tmp_path / "frames.h5"
+    with FrameWriter(path, BEADS, {"system": "x"}) as writer:
+        writer.append(**frame(1))
+    leave_open(path)
+    with pytest.raises(FramesError, match="its writer was killed; give --repair, too"):
+        add_temperature(path, 310.0)
+    add_temperature(path, 310.0, repair=True)
+    verify_frames(path)
+    check(path, [1])
 
 
 def test_checksum_of_the_superblock(tmp_path):

@@ -1,5 +1,7 @@
 """HDF5 files on a disk that takes no more; HDF5 itself would end the process by a signal."""
 
+import errno
+import os
 import subprocess
 import sys
 
@@ -7,7 +9,11 @@ import h5py
 import numpy as np
 import pytest
 
-from openmm_cgkd.utils.hdf5_output import hdf5_output
+from openmm_cgkd.exceptions import DiskError
+from openmm_cgkd.frames.frames import FrameWriter
+from openmm_cgkd.utils import hdf5_output as module
+from openmm_cgkd.utils.hdf5_output import Room, hdf5_output, take_blocks
+from tests.cases.frames import BEADS, check, frame, write
 from tests.cases.paths import ROOT
 
 _SETUP = """
@@ -87,3 +93,67 @@ def test_whole_file_is_that_of_hdf5(tmp_path):
     with h5py.File(tmp_path / "ours.h5") as file:
         assert (file["x"][()] == values).all()
         assert file.attrs["unit"] == "nm"
+
+
+def refusing(number):
+    def refuse(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+def exhaust(monkeypatch, by_trial: bool) -> None:
+    """From now on there is no room, by the quota of the user."""
+    if by_trial:
+        monkeypatch.setattr(module, "take_blocks", refusing(errno.EOPNOTSUPP))
+        monkeypatch.setattr(os, "posix_fallocate", refusing(errno.EDQUOT))
+    else:
+        monkeypatch.setattr(module, "take_blocks", refusing(errno.EDQUOT))
+
+
+@pytest.mark.parametrize("by_trial", [False, True])
+def test_quota(tmp_path, monkeypatch, by_trial):
+    path, written = tmp_path / "frames.h5", 0
+    message = f"^{path}: Disk quota exceeded; free some of your quota, then run the same command"
+    with FrameWriter(path, BEADS, {"temperature": 300.0}) as writer:
+        writer.append(**frame(0))
+        exhaust(monkeypatch, by_trial)
+        monkeypatch.setattr(module, "MARGIN", 2**24)  # what was reserved is used up
+
+        def fill():
+            nonlocal written
+            while True:
+                written += 1
+                writer.append(**frame(written))
+
+        with pytest.raises(DiskError, match=message):
+            fill()
+    check(path, range(written))
+    with pytest.raises(DiskError, match=message):
+        write(path, [written])
+    assert [each.name for each in tmp_path.iterdir()] == ["frames.h5"]
+    check(path, range(written))
+
+
+def test_room_is_that_of_the_file(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(bytes(10))
+    room = Room(path)
+    try:
+        with open(path, "r+b") as file:
+            take_blocks(file.fileno(), 0, 10)
+    except OSError as error:
+        pytest.skip(f"this file system cannot reserve blocks: {error}")
+    room.require(2**20)
+    assert path.stat().st_size == 10
+    assert path.stat().st_blocks * 512 >= 2**20
+    room.close()
+    assert path.stat().st_size == 10
+    assert path.stat().st_blocks * 512 < 2**20
+    assert path.read_bytes() == bytes(10)
+
+
+def test_room_where_blocks_cannot_be_reserved(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "take_blocks", refusing(errno.EOPNOTSUPP))
+    check(write(tmp_path / "frames.h5", range(3)), range(3))
+    assert [each.name for each in tmp_path.iterdir()] == ["frames.h5"]
