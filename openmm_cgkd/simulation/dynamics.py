@@ -33,7 +33,7 @@ from .explosion import ExplosionGuard, openmm_message, stop_error
 from .outputs import is_begun, log_column, open_log, open_trajectory, write_topology
 from .schedule import Schedule
 from .start import FirstState, Known, check_start
-from .topology import bead_names
+from .topology import bead_molecules, bead_names
 
 logger = logging.getLogger(__name__)
 
@@ -268,6 +268,7 @@ class Dynamics:
             self.guard.first = FirstState(simulation, bead_names(self.topology), self.known)
         except openmm.OpenMMException as error:
             raise stop_error(simulation, openmm_message(error)) from error
+        self.guard.first.refuse_overlaps(bead_molecules(self.topology), self.temperature)
 
     def _produce(self, simulation: app.Simulation) -> None:
         # the guard first: frames that it refuses are not written

@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from openmm import app
 
 from openmm_cgkd.exceptions import ConfigError, SimulationError
 from openmm_cgkd.frames.scale import nearest_distances, shortest_distance, unit_mistake
-from openmm_cgkd.potential.prior import PriorParameters
+from openmm_cgkd.potential.pairs import find_pairs
+from openmm_cgkd.potential.prior import PairRepulsion, PriorParameters
 from openmm_cgkd.utils.box import lattice_coordinates, nearest_images
 from openmm_cgkd.utils.units import GAS_CONSTANT
 
@@ -25,10 +27,14 @@ _CAREFUL = 0.001  # ps, a time step short enough for every fluid
 _KICK = 3.0
 _VIOLENT = 1.0  # more in a careful step, and no step is short enough
 _TOO_NEAR = 0.95  # of the shortest distance in the all-atom frames
+_ON_TOP = 0.5  # where a soft wall hides from the forces how near beads are
 _USUAL = 0.8  # of the median distance to the nearest bead, where these are not known
 _COMPACT = 1.5  # box edges that positions span which were not unwrapped for long
 _COMMON = 0.05  # share of beads that are too near to others, if more than a few have gone wrong
 _PAIRS = 2_000_000  # looked at
+# repulsion in a start, in kT, and in kT for each bead besides: all beads of a fluid together have
+# far less (the frames of ethaline at most 0.004 for each bead)
+_REPULSION, _REPULSION_OF_BEAD = 30.0, 0.05
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,16 @@ class Known:
         By file: its temperature, kelvin, where it is known.
     contacts : dict
         By two type names: the shortest distance in the all-atom frames, nm.
+    repulsions : list of PairRepulsion
+        Of every file.
+    type_names : list of str
+        Types of the beads, as the repulsions count them.
     """
 
     temperatures: dict[str, float]
     contacts: dict[tuple[str, str], float]
+    repulsions: list[PairRepulsion]
+    type_names: list[str]
 
     @classmethod
     def of(cls, potential: CGPotential | EnsemblePotential) -> Known:
@@ -52,6 +64,7 @@ class Known:
         members = [potential] if isinstance(potential, CGPotential) else potential.members
         temperatures: dict[str, float] = {}
         contacts: dict[tuple[str, str], float] = {}
+        repulsions = []
         for member in members:
             if member.metadata.temperature is not None:
                 temperatures[str(member.file)] = member.metadata.temperature
@@ -61,12 +74,13 @@ class Known:
                 for i, a in enumerate(prior.type_names)
                 for j, b in enumerate(prior.type_names)
             }
+            repulsions.append(prior.build(member.cutoff).double())
             for bond in prior.bonded.bonds if prior.bonded else ():
                 a, b = bond["types"]
                 found[a, b] = found[b, a] = min(found[a, b], bond["length"])
             for pair, distance in found.items():
                 contacts[pair] = min(distance, contacts.get(pair, math.inf))
-        return cls(temperatures, contacts)
+        return cls(temperatures, contacts, repulsions, members[0].metadata.type_names)
 
     def check_temperature(self, temperature: float, of: str, on_purpose: bool) -> None:
         """Compare the temperature of a run with that of the potential.
@@ -125,7 +139,7 @@ def check_start(topology: app.Topology, positions: np.ndarray, known: Known | No
 
 
 class FirstState:
-    """The state that a run starts from; tells why the run explodes in its first steps.
+    """The state that a run starts from: whether beads overlap, and why the run explodes soon.
 
     Parameters
     ----------
@@ -151,6 +165,52 @@ class FirstState:
         )
         self._masses = masses_of(system)
 
+    def refuse_overlaps(self, molecules: list[int], temperature: float) -> None:
+        """Refuse a start with more repulsion between its beads than a fluid ever has.
+
+        The wall is so soft that it would part them, and the run would go on in a wrong box or from
+        a wrong order of beads.
+
+        Parameters
+        ----------
+        molecules : list of int
+            Molecule of every bead: within one, beads may be near.
+        temperature : float, kelvin
+
+        Raises
+        ------
+        SimulationError
+        """
+        if self._known is None:
+            return
+        reach = max(min(float(each.contact.max()), each.cutoff) for each in self._known.repulsions)
+        if not reach > 0:
+            return
+        pairs = find_pairs(self._positions, self._box, reach)
+        of = np.array(molecules)
+        pairs = pairs[of[pairs.first] != of[pairs.second]]
+        vectors = self._positions[pairs.second] - self._positions[pairs.first] + pairs.shifts
+        arrays = (
+            np.array([self._known.type_names.index(name) for name in self._names]),
+            pairs.first,
+            pairs.second,
+            vectors,
+        )
+        energy = min(
+            float(repulsion(*map(torch.from_numpy, arrays)).sum())
+            for repulsion in self._known.repulsions
+        )
+        thermal = GAS_CONSTANT * temperature
+        if energy <= thermal * (_REPULSION + _REPULSION_OF_BEAD * len(self._names)):
+            return
+        reason = self._crowded() or (
+            "beads overlap; give positions without overlaps, or minimize their energy first"
+        )
+        raise SimulationError(
+            f"The start of the simulation: {reason} (the beads repel each other with"
+            f" {energy / thermal:.3g} kT)."
+        )
+
     def explain(self, timestep: float, temperature: float) -> str | None:
         """Likely cause and cure of an explosion; None if the start looks sound.
 
@@ -172,6 +232,8 @@ class FirstState:
         kick = kicks[worst] * timestep
         if not kick > _KICK:
             return None
+        if on_top := self._crowded(_ON_TOP):
+            return f"most likely {on_top}"
         fitting = float(f"{1e3 * timestep / kick:.1g}")
         return (
             f"most likely the time step of {1e3 * timestep:g} fs is too long: in one step the force"
@@ -179,8 +241,8 @@ class FirstState:
             f" smaller time step, for this start at most {fitting:g} fs"
         )
 
-    def _crowded(self) -> str | None:
-        """Cause and cure if beads are too near to each other."""
+    def _crowded(self, near_enough: float = _TOO_NEAR) -> str | None:
+        """Cause and cure if beads are nearer than this share of what is usual."""
         if len(self._positions) < 2:
             return None
         contacts = self._known.contacts if self._known else {}
@@ -193,7 +255,7 @@ class FirstState:
         distances = np.linalg.norm(vectors, axis=-1)
         distances[np.arange(len(rows)), rows] = np.inf
         kept = table[self._types[rows, None], self._types[None]]
-        near = np.argwhere(distances < _TOO_NEAR * kept)
+        near = np.argwhere(distances < near_enough * kept)
         if len(near) == 0:
             return None
         row, second = near[np.argmin(distances[tuple(near.T)] / kept[tuple(near.T)])]

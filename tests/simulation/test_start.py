@@ -144,12 +144,12 @@ def test_every_shipped_frame_is_a_start(potential, frames):
     for k in (249, 892):  # those with the nearest beads
         simulation.context.setPositions(everything.positions[k])
         first = FirstState(simulation, frames.beads.names, known)
-        first.refuse_overlaps(list(range(frames.beads.n_beads)))
+        first.refuse_overlaps(list(range(240)), 363.15)
     simulation.context.setPositions(put_on(frames.positions, 5, 200)[0])
     first = FirstState(simulation, frames.beads.names, known)
-    first.refuse_overlaps([*range(200), 5, *range(201, 240)])
-    with pytest.raises(SimulationError, match="overlap"):
-        first.refuse_overlaps(list(range(240)))
+    first.refuse_overlaps([*range(200), 5, *range(201, 240)], 363.15)
+    with pytest.raises(SimulationError, match=r"beads overlap: .* repel each other with 5.. kT"):
+        first.refuse_overlaps(list(range(240)), 363.15)
 
 
 def test_a_time_step_that_is_too_long_is_told_within_ten_steps(potential, frames, tmp_path):
