@@ -16,7 +16,7 @@ from openmm_cgkd import __version__
 from openmm_cgkd.config.section import dump
 from openmm_cgkd.config.system import SystemConfig, load_system
 from openmm_cgkd.exceptions import ConfigError, SimulationError
-from openmm_cgkd.frames.frames import read_frames
+from openmm_cgkd.frames.last_frame import read_last_frame
 from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
 from openmm_cgkd.utils.arrays import whole_arrays, write_arrays
 from openmm_cgkd.utils.box import box_volume
@@ -206,7 +206,7 @@ class _Reference:
         mean = mean_volume(npt, self.folder / "npt.csv", final=self.independent_of is None)
         if self.independent_of is None:
             return at_volume(npt, topology, mean)
-        given = float(box_volume(read_frames(self.independent_of).box[-1]))
+        given = float(box_volume(read_last_frame(self.independent_of).box[0]))
         difference = (
             f"the mean volume of NPT, {mean:.4f} nm^3, and the box of {self.independent_of},"
             f" {given:.4f} nm^3, differ by {100 * (mean / given - 1):.1f} %"
@@ -242,7 +242,7 @@ class _Reference:
             raise SimulationError(
                 f"{path}: is damaged; name the frames again that this run started from."
             )
-        frame = read_frames(start)[-1:]
+        frame = read_last_frame(start)
         beads, box = frame.positions[0].astype(float), frame.box[0]
         topology.setPeriodicBoxVectors(box * unit.nanometer)
         system, mapping = self._system(topology)

@@ -123,3 +123,10 @@ def temperature_of(attributes: dict[str, Any], path: Path | None = None) -> floa
             f" into the file with 'cgkd verify {path or 'FRAMES'} --temperature KELVIN'."
         )
     return float(attributes["temperature"])
+
+
+def empty_error(path: Path) -> FramesError:
+    """What is wrong with a file without frames."""
+    return FramesError(
+        f"{path}: holds no whole frame; make mapped frames with 'cgkd reference' or 'cgkd map'."
+    )

@@ -24,7 +24,14 @@ from openmm_cgkd.utils.disk import disk_errors
 from openmm_cgkd.utils.files import replacing
 from openmm_cgkd.utils.hdf5_output import Room, hdf5_output
 
-from .checks import BEFORE_ALL, check_boxes, check_finite, check_growth, temperature_of
+from .checks import (
+    BEFORE_ALL,
+    check_boxes,
+    check_finite,
+    check_growth,
+    empty_error,
+    temperature_of,
+)
 from .hdf5 import (
     FRAMES,
     QUANTITIES,
@@ -97,13 +104,7 @@ class Frames:
 
     @property
     def temperature(self) -> float:
-        """Temperature of the all-atom run, kelvin.
-
-        Raises
-        ------
-        FramesError
-            If it is not known.
-        """
+        """Temperature of the all-atom run, kelvin; errors as `checks.temperature_of`."""
         return temperature_of(self.attributes)
 
     @property
@@ -352,9 +353,7 @@ def read_frames(path: Path | str, allow_empty: bool = False) -> Frames:
         for frames in list(_whole_frames(file, header, path, max(1, header.rows))):
             return frames
     if not allow_empty:
-        raise FramesError(
-            f"{path}: holds no whole frame; make mapped frames with 'cgkd reference' or 'cgkd map'."
-        )
+        raise empty_error(path)
     empty = {
         name: np.zeros((0, *shape)) for name, shape in frame_shapes(header.beads.n_beads).items()
     }

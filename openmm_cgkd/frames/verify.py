@@ -15,7 +15,7 @@ from openmm_cgkd.utils.box import box_volume
 from openmm_cgkd.utils.files import replacing
 from openmm_cgkd.utils.units import DENSITY_UNIT
 
-from .checks import check_temperature, temperature_of
+from .checks import check_temperature, empty_error, temperature_of
 from .correlation import ForceAutocorrelation
 from .frames import Frames, frames_header, iterate_frames, torn_error, write_stream
 from .hdf5 import FRAMES, READ_ERRORS, Header, open_file, read_header, read_rows
@@ -202,9 +202,7 @@ def _scan(path: Path, being_written: bool) -> FramesReport:
         squares += np.vdot(frames.forces, frames.forces)
         correlation.compute(frames)
     if n == 0:
-        raise FramesError(
-            f"{path}: holds no whole frame; make mapped frames with 'cgkd reference' or 'cgkd map'."
-        )
+        raise empty_error(path)
     mean, square = volumes / n
     spread = np.sqrt(max(square - mean**2, 0.0)) / mean
     rms = np.sqrt(squares / (3 * n * header.beads.n_beads))
