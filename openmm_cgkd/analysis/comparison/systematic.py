@@ -146,7 +146,7 @@ def systematic_error(
     p. If the runs differ by more than their blocks tell, the noise is scaled to what the runs show:
     by a difference that is significant, and where blocks have no plateau by any. Where a trajectory
     is too short for a plateau, what its blocks do not show is added as if memory were lost
-    exponentially. The standard error is 0.8 to 1.5 times the true one; docs/observables.md tells
+    exponentially. The standard error is 0.8 to 1.8 times the true one; docs/observables.md tells
     where p is too small.
 
     Parameters
