@@ -53,7 +53,7 @@ _UNITS = {
 }
 _SERIES = {"position": "positions", "force": "forces"}
 # bytes of positions in memory; more where chunks are longer, which are unpacked as a whole
-_PIECE, _LONGEST_PIECE = 2**22, 2**28
+PIECE, _LONGEST_PIECE = 2**22, 2**28
 
 
 class H5mdTrajectory:
@@ -137,7 +137,7 @@ class H5mdTrajectory:
         """Rows that are read at once, so that no chunk is unpacked again and again."""
         row = max(1, math.prod(datasets[0].shape[1:]) * datasets[0].dtype.itemsize)
         chunk = max(each.chunks[0] if each.chunks else 1 for each in datasets)
-        step = max(1, min(chunk, _LONGEST_PIECE // row), _PIECE // row // chunk * chunk)
+        step = max(1, min(chunk, _LONGEST_PIECE // row), PIECE // row // chunk * chunk)
         for first in range(0, len(datasets[0]), step):
             yield slice(first, min(first + step, len(datasets[0])))
 

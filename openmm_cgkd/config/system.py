@@ -23,6 +23,9 @@ from openmm_cgkd.utils.units import (
 from .execution import ExecutionConfig
 from .section import ConfigFile, RelativePath, Section, load
 
+# types of beads; networks and priors have tables of all pairs, and readers of files a bound on them
+MOST_TYPES = 100
+
 
 class MoleculeConfig(Section):
     """A molecule or ion of the fluid."""
@@ -128,6 +131,11 @@ class SystemConfig(ConfigFile):
         names = [molecule.name for molecule in self.molecules]
         if len(set(names)) < len(names):
             raise ValueError(f"molecule names repeat: {names}; name each molecule once")
+        if (n := len({bead.type for bead in self.beads})) > MOST_TYPES:
+            raise ValueError(
+                f"has {n} bead types, at most {MOST_TYPES} can be trained and exported; give beads"
+                " that are alike the same type"
+            )
         shortened: dict[str, str] = {}
         for bead in self.beads:
             other = shortened.setdefault(bead.type[:4], bead.type)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import mdtraj
 import numpy as np
 
+from openmm_cgkd.config.system import MOST_TYPES
+
 _NO_CHARGES = np.zeros(0)  # stands for one zero per bead
 _OF_EVERY_BEAD = ("types", "masses", "molecules", "charges")
 
@@ -55,6 +57,8 @@ class BeadTopology:
             return "holds no beads"
         if len(set(names)) < len(names) or not all(name.strip() for name in names):
             return f"bead type names {names} are empty or repeated"
+        if len(names) > MOST_TYPES:
+            return f"has {len(names)} bead types, at most {MOST_TYPES} can be trained and exported"
         for name in ("types", "molecules", "bonds"):
             if getattr(self, name).dtype.kind not in "iu":
                 return f"{name} of beads are not whole numbers but {getattr(self, name).dtype}"

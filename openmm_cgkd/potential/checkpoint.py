@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from openmm_cgkd.config.system import MOST_TYPES
 from openmm_cgkd.exceptions import ModelFileError
 from openmm_cgkd.utils.files import replacing
 from openmm_cgkd.utils.text_file import shown
@@ -25,7 +26,7 @@ from .custom_network import (
     describe_network,
 )
 from .layers import bare_tensornet
-from .metadata import MOST_TYPES, is_custom, tensornet_settings
+from .metadata import is_custom, tensornet_settings
 from .plain_pickle import read_plain
 from .stored_weights import check_weights, fill
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from openmm_cgkd.config.run import ModelConfig
+from openmm_cgkd.config.system import MOST_TYPES
 from openmm_cgkd.exceptions import ModelFileError
 from openmm_cgkd.utils.text_file import shown
 
@@ -24,7 +25,6 @@ from .stored_prior import first_mistake, mistake_in_prior
 FORMAT: Final = "openmm_cgkd potential"
 VERSION, OLDEST = 4, 2
 FILE_NAME, WEIGHTS = "metadata.json", "extra/weights.safetensors"
-MOST_TYPES = 100
 _LARGEST = 4 * MEGABYTE
 _CURE = "export it again with 'cgkd export', or get the file again from where it came"
 _LENGTH = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)? nanometer")

@@ -49,7 +49,7 @@ def write(path: Path, units=("nm", "kJ mol-1 nm-1", "ps"), box=TRICLINIC, **pack
 )
 @pytest.mark.parametrize("piece", [1, 2**22])
 def test_same_numbers_as_mdanalysis(tmp_path, monkeypatch, units, box, packing, piece):
-    monkeypatch.setattr("openmm_cgkd.allatom.h5md._PIECE", piece)
+    monkeypatch.setattr("openmm_cgkd.allatom.h5md.PIECE", piece)
     path = write(tmp_path / "a.h5md", units, box, **packing)
     universe = MDAnalysis.Universe.empty(N, trajectory=True)
     universe.load_new(str(path), format="H5MD")

@@ -7,7 +7,7 @@ import yaml
 
 from openmm_cgkd.config.run import RunConfig, load_run
 from openmm_cgkd.config.section import dump, parse
-from openmm_cgkd.config.system import SystemConfig, load_system
+from openmm_cgkd.config.system import MOST_TYPES, SystemConfig, load_system
 from openmm_cgkd.exceptions import ConfigError
 from tests.cases.fluids import ETHALINE
 
@@ -289,3 +289,13 @@ def test_bead_types_that_pdb_files_would_confuse():
     data = changed(data, "beads.1.type", "ION_M")
     with pytest.raises(ConfigError, match="ION_P and ION_M are alike in their first four"):
         parse(SystemConfig, data, "system.yaml", ETHALINE)
+
+
+def test_more_bead_types_than_a_potential_can_have():
+    def with_types(n: int) -> dict:
+        return {**SYSTEM, "beads": [{**SYSTEM["beads"][0], "type": f"A{k}"} for k in range(n)]}
+
+    most = parse(SystemConfig, with_types(MOST_TYPES), "system.yaml", ETHALINE)
+    assert len(most.beads) == MOST_TYPES
+    with pytest.raises(ConfigError, match="has 101 bead types, at most 100 can be trained"):
+        parse(SystemConfig, with_types(MOST_TYPES + 1), "system.yaml", ETHALINE)

@@ -260,6 +260,7 @@ def test_checks_of_beads(tmp_path, name, values, message):
         (["A"], "bead types are not indices into the 1 names"),
         (["A", ""], "are empty or repeated"),
         (["A", "A"], "are empty or repeated"),
+        ([f"A{k}" for k in range(101)], "has 101 bead types, at most 100 can be trained"),
     ],
 )
 def test_checks_of_type_names(tmp_path, names, message):
