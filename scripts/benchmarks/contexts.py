@@ -114,7 +114,8 @@ def _write_untrained(
     ).eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    prior = PriorParameters(beads.type_names, [[0.35] * n_types] * n_types, 300.0, 0.05, 0.015)
+    contact = [[0.35] * n_types] * n_types
+    prior = PriorParameters(beads.type_names, contact, 300.0, 0.05, 0.015, stiffness=3e4)
     metadata = PotentialMetadata(
         type_names=list(beads.type_names), masses=type_masses(beads), cutoff=config.cutoff,
         prior=vars(prior),

@@ -188,7 +188,7 @@ def _learned(folder: Path, frames: Frames) -> None:
     from openmm_cgkd.utils.files import file_hash
 
     contact = [[0.43, 0.39, 0.42], [0.39, 0.41, 0.40], [0.42, 0.40, 0.44]]
-    prior = PriorParameters(NAMES, contact, 300.0, 0.05, 0.015)
+    prior = PriorParameters(NAMES, contact, 300.0, 0.05, 0.015, stiffness=3e4)
     write_prior(prior, folder / "prior.json")
     settings = ModelConfig(channels=8, layers=1, cutoff="0.8 nm", radial_functions=8)
     save_checkpoint(

@@ -156,7 +156,7 @@ def test_shipped_student_on_a_real_configuration():
 
 
 @pytest.mark.parametrize("box", [TRICLINIC, None], ids=["triclinic", "open"])
-@pytest.mark.parametrize("distance", [None, 0.3, 0.95])
+@pytest.mark.parametrize("distance", [None, 0.2, 0.268, 0.3, 0.95])  # 0.262 is the bend
 def test_one_bead_and_two(distance, box):
     _, network = torchmd_pair(1)
     positions = np.array([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3 - (distance or 0)]])[
