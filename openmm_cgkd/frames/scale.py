@@ -6,6 +6,7 @@ show in both: apart from a factor of ten everything looks as it should.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from scipy.spatial import cKDTree
 
 from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.utils.box import box_volume, lattice_coordinates, shifts_into_box
+
+logger = logging.getLogger(__name__)
 
 _FEWEST = 8  # beads; fewer say nothing
 _SAMPLED = 5000  # beads whose neighbors are looked at
@@ -24,6 +27,9 @@ _FAR = 4.0  # such a median has no liquid
 _FILL = 0.05, 2.0
 _EMPTY = 0.25  # of the mean density: less than a liquid has anywhere
 _THIN = 0.02  # below it a box may be far too large
+# relative standard deviation of the distances to the nearest bead: 0.06 in liquids, more in gases;
+# below this the beads were put on a lattice, whose distances tell nothing of their unit
+_LATTICE = 0.02
 # share of beads in an overlap
 _SOUND, _DOUBTFUL = 0.01, 0.05
 # factors for positions and box, what is wrong, and the cure
@@ -73,7 +79,9 @@ def unit_mistake(
 ) -> tuple[str, str] | None:
     """What is wrong with the unit of a configuration of a liquid, and the cure; None if nothing is.
 
-    Something is wrong only where one factor of ten makes a liquid of what is none.
+    Something is wrong only where one factor of ten makes a liquid of what is none. A thin gas on a
+    lattice looks like a lattice in angstrom, so there is only a warning; other gases have no
+    distances that would be those of a liquid.
 
     Parameters
     ----------
@@ -84,14 +92,14 @@ def unit_mistake(
     """
     if len(positions) < _FEWEST or not np.isfinite(positions).all():
         return None
-    overlaps, median, fill = _look(positions, box, shortest)
+    overlaps, median, fill, spread = _look(positions, box, shortest)
     if overlaps <= _DOUBTFUL and median < _FAR and fill > _THIN:
         return None
     for scale, box_scale, mistake, cure in _MISTAKES:
         if box is None and scale != box_scale:
             continue
         right = None if box is None else box_scale * box
-        found, nearest, filled = _look(scale * positions, right, shortest)
+        found, nearest, filled, _ = _look(scale * positions, right, shortest)
         if (
             found <= _SOUND
             and _NEAREST[0] <= nearest <= _NEAREST[1]
@@ -104,6 +112,14 @@ def unit_mistake(
                 f"half of the beads have their nearest at {median * shortest:.2g} nm or more, then"
                 f" at {nearest * shortest:.2g} nm, and beads keep about {shortest:.2g} nm"
             )
+            if scale == box_scale < 1 and spread < _LATTICE:
+                logger.warning(
+                    "A thin gas on a lattice, or %s: %s; if it is no gas, %s.",
+                    mistake,
+                    numbers,
+                    cure,
+                )
+                return None
             return f"{mistake} ({numbers})", cure
     return None
 
@@ -140,11 +156,12 @@ def check_scale(
 
 def _look(
     positions: np.ndarray, box: np.ndarray | None, shortest: float
-) -> tuple[float, float, float]:
-    """Share of overlapping beads, median of the nearest distances over `shortest`, and how full."""
+) -> tuple[float, float, float, float]:
+    """Share of overlapping beads; median nearest distance over `shortest`; how full; spread."""
     nearest = nearest_distances(positions, box) / shortest
     fill = np.inf if box is None else len(positions) * shortest**3 / abs(box_volume(box))
-    return float((nearest < _OVERLAP).mean()), float(np.median(nearest)), float(fill)
+    spread = float(nearest.std() / nearest.mean()) if nearest.any() else 0.0
+    return float((nearest < _OVERLAP).mean()), float(np.median(nearest)), float(fill), spread
 
 
 def _is_full(positions: np.ndarray, box: np.ndarray) -> bool:

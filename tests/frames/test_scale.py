@@ -69,3 +69,37 @@ def test_what_is_in_nm_passes(liquid):
     assert len(drop) > 100
     assert unit_mistake(drop, 10 * box, SHORTEST) is None  # with vapor around it
     assert unit_mistake(10 * drop[:2], box, SHORTEST) is None  # two beads say nothing
+
+
+def lattice(spacing: float, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    cells = np.stack(np.meshgrid(*3 * [np.arange(6.0)], indexing="ij"), axis=-1).reshape(-1, 3)
+    basis = {"cubic": [[0, 0, 0]], "bcc": [[0, 0, 0], [0.5, 0.5, 0.5]]}[kind]
+    edge = spacing / {"cubic": 1, "bcc": 0.75**0.5}[kind]
+    return edge * np.concatenate([cells + each for each in basis]), 6 * edge * np.eye(3)
+
+
+@pytest.mark.parametrize("kind", ["cubic", "bcc"])
+@pytest.mark.parametrize("times", [1.1, 5, 11, 24, 60])
+@pytest.mark.parametrize("has_box", [True, False])
+def test_gas_on_a_lattice(caplog, kind, times, has_box):
+    """However thin; where it could also be a dense lattice in angstrom, there is a warning."""
+    positions, box = lattice(times * SHORTEST, kind)
+    assert unit_mistake(positions, box if has_box else None, SHORTEST) is None
+    doubtful = times in (11, 24)
+    assert ("thin gas on a lattice, or positions" in caplog.text) == doubtful
+
+
+def test_thin_gas_from_anywhere():
+    """Random positions have neighbors that a liquid ten times as dense has not."""
+    rng = np.random.default_rng(2)
+    for edge in (20, 40, 80):
+        gas = rng.uniform(0, edge, (500, 3))
+        assert unit_mistake(gas, edge * np.eye(3), SHORTEST) is None
+
+
+def test_lattice_in_a_box_in_angstrom():
+    """The positions are those of a dense lattice, so that is no gas."""
+    positions, box = lattice(1.2 * SHORTEST, "cubic")
+    found = unit_mistake(positions, 10 * box, SHORTEST)
+    assert found is not None
+    assert found[0].startswith("the box looks as if it were in angstrom")
