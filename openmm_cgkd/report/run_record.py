@@ -14,6 +14,7 @@ from openmm_cgkd.config.run import RunConfig, load_run
 from openmm_cgkd.exceptions import AnalysisError, RecordError
 from openmm_cgkd.potential.metadata import PotentialMetadata, read_metadata
 from openmm_cgkd.run_folder import RunFiles, RunFolder
+from openmm_cgkd.simulation.timestep.recommendation import Recommendation, read_recommendation
 from openmm_cgkd.training.task import TEST
 from openmm_cgkd.utils.files import file_hash
 from openmm_cgkd.utils.records import read_record
@@ -40,6 +41,8 @@ class Run:
     survival : dict or None
         Columns of ``survival.csv``.
     metadata : PotentialMetadata or None
+    recommendation : Recommendation or None
+        Of a time step, for the potential that ran.
     """
 
     record: dict[str, Any]
@@ -50,6 +53,7 @@ class Run:
     survival: dict[str, np.ndarray] | None = None
     metadata: PotentialMetadata | None = None
     test: dict[str, Any] | None = None
+    recommendation: Recommendation | None = None
 
     @property
     def label(self) -> str:
@@ -236,7 +240,7 @@ def _of_one(root: Path) -> Contents:
         whole["r_max"],
         frames,
         [run],
-        _all_atom_speed([run]),
+        _all_atom_speed(whole["structure"]),
     )
 
 
@@ -262,7 +266,6 @@ def _of_many(folder: Path) -> Contents:
         else:
             runs.append(Run(record))
     settings = data["settings"]
-    speed = _all_atom_speed(runs, Path(data["all_atom"]["path"]))
     return Contents(
         folder,
         folder,
@@ -271,7 +274,7 @@ def _of_many(folder: Path) -> Contents:
         data["r_max"],
         settings["shell_frames"],
         runs,
-        speed,
+        _all_atom_speed(data),
     )
 
 
@@ -315,6 +318,7 @@ def read_run(record: dict[str, Any], root: Path, config: RunConfig | None) -> Ru
         survival,
         metadata,
         _test(config, metadata),
+        read_recommendation(model) if model.exists() else None,
     )
 
 
@@ -347,31 +351,16 @@ def _config(root: Path) -> RunConfig | None:
     return load_run(path) if path.exists() else None
 
 
-def _all_atom_speed(runs: list[Run], frames: Path | None = None) -> float | None:
-    """Median speed (ns/day) in the log of the all-atom run, if that is beside the frames."""
-    places = [frames] if frames else [RunFolder(run.config).frames for run in runs if run.config]
-    for path in places:
-        log = path.with_name("production.csv")
-        if log.exists():
-            speeds = [_speed(text) for text in read_columns(log).get("Speed (ns/day)", [])]
-            known = [speed for speed in speeds if speed > 0]
-            return float(np.median(known)) if known else None
-    return None
-
-
-def _speed(text: str) -> float:
-    """OpenMM logs dashes where it does not know the speed yet."""
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
+def _all_atom_speed(comparison: dict[str, Any]) -> float | None:
+    speed = comparison["all_atom"]["speed"]
+    return speed["ns_per_day"] if speed else None
 
 
 def _check_current(path: Path, comparison: dict[str, Any]) -> None:
-    """Refuse a comparison from before standard errors told when they are lower bounds."""
-    if "first_peaks" not in comparison["all_atom"]:
+    """Refuse a comparison that another version wrote."""
+    if "samples" not in comparison["all_atom"]:  # the newest field
         raise AnalysisError(
-            f"{path}: has no field 'first_peaks', so another version wrote it; compare again."
+            f"{path}: has no field 'samples', so another version wrote it; compare again."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -218,7 +219,7 @@ def dynamics(contents: Contents) -> Table | None:
 
 def speed(contents: Contents) -> Table | None:
     """Speed and temperature of the runs."""
-    known = [(run.name, run.simulation) for run in contents.runs if run.simulation]
+    known = [run for run in contents.runs if run.simulation]
     if not known:
         return None
     names = (
@@ -243,20 +244,35 @@ def speed(contents: Contents) -> Table | None:
         "±",
         "set T / K",
         "frames",
+        "error of T by the time step / %",
+        "±",
     ]
     rows = []
-    for run, simulation in known:
+    for run in known:
+        simulation = run.simulation or {}
         values = {name: simulation.get(name) for name in names}
         values["mean_temperature_se"] = error_cell(
             values["mean_temperature_se"], not simulation.get("mean_temperature_at_least")
         )
-        rows.append([run, *values.values()])
+        rows.append([run.name, *values.values(), *_timestep_error(run)])
     if contents.all_atom_speed is not None:
-        rows.append([REFERENCE_LABEL, contents.all_atom_speed, *[None] * (len(names) - 1)])
-    caption = "Speeds as each run measured them, on the machine where it ran."
-    if contents.all_atom_speed is not None:
-        caption += " All-atom: median of the log of its production."
+        rows.append([REFERENCE_LABEL, contents.all_atom_speed, *[None] * (len(header) - 2)])
+    caption = (
+        "Speeds as each run measured them, on the machine where it ran. Error by the time step: of"
+        " the configurational temperature, as 'cgkd timestep' found it; none if the run took"
+        " another step than the recommended one."
+    )
     return Table("speed", "Speed", caption, header, rows)
+
+
+def _timestep_error(run: Run) -> list[float | None]:
+    """Error of the temperature by the time step of a run in percent, and its standard error."""
+    found, simulation = run.recommendation, run.simulation or {}
+    if found is None or found.error is None or found.error_se is None:
+        return [None, None]
+    if not math.isclose(found.timestep, simulation.get("timestep_ps") or 0.0, rel_tol=1e-6):
+        return [None, None]
+    return [100 * found.error, 100 * found.error_se]
 
 
 def stability(contents: Contents) -> Table | None:

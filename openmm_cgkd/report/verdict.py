@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 
+from openmm_cgkd.analysis.comparison.decorrelation import samples_words
 from openmm_cgkd.analysis.comparison.systematic import SIGNIFICANT
 from openmm_cgkd.analysis.stability.survival import FailureRate
 from openmm_cgkd.utils.statistics import error_words, root, safe_error
@@ -35,8 +37,9 @@ BOUNDS = (
     f" at least {ENOUGH_SURVIVAL:.0%} (lower 95 % bound), grey without failure in less; yellow if"
     f" at most half of the runs fail, red above. Temperature: green within {GOOD_TEMPERATURE:.0%},"
     f" yellow within {FAIR_TEMPERATURE:.0%}, red above, grey if its error does not tell. Speed:"
-    " green if faster than all-atom, else yellow. Grey: not known. The verdict is the worst of"
-    " them, and grey instead of green while structure or stability is not known."
+    " green if it makes more independent samples per day than all-atom (where these are not known,"
+    " more ns per day), else yellow. Grey: not known. The verdict is the worst of them, and grey"
+    " instead of green while structure or stability is not known."
 )
 
 
@@ -250,14 +253,26 @@ def _speed(runs: list[Run], all_atom: float | None) -> Finding:
         return Finding(Mark.UNKNOWN, "not known", "", "")
     speed = float(np.mean(known))
     value = f"{speed:.3g} ns/day"
+    made = _samples(runs)
+    told = samples_words(made)
+    samples = f" {told[0].upper()}{told[1:]}"
     if all_atom is None:
         return Finding(
             Mark.UNKNOWN,
             value,
             "all-atom not known",
-            f"It runs at {value}; the speed of all-atom is not known.",
+            f"It runs at {value}; the speed of all-atom is not known.{samples}",
         )
     ratio = speed / all_atom
-    mark = Mark.GOOD if ratio > 1 else Mark.FAIR
+    mark = Mark.GOOD if made.get("ratio", ratio) > 1 else Mark.FAIR
     sentence = f"It runs at {value}, {ratio:.2g} times the {all_atom:.3g} ns/day of all-atom."
-    return Finding(mark, value, f"{ratio:.2g} times all-atom", sentence)
+    note = f"{ratio:.2g} times all-atom"
+    if "ratio" in made:
+        note += f", {made['ratio']:.2g} times its samples"
+    return Finding(mark, value, note, f"{sentence}{samples}")
+
+
+def _samples(runs: list[Run]) -> dict[str, Any]:
+    """Independent samples per day, of the training that makes fewest."""
+    found = [run.record["samples"] for run in runs]
+    return min(found, key=lambda each: each.get("per_day", math.inf))

@@ -25,6 +25,7 @@ from . import tables
 from .charts import Chart, Maps, charts, maps
 from .force_table import forces
 from .run_record import Contents, read_contents
+from .samples_table import decorrelation, samples
 from .tables import Table
 
 PAGE = "report.html"
@@ -155,7 +156,12 @@ def _tables(contents: Contents) -> dict[str, list[Table]]:
             forces(contents),
         ],
         "stability": [tables.stability(contents)],
-        "speed": [tables.speed(contents), tables.dynamics(contents)],
+        "speed": [
+            tables.speed(contents),
+            samples(contents),
+            decorrelation(contents),
+            tables.dynamics(contents),
+        ],
         "provenance": [tables.provenance(contents)],
     }
     return {

@@ -33,6 +33,8 @@ from openmm_cgkd.run_folder import RunFiles
 from openmm_cgkd.stages import compare as compare_module
 from openmm_cgkd.stages.compare import compare_run, compare_runs, comparison_settings
 from openmm_cgkd.stages.stability import write_results
+from openmm_cgkd.utils.files import file_hash
+from openmm_cgkd.utils.records import write_record
 from tests.cases.browser import browser
 from tests.cases.comparison import BOX, write_frames, write_run
 from tests.cases.liquids import beads_of, liquid
@@ -68,6 +70,17 @@ TEST = {
         },
         "p_value": 0.4,
     },
+}
+MANY_SAMPLES = {
+    "per_day": 5000.0,
+    "per_day_se": 100.0,
+    "per_day_at_least": False,
+    "per_day_is_bound": False,
+    "ratio": 20.0,
+    "ratio_se": 2.0,
+    "ratio_at_least": True,
+    "ratio_is_bound": False,
+    "ratio_note": "",
 }
 TRAINING = {
     "role": "student",
@@ -117,6 +130,15 @@ def overlaid(tmp_path_factory):
         frames_sha256="f" * 64,
         checkpoint_sha256=TEST["checkpoint_sha256"],
     )
+    recommendation = {
+        "format": "openmm_cgkd time step",
+        "version": 2,
+        "model_sha256": file_hash(folder / "a" / "student.pt"),
+        "timestep_ps": SIMULATION["timestep_ps"],
+        "temperature_error": 0.004,
+        "temperature_error_se": 0.0005,
+    }
+    write_record(folder / "a" / "timestep.json", recommendation)
     (folder / "a" / "student").mkdir()
     (folder / "a" / "student" / "test.json").write_text(json.dumps(TEST))
     models = [f"{LABEL}={folder / 'a'}", f"{LABEL}={folder / 'b'}", str(folder / "c")]
@@ -226,6 +248,7 @@ def model(
     limit: float = 0.05,
     p: float = 1e-4,
     alone: bool = False,
+    samples: dict | None = None,
     **known,
 ) -> Run:
     curves = [
@@ -246,6 +269,7 @@ def model(
         "curves": curves,
         "aggregation": aggregation,
         "systematic": {"rdf": without_noise},
+        "samples": samples or {"absent": "Nothing was measured."},
     }
     return Run(record, **known)
 
@@ -335,7 +359,20 @@ def protocol(failed: int, duration: float = 6.0, production: float = 100.0) -> d
             "GOOD UNKNOWN GOOD GOOD",
             "4 times the 10 ns/day of all-atom",
         ),
-        (model(simulation=SIMULATION), 80.0, "GOOD UNKNOWN GOOD FAIR", "0.5 times"),
+        (
+            model(simulation=SIMULATION),
+            80.0,
+            "GOOD UNKNOWN GOOD FAIR",
+            "0.5 times the 80 ns/day of all-atom. Independent samples per day are not known."
+            " Nothing was measured.",
+        ),
+        (
+            model(simulation=SIMULATION, samples=MANY_SAMPLES),
+            80.0,
+            "GOOD UNKNOWN GOOD GOOD",  # what counts is samples
+            "of all-atom. 5e+03 ± 1e+02 independent samples of the model per day, 20 ± >= 2 times"
+            " as many as all-atom.",
+        ),
         (
             model(simulation={**SIMULATION, "mean_temperature": 310.0}),
             None,
@@ -429,9 +466,32 @@ def test_pictures_and_tables_lie_beside_the_page(overlaid):
         (score[f"{LABEL} 1"] + score[f"{LABEL} 2"]) / 2, rel=1e-5
     )
     speeds = {row["run"]: float(row["ns/day"]) for row in read_table(page.parent / "speed.csv")}
+    errors = [
+        row["error of T by the time step / %"] for row in read_table(page.parent / "speed.csv")
+    ]
+    assert errors == ["0.4", "", ""]
     # the median of what is known
     assert speeds == {f"{LABEL} 1": 40, f"{LABEL} 2": 40, "all-atom": 10}
     assert [row["cause"] for row in read_table(page.parent / "stability.csv")] == ["", "hot"] * 2
+
+
+def test_samples_per_day_and_what_is_not_known_of_them(overlaid):
+    """Configurations that were drawn anew have forgotten within the time between frames."""
+    _, page = overlaid
+    rows = {row["run"]: row for row in read_table(page.parent / "samples.csv")}
+    assert rows["all-atom"]["samples/day"] == ">= 5e+03"  # 10 ns/day over twice 1 ps
+    assert rows[f"{LABEL} 1"]["samples/day"] == ">= 4e+04"  # 40 ns/day over twice 0.5 ps
+    assert rows["c"]["samples/day"] == rows["c"]["ns/day"] == ""
+    functions = read_table(page.parent / "decorrelation.csv")
+    assert [row["function"] for row in functions if row["run"] == "c"] == [
+        "F(k,t) of CHO",
+        "F(k,t) of CL",
+        "F_s(k,t) of CHO",
+        "F_s(k,t) of CL",
+    ]
+    text = page.read_text()
+    assert "All-atom: its frames are too far apart; save them more often." in text
+    assert "c: How fast its run was is not known" in text
 
 
 def test_forces_on_the_test_part(overlaid, tmp_path):
