@@ -1,6 +1,7 @@
 """The time step of a simulation: one search for several commands."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from openmm_cgkd.config.run import SimulationConfig
@@ -9,27 +10,30 @@ from openmm_cgkd.simulation.timestep.recommendation import FORMAT, VERSION, reco
 from openmm_cgkd.utils.files import file_hash
 from openmm_cgkd.utils.lock import locked
 from openmm_cgkd.utils.records import write_record
+from tests.cases.training import make_frames
 
 
 def test_the_second_command_waits_for_the_search_of_the_first(tmp_path, monkeypatch, caplog):
     model = tmp_path / "student.pt"
     model.write_bytes(b"a potential")
     searching, searches = threading.Event(), []
+    frames = make_frames(20, 12, noise=1.0)[0]
+    long = SimulationConfig(production="1 ms")  # a short one is made without a search
 
     def search(file, frames, settings):
         searching.set()
         # until the other one has been refused once
-        while "Waiting for up to" not in caplog.text:
-            threading.Event().wait(0.01)
+        assert any("Waiting for up to" in caplog.text or time.sleep(0.01) for _ in range(6000))
         searches.append(threading.get_ident())
-        facts = {"model_sha256": file_hash(file), "timestep_ps": 0.004}
-        write_record(recommendation_path(file), {"format": FORMAT, "version": VERSION, **facts})
+        facts = {"format": FORMAT, "version": VERSION, "model_sha256": file_hash(file)}
+        errors = {"temperature_error": 0.0, "temperature_error_se": 0.001}
+        write_record(recommendation_path(file), {**facts, "timestep_ps": 0.004, **errors})
 
     monkeypatch.setattr("openmm_cgkd.simulation.simulate.search_timestep", search)
 
     def command() -> float | None:
         with locked(tmp_path, shared=True):  # as a stage does
-            return with_timestep(SimulationConfig(), model, lambda: None).timestep
+            return with_timestep(long, model, lambda: frames).timestep
 
     with caplog.at_level("INFO", "openmm_cgkd"), ThreadPoolExecutor(2) as threads:
         first = threads.submit(command)
