@@ -43,6 +43,7 @@ class Curve(Generic[ObservableT]):
 
     parts: list[ObservableT]
     runs: tuple[int, ...] = ()  # numbers of parts of independent runs; empty for a single one
+    middle: float = 0.5  # share of the parts in the first half of a single run
 
     @cached_property
     def whole(self) -> ObservableT:
@@ -52,7 +53,7 @@ class Curve(Generic[ObservableT]):
     @property
     def separate(self) -> list[Curve[ObservableT]]:
         """The curves of the independent runs, or of the two halves of a single one."""
-        middle = len(self.parts) // 2
+        middle = min(max(1, round(self.middle * len(self.parts))), len(self.parts) - 1)
         edges = [0, *accumulate(self.runs or (middle, len(self.parts) - middle))]
         return [Curve(self.parts[first:last]) for first, last in pairwise(edges)]
 

@@ -29,6 +29,8 @@ from .trajectory import read_trajectory
 
 # relative; beyond it the two runs are at different states and differ for that reason alone
 _VOLUME_TOLERANCE = 0.01
+# shares of the time of a run, and of its frames: a gap so long, so near to the middle, cuts it
+_LONG_GAP, _NEAR = 0.1, 0.15
 NO_TIMES = "The time between frames is not known: neither the file nor a state.csv beside it tells."
 logger = logging.getLogger(__name__)
 
@@ -121,6 +123,21 @@ class Source:
         gaps = np.flatnonzero(np.abs(steps - usual) > 1e-3 * usual + 1e-6 * abs(self.times[-1])) + 1
         edges = [0, *gaps.tolist(), len(self.times)]
         return usual, [slice(start, stop) for start, stop in pairwise(edges)]
+
+    @property
+    def middle(self) -> float:
+        """Share of the frames before the place where a single run is cut into halves.
+
+        That is a long gap in time near the middle, whose two sides remember least of each other.
+        """
+        found = self.stretches()
+        if found is None or self.times is None:
+            return 0.5
+        n, long = len(self), _LONG_GAP * (self.times[-1] - self.times[0])
+        gaps = {part.start / n: self.times[part.start] - self.times[part.start - 1]
+                for part in found[1][1:]}  # fmt: skip
+        near = [share for share, gap in gaps.items() if gap > long and abs(share - 0.5) < _NEAR]
+        return max(near, key=gaps.__getitem__, default=0.5)
 
     def frames(self, chosen: np.ndarray) -> list[Frame]:
         """Some of the configurations."""

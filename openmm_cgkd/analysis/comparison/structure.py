@@ -170,7 +170,9 @@ def _over_runs(
                 found.setdefault(key, []).extend(observables)
             done += len(run)
     several = tuple(parts) if len(runs) > 1 else ()
-    return Structure({key: Curve(observables, several) for key, observables in found.items()})
+    return Structure(
+        {key: Curve(observables, several, source.middle) for key, observables in found.items()}
+    )
 
 
 def _count_frames(run: Source, source: Source, settings: ComparisonConfig) -> int:

@@ -80,3 +80,13 @@ def test_parts_are_equally_long_and_even():
         assert 2 <= parts <= 128
         sizes = [len(part) for part in np.array_split(np.arange(frames), parts)]
         assert np.std(sizes) / np.mean(sizes) < 0.2 or frames < 16
+
+
+@pytest.mark.parametrize(("middle", "expected"), [(0.5, 10), (0.56, 11), (0.4, 8)])
+def test_halves_meet_in_the_middle(middle, expected):
+    curve = Curve(list(range(20)), middle=middle)
+    assert [half.parts for half in curve.separate] == [
+        list(range(expected)),
+        list(range(expected, 20)),
+    ]
+    assert len(Curve(list(range(20)), (7, 13), middle).separate[0].parts) == 7

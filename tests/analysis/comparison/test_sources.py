@@ -1,6 +1,7 @@
 """Trajectories that must not be compared: damaged ones, and those in another unit."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mdtraj
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from openmm_cgkd import compare
+from openmm_cgkd.analysis.comparison.sources import source_of_frames
 from openmm_cgkd.exceptions import FramesError, RecordError
 from openmm_cgkd.frames.frames import Frames, read_frames
 from openmm_cgkd.training.configurations import snapshots
@@ -61,3 +63,19 @@ def test_a_file_of_a_simulation_with_a_flipped_bit(simulation, tmp_path, name):
     with pytest.raises(RecordError, match=f"{name}: (was changed or damaged|is not valid JSON)"):
         compare(ETHALINE / "frames.h5", folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("times", "middle"),
+    [
+        (np.arange(100.0), 0.5),
+        (np.r_[0:56, 140:184], 0.56),  # as the shipped frames of ethaline
+        (np.r_[0:10, 94:184], 0.5),  # far from the middle
+        (np.r_[0:56, 60:104], 0.5),  # short
+        (np.r_[0:45, 60:67, 140:188], 0.52),  # the longer one
+        (None, 0.5),
+    ],
+)
+def test_halves_of_a_run_with_a_gap(frames, times, middle):
+    source = replace(source_of_frames(frames[np.zeros(100, int)], Path("a.h5")), times=times)
+    assert source.middle == middle
