@@ -75,7 +75,7 @@ def timestep(
         str | None,
         setting(
             "Langevin dynamics with each time step; default: long enough for the temperature,"
-            " such as 470 ps for 240 beads."
+            " such as 556 ps for 240 beads."
         ),
     ] = None,
     friction: Annotated[str | None, setting("Default '1 / ps'.")] = None,

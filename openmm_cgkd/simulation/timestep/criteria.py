@@ -32,8 +32,10 @@ from .same_structure import SameSampling, lowest_p_value
 from .square_law import SquareLaw, fit_square_law
 
 _SHORTEST = 20  # ps, for the potential energy, whatever the number of beads
-# ps: squared relative error of the configurational temperature times duration and number of beads
-_NOISE = 0.45
+# ps: squared relative error of the configurational temperature times duration and number of beads,
+# of liquid ethaline
+_NOISE = 1.2
+_PRECISION = 0.3  # error of one run, as a share of its bound; that of the law over all is smaller
 CAREFUL = 0.002  # ps, a time step short enough for every fluid
 
 
@@ -101,13 +103,12 @@ class TimestepSearch(BaseModel):
     def long_enough(self, n_beads: int) -> float:
         """Duration of every run, ps: `duration`, or long enough.
 
-        The standard error of the configurational temperature is to be a fifth of its bound. Its
-        square falls as one over duration and number of beads; the factor is what liquid ethaline
-        has with one time step.
+        The standard error of the configurational temperature is to be three tenths of its bound.
+        Its square falls as one over duration and number of beads.
         """
         if self.duration is not None:
             return self.duration
-        wanted = _NOISE / (n_beads * (self.max_temperature_error / 5) ** 2)
+        wanted = _NOISE / (n_beads * (_PRECISION * self.max_temperature_error) ** 2)
         return math.ceil(max(wanted, _SHORTEST))
 
     def forces(self, n_beads: int) -> int:
