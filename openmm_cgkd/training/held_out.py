@@ -6,7 +6,6 @@ has been measured, which checks the error against mean forces: docs/physics.md h
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from openmm_cgkd.potential.checkpoint import load_checkpoint
 from openmm_cgkd.potential.custom_network import CustomNetwork
 from openmm_cgkd.potential.forces import cutoff_of
 from openmm_cgkd.potential.prior import PriorParameters
-from openmm_cgkd.utils.files import file_hash, write_text
+from openmm_cgkd.utils.files import file_hash
+from openmm_cgkd.utils.records import write_record
 from openmm_cgkd.utils.statistics import (
     BlockedMean,
     error_words,
@@ -102,7 +102,7 @@ def evaluate_student(
         at_means = predict(student, against.graphs, range(len(against.graphs)))[0]
         result["mean_forces"] = compare_with_mean_forces(forces, graphs, at_means, against)
     log_result(result)
-    write_text(checkpoint.parent / TEST, json.dumps(result, indent=1))
+    write_record(checkpoint.parent / TEST, result)
     return result
 
 

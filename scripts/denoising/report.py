@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from openmm_cgkd.frames.split import locate
 from openmm_cgkd.mean_forces.file import read_mean_forces
 from openmm_cgkd.stages.inputs import load_frames, split_run
 from openmm_cgkd.utils.files import write_text
+from openmm_cgkd.utils.records import read_record
 from scripts.claims import Value, mean_and_deviation, p_value, verdict, words
 
 from .pictures import draw
@@ -57,7 +57,7 @@ def read_rows(training_sets: Sequence[TrainingSet]) -> list[Row]:
     """One row per finished training set and variant."""
     rows = []
     for training_set in training_sets:
-        errors = json.loads((training_set.folder / ERRORS).read_text())["errors"]
+        errors = read_record(training_set.folder / ERRORS)["errors"]
         for variant in sorted(errors, key=ORDER.index):
             place = {
                 "data": training_set.data,

@@ -7,7 +7,6 @@ per teacher would take as long as a short training.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -36,8 +35,9 @@ from openmm_cgkd.training.ensemble import ensemble_forces, train_member
 from openmm_cgkd.training.mean_force_test import MeanForceTest
 from openmm_cgkd.training.predict import predict
 from openmm_cgkd.training.task import BEST
-from openmm_cgkd.utils.files import file_hash, replacing, write_text
+from openmm_cgkd.utils.files import file_hash, replacing
 from openmm_cgkd.utils.progress import Report, console, progress
+from openmm_cgkd.utils.records import read_record, write_record
 
 from .plan import DIRECT, ENSEMBLE, EXTRA, LABELS, TEACHER, Settings, TrainingSet
 from .truth import PARAMETERS, add_noise, join_trajectories, sample
@@ -156,7 +156,7 @@ def _inputs(training_set: TrainingSet) -> dict[str, Any]:
 
 def finished(training_set: TrainingSet) -> bool:
     path = training_set.folder / ERRORS
-    return path.exists() and json.loads(path.read_text())["inputs"] == _inputs(training_set)
+    return path.exists() and read_record(path)["inputs"] == _inputs(training_set)
 
 
 def work(training_set: TrainingSet, report: Report) -> None:
@@ -174,9 +174,9 @@ def work(training_set: TrainingSet, report: Report) -> None:
             _train_teacher(training_set.teachers, int(name.split()[-1]), step)
         done += cost
         report(done / whole, name)
-    write_text(
+    write_record(
         training_set.folder / ERRORS,
-        json.dumps({"inputs": _inputs(training_set), "errors": measure(training_set)}, indent=1),
+        {"inputs": _inputs(training_set), "errors": measure(training_set)},
     )
 
 

@@ -11,10 +11,12 @@ from typing import Any
 import yaml
 
 from openmm_cgkd.config.run import RunConfig
+from openmm_cgkd.exceptions import RecordError
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.stages.compare import compare_runs
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
+from openmm_cgkd.utils.records import read_record, write_record
 
 from .pictures import draw_errors_and_costs, draw_forces_and_structure, draw_metrics
 from .plan import Study, VariantRun
@@ -155,19 +157,27 @@ def _compare_curves(study: Study, common: RunConfig, finished: Sequence[VariantR
         "comparison": common.comparison.model_dump(mode="json"),
         **{name: file_hash(path) for name, path in trajectories.items()},
     }
-    if not (record.exists() and json.loads(record.read_text()) == inputs):
+    if not _holds(record, inputs):
         models = [
             f"{variant_run.variant.name}={RunFolder(variant_run.run).root}"
             for variant_run in chosen
         ]
         all_atom = [RunFolder(common).frames, *RunFolder(common).independent_frames]
         compare_runs(models, all_atom, folder, common.comparison)
-        write_text(record, json.dumps(inputs))
+        write_record(record, inputs)
     names = [name for name in ("rdf", "adf", "cdf", "scores") if (folder / f"{name}.png").exists()]
     for name in names:
         with replacing(study.folder / f"{name}.png") as fresh:
             shutil.copyfile(folder / f"{name}.png", fresh)
     return names
+
+
+def _holds(record: Path, inputs: dict[str, Any]) -> bool:
+    """Whether a record is whole and holds these inputs."""
+    try:
+        return record.exists() and read_record(record) == inputs
+    except RecordError:
+        return False
 
 
 def _text(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -16,6 +15,7 @@ import numpy as np
 
 from openmm_cgkd.analysis.comparison.tables import write_csv
 from openmm_cgkd.run_folder import RunFolder
+from openmm_cgkd.utils.records import read_record
 from scripts.claims import mean_and_deviation, p_value, verdict, words
 
 from .plan import VariantRun
@@ -99,7 +99,7 @@ def read_row(variant_run: VariantRun) -> Row:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_record(path) if path.exists() else {}
 
 
 def _structure(report: dict[str, Any]) -> Row:

@@ -48,8 +48,9 @@ from openmm_cgkd.training.labeling import mapped_error
 from openmm_cgkd.training.mean_force_test import load_mean_force_test
 from openmm_cgkd.training.predict import predict
 from openmm_cgkd.training.task import BEST
-from openmm_cgkd.utils.files import file_hash, replacing, write_text
+from openmm_cgkd.utils.files import file_hash, replacing
 from openmm_cgkd.utils.progress import Report, console
+from openmm_cgkd.utils.records import read_record, write_record
 from scripts.benchmarks.measures import measure
 
 from .plan import Study, VariantRun
@@ -155,7 +156,7 @@ def _simulate(variant_run: VariantRun) -> None:
         else:
             simulate_run(variant_run.run)
     except ExplosionError as error:
-        write_text(failure, json.dumps({"time": error.time, "detail": str(error)}))
+        write_record(failure, {"time": error.time, "detail": str(error)})
     else:
         failure.unlink(missing_ok=True)
 
@@ -237,7 +238,7 @@ def _errors(variant_run: VariantRun) -> None:
         errors |= against.errors(forces(against.graphs))
         variance = read_mean_forces(run.path(run.mean_forces)).variance()
         errors["mean_force_share"] = errors["mean_force_rmse"] ** 2 / variance
-    write_text(folder.root / ERRORS, json.dumps(errors, indent=1))
+    write_record(folder.root / ERRORS, errors)
 
 
 def _stability(variant_run: VariantRun) -> None:
@@ -268,9 +269,7 @@ def measure_speeds(
     files = {variant_run.variant.name: _potentials(variant_run) for variant_run in variant_runs}
     potentials = {name: [file_hash(file) for file in found] for name, found in files.items()}
     record = study.folder / f"seed-{variant_runs[0].seed}" / SPEED if variant_runs else None
-    if record is None or (
-        record.exists() and json.loads(record.read_text())["potentials"] == potentials
-    ):
+    if record is None or (record.exists() and read_record(record)["potentials"] == potentials):
         return
     frames, steps = read_frames(RunFolder(variant_runs[0].run).frames), {}
     for variant_run in variant_runs:
@@ -285,11 +284,8 @@ def measure_speeds(
             )
             continue
         steps[name] = {"step_time_ms": ms, "ns_per_day": timestep * 86400 / ms}
-    write_text(
-        record,
-        json.dumps(
-            {"potentials": potentials, "steps": steps, "load_average": os.getloadavg()[0]}, indent=1
-        ),
+    write_record(
+        record, {"potentials": potentials, "steps": steps, "load_average": os.getloadavg()[0]}
     )
 
 
@@ -298,7 +294,7 @@ def speed_of(variant_run: VariantRun) -> dict[str, float]:
     root, name = RunFolder(variant_run.run).root, variant_run.variant.name
     if not (root.parent / SPEED).exists() or (root / FAILURE).exists():
         return {}
-    record = json.loads((root.parent / SPEED).read_text())
+    record = read_record(root.parent / SPEED)
     same = record["potentials"].get(name) == [file_hash(file) for file in _potentials(variant_run)]
     return record["steps"].get(name, {}) if same else {}
 
@@ -333,6 +329,6 @@ def _timed(run: RunConfig, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        known = json.loads(path.read_text()) if path.exists() else {}
+        known = read_record(path) if path.exists() else {}
         known[name] = known.get(name, 0.0) + time.perf_counter() - begin
-        write_text(path, json.dumps(known, indent=1))
+        write_record(path, known)
