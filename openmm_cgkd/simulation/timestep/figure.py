@@ -18,7 +18,8 @@ _BAND = {"color": "0.9", "zorder": 0}
 _CAPTION = (
     "Langevin dynamics with each time step. Bars: two standard errors. Grey: allowed. Curves: fit"
     " of an error that grows as the square of the time step, with two standard errors; dashed"
-    " beyond the steps that it describes."
+    " beyond the steps that it describes. RDFs: differences above the squares would be found, and"
+    " the squares must be in the grey."
 )
 
 
@@ -108,7 +109,7 @@ def draw(
         axis.tick_params(labelsize=13)
         axis.spines[["top", "right"]].set_visible(False)
         if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=12, frameon=False)
+            axis.legend(fontsize=12, frameon=False, loc="upper left")
     good = [judgment for judgment in judgments if not judgment.objections]
     figure.suptitle(
         f"Time step: temperature and energy pass up to {1e3 * good[-1].timestep:g} fs"
@@ -122,7 +123,7 @@ def draw(
 
 def _lower_bounds(averages: list[Averages], name: str) -> str:
     """Words for a legend where bars of a mean are lower bounds."""
-    return ", bars at least" if any(name in each.at_least for each in averages) else ""
+    return "\n(bars at least)" if any(name in each.at_least for each in averages) else ""
 
 
 def _points(
