@@ -281,8 +281,8 @@ class ComparisonConfig(Section):
         ge=4,
         le=_MANY,
         description=(
-            "frames at most, evenly spaced, for angles and coordination numbers, which saves time"
-            " and adds counting noise; all if absent"
+            "frames at most, evenly spaced, for angles, coordination numbers, order and structure"
+            " factors, which saves time and adds counting noise; all if absent"
         ),
     )
 
