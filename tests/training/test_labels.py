@@ -101,4 +101,4 @@ def test_damaged_part_is_done_again(tmp_path, damage, caplog, monkeypatch):
     again.compute(Ensemble(), make_frames(4, 12, noise=1.0)[0], "labels", refuse=True)
     assert sorted(set(done)) == ([0, 2] if damage == "stamp" else [2])
     assert [first for first, _ in again] == [0, 2]
-    assert ("is damaged, its work is done again" in caplog.text) == (damage != "stamp")
+    assert ("; its work is done again. Kept as" in caplog.text) == (damage != "stamp")
