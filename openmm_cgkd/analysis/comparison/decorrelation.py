@@ -91,13 +91,13 @@ class Undecayed:
     def words(self) -> str:
         """Why there is no half-time, and what to do."""
         cure = (
-            f"simulate at least {_duration(self.needed)} without a gap"
+            f"simulate at least {_time_words(_rounded_up(self.needed))} without a gap"
             if math.isfinite(self.needed)
             else "simulate much longer"
         )
         return (
             f"{function_words(*self.name)} has fallen only to {self.reached:.2f} within"
-            f" {self.within:.3g} ps, the longest time that the trajectory tells of; {cure}."
+            f" {_time_words(self.within)}, the longest time that the trajectory tells of; {cure}."
         )
 
 
@@ -320,8 +320,12 @@ def _number_words(numbers: dict[str, Any], name: str, form: str) -> str:
     return f"{value:{form}} ± {error_words(error, not numbers[f'{name}_at_least'])}"
 
 
-def _duration(time: float) -> str:
-    """A time in ps as words, rounded up to two digits."""
-    digits = 10 ** (math.floor(math.log10(time)) - 1)
-    time = math.ceil(time / digits - 1e-9) * digits
-    return f"{time / _PS_PER_NS:g} ns" if time >= _PS_PER_NS else f"{time:g} ps"
+def _rounded_up(time: float) -> float:
+    """To two digits."""
+    digit = 10 ** (math.floor(math.log10(time)) - 1)
+    return math.ceil(time / digit - 1e-9) * digit
+
+
+def _time_words(time: float) -> str:
+    """A time in ps."""
+    return f"{time / _PS_PER_NS:.3g} ns" if time >= _PS_PER_NS else f"{time:.3g} ps"
