@@ -73,6 +73,8 @@ def test_whole_run(finished):
     assert frames.attributes["density"] == pytest.approx(mass / volume / 602.214, rel=1e-3)
     assert frames.attributes["n_atoms"] == 2 * 21 + 2 + 2 * 10
     assert frames.attributes["seed"] == 20261123
+    assert frames.attributes["ns_per_day"] > 0
+    assert " of " in frames.attributes["hardware"]
     assert (
         yaml.safe_load(frames.attributes["configuration"])["reference"]["timestep"]
         == "0.004 picosecond"

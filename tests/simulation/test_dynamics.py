@@ -127,6 +127,7 @@ def test_run_leaves_what_it_promises(case, tmp_path, suffix):
     assert summary["steps"] == 200
     assert summary["platform"] == "Reference"
     assert summary["use_cuda_graphs"] == "off"
+    assert summary["hardware"].startswith(f"{summary['threads']} thread")
     assert summary["ns_per_day"] == pytest.approx(200 * 2e-6 * 86400 / summary["seconds"])
     assert summary["step_time_ms"] == pytest.approx(1e3 * summary["seconds"] / 200)
     assert summary["mean_temperature"] == pytest.approx(
