@@ -310,7 +310,7 @@ def _log_scores(comparison: Comparison) -> None:
 def _log_samples(comparison: Comparison) -> None:
     reference = comparison.all_atom
     for result in comparison.results:
-        words = samples_words(samples(result.analysis, reference))
+        words = samples_words(samples(result.analysis, reference), "+-")
         logger.info("%-12s %s", result.label, words)
 
 

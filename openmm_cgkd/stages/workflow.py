@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from openmm_cgkd.analysis.comparison.decorrelation import samples_words
 from openmm_cgkd.config.run import RunConfig, load_run
 from openmm_cgkd.config.system import load_system
 from openmm_cgkd.run_folder import RunFolder
@@ -67,7 +68,7 @@ def stages_of(run: RunConfig) -> dict[str, Callable[[RunConfig], Any]]:
 
 
 def summary(run: RunConfig) -> list[tuple[str, str]]:
-    """Labels and values of what a finished run has made: paths, RDF errors, speed.
+    """Labels and values of what a finished run has made: paths, RDF errors, speed, samples.
 
     Parameters
     ----------
@@ -92,6 +93,7 @@ def summary(run: RunConfig) -> list[tuple[str, str]]:
         *rows,
         ("", ""),
         ("speed", f"{speed['ns_per_day']:.3g} ns/day on {speed['platform']}"),
+        ("samples", samples_words(report["structure"]["models"][0]["samples"], "+-")),
         ("time per step", f"{speed['step_time_ms']:.3g} ms"),
         ("temperature", f"{_temperature(speed)} K, set {speed['temperature']:g} K"),
     ]

@@ -80,7 +80,7 @@ def test_run_makes_every_result_and_prints_the_table(finished_run, small_run):
             if line.startswith("-".join(pair["types"]) + " ")
         )
         assert f"{pair['mean_absolute_error']:.3f}" in row
-    for words in ("student.pt", "trajectory.dcd", "rdf.png", "ns/day", "time per step"):
+    for words in ("student.pt", "trajectory.dcd", "rdf.png", "ns/day", "samples", "time per step"):
         assert words in result.stdout
     assert "Traceback" not in result.stderr
     assert "Warning" not in result.stderr

@@ -297,27 +297,28 @@ def samples_numbers(
     return numbers | own.over(other).numbers("ratio") | {"ratio_note": note}
 
 
-def samples_words(numbers: dict[str, Any]) -> str:
-    """What `samples_numbers` gives, as a sentence."""
+def samples_words(numbers: dict[str, Any], sign: str = "±") -> str:
+    """What `samples_numbers` gives, as a sentence; `sign` stands before standard errors."""
     if "absent" in numbers:
         return f"independent samples per day are not known. {numbers['absent']}"
-    words = f"{_number_words(numbers, 'per_day', '.3g')} independent samples of the model per day"
+    per_day = _number_words(numbers, "per_day", ".3g", sign)
+    words = f"{per_day} independent samples of the model per day"
     if "ratio_absent" in numbers:
         return f"{words}; {numbers['ratio_absent'][0].lower()}{numbers['ratio_absent'][1:]}"
     if "ratio" not in numbers:
         return f"{words}."
     note = numbers["ratio_note"]
-    ratio = _number_words(numbers, "ratio", ".2g")
+    ratio = _number_words(numbers, "ratio", ".2g", sign)
     return f"{words}, {ratio} times as many as all-atom{f' ({note})' if note else ''}."
 
 
-def _number_words(numbers: dict[str, Any], name: str, form: str) -> str:
+def _number_words(numbers: dict[str, Any], name: str, form: str, sign: str) -> str:
     value, error = numbers[name], numbers[f"{name}_se"]
     if numbers[f"{name}_is_bound"]:
         return f"at least {value:{form}}"
     if error is None:
         return f"{value:{form}}"
-    return f"{value:{form}} ± {error_words(error, not numbers[f'{name}_at_least'])}"
+    return f"{value:{form}} {sign} {error_words(error, not numbers[f'{name}_at_least'])}"
 
 
 def _rounded_up(time: float) -> float:
