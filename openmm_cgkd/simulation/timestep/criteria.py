@@ -56,7 +56,7 @@ class TimestepSearch(BaseModel):
         ),
     )
     blocks: int = Field(
-        10, ge=2, le=1000, description="time blocks of each run for the test of the structure"
+        6, ge=2, le=1000, description="time blocks of each run for the test of the structure"
     )
     max_temperature_error: float = Field(
         0.01, gt=0, description="of the configurational temperature, relative"
