@@ -12,7 +12,11 @@ from pydantic import ValidationError
 
 from openmm_cgkd.analysis.comparison.compare import compare, state_of, title_of
 from openmm_cgkd.analysis.comparison.curves import CurveComparison
-from openmm_cgkd.analysis.comparison.decorrelation import samples_words
+from openmm_cgkd.analysis.comparison.decorrelation import (
+    decorrelation_numbers,
+    decorrelation_words,
+    samples_words,
+)
 from openmm_cgkd.analysis.comparison.figures import write_pictures
 from openmm_cgkd.analysis.comparison.models import (
     Comparison,
@@ -310,6 +314,8 @@ def _log_scores(comparison: Comparison) -> None:
 def _log_samples(comparison: Comparison) -> None:
     reference = comparison.all_atom
     for result in comparison.results:
+        found = decorrelation_numbers(result.analysis.decorrelation, reference.decorrelation)
+        logger.info("%-12s %s", result.label, decorrelation_words(found, "+-"))
         words = samples_words(samples(result.analysis, reference), "+-")
         logger.info("%-12s %s", result.label, words)
 

@@ -259,6 +259,19 @@ def _faster(all_atom: Estimate | Undecayed, model: Estimate | Undecayed) -> Esti
     return all_atom.over(model)
 
 
+def decorrelation_words(numbers: dict[str, Any], sign: str = "±") -> str:
+    """What `decorrelation_numbers` gives of the slowest function, as a sentence."""
+    found = numbers.get("slowest", numbers)
+    if "absent" in found:
+        return f"no half-time: {found['absent']}"
+    words = function_words(found["function"], found["types"])
+    half = _number_words(found, "half_time", ".3g", sign, "at most")
+    start = f"{words}, its slowest function, has a half-time of {half} ps"
+    if "faster" not in found:
+        return f"{start}; {found['faster_absent']}" if "faster_absent" in found else f"{start}."
+    return f"{start}, {_number_words(found, 'faster', '.2g', sign)} times faster than all-atom."
+
+
 # --- samples per day ---
 
 
@@ -312,10 +325,12 @@ def samples_words(numbers: dict[str, Any], sign: str = "±") -> str:
     return f"{words}, {ratio} times as many as all-atom{f' ({note})' if note else ''}."
 
 
-def _number_words(numbers: dict[str, Any], name: str, form: str, sign: str) -> str:
+def _number_words(
+    numbers: dict[str, Any], name: str, form: str, sign: str, bound: str = "at least"
+) -> str:
     value, error = numbers[name], numbers[f"{name}_se"]
     if numbers[f"{name}_is_bound"]:
-        return f"at least {value:{form}}"
+        return f"{bound} {value:{form}}"
     if error is None:
         return f"{value:{form}}"
     return f"{value:{form}} {sign} {error_words(error, not numbers[f'{name}_at_least'])}"

@@ -13,6 +13,8 @@ from openmm_cgkd.analysis.comparison.decorrelation import (
     Undecayed,
     decorrelation,
     decorrelation_numbers,
+    decorrelation_words,
+    function_words,
     samples_numbers,
     samples_per_day,
     samples_words,
@@ -97,6 +99,11 @@ def test_ratio_of_half_times(pair):
     by_k = numbers["functions"][2]["half_time_by_k"]
     assert by_k[0] > by_k[1] > by_k[2] > by_k[3]
     json.dumps(numbers, allow_nan=False)
+    words = decorrelation_words(numbers)
+    assert words.startswith(function_words(*fast.slowest[0]))
+    assert "times faster than all-atom." in words
+    assert decorrelation_words(decorrelation_numbers(fast)).endswith(" ps.")
+    assert decorrelation_words({"absent": "No times."}) == "no half-time: No times."
 
 
 def test_charges_have_a_function_of_their_own():
