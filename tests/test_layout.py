@@ -36,7 +36,7 @@ LAYERS = [
 OLD_PATHS = {"metadata", "mlpotential", "units", "runtime"}
 KNOW_RUNS = re.compile(r"openmm_cgkd\.(stages|cli|report\.run_record|run_folder)\b")
 # what belongs to one kind of hardware and has no counterpart
-ONLY_CPU = {"jit", "repulsion", "simd"}
+ONLY_CPU = {"jit", "layout", "parts", "repulsion", "simd"}
 ONLY_GPU = {"cuda_graph", "launch", "self_test"}
 
 

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from openmm_cgkd.utils.box import kernel_box
 
-from .cpu.evaluate import evaluate, workspace
+from .cpu.evaluate import evaluate
 from .cpu.jit import follow_torch
+from .cpu.layout import kernel_network
 from .cpu.lists import recent_list
 from .network import TensorNetEnergies
 from .operator_errors import last_error, nan_on_error
 from .prior import PairRepulsion
 from .signature import SCHEMA, Numbers, OperatorArguments, Sizes
-from .weights import NETWORK_PARTS, pack_weights, padded
+from .weights import pack_weights
 
 _NO_BONDS = np.zeros((0, 3), dtype=np.int64), np.zeros((0, 2))
 
@@ -129,20 +130,17 @@ def _evaluate_on_cpu(*arguments: Any) -> tuple[Tensor, Tensor]:
             given.bonded_parameters.contiguous().numpy(),
         )
     follow_torch()
-    listed = recent_list(points, box, numbers.cutoff)
-    weights, offsets, n_types = given.weights.numpy(), given.offsets.numpy(), len(given.contact)
-    width = offsets[NETWORK_PARTS.own] - offsets[NETWORK_PARTS.pair]
-    if width != n_types**2 * padded(sizes.channels) or sizes.hidden != padded(sizes.hidden):
-        raise RuntimeError(
-            "The weights are laid out as by an earlier version on some processors; export the"
-            " potential again."
-        )
-    space = workspace(len(points), len(listed.column), sizes.channels, sizes.layers, weights.dtype)
+    network = kernel_network(given.weights, given.offsets, sizes, len(given.contact))
     energy, gradient = evaluate(
-        points, kernel_box(box.tolist()), listed.row, listed.column, listed.reverse,
-        given.types.numpy(), weights, offsets, given.contact.numpy(), *sizes, *numbers, *bonded,
-        space,
-    )  # fmt: skip
+        network,
+        points,
+        kernel_box(box.tolist()),
+        recent_list(points, box, numbers.cutoff),
+        given.types.numpy(),
+        given.contact.numpy(),
+        numbers,
+        bonded,
+    )
     # not torch.tensor, which takes twenty times longer
     return torch.from_numpy(np.array(energy)), torch.from_numpy(gradient)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mdtraj
 import numpy as np
@@ -170,16 +170,40 @@ def size_contexts(folder: Path, numbers: list[int]) -> Contexts:
     return contexts
 
 
-def untrained_student(folder: Path) -> Path:
+class Network(NamedTuple):
+    """What the time of a network depends on; the cutoff in nm."""
+
+    channels: int
+    layers: int
+    cutoff: float
+
+
+UNTRAINED = Network(24, 1, 1.0)
+
+
+def untrained_student(folder: Path, network: Network = UNTRAINED) -> Path:
     """A potential of the shipped fluid with random weights.
 
-    It takes as much time as a trained one of 24 channels and 1.0 nm.
+    It takes as much time as a trained one of the same size.
     """
     frames = read_frames(ETHALINE / "frames.h5")
-    config = ModelConfig(channels=24, layers=1, cutoff="1.0 nanometer")
+    config = ModelConfig(
+        channels=network.channels, layers=network.layers, cutoff=f"{network.cutoff} nanometer"
+    )
     positions, box = frames.positions[-1].astype(np.float64), frames.box[-1].astype(np.float64)
-    _write_untrained(folder / "student.pt", config, frames.beads, positions, box)
-    return folder / "student.pt"
+    path = folder / "{}-{}-{}.pt".format(*network)
+    _write_untrained(path, config, frames.beads, positions, box)
+    return path
+
+
+def channel_contexts(folder: Path, networks: list[Network]) -> Contexts:
+    """The shipped box with networks of several sizes, by their numbers in words."""
+    return {
+        "{} {} {}".format(*network): student_context(
+            CGPotential(untrained_student(folder, network)), 0.001, (1, 1, 1)
+        )
+        for network in networks
+    }
 
 
 # --- the shipped fluid ----------------------------------------------------------------------------

@@ -128,6 +128,17 @@ def rss_growth(context: Any, steps: int) -> dict[str, float]:
     return {"rss_growth": max(found[-1], found[-2]) / found[0] - 1, "rss_bytes": found[0]}
 
 
+def edge_bytes(channels: int, layers: int) -> int:
+    """Bytes of radial tables and of features that one evaluation reads per edge.
+
+    Forward and back, embedding: four coefficients for each order, and the weight of the types; a
+    layer: the coefficients, and nine components of the neighbour.
+    """
+    from openmm_cgkd.potential.cpu.layout import lanes
+
+    return 4 * lanes(channels).channels * 2 * (12 + 1 + layers * (12 + 9))
+
+
 def exponent(numbers: list[int], times: list[float]) -> float:
     """Slope of the logarithm of times against that of numbers."""
     return float(np.polyfit(np.log(numbers), np.log(times), 1)[0])

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .measures import exponent, measure, overhead, peak, rss_growth
+from .measures import edge_bytes, exponent, measure, overhead, peak, rss_growth
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDENTS = [
@@ -37,7 +37,8 @@ _SPINS = "300000"  # what libgomp takes where nothing is set; the package would 
 class Effort(NamedTuple):
     """How long to measure.
 
-    Rounds of so many seconds per context, numbers of beads, steps for the growth of memory.
+    Rounds of so many seconds per context, numbers of beads, steps for the growth of memory, layers
+    and cutoffs (nm) of networks.
     """
 
     rounds: int
@@ -45,10 +46,13 @@ class Effort(NamedTuple):
     beads: list[int]
     memory_beads: list[int]
     steps: int
+    layers: list[int]
+    cutoffs: list[float]
 
 
-FULL = Effort(7, 1.5, [1000, 4000, 16000, 64000], [1000, 16000, 64000], 100_000)
-QUICK = Effort(3, 0.2, [1000, 4000], [], 2000)
+CHANNELS = [8, 12, 16, 24, 32]
+FULL = Effort(7, 1.5, [1000, 4000, 16000, 64000], [1000, 16000, 64000], 100_000, [0, 1], [0.8, 1.0])
+QUICK = Effort(3, 0.2, [1000, 4000], [], 2000, [1], [1.0])
 
 
 # --- in child processes ---------------------------------------------------------------------------
@@ -96,6 +100,19 @@ def _fluid(arguments: argparse.Namespace, effort: Effort, folder: Path) -> Resul
     }
 
 
+def _channels(arguments: argparse.Namespace, effort: Effort, folder: Path) -> Result:
+    from .contexts import Network, channel_contexts
+
+    networks = [
+        Network(channels, layers, cutoff)
+        for layers in effort.layers
+        for cutoff in effort.cutoffs
+        for channels in CHANNELS
+    ]
+    # many contexts: shorter rounds
+    return measure(channel_contexts(folder, networks), effort.rounds, effort.seconds / 4)
+
+
 def _memory(arguments: argparse.Namespace, effort: Effort, folder: Path) -> Result:
     from .contexts import size_contexts
 
@@ -107,6 +124,7 @@ def _memory(arguments: argparse.Namespace, effort: Effort, folder: Path) -> Resu
 CHILDREN: dict[str, Callable[[argparse.Namespace, Effort, Path], Result]] = {
     "network": _network,
     "fluid": _fluid,
+    "channels": _channels,
     "memory": _memory,
 }
 
@@ -190,6 +208,19 @@ def sizes_table(times: Result, peaks: dict[int, int], cores: int) -> Result:
     return found
 
 
+def channels_table(one: Result, every: Result, cores: int) -> Result:
+    """Time of a step by the size of the network, and what moves per edge."""
+    print(
+        f"\nethaline, 240 beads, ms per step\n{'channels':>8}{'layers':>8}{'cutoff':>8}"
+        f"{'B/edge':>8}{'1 core':>10}{f'{cores} cores':>10}"
+    )
+    for name in one:
+        channels, layers, cutoff = name.split()
+        moved = edge_bytes(int(channels), int(layers))
+        print(f"{channels:>8}{layers:>8}{cutoff:>8}{moved:8d}{one[name]:10.3f}{every[name]:10.3f}")
+    return {"small_vs_shipped": one["32 1 1.0"] / one["16 1 1.0"]}
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 
@@ -212,6 +243,9 @@ def parse(given: list[str] | None = None) -> argparse.Namespace:
         "--timestep",
         type=float,
         help="of the student, fs; that of timestep.json beside it if absent",
+    )
+    parser.add_argument(
+        "--only", choices=["channels"], help="measure nothing but networks of several sizes"
     )
     parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
     parser.add_argument("--beads", type=int, help=argparse.SUPPRESS)
@@ -260,6 +294,17 @@ def main(given: list[str] | None = None) -> None:
         f"student {student}, medians of {effort.rounds}, waiting threads {waiting}, load average"
         f" before {before:.1f}"
     )
+    result = channels_table(
+        run_child("channels", 1, options), run_child("channels", cores, options), cores
+    )
+    if arguments.only is None:
+        result |= all_tables(effort, options, cores)
+    result |= {"cores": cores, "load": round(before, 1)}
+    print(json.dumps({name: round(value, 4) for name, value in result.items()}))
+
+
+def all_tables(effort: Effort, options: list[str], cores: int) -> Result:
+    """Everything but networks of several sizes."""
     result = network_table(
         run_child("network", 1, options), run_child("network", cores, options), cores
     )
@@ -269,9 +314,7 @@ def main(given: list[str] | None = None) -> None:
         n: run_child("memory", cores, [*options, "--beads", str(n)])["peak"]
         for n in effort.memory_beads
     }
-    result |= sizes_table(fluid["sizes"], peaks, cores)
-    result |= {"cores": cores, "load": round(before, 1)}
-    print(json.dumps({name: round(value, 4) for name, value in result.items()}))
+    return result | sizes_table(fluid["sizes"], peaks, cores)
 
 
 if __name__ == "__main__":

@@ -39,14 +39,38 @@ def test_double_precision_equals_reference_to_table_error(layers):
     assert (fast_forces - forces).abs().max() < 1e-6 * forces.abs().max()
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_single_precision_within_tolerance_for_any_weights(seed):
-    _, network = torchmd_pair(1, channels=32, dtype=torch.float32, seed=seed)
-    positions, types = random_system(seed=20 + seed)
-    energies, forces = energies_and_forces(
-        SumModel(PRIOR, network), *tensors(positions, types, TRICLINIC, 0.9, torch.float32)
+@pytest.mark.parametrize(
+    ("channels", "layers", "cutoff", "widest"),
+    [
+        (8, 0, 0.8, None),
+        (8, 2, 0.9, None),
+        (5, 1, 0.9, None),
+        (12, 0, 0.9, None),
+        (12, 1, 1.0, None),
+        (10, 2, 0.8, None),
+        (16, 1, 0.9, None),
+        (24, 1, 0.9, None),
+        (32, 0, 0.8, None),
+        (32, 2, 1.0, None),
+        (16, 1, 0.9, 8),  # as on processors with narrower vectors
+        (24, 2, 0.9, 8),
+        (32, 1, 0.8, 8),
+    ],
+)
+def test_single_precision_within_tolerance_for_any_size(
+    channels, layers, cutoff, widest, monkeypatch
+):
+    if widest is not None:
+        monkeypatch.setattr("openmm_cgkd.potential.cpu.layout.WIDEST", widest)
+    _, network = torchmd_pair(
+        layers, channels, f"{cutoff} nanometer", dtype=torch.float32, seed=channels + layers
     )
-    energy, fast_forces = evaluate(network, positions, types, TRICLINIC, PRIOR)
+    positions, types = random_system(seed=20 + channels)
+    prior = PairRepulsion(torch.full((3, 3), 0.27), 100.0, 0.05, 0.015, cutoff)
+    energies, forces = energies_and_forces(
+        SumModel(prior, network), *tensors(positions, types, TRICLINIC, cutoff, torch.float32)
+    )
+    energy, fast_forces = evaluate(network, positions, types, TRICLINIC, prior)
     assert energy == pytest.approx(energies.sum().item(), rel=1e-5, abs=1e-4)
     assert (fast_forces - forces).abs().max() < 1e-4 * forces.abs().max()
 
@@ -109,7 +133,8 @@ def test_edges_are_the_pairs_of_the_reference_search(n, cutoff, scale, periodic,
     ).astype(int)
     first = np.repeat(np.arange(n), found.degree)
     assert list(zip(first, found.column[active], strict=True)) == expected  # sorted, too
-    vectors = found.unit[active] * found.distance[active, None]
+    unit = found.unit.T
+    vectors = unit[active] * found.distance[active, None]
     shifts = vectors - (positions[found.column[active]] - positions[first])
     if periodic:
         shifts = shifts @ np.linalg.inv(box)
@@ -120,7 +145,7 @@ def test_edges_are_the_pairs_of_the_reference_search(n, cutoff, scale, periodic,
     np.testing.assert_allclose(
         (found.knot[active] + found.place[active]) * cutoff / 64, found.distance[active], rtol=1e-12
     )
-    np.testing.assert_allclose(found.unit[found.opposite[active]], -found.unit[active], atol=1e-15)
+    np.testing.assert_allclose(unit[found.opposite[active]], -unit[active], atol=1e-15)
     assert (found.column[found.opposite[active]] == first).all()
 
 

@@ -1,4 +1,4 @@
-"""Algebra of one bead's features, eight or sixteen channels at a time, compiled into the kernels.
+"""Algebra of one bead's features, a vector of channels at a time, compiled into the kernels.
 
 Nine vectors stand for the nine components of as many channels' 3x3 tensors: l = 0, then three of l
 = 1, then five of l = 2.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from .jit import compiled
-from .simd import WIDTH, exp, fill, first, load, spread, store, total
+from .simd import exp, fill, first, load, spread, store, total
 
 _serial = compiled(fastmath=True)
 
@@ -18,24 +18,38 @@ _R2, _R3, _R6 = 1 / math.sqrt(2.0), 1 / math.sqrt(3.0), 1 / math.sqrt(6.0)
 
 
 @_serial
-def load9(x, at, c):
-    a, b, d = load(x, at), load(x, at + c), load(x, at + 2 * c)
-    e, f, g = load(x, at + 3 * c), load(x, at + 4 * c), load(x, at + 5 * c)
-    return a, b, d, e, f, g, load(x, at + 6 * c), load(x, at + 7 * c), load(x, at + 8 * c)
+def load9(x, at, width):
+    """Nine components of a bead's channels; they stand next to each other, block by block."""
+    a, b, d = (
+        load(x, at, width),
+        load(x, at + width, width),
+        load(x, at + 2 * width, width),
+    )
+    e, f, g = (
+        load(x, at + 3 * width, width),
+        load(x, at + 4 * width, width),
+        load(x, at + 5 * width, width),
+    )
+    h, i, j = (
+        load(x, at + 6 * width, width),
+        load(x, at + 7 * width, width),
+        load(x, at + 8 * width, width),
+    )
+    return a, b, d, e, f, g, h, i, j
 
 
 @_serial
-def store9(x, at, c, v):
+def store9(x, at, width, v):
     v0, v1, v2, v3, v4, v5, v6, v7, v8 = v
     store(x, at, v0)
-    store(x, at + c, v1)
-    store(x, at + 2 * c, v2)
-    store(x, at + 3 * c, v3)
-    store(x, at + 4 * c, v4)
-    store(x, at + 5 * c, v5)
-    store(x, at + 6 * c, v6)
-    store(x, at + 7 * c, v7)
-    store(x, at + 8 * c, v8)
+    store(x, at + width, v1)
+    store(x, at + 2 * width, v2)
+    store(x, at + 3 * width, v3)
+    store(x, at + 4 * width, v4)
+    store(x, at + 5 * width, v5)
+    store(x, at + 6 * width, v6)
+    store(x, at + 7 * width, v7)
+    store(x, at + 8 * width, v8)
 
 
 @_serial
@@ -55,7 +69,17 @@ def dot(a, b):
 
 @_serial
 def scaled(a, s):
-    return a[0] * s, a[1] * s, a[2] * s, a[3] * s, a[4] * s, a[5] * s, a[6] * s, a[7] * s, a[8] * s
+    return (
+        a[0] * s,
+        a[1] * s,
+        a[2] * s,
+        a[3] * s,
+        a[4] * s,
+        a[5] * s,
+        a[6] * s,
+        a[7] * s,
+        a[8] * s,
+    )
 
 
 @_serial
@@ -89,18 +113,19 @@ def by_order(a, s0, s1, s2):
 
 
 @_serial
-def filter_value(table, at, c, t):
-    """Value of a filter; its coefficients stand 3 c apart."""
-    return load(table, at) + t * (
-        load(table, at + 3 * c) + t * (load(table, at + 6 * c) + t * load(table, at + 9 * c))
+def filter_value(table, at, width, t):
+    """Value of a filter; its coefficients stand three vectors apart, one for each order."""
+    return load(table, at, width) + t * (
+        load(table, at + 3 * width, width)
+        + t * (load(table, at + 6 * width, width) + t * load(table, at + 9 * width, width))
     )
 
 
 @_serial
-def filter_slope(table, at, c, t):
+def filter_slope(table, at, width, t):
     """Slope of a filter per interval."""
-    return load(table, at + 3 * c) + t * (
-        2 * load(table, at + 6 * c) + (3 * t) * load(table, at + 9 * c)
+    return load(table, at + 3 * width, width) + t * (
+        2 * load(table, at + 6 * width, width) + (3 * t) * load(table, at + 9 * width, width)
     )
 
 
@@ -183,101 +208,117 @@ def silu_slope(x):
 
 
 @_serial
-def activate(x, x_at, y, n):
-    for f in range(0, n, WIDTH):
-        store(y, f, silu(load(x, x_at + f)))
+def activate(x, x_at, y, n, width):
+    for f in range(0, n, width):
+        store(y, f, silu(load(x, x_at + f, width)))
 
 
 @_serial
-def activate_gradient(x, x_at, gradient, n):
-    for f in range(0, n, WIDTH):
-        store(gradient, f, load(gradient, f) * silu_slope(load(x, x_at + f)))
+def activate_gradient(x, x_at, gradient, n, width):
+    for f in range(0, n, width):
+        slope = silu_slope(load(x, x_at + f, width))
+        store(gradient, f, load(gradient, f, width) * slope)
 
 
 @_serial
-def affine(w, matrix, bias, x, n_in, y, y_at, n_out):
+def affine(w, matrix, bias, x, n_in, y, y_at, n_out, width):
     """y = x W + b for one bead; n_in is a multiple of 8."""
-    for f in range(0, n_out, WIDTH):
-        zero, m = fill(w[0]), matrix + f
+    for f in range(0, n_out, width):
+        zero, m = fill(w[0], width), matrix + f
         # eight sums, because one would wait for itself
         a0, a1, a2, a3, a4, a5, a6, a7 = zero, zero, zero, zero, zero, zero, zero, zero
         for k in range(0, n_in, 8):
-            a0 += spread(x, k) * load(w, m)
-            a1 += spread(x, k + 1) * load(w, m + n_out)
-            a2 += spread(x, k + 2) * load(w, m + 2 * n_out)
-            a3 += spread(x, k + 3) * load(w, m + 3 * n_out)
-            a4 += spread(x, k + 4) * load(w, m + 4 * n_out)
-            a5 += spread(x, k + 5) * load(w, m + 5 * n_out)
-            a6 += spread(x, k + 6) * load(w, m + 6 * n_out)
-            a7 += spread(x, k + 7) * load(w, m + 7 * n_out)
+            a0 += spread(x, k, width) * load(w, m, width)
+            a1 += spread(x, k + 1, width) * load(w, m + n_out, width)
+            a2 += spread(x, k + 2, width) * load(w, m + 2 * n_out, width)
+            a3 += spread(x, k + 3, width) * load(w, m + 3 * n_out, width)
+            a4 += spread(x, k + 4, width) * load(w, m + 4 * n_out, width)
+            a5 += spread(x, k + 5, width) * load(w, m + 5 * n_out, width)
+            a6 += spread(x, k + 6, width) * load(w, m + 6 * n_out, width)
+            a7 += spread(x, k + 7, width) * load(w, m + 7 * n_out, width)
             m += 8 * n_out
-        store(y, y_at + f, load(w, bias + f) + ((a0 + a1) + (a2 + a3)) + ((a4 + a5) + (a6 + a7)))
+        sums = load(w, bias + f, width) + ((a0 + a1) + (a2 + a3)) + ((a4 + a5) + (a6 + a7))
+        store(y, y_at + f, sums)
 
 
 @_serial
-def linear9(w, matrices, x, x_at, y, y_at, c):
+def linear9(w, matrices, x, x_at, y, y_at, c, width):
     """One linear map per order l for one bead; y must not be x."""
-    for f in range(0, c, WIDTH):
-        zero = fill(w[0])
-        y0, y1, y2, y3, y4, y5, y6, y7, y8 = zero, zero, zero, zero, zero, zero, zero, zero, zero
-        for k in range(c):
-            at, m = x_at + k, matrices + k * c + f
-            y0 += spread(x, at) * load(w, m)
-            m1, m2 = load(w, m + c * c), load(w, m + 2 * c * c)
-            y1 += spread(x, at + c) * m1
-            y2 += spread(x, at + 2 * c) * m1
-            y3 += spread(x, at + 3 * c) * m1
-            y4 += spread(x, at + 4 * c) * m2
-            y5 += spread(x, at + 5 * c) * m2
-            y6 += spread(x, at + 6 * c) * m2
-            y7 += spread(x, at + 7 * c) * m2
-            y8 += spread(x, at + 8 * c) * m2
-        store9(y, y_at + f, c, (y0, y1, y2, y3, y4, y5, y6, y7, y8))
+    for f in range(0, c, width):
+        zero = fill(w[0], width)
+        y0, y1, y2, y3, y4, y5, y6, y7, y8 = (
+            zero,
+            zero,
+            zero,
+            zero,
+            zero,
+            zero,
+            zero,
+            zero,
+            zero,
+        )
+        for block in range(0, c, width):
+            for k in range(width):
+                at, m = x_at + 9 * block + k, matrices + (block + k) * c + f
+                y0 += spread(x, at, width) * load(w, m, width)
+                m1, m2 = load(w, m + c * c, width), load(w, m + 2 * c * c, width)
+                y1 += spread(x, at + width, width) * m1
+                y2 += spread(x, at + 2 * width, width) * m1
+                y3 += spread(x, at + 3 * width, width) * m1
+                y4 += spread(x, at + 4 * width, width) * m2
+                y5 += spread(x, at + 5 * width, width) * m2
+                y6 += spread(x, at + 6 * width, width) * m2
+                y7 += spread(x, at + 7 * width, width) * m2
+                y8 += spread(x, at + 8 * width, width) * m2
+        store9(y, y_at + 9 * f, width, (y0, y1, y2, y3, y4, y5, y6, y7, y8))
 
 
 @_serial
-def moments(x, segments, channels, c):
+def moments(x, segments, channels, c, width):
     """Mean and inverse standard deviation over the real channels; padding holds zeros."""
     per_number = x.dtype.type(1 / (segments * channels))
-    mean, square = fill(x.dtype.type(0.0)), fill(x.dtype.type(0.0))
-    for k in range(0, segments * c, WIDTH):
-        mean += load(x, k)
+    zero = fill(x.dtype.type(0.0), width)
+    mean, square = zero, zero
+    for k in range(0, segments * c, width):
+        mean += load(x, k, width)
     average = total(mean) * per_number
-    for k in range(0, segments * c, WIDTH):
-        away = first(load(x, k) - average, channels - k % c)
+    for k in range(0, segments * c, width):
+        away = first(load(x, k, width) - average, channels - k % c)
         square += away * away
     return average, x.dtype.type(1 / math.sqrt(total(square) * per_number + _EPS))
 
 
 @_serial
-def layer_norm(w, gain, bias, x, y, segments, channels, c):
-    mean, scale = moments(x, segments, channels, c)
-    for k in range(0, segments * c, WIDTH):  # gain and bias are zero where channels are padding
-        store(y, k, (load(x, k) - mean) * scale * load(w, gain + k) + load(w, bias + k))
+def layer_norm(w, gain, bias, x, y, segments, channels, c, width):
+    mean, scale = moments(x, segments, channels, c, width)
+    for k in range(0, segments * c, width):  # gain and bias are zero where channels are padding
+        centered = (load(x, k, width) - mean) * scale
+        store(y, k, centered * load(w, gain + k, width) + load(w, bias + k, width))
 
 
 @_serial
-def layer_norm_gradient(w, gain, x, gradient, segments, channels, c):
+def layer_norm_gradient(w, gain, x, gradient, segments, channels, c, width):
     """Replace the gradient of the result by that of x."""
-    mean, scale = moments(x, segments, channels, c)
+    mean, scale = moments(x, segments, channels, c, width)
     per_number = x.dtype.type(1 / (segments * channels))
-    sums, products = fill(x.dtype.type(0.0)), fill(x.dtype.type(0.0))
-    for k in range(0, segments * c, WIDTH):
-        g = load(gradient, k) * load(w, gain + k)
+    zero = fill(x.dtype.type(0.0), width)
+    sums, products = zero, zero
+    for k in range(0, segments * c, width):
+        g = load(gradient, k, width) * load(w, gain + k, width)
         sums += g
-        products += g * (load(x, k) - mean)
-    average, along = total(sums) * per_number, total(products) * per_number * scale * scale
-    for k in range(0, segments * c, WIDTH):
-        g = load(gradient, k) * load(w, gain + k)
-        store(
-            gradient,
-            k,
-            first((g - average - (load(x, k) - mean) * along) * scale, channels - k % c),
-        )
+        products += g * (load(x, k, width) - mean)
+    average, along = (
+        total(sums) * per_number,
+        total(products) * per_number * scale * scale,
+    )
+    for k in range(0, segments * c, width):
+        g = load(gradient, k, width) * load(w, gain + k, width)
+        away = (g - average - (load(x, k, width) - mean) * along) * scale
+        store(gradient, k, first(away, channels - k % c))
 
 
 @_serial
-def squares(x, at, c, out):
-    for f in range(0, c, WIDTH):
-        v = load9(x, at + f, c)
+def squares(x, at, c, out, width):
+    for f in range(0, c, width):
+        v = load9(x, at + 9 * f, width)
         store(out, f, dot(v, v))

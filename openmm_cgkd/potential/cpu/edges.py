@@ -5,7 +5,6 @@ They are found in a neighbour list at every step.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,6 +13,8 @@ import numpy as np
 
 from .jit import compiled
 from .neighbors import image
+from .parts import n_parts, part
+from .simd import DOUBLES, floor, gather, number, sqrt, store, store_first
 
 _serial, _parallel = compiled(), compiled(parallel=True)
 
@@ -29,7 +30,7 @@ class Edges(NamedTuple):
         Neighbour, and interval of the distance in radial tables.
     place : ndarray, shape (n_listed,)
         Place in that interval, from 0 to 1.
-    unit, distance : ndarray, shape (n_listed, 3) and (n_listed,), nm
+    unit, distance : ndarray, shape (3, n_listed) and (n_listed,), nm
         From the bead to its neighbour.
     opposite : ndarray, shape (n_listed,)
         The edge back.
@@ -52,8 +53,9 @@ def edge_space(
     return (
         empty((2, n_listed), np.int32),
         empty(n_listed, dtype),
-        empty((n_listed, 3)),
-        empty(n_listed),
+        # vectors may be longer than the list
+        empty((3, n_listed + DOUBLES)),
+        empty(n_listed + DOUBLES),
         empty((3, n_listed), np.int64),
     )
 
@@ -107,29 +109,59 @@ def _find(
     slot,
     origin,
 ):
-    scale, limit = n_intervals / cutoff, cutoff * cutoff
-    for i in numba.prange(positions.shape[0]):
-        x, y, z = positions[i, 0], positions[i, 1], positions[i, 2]
-        e = row[i]
-        for k in range(row[i], row[i + 1]):
-            j = listed[k]
-            dx, dy, dz = image(positions[j, 0] - x, positions[j, 1] - y, positions[j, 2] - z, box)
-            square = dx * dx + dy * dy + dz * dz
-            # written over by the next one if it is too long: a branch could not be predicted
-            column[e], distance[e] = j, square
-            unit[e, 0], unit[e, 1], unit[e, 2] = dx, dy, dz
-            slot[k], origin[e] = e, k
-            e += square < limit
-        count[i] = e - row[i]
-        for e in range(row[i], row[i] + count[i]):
-            r = math.sqrt(distance[e])
-            distance[e] = r
-            knot[e] = min(int(r * scale), n_intervals - 1)
-            place[e] = r * scale - knot[e]
-            inverse = 1 / r
-            unit[e, 0] *= inverse
-            unit[e, 1] *= inverse
-            unit[e, 2] *= inverse
+    scale, limit, n_beads = n_intervals / cutoff, cutoff * cutoff, positions.shape[0]
+    flat, x_of, y_of, z_of = positions.reshape(-1), unit[0], unit[1], unit[2]
+    for p in numba.prange(n_parts(n_beads)):
+        begin, end = part(p, n_beads)
+        room = DOUBLES
+        for i in range(begin, end):
+            room = max(room, row[i + 1] - row[i] + DOUBLES)
+        beads, near, square = (
+            np.empty(room, np.int32),
+            np.zeros(room, np.int32),
+            np.empty(room),
+        )
+        x, y, z = np.empty(room), np.empty(room), np.empty(room)
+        for i in range(begin, end):
+            first, size = row[i], row[i + 1] - row[i]
+            for k in range(size):
+                beads[k] = listed[first + k]
+            for k in range(size, size + DOUBLES):  # vectors may be longer than the list
+                beads[k] = i
+            x0, y0, z0 = positions[i, 0], positions[i, 1], positions[i, 2]
+            for k in range(0, size, DOUBLES):
+                dx, dy, dz = image(
+                    gather(flat, beads, k, 3, 0, DOUBLES) - x0,
+                    gather(flat, beads, k, 3, 1, DOUBLES) - y0,
+                    gather(flat, beads, k, 3, 2, DOUBLES) - z0,
+                    box,
+                )
+                store(x, k, dx)
+                store(y, k, dy)
+                store(z, k, dz)
+                store(square, k, dx * dx + dy * dy + dz * dz)
+            found = 0
+            for k in range(size):
+                # written over by the next one if it is too long: a branch could not be predicted
+                near[found] = k
+                slot[first + k] = first + found
+                found += number(square, k) < limit
+            count[i] = found
+            for m in range(found):
+                k = number(near, m)
+                column[first + m] = number(beads, k)
+                origin[first + m] = first + k
+            for m in range(0, found, DOUBLES):
+                e, n = first + m, found - m
+                r = sqrt(gather(square, near, m, 1, 0, DOUBLES))
+                inverse, at = 1 / r, r * scale
+                below = floor(at, n_intervals - 1)
+                store_first(distance, e, r, n)
+                store_first(knot, e, below, n)
+                store_first(place, e, at - below, n)
+                store_first(x_of, e, gather(x, near, m, 1, 0, DOUBLES) * inverse, n)
+                store_first(y_of, e, gather(y, near, m, 1, 0, DOUBLES) * inverse, n)
+                store_first(z_of, e, gather(z, near, m, 1, 0, DOUBLES) * inverse, n)
 
 
 @_parallel
@@ -146,7 +178,7 @@ def position_gradient(start, count, opposite, edge_gradient, out):
         x, y, z = 0.0, 0.0, 0.0
         for e in range(start[i], start[i] + count[i]):
             back = opposite[e]
-            x += edge_gradient[back, 0] - edge_gradient[e, 0]
-            y += edge_gradient[back, 1] - edge_gradient[e, 1]
-            z += edge_gradient[back, 2] - edge_gradient[e, 2]
+            x += edge_gradient[0, back] - edge_gradient[0, e]
+            y += edge_gradient[1, back] - edge_gradient[1, e]
+            z += edge_gradient[2, back] - edge_gradient[2, e]
         out[i, 0], out[i, 1], out[i, 2] = x, y, z

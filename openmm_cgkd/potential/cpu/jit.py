@@ -47,10 +47,26 @@ def compiled(**options: bool) -> Callable[[Callable], Callable]:
         # silently, with the old version of another
         if file := getattr(cache, "_cache_file", None):  # absent where nothing can be kept
             file._source_stamp = _STAMP
+        cache._index_key = functools.partial(_index_key, function)
         cache.load_overload = _after_threads(cache.load_overload)
         return dispatcher
 
     return decorate
+
+
+def _index_key(function: Callable, signature: Any, codegen: Any) -> tuple:
+    """What a compiled function is found by in its file, besides the source.
+
+    numba would take all that a function inside a function refers to, other compiled functions
+    included, which are never the same in two processes. Only the numbers make a difference.
+    """
+    return signature, codegen.magic_tuple(), _numbers(function)
+
+
+def _numbers(function: Callable) -> tuple:
+    """Numbers that a function inside a function refers to, itself or by functions it calls."""
+    values = (cell.cell_contents for cell in function.__closure__ or ())
+    return tuple(_numbers(x.py_func) if hasattr(x, "py_func") else x for x in values)
 
 
 def _after_threads(load: Callable) -> Callable:

@@ -11,6 +11,7 @@ import numba
 import numpy as np
 
 from .jit import compiled
+from .simd import DOUBLES, load, store
 
 # no fastmath: it would cancel the rounding in `image`
 _serial, _parallel = compiled(), compiled(parallel=True)
@@ -49,7 +50,11 @@ def sorted_by_cell(positions, box, radius):
             c = positions[i, 2] * per_c
             b = (positions[i, 1] - c * cy) * per_b
             a = (positions[i, 0] - b * bx - c * cx) * per_a
-            at[i, 0], at[i, 1], at[i, 2] = a - np.floor(a), b - np.floor(b), c - np.floor(c)
+            at[i, 0], at[i, 1], at[i, 2] = (
+                a - np.floor(a),
+                b - np.floor(b),
+                c - np.floor(c),
+            )
         volume = ax * by * cz
         height_a = volume / math.sqrt((by * cz) ** 2 + (bx * cz) ** 2 + (bx * cy - by * cx) ** 2)
         height_b = volume / math.sqrt((ax * cz) ** 2 + (ax * cy) ** 2)
@@ -80,7 +85,11 @@ def sorted_by_cell(positions, box, radius):
         m = fill[cell[i]]
         fill[cell[i]] += 1
         order[m] = i
-        points[0, m], points[1, m], points[2, m] = positions[i, 0], positions[i, 1], positions[i, 2]
+        points[0, m], points[1, m], points[2, m] = (
+            positions[i, 0],
+            positions[i, 1],
+            positions[i, 2],
+        )
     return counts, start, order, points
 
 
@@ -109,7 +118,10 @@ def _ranges_around(cell, counts, periodic, start, out):
             out[n, 0], out[n, 1] = start[column + low], start[column + high]
             n += 1
             if first < low:
-                out[n, 0], out[n, 1] = start[column + counts[2] - 1], start[column + counts[2]]
+                out[n, 0], out[n, 1] = (
+                    start[column + counts[2] - 1],
+                    start[column + counts[2]],
+                )
                 n += 1
             if last > high:
                 out[n, 0], out[n, 1] = start[column], start[column + 1]
@@ -118,9 +130,41 @@ def _ranges_around(cell, counts, periodic, start, out):
 
 
 @_serial
-def _square(px, py, pz, m, k, box):
-    dx, dy, dz = image(px[k] - px[m], py[k] - py[m], pz[k] - pz[m], box)
-    return dx * dx + dy * dy + dz * dz
+def _candidates(cell, counts, periodic, start, order, points):
+    """Beads in a cell and around it, and their coordinates side by side (3, n and some more)."""
+    ranges = np.empty((18, 2), np.int64)
+    n = _ranges_around(cell, counts, periodic, start, ranges)
+    size = 0
+    for s in range(n):
+        size += ranges[s, 1] - ranges[s, 0]
+    # vectors may be longer than the list
+    beads, near = np.empty(size, np.int32), np.zeros((3, size + DOUBLES))
+    k = 0
+    for s in range(n):
+        for m in range(ranges[s, 0], ranges[s, 1]):
+            beads[k] = order[m]
+            near[0, k], near[1, k], near[2, k] = (
+                points[0, m],
+                points[1, m],
+                points[2, m],
+            )
+            k += 1
+    return beads, near
+
+
+@_serial
+def _squares(points, m, near, box, out):
+    """Squares of the distances of a sorted bead from candidates."""
+    x, y, z = near[0], near[1], near[2]
+    x0, y0, z0 = points[0, m], points[1, m], points[2, m]
+    for k in range(0, len(out) - DOUBLES + 1, DOUBLES):
+        dx, dy, dz = image(
+            load(x, k, DOUBLES) - x0,
+            load(y, k, DOUBLES) - y0,
+            load(z, k, DOUBLES) - z0,
+            box,
+        )
+        store(out, k, dx * dx + dy * dy + dz * dz)
 
 
 @_parallel
@@ -130,14 +174,13 @@ def count_neighbors(counts, start, order, points, box, limit, degree):
     ``limit`` is the square of the radius.
     """
     for c in numba.prange(len(start) - 1):
-        px, py, pz = points[0], points[1], points[2]
-        ranges = np.empty((18, 2), np.int64)
-        n = _ranges_around(c, counts, box[0] > 0, start, ranges)
+        beads, near = _candidates(c, counts, box[0] > 0, start, order, points)
+        squares = np.empty(near.shape[1])
         for m in range(start[c], start[c + 1]):
+            _squares(points, m, near, box, squares)
             found = -1  # not itself
-            for s in range(n):
-                for k in range(ranges[s, 0], ranges[s, 1]):
-                    found += _square(px, py, pz, m, k, box) < limit
+            for k in range(len(beads)):
+                found += squares[k] < limit
             degree[order[m]] = found
 
 
@@ -145,28 +188,20 @@ def count_neighbors(counts, start, order, points, box, limit, degree):
 def fill_neighbors(counts, start, order, points, box, limit, row, column):
     """Neighbours, unsorted, into ``column``, those of bead i from ``row[i]`` on."""
     for c in numba.prange(len(start) - 1):
-        px, py, pz = points[0], points[1], points[2]
-        ranges = np.empty((18, 2), np.int64)
-        n = _ranges_around(c, counts, box[0] > 0, start, ranges)
-        longest = 0
-        for s in range(n):
-            longest = max(longest, ranges[s, 1] - ranges[s, 0])
-        squares, near = np.empty(longest), np.empty(longest + 1, np.int32)
+        beads, near = _candidates(c, counts, box[0] > 0, start, order, points)
+        squares, chosen = np.empty(near.shape[1]), np.empty(len(beads) + 1, np.int32)
         for m in range(start[c], start[c + 1]):
+            _squares(points, m, near, box, squares)
+            found = 0
+            for k in range(len(beads)):  # no branch, since none could be predicted
+                chosen[found] = beads[k]
+                found += squares[k] < limit
             i = order[m]
             e = row[i]
-            for s in range(n):
-                first, size = ranges[s, 0], ranges[s, 1] - ranges[s, 0]
-                for k in range(size):
-                    squares[k] = _square(px, py, pz, m, first + k, box)
-                found = 0
-                for k in range(size):  # no branch, since none could be predicted
-                    near[found] = order[first + k]
-                    found += squares[k] < limit
-                for k in range(found):
-                    if near[k] != i:
-                        column[e] = near[k]
-                        e += 1
+            for k in range(found):
+                if chosen[k] != i:
+                    column[e] = chosen[k]
+                    e += 1
 
 
 @_serial

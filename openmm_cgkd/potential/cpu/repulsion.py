@@ -34,7 +34,11 @@ def repulsion(
     """
     for i in numba.prange(count.shape[0]):
         for e in range(start[i], start[i] + count[i]):
-            edge_gradient[e, 0], edge_gradient[e, 1], edge_gradient[e, 2] = 0.0, 0.0, 0.0
+            edge_gradient[0, e], edge_gradient[1, e], edge_gradient[2, e] = (
+                0.0,
+                0.0,
+                0.0,
+            )
             exponent = steepness * (contact[types[i], types[column[e]]] - distance[e])
             if exponent < _NOTHING:  # most pairs
                 continue
@@ -43,10 +47,10 @@ def repulsion(
                 half = 0.5 * height * math.exp(bend)
                 energies[i] += half * (1.0 + beyond + 0.5 * beyond * beyond)
                 for k in range(3):
-                    edge_gradient[e, k] -= steepness * half * (1.0 + beyond) * unit[e, k]
+                    edge_gradient[k, e] -= steepness * half * (1.0 + beyond) * unit[k, e]
                 continue
             # on its own, so that potentials without a bend keep their last bit
             half = 0.5 * height * math.exp(exponent)
             energies[i] += half
             for k in range(3):
-                edge_gradient[e, k] -= steepness * half * unit[e, k]
+                edge_gradient[k, e] -= steepness * half * unit[k, e]

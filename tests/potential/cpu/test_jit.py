@@ -4,8 +4,10 @@ import os
 import subprocess
 import sys
 
+import numba
 import pytest
 
+from openmm_cgkd.potential.cpu.jit import compiled
 from tests.cases.paths import ROOT
 from tests.cases.potential import write_toy_potential
 
@@ -46,6 +48,27 @@ def test_caller_of_a_parallel_function_that_was_on_disk(tmp_path):
         found.append(int(result.stdout))
     assert found == 3 * [found[0]]
     assert len(list(tmp_path.rglob("neighbors.find_neighbors*.nbc"))) == 1
+
+
+def _times(n):
+    @compiled()
+    def inner(x):
+        return n * x
+
+    @compiled()
+    def outer(x):
+        return inner(x) + 1
+
+    return outer
+
+
+def test_functions_of_one_source_are_kept_by_their_numbers(monkeypatch, tmp_path):
+    """The kernels are one source for all widths of vectors."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    for hits in (0, 1):  # the second time as in another process: other objects
+        functions = [_times(n) for n in (2, 3)]
+        assert [function(10) for function in functions] == [21, 31]
+        assert [sum(function.stats.cache_hits.values()) for function in functions] == 2 * [hits]
 
 
 _THREADS = """
