@@ -25,7 +25,7 @@ from .topology import bead_topology_to_openmm
 
 logger = logging.getLogger(__name__)
 
-_SEARCH_WAIT = 600.0  # seconds for the search of another command
+_SEARCH_WAIT = 7200.0  # seconds for the search of another command: as long as one may take
 
 
 def simulate(

@@ -74,7 +74,7 @@ DEFINITIONS = {
     ),
     "bands_at_least": "whether the standard errors of the two curves are lower bounds",
     "_halves": (
-        "the same between the first and the second half of the all-atom frames: 1.4 to 2"
+        "the same between the two all-atom runs, or the two halves of a single one: 1.4 to 2"
         " times what a perfect model would show (Jensen-Shannon 2 to 4), see perfect_rmse"
     ),
     "order_q6": "mean over all frames; structure_factor_rmse: over the bins that both boxes fill",
@@ -83,8 +83,8 @@ DEFINITIONS = {
         " 2) over independent all-atom runs, less the variance of the model's own curve;"
         " systematic_limit: it is smaller with 95 % confidence; systematic_p: how often a perfect"
         " model would show as much; systematic_at_least: the runs are too short, or there is only"
-        " one all-atom run, whose halves are not independent, so that se is a lower bound and p too"
-        " small"
+        " one all-atom run, whose halves are not independent, so that se is a lower bound and p may"
+        " be too small"
     ),
     "perfect_rmse": "rmse of a perfect model: noise alone; perfect_mean_absolute: likewise",
     "cutoffs": (
