@@ -138,12 +138,17 @@ class RigidDistancesBetweenBeads:
 
     def __init__(self, mapping: Mapping, topology: mdtraj.Topology) -> None:
         self._mapping = mapping
+        self._spreads: list[tuple[MoleculeKind, np.ndarray, DistanceSpread]] = []
+        kinds = [
+            kind for kind in molecule_kinds(mapping, topology) if len(np.unique(kind.owners)) > 1
+        ]
+        if not kinds:
+            return
         neighbors: list[list[int]] = [[] for _ in range(topology.n_atoms)]
         for first, second in topology.bonds:
             neighbors[first.index].append(second.index)
             neighbors[second.index].append(first.index)
-        self._spreads: list[tuple[MoleculeKind, np.ndarray, DistanceSpread]] = []
-        for kind in molecule_kinds(mapping, topology):
+        for kind in kinds:
             pairs = _near_pairs(kind.atoms[0], neighbors)
             pairs = pairs[kind.owners[pairs[:, 0]] != kind.owners[pairs[:, 1]]]
             if len(pairs):
