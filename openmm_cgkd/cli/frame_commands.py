@@ -228,17 +228,20 @@ def verify(
         float | None,
         typer.Option(
             "--temperature",
-            help="Write the temperature of the all-atom run, kelvin, into a file without one.",
+            help="Write the temperature of the all-atom run, kelvin, into a file without one;"
+            " it cannot be changed afterwards.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Check a file of mapped frames from end to end and show what it holds."""
     from openmm_cgkd.frames.thinning import thin_frames
-    from openmm_cgkd.frames.verify import add_temperature, verify_frames
+    from openmm_cgkd.frames.verify import verify_frames
 
-    if temperature is not None:
-        add_temperature(frames, temperature, repair)
-    report = thin_frames(frames, thin, repair) if thin else verify_frames(frames, repair)
+    report = (
+        thin_frames(frames, thin, repair, temperature)
+        if thin
+        else verify_frames(frames, repair, temperature)
+    )
     for label, value in report.rows():
         typer.echo(f"{label:<24} {value}")

@@ -17,7 +17,9 @@ from .verify import FramesReport, verify_frames
 logger = logging.getLogger(__name__)
 
 
-def thin_frames(path: Path | str, output: Path | str, repair: bool = False) -> FramesReport:
+def thin_frames(
+    path: Path | str, output: Path | str, repair: bool = False, temperature: float | None = None
+) -> FramesReport:
     """Check a file of mapped frames and write its independent frames to another one.
 
     One frame in ``correlation.independent_stride`` is kept, from the first on. The attributes
@@ -27,11 +29,12 @@ def thin_frames(path: Path | str, output: Path | str, repair: bool = False) -> F
     Parameters
     ----------
     path : path
-        Stays as it is unless it is repaired.
+        Stays as it is unless it is repaired or gets its temperature.
     output : path
         Complete or absent.
     repair : bool
-        As for `verify_frames`.
+    temperature : float, kelvin, optional
+        Both as for `verify_frames`.
 
     Returns
     -------
@@ -40,8 +43,8 @@ def thin_frames(path: Path | str, output: Path | str, repair: bool = False) -> F
 
     Raises
     ------
-    FramesError
-        If `output` exists, or `path` does not pass `verify_frames`.
+    FramesError, ConfigError
+        If `output` exists, or as `verify_frames`.
     AnalysisError
         If the frames are too few, or not evenly spaced in time but for gaps.
     """
@@ -50,7 +53,7 @@ def thin_frames(path: Path | str, output: Path | str, repair: bool = False) -> F
         raise FramesError(
             f"{output}: exists already; name a new file for the frames that are kept."
         )
-    report = verify_frames(path, repair)
+    report = verify_frames(path, repair, temperature)
     write_independent(
         path, output, report.header.beads, report.header.attributes, report.correlation
     )

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from openmm_cgkd.exceptions import AnalysisError, FramesError
+from openmm_cgkd.exceptions import AnalysisError, ConfigError, FramesError
 from openmm_cgkd.utils.box import box_volume
 from openmm_cgkd.utils.files import replacing
-from openmm_cgkd.utils.units import DENSITY_UNIT
+from openmm_cgkd.utils.hdf5_output import Room
+from openmm_cgkd.utils.units import DENSITY_UNIT, HOTTEST
 
-from .checks import check_temperature, empty_error, temperature_of
+from .checks import empty_error, temperature_of
 from .correlation import ForceAutocorrelation
-from .frames import Frames, frames_header, iterate_frames, torn_error, write_stream
+from .frames import (
+    Frames,
+    frames_header,
+    iterate_frames,
+    set_attributes,
+    torn_error,
+    write_stream,
+)
 from .hdf5 import FRAMES, READ_ERRORS, Header, open_file, read_header, read_rows
 from .recovery import is_held, is_open
 
@@ -105,7 +115,9 @@ def describe(correlation: ForceAutocorrelation) -> str:
         return str(error)
 
 
-def verify_frames(path: Path | str, repair: bool = False) -> FramesReport:
+def verify_frames(
+    path: Path | str, repair: bool = False, temperature: float | None = None
+) -> FramesReport:
     """Read a whole file of mapped frames and check it.
 
     That is its schema, checksums, values, steps, times and boxes.
@@ -119,14 +131,24 @@ def verify_frames(path: Path | str, repair: bool = False) -> FramesReport:
         Save the whole frames of a file whose tail is torn, because its writer was killed or the end
         of the file is lost. The file is replaced only when the new one is complete and has passed
         the same checks.
+    temperature : float, kelvin, optional
+        Of the all-atom run, written into a file that does not tell it; the file is replaced by one
+        with the same frames and new checksums. It cannot be changed afterwards.
 
     Raises
     ------
     FramesError
-        If the file is missing, foreign, damaged or torn, or a check fails. The file is then as
-        before.
+        If the file is missing, foreign, damaged or torn, a check fails, its temperature is not
+        known or is not the given one. The file is then as before.
+    ConfigError
+        If the given temperature is none that a fluid can have.
     """
     path = Path(path)
+    if temperature is not None and not 0 < temperature <= HOTTEST:
+        raise ConfigError(
+            f"--temperature: got {temperature:g}, expected kelvin, above 0 and at most"
+            f" {HOTTEST:g}; give the temperature of the all-atom run."
+        )
     if path.is_dir():
         raise FramesError(f"{path}: is a folder; give a file of mapped frames.")
     being_written = path.exists() and is_open(path) and is_held(path)
@@ -135,59 +157,59 @@ def verify_frames(path: Path | str, repair: bool = False) -> FramesReport:
             f"{path}: is being written by another process; repair it when that has ended."
         )
     try:
-        report = _scan(path, being_written)
+        report = _scan(path, being_written, temperature)
     except FramesError as error:
         if not repair or not path.exists():
             raise
-        return _repair(path, error)
+        return _repair(path, error, temperature)
     torn = 0 if being_written else report.header.begun - report.frames
     problem = torn_error(path, torn, report.frames)
     if repair and (torn or is_open(path)):
-        return _repair(path, problem)
+        return _repair(path, problem, temperature)
     if torn:
         raise problem
+    if temperature is not None:
+        _write_temperature(path, temperature, being_written)
     return report
 
 
-def add_temperature(path: Path, temperature: float, repair: bool = False) -> None:
-    """Write the temperature of the all-atom run into a file of mapped frames that does not tell it.
+def _write_temperature(path: Path, temperature: float, being_written: bool) -> None:
+    if "temperature" in frames_header(path).attributes:
+        return
+    if being_written:
+        raise FramesError(f"{path}: is being written; write its temperature afterwards.")
+    if is_open(path):
+        raise FramesError(f"{path}: its writer was killed; give --repair, too.")
+    with replacing(path) as fresh:
+        shutil.copyfile(path, fresh)  # packed frames stay packed
+        with closing(Room(fresh)) as room:
+            room.require(0)
+            set_attributes(fresh, {"temperature": float(temperature)})
+    _tell(path, temperature)
 
-    The file is replaced by one with the same frames and new checksums, complete or not at all.
 
-    Parameters
-    ----------
-    path : path
-    temperature : float, kelvin
-    repair : bool
-        Leave out a torn tail.
+def _tell(path: Path, temperature: float) -> None:
+    logger.info(
+        "%s: has the temperature %g K now, which cannot be changed afterwards", path, temperature
+    )
 
-    Raises
-    ------
-    FramesError
-        If the temperature is none or the file has another one, is being written, is damaged, or is
-        torn and `repair` is not set.
-    """
-    header = frames_header(path)
-    check_temperature({"temperature": temperature}, path)
+
+def _completed(header: Header, path: Path, temperature: float | None) -> Header:
+    """Header with the given temperature if it has none."""
+    if temperature is None:
+        return header
     known = header.attributes.get("temperature", temperature)
     if known != temperature:
         raise FramesError(
-            f"{path}: has the temperature {known:g} K already, got {temperature:g} K; leave it out,"
-            " or make the file again."
+            f"{path}: has the temperature {known:g} K already, which cannot be changed, got"
+            f" {temperature:g} K; leave --temperature out, or make the file again."
         )
-    if is_open(path):
-        if is_held(path):
-            raise FramesError(f"{path}: is being written; write its temperature afterwards.")
-        if not repair:
-            raise FramesError(f"{path}: its writer was killed; give --repair, too.")
-    if "temperature" not in header.attributes:
-        attributes = header.attributes | {"temperature": temperature}
-        write_stream(path, header.beads, attributes, iterate_frames(path, torn_tail=repair))
+    return replace(header, attributes=header.attributes | {"temperature": float(temperature)})
 
 
-def _scan(path: Path, being_written: bool) -> FramesReport:
+def _scan(path: Path, being_written: bool, temperature: float | None = None) -> FramesReport:
     """Stream all frames once."""
-    header, n = frames_header(path), 0
+    header, n = _completed(frames_header(path), path, temperature), 0
     temperature_of(header.attributes, path)
     first = last = np.nan
     box, volumes, densities, squares = np.zeros((3, 3)), np.zeros(2), 0.0, 0.0
@@ -211,13 +233,19 @@ def _scan(path: Path, being_written: bool) -> FramesReport:
     )
 
 
-def _repair(path: Path, problem: FramesError) -> FramesReport:
+def _repair(path: Path, problem: FramesError, temperature: float | None) -> FramesReport:
     """Write the whole frames to a new file, check it, and let it take the place of the old one."""
     try:
         with open_file(path, FRAMES, mend=True) as file:
-            header = read_header(file, path)
+            found = read_header(file, path)
     except FramesError:
         raise problem from None
+    header = _completed(found, path, temperature)
+    if "temperature" not in header.attributes:
+        raise FramesError(
+            f"{path}: the temperature of the all-atom run is not known; save the whole frames with"
+            f" 'cgkd verify {path} --repair --temperature KELVIN'."
+        ) from problem
     with replacing(path) as fresh:
         n = write_stream(fresh, header.beads, header.attributes, _rescued(path, header))
         if n == 0:
@@ -227,6 +255,8 @@ def _repair(path: Path, problem: FramesError) -> FramesReport:
         except FramesError:  # what is wrong is not its tail
             raise problem from None
     logger.info("%s: kept %d whole frames, dropped %d torn", path, n, header.begun - n)
+    if temperature is not None and "temperature" not in found.attributes:
+        _tell(path, temperature)
     return report
 
 

@@ -144,7 +144,8 @@ def _dimension(
     ]
 
 
-Temperature = _dimension("kelvin", gt=0, le=1e5)
+HOTTEST = 1e5  # kelvin
+Temperature = _dimension("kelvin", gt=0, le=HOTTEST)
 Time = _dimension("picosecond", ge=1e-9, le=1e12)
 Duration = _dimension("picosecond", ge=0, le=1e12)
 Length = _dimension("nanometer", ge=1e-9, le=1e6)

@@ -4,6 +4,7 @@ import hashlib
 import struct
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -13,7 +14,7 @@ import pytest
 from openmm_cgkd.exceptions import FramesError
 from openmm_cgkd.frames.frames import Frames, FrameWriter, read_frames, write_frames, write_stream
 from openmm_cgkd.frames.recovery import is_held, is_open, lookup3
-from openmm_cgkd.frames.verify import add_temperature, verify_frames
+from openmm_cgkd.frames.verify import verify_frames
 from openmm_cgkd.mapping.beads import BeadTopology
 from tests.cases.cli import call
 from tests.cases.frames import (
@@ -32,10 +33,14 @@ def hash_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def refuse(path: Path, message: str, repair: bool = False) -> None:
+def refuse(path: Path, message: str, repair: bool = False, temperature: str = "") -> None:
     """Exit code 2, one sentence, the file as before and nothing beside it."""
     before = hash_of(path) if path.is_file() else None
-    result = call("verify", path, *(["--repair"] if repair else []))
+    options = [
+        *(["--repair"] if repair else []),
+        *(["--temperature", temperature] * bool(temperature)),
+    ]
+    result = call("verify", path, *options)
     assert result.exit_code == 2, result.output
     (sentence,) = [line for line in result.stderr.splitlines() if line]
     assert sentence.startswith("error: ")
@@ -289,17 +294,31 @@ def test_temperature_is_needed(tmp_path):
     refuse(path, message)
     with pytest.raises(FramesError, match="cgkd verify FRAMES --temperature KELVIN"):
         read_frames(path).temperature  # noqa: B018
-    for wrong in (0.0, -300.0, np.nan):
-        with pytest.raises(FramesError, match="expected a positive number of kelvin"):
-            add_temperature(path, wrong)
+    for wrong in ("0", "-3", "nan", "1e9"):
+        refuse(path, f"--temperature: got {float(wrong):g}, expected kelvin", temperature=wrong)
     refuse(path, message)
-    assert call("verify", path, "--temperature", "310").exit_code == 0  # the cure of the message
+    verify_frames(path, temperature=310)  # the cure of the message
     found = read_frames(path)
     assert found.attributes == {"system": "x", "temperature": 310.0}
     check(path, [1])
-    add_temperature(path, 310.0)  # nothing is left to do
-    with pytest.raises(FramesError, match="has the temperature 310 K already, got 300 K"):
-        add_temperature(path, 300.0)
+    verify_frames(path, temperature=310.0)  # nothing is left to do
+    refuse(
+        path, "has the temperature 310 K already, which cannot be changed, got 300 K",
+        temperature="300",
+    )  # fmt: skip
+
+
+def test_temperature_leaves_frames_packed(tmp_path):
+    frames = read_frames(write(tmp_path / "whole.h5", range(20)))
+    path = tmp_path / "packed.h5"
+    write_frames(replace(frames, attributes={}), path)
+    size = path.stat().st_size
+    verify_frames(path, temperature=310.0)
+    assert verify_frames(path).header.attributes == {"temperature": 310.0}
+    check(path, range(20))
+    with h5py.File(path) as file:
+        assert file["forces"].compression == "gzip"
+    assert path.stat().st_size < size + 2**12
 
 
 def test_temperature_of_a_file_whose_writer_was_killed(tmp_path):
@@ -307,11 +326,31 @@ def test_temperature_of_a_file_whose_writer_was_killed(tmp_path):
     with FrameWriter(path, BEADS, {"system": "x"}) as writer:
         writer.append(**frame(1))
     leave_open(path)
-    with pytest.raises(FramesError, match="its writer was killed; give --repair, too"):
-        add_temperature(path, 310.0)
-    add_temperature(path, 310.0, repair=True)
-    verify_frames(path)
+    refuse(path, "its writer was killed; give --repair, too", temperature="310")
+    verify_frames(path, repair=True, temperature=310.0)
+    assert verify_frames(path).header.attributes["temperature"] == 310
     check(path, [1])
+
+
+def test_lost_end_of_a_file_without_temperature(tmp_path):
+    """Every message leads to the next cure, and the last one saves the frames."""
+    path = tmp_path / "frames.h5"
+    with FrameWriter(path, BEADS, {"system": "x"}) as writer:
+        for step in range(8):
+            writer.append(**frame(step))
+    path.write_bytes(path.read_bytes()[:-300])
+    damaged = f"is damaged; try 'cgkd verify {path} --repair'"
+    refuse(path, damaged)
+    refuse(path, damaged, temperature="310")
+    cure = f"cgkd verify {path} --repair --temperature"
+    refuse(path, f"save the whole frames with '{cure} KELVIN'", repair=True)
+    result = call(*cure.split()[1:], "310")
+    assert result.exit_code == 0, result.stderr
+    kept = len(read_frames(path))
+    assert 0 < kept < 8
+    assert f"kept {kept} whole frames, dropped {8 - kept} torn" in result.stderr
+    assert read_frames(path).attributes == {"system": "x", "temperature": 310.0}
+    check(path, range(kept))
 
 
 def test_checksum_of_the_superblock(tmp_path):
