@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _ASK_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _asked = 0
@@ -92,13 +93,30 @@ def held_back() -> Iterator[Callable[[], bool]]:
             signal.signal(number, note)
         yield lambda: bool(came)
     finally:
-        # one that comes in between waits, or it would leave some handlers as they are
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, before)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        stop = _put_back(before)
+        if stop is not None:
+            raise stop
         if came:
             signal.raise_signal(came[0])
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _put_back(handlers: dict[signal.Signals, Any]) -> BaseException | None:
+    """Set all handlers, also if one that is set already raises; returns what it has raised.
+
+    Blocking the signals would not help: other threads of the process still take them, and the main
+    thread runs the handlers.
+    """
+    # those that Python runs come last: before, nothing is raised
+    left = sorted(handlers.items(), key=lambda item: callable(item[1]))
+    stop = None
+    while left:
+        try:
+            while left:
+                signal.signal(*left[0])
+                del left[0]
+        except BaseException as error:
+            stop = stop or error
+    return stop
 
 
 def end_silently() -> None:

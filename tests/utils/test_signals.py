@@ -159,3 +159,31 @@ print("never")
 
 def test_end_is_silent():
     assert run("end_silently()\nsend('SIGINT')\n") == (-signal.SIGINT, "", "")
+
+
+def test_signal_that_another_thread_takes_while_handlers_are_put_back():
+    """It raises at once; all handlers are as before, and no signal stays blocked."""
+    script = """
+import threading
+sent = []
+
+def put(number, handler, original=signal.signal):
+    original(number, handler)
+    if handler in before.values() and not sent:
+        sent.append(number)
+        os.kill(os.getpid(), number)
+        time.sleep(0.01)
+
+numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+before = {number: signal.getsignal(number) for number in numbers}
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+signal.signal = put
+try:
+    with held_back():
+        pass
+except StopRequest as stop:
+    print("stopped", stop.number == sent[0])
+print(before == {number: signal.getsignal(number) for number in numbers})
+print(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+    assert run(script) == (0, "stopped True\nTrue\nset()\n", "")
