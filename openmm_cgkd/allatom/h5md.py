@@ -82,11 +82,7 @@ class H5mdTrajectory:
     def __init__(self, path: Path, n_atoms: int) -> None:
         self._path, self._n_atoms = path, n_atoms
         with self._group() as group:
-            for name, plural in _SERIES.items():
-                if name not in group:
-                    raise FramesError(
-                        f"{path}: has no {plural}; write both positions and forces of every frame."
-                    )
+            self._check_parts(group)
             self._check_shapes(group)
             self._factors = {name: self._unit(group[name]["value"], name) for name in _SERIES}
             self._factors["time"] = self._unit(group["position/time"], "time")
@@ -123,7 +119,8 @@ class H5mdTrajectory:
         """The only group of particles."""
         with GuardedFile(self._path) as guarded, h5py.File(guarded, "r") as file:
             check_reach(file, self._path, soft_links=True)
-            groups = list(file["particles"].values())
+            particles = self._part(file, "particles", h5py.Group, "write all atoms in it")
+            groups = [each for each in particles.values() if isinstance(each, h5py.Group)]
             if len(groups) != 1:
                 raise self._error(
                     f"has {len(groups)} groups of particles; write all atoms in one group"
@@ -132,6 +129,24 @@ class H5mdTrajectory:
 
     def _error(self, wrong: str) -> FramesError:
         return FramesError(f"{self._path}: {wrong}.")
+
+    def _part(self, parent: h5py.Group, name: str, kind: type, cure: str) -> Any:
+        """A group or dataset that must be there."""
+        part = parent.get(name)
+        if not isinstance(part, kind):
+            place, what = f"{parent.name}/{name}".replace("//", "/"), kind.__name__.lower()
+            raise self._error(f"has no {what} {place}; {cure}")
+        return part
+
+    def _check_parts(self, group: h5py.Group) -> None:
+        for name, plural in _SERIES.items():
+            if name not in group:
+                raise self._error(
+                    f"has no {plural}; write both positions and forces of every frame"
+                )
+            for part in ("value", "step", "time"):
+                cure = f"write value, step and time of the {plural} of every frame"
+                self._part(group, f"{name}/{part}", h5py.Dataset, cure)
 
     def _pieces(self, *datasets: h5py.Dataset) -> Iterator[slice]:
         """Rows that are read at once, so that no chunk is unpacked again and again."""
@@ -195,8 +210,13 @@ class H5mdTrajectory:
     def _check_ids(self, group: h5py.Group) -> None:
         if "id" not in group:
             return
-        ids = group["id"]
-        ids = ids["value"] if isinstance(ids, h5py.Group) else ids
+        name = "id/value" if isinstance(group["id"], h5py.Group) else "id"
+        ids = self._part(group, name, h5py.Dataset, "write one id for every atom, or no ids")
+        if ids.ndim not in (1, 2) or ids.shape[-1] != self._n_atoms or not ids.size:
+            raise self._error(
+                f"ids of particles have shape {ids.shape}, expected one for each of"
+                f" {self._n_atoms} atoms; write all, or no ids"
+            )
         for rows in self._pieces(ids):
             some = self._values(ids, rows)
             first = rows.start if ids.ndim == 1 else 0
@@ -209,7 +229,8 @@ class H5mdTrajectory:
 
     def _read_boxes(self, group: h5py.Group) -> np.ndarray:
         """Box vectors of every frame, shape (n_frames, 3, 3), nm."""
-        box = group["box"]
+        periodic = "write the box; only periodic fluids can be mapped"
+        box = self._part(group, "box", h5py.Group, periodic)
         boundary = self._attribute(box, "boundary")
         kinds = np.atleast_1d("periodic" if boundary is None else boundary)
         if any(plain_text(each) != "periodic" for each in kinds):
@@ -221,7 +242,7 @@ class H5mdTrajectory:
             raise self._error("has no box; only periodic fluids can be mapped")
         edges, n = box["edges"], len(self._steps)
         moves = isinstance(edges, h5py.Group)
-        values = edges["value"] if moves else edges
+        values = self._part(box, "edges/value", h5py.Dataset, periodic) if moves else edges
         if self._attribute(values, "unit") is None or (
             self._unit(values, "position") != self._factors["position"]
         ):

@@ -3,6 +3,7 @@
 import struct
 import tracemalloc
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import h5py
@@ -138,3 +139,49 @@ def test_data_that_are_elsewhere_or_nowhere(tmp_path, change, message):
         change(file["particles/all/force"])
     with pytest.raises(FramesError, match=message):
         H5mdTrajectory(path, N)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("/particles", "has no group /particles; write all atoms in it"),
+        ("box", "has no group /particles/all/box; write the box; only periodic fluids"),
+        ("box/edges", "has no box"),
+        ("box/edges/value", "has no dataset /particles/all/box/edges/value"),
+        ("force", "has no forces; write both"),
+        ("force/value", "has no dataset /particles/all/force/value; write value, step and time of"),
+        ("position/step", "has no dataset /particles/all/position/step"),
+        ("force/time", "has no dataset /particles/all/force/time"),
+    ],
+)
+def test_missing_parts(tmp_path, name, message):
+    path = write(tmp_path / "a.h5md")
+    with h5py.File(path, "r+") as file:
+        del file["particles/all"][name]
+    with pytest.raises(FramesError, match=message):
+        H5mdTrajectory(path, N)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (np.arange(N), None),
+        (np.tile(np.arange(1, N + 1), (FRAMES, 1)), None),
+        (np.arange(N)[::-1], "in another order than their ids"),
+        (np.arange(N - 1), r"have shape \(3,\), expected one for each of 4 atoms"),
+        (np.zeros(0, int), r"have shape \(0,\)"),
+        (np.zeros((0, N), int), r"have shape \(0, 4\)"),
+        (3, r"have shape \(\)"),
+        (None, "has no dataset /particles/all/id/value"),
+    ],
+)
+def test_ids(tmp_path, ids, message):
+    path = write(tmp_path / "a.h5md")
+    with h5py.File(path, "r+") as file:
+        group = file["particles/all"]
+        if np.ndim(ids) == 2 or ids is None:
+            group = group.create_group("id")
+        if ids is not None:
+            group["value" if np.ndim(ids) == 2 else "id"] = ids
+    with pytest.raises(FramesError, match=message) if message else nullcontext():
+        assert len(H5mdTrajectory(path, N)) == FRAMES
