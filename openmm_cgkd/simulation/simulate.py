@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from openmm_cgkd.config.run import SimulationConfig
-from openmm_cgkd.exceptions import ConfigError
+from openmm_cgkd.exceptions import ConfigError, DiskError
 from openmm_cgkd.frames.frames import Frames
 from openmm_cgkd.utils.files import file_hash
 from openmm_cgkd.utils.lock import locked, locked_file
@@ -19,7 +19,7 @@ from .dynamics import run_dynamics
 from .ensemble import EnsemblePotential
 from .start import Known
 from .timestep.criteria import CAREFUL, TimestepSearch
-from .timestep.recommendation import read_recommendation, recommendation_path
+from .timestep.recommendation import Recommendation, read_recommendation, recommendation_path
 from .timestep.search import search_timestep
 from .topology import bead_topology_to_openmm
 
@@ -125,37 +125,50 @@ def with_timestep(
     ------
     SimulationError
         If no time step is safe.
+    DiskError
+        If the search, whose result lies beside the potential, cannot write there.
     """
     if settings.timestep is not None:
         return settings
     found = read_recommendation(model)
     if found is None:
-        path = recommendation_path(model)
-        with locked(model.parent, shared=True), locked_file(path, wait=_SEARCH_WAIT):
-            found = read_recommendation(model)  # another command may have searched meanwhile
-            if found is None:
-                frames = reader()
-                search = TimestepSearch(
-                    friction=f"{settings.friction} / picosecond",
-                    platform=settings.platform,
-                    seed=seed,
-                    run_script=run_script,
-                    other_temperature=settings.other_temperature,
-                )
-                forces = search.forces(frames.beads.n_beads)
-                steps = round((settings.equilibration + settings.production) / CAREFUL)
-                if steps < forces:
-                    logger.info(
-                        "simulation.timestep is not given and %s is not there: %g fs is taken, with"
-                        " which this run needs %s steps, while the search for a longer one needs"
-                        " %s; 'cgkd timestep' makes it all the same",
-                        path.name, CAREFUL * 1e3, f"{steps:,}", f"{forces:,}",
-                    )  # fmt: skip
-                    return settings.model_copy(update={"timestep": CAREFUL})
-                logger.info(
-                    "simulation.timestep is not given and %s is not there: searching", path.name
-                )
-                search_timestep(model, frames, search)
-                found = read_recommendation(model)
+        path, frames = recommendation_path(model), reader()
+        search = TimestepSearch(
+            friction=f"{settings.friction} / picosecond",
+            platform=settings.platform,
+            seed=seed,
+            run_script=run_script,
+            other_temperature=settings.other_temperature,
+        )
+        forces = search.forces(frames.beads.n_beads)
+        steps = round((settings.equilibration + settings.production) / CAREFUL)
+        if steps < forces:
+            logger.info(
+                "simulation.timestep is not given and %s is not there: %g fs is taken, with which"
+                " this run needs %s steps, while the search for a longer one needs %s; 'cgkd"
+                " timestep' makes it all the same",
+                path.name, CAREFUL * 1e3, f"{steps:,}", f"{forces:,}",
+            )  # fmt: skip
+            return settings.model_copy(update={"timestep": CAREFUL})
+        try:
+            found = _searched(model, frames, search)
+        except DiskError as error:
+            # its cure is not the easiest
+            reason = str(error).rpartition("; ")[0]
+            raise DiskError(
+                "simulation.timestep: is not given, and the search for one writes beside the"
+                f" potential: {reason}; give simulation.timestep."
+            ) from error
     timestep = None if found is None else found.timestep
     return settings.model_copy(update={"timestep": timestep})
+
+
+def _searched(model: Path, frames: Frames, search: TimestepSearch) -> Recommendation | None:
+    path = recommendation_path(model)
+    with locked(model.parent, shared=True), locked_file(path, wait=_SEARCH_WAIT):
+        found = read_recommendation(model)  # another command may have searched meanwhile
+        if found is not None:
+            return found
+        logger.info("simulation.timestep is not given and %s is not there: searching", path.name)
+        search_timestep(model, frames, search)
+        return read_recommendation(model)

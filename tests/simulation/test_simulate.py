@@ -1,10 +1,13 @@
-"""The time step of a simulation: one search for several commands."""
+"""The time step of a simulation: one search for several commands, none where it does not pay."""
 
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from openmm_cgkd.config.run import SimulationConfig
+from openmm_cgkd.exceptions import DiskError
 from openmm_cgkd.simulation.simulate import with_timestep
 from openmm_cgkd.simulation.timestep.recommendation import FORMAT, VERSION, recommendation_path
 from openmm_cgkd.utils.files import file_hash
@@ -42,3 +45,15 @@ def test_the_second_command_waits_for_the_search_of_the_first(tmp_path, monkeypa
         assert first.result() == second.result() == 0.004
     assert len(searches) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["student.pt", "timestep.json"]
+
+
+def test_potential_in_a_folder_that_cannot_be_written(tmp_path):
+    """A short run needs nothing of it; a long one is told of the setting that does without."""
+    model = tmp_path / "student.pt"
+    model.write_bytes(b"a potential")
+    (tmp_path / "cgkd.lock").mkdir()  # no lock can be taken, not even by root
+    frames = make_frames(20, 12, noise=1.0)[0]
+    short = SimulationConfig(equilibration="1 ps", production="1 ps")
+    assert with_timestep(short, model, lambda: frames).timestep == 0.002
+    with pytest.raises(DiskError, match=r"beside the potential: .*cgkd.lock.*; give simulation.ti"):
+        with_timestep(SimulationConfig(production="1 ms"), model, lambda: frames)
