@@ -3,16 +3,51 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
+import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import numba
+from numba.core.caching import IndexDataCacheFile
 
 logger = logging.getLogger(__name__)
 
 _told = False
+
+
+class CacheFile(IndexDataCacheFile):
+    """One file for each compiled function, which says of which it is.
+
+    numba numbers the files of one function and keeps the numbers in an index, without a lock. Two
+    processes can give one number to two signatures, and later ones would run the other code.
+    """
+
+    def save(self, key: Any, data: Any) -> None:
+        """Write what was compiled."""
+        # bytes, which are read only where version and source are the same
+        content = self._dump((key, data))
+        self._save_data(self._name(key), (self._version, self._source_stamp, content))
+
+    def load(self, key: Any) -> Any:
+        """What was compiled, None if nothing is kept."""
+        try:
+            version, stamp, content = self._load_data(self._name(key))
+        except FileNotFoundError:
+            return None
+        if (version, stamp) != (self._version, self._source_stamp):
+            return None
+        kept, data = pickle.loads(content)
+        return data if kept == key else None
+
+    def flush(self) -> None:
+        """Nothing: what is compiled next overwrites its file."""
+
+    def _name(self, key: Any) -> str:
+        name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+        return self._index_name.removesuffix("nbi") + f"{name}.nbc"
 
 
 def compiled_once(function: Callable, **options: bool) -> Any:
@@ -33,6 +68,8 @@ def compiled_once(function: Callable, **options: bool) -> Any:
     except RuntimeError as error:
         _tell(str(error))
     cache = dispatcher._cache
+    if file := getattr(cache, "_cache_file", None):  # absent where nothing can be kept
+        file.__class__ = CacheFile
     cache.load_overload = _harmless(cache.load_overload, cache.flush)
     cache.save_overload = _harmless(cache.save_overload, cache.flush)
     return dispatcher

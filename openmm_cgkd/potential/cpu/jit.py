@@ -15,6 +15,8 @@ import torch
 
 from openmm_cgkd.potential.compile_cache import compiled_once
 
+from .simd import WIDEST
+
 
 def source_stamp(*paths: Path) -> str:
     """SHA-256 of source files."""
@@ -26,8 +28,10 @@ def source_stamp(*paths: Path) -> str:
 
 
 _HERE = Path(__file__).parent
-# the kernels also compile in the layout of the weights
-_STAMP = source_stamp(*sorted(_HERE.glob("*.py")), _HERE.parent / "weights.py")
+# the kernels also compile in the layout of the weights and the options of the compiler
+_STAMP = source_stamp(
+    *sorted(_HERE.glob("*.py")), _HERE.parent / "weights.py", _HERE.parent / "compile_cache.py"
+)
 
 
 def compiled(**options: bool) -> Callable[[Callable], Callable]:
@@ -58,9 +62,10 @@ def _index_key(function: Callable, signature: Any, codegen: Any) -> tuple:
     """What a compiled function is found by in its file, besides the source.
 
     numba would take all that a function inside a function refers to, other compiled functions
-    included, which are never the same in two processes. Only the numbers make a difference.
+    included, which are never the same in two processes. Only the numbers make a difference, those
+    of the module included that depend on the processor.
     """
-    return signature, codegen.magic_tuple(), _numbers(function)
+    return signature, codegen.magic_tuple(), WIDEST, _numbers(function)
 
 
 def _numbers(function: Callable) -> tuple:

@@ -17,10 +17,19 @@ from numba.core.typing import signature
 from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import intrinsic, lower_builtin
 
-# NUMBA_CPU_FEATURES names what numba may use, where it is set
-_FEATURES = config.CPU_FEATURES or binding.get_host_cpu_features().flatten()
+
+def features() -> str:
+    """The processor's features that numba uses, as LLVM names them.
+
+    ``NUMBA_CPU_FEATURES`` sets them; none are left with ``NUMBA_CPU_NAME=generic``.
+    """
+    if config.CPU_FEATURES is not None:
+        return config.CPU_FEATURES
+    return binding.get_host_cpu_features().flatten()
+
+
 # numbers per vector: single precision fills an AVX-512 register, or an AVX2 one
-WIDEST = 16 if "+avx512f" in _FEATURES.split(",") else 8
+WIDEST = 16 if "+avx512f" in features().split(",") else 8
 DOUBLES = WIDEST // 2
 
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)

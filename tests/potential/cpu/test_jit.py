@@ -6,6 +6,7 @@ import sys
 
 import numba
 import pytest
+from numba.core.caching import IndexDataCacheFile
 
 from openmm_cgkd.potential.cpu.jit import compiled
 from tests.cases.paths import ROOT
@@ -69,6 +70,44 @@ def test_functions_of_one_source_are_kept_by_their_numbers(monkeypatch, tmp_path
         functions = [_times(n) for n in (2, 3)]
         assert [function(10) for function in functions] == [21, 31]
         assert [sum(function.stats.cache_hits.values()) for function in functions] == 2 * [hits]
+
+
+def _scaled(n):
+    @compiled()
+    def scaled(x):
+        return n * x
+
+    return scaled
+
+
+def test_two_processes_that_save_at_once(monkeypatch, tmp_path):
+    """One saves between the first and the last write of another, of which it knows nothing."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    first, second = _scaled(2), _scaled(3)
+    other, write = [second], IndexDataCacheFile._save_data
+
+    def save_late(self, name, data):
+        if other:
+            with monkeypatch.context() as patch:
+                patch.setattr(IndexDataCacheFile, "_load_index", lambda self: {})
+                other.pop()(10)
+        write(self, name, data)
+
+    monkeypatch.setattr(IndexDataCacheFile, "_save_data", save_late)
+    assert (first(10), second(10)) == (20, 30)
+    assert not other
+    again = [_scaled(n) for n in (2, 3)]
+    assert [function(10) for function in again] == [20, 30]
+    assert [sum(function.stats.cache_hits.values()) for function in again] == [1, 1]
+
+
+def test_vectors_of_other_widths_are_other_functions(monkeypatch, tmp_path):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    _scaled(2)(10)
+    monkeypatch.setattr("openmm_cgkd.potential.cpu.jit.WIDEST", 4)
+    narrow = _scaled(2)
+    narrow(10)
+    assert not narrow.stats.cache_hits
 
 
 _THREADS = """

@@ -7,6 +7,7 @@ import pytest
 from openmm_cgkd.potential.cpu.simd import (
     double,
     exp,
+    features,
     fill,
     first,
     floor,
@@ -20,6 +21,13 @@ from openmm_cgkd.potential.cpu.simd import (
     total,
     totals,
 )
+
+
+def test_features_are_those_that_numba_uses(monkeypatch):
+    """An empty list, as for a generic processor, is not that of this one."""
+    for named in ("", "+avx2"):
+        monkeypatch.setattr(numba.config, "CPU_FEATURES", named)
+        assert features() == named
 
 
 @pytest.mark.parametrize("width", [4, 8, 16])
