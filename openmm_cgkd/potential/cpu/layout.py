@@ -76,7 +76,7 @@ class KernelNetwork:
     made_from: tuple[Tensor, Tensor]
 
 
-_known: dict[tuple[int, int], KernelNetwork] = {}
+_known: dict[tuple[int, ...], KernelNetwork] = {}
 _lock = threading.Lock()
 
 
@@ -86,7 +86,8 @@ def kernel_network(weights: Tensor, offsets: Tensor, sizes: Sizes, n_types: int)
     Parameters
     ----------
     weights, offsets : Tensor
-        As `pack_weights`; must not change later.
+        As `pack_weights`. Laid out anew after PyTorch has changed them in place, but not after
+        NumPy has, nor tensors of inference mode, whose changes PyTorch does not count.
     sizes : Sizes
     n_types : int
 
@@ -96,7 +97,9 @@ def kernel_network(weights: Tensor, offsets: Tensor, sizes: Sizes, n_types: int)
         If the weights are not laid out as `potential.weights` says.
     """
     # both are kept alive, so that no other tensor gets the same address
-    key = weights.data_ptr(), offsets.data_ptr()
+    tensors = weights, offsets
+    versions = (0 if tensor.is_inference() else tensor._version for tensor in tensors)
+    key = (*(tensor.data_ptr() for tensor in tensors), *versions)
     if (found := _known.get(key)) is not None:
         return found
     made = _laid_out(weights, offsets, sizes, n_types)

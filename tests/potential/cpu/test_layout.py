@@ -37,6 +37,8 @@ def test_numbers_are_those_of_the_file(channels):
     made = kernel_network(weights, offsets, Sizes(channels, 1, hidden), 3)
     assert kernel_network(weights, offsets, Sizes(channels, 1, hidden), 3) is made
     c, width, old = *made.lanes, padded(channels)
+    weights *= 2  # in place
+    made = kernel_network(weights, offsets, Sizes(channels, 1, hidden), 3)
 
     def part(place, *shape):
         start = int(made.offsets[place])
