@@ -17,7 +17,7 @@ import hashlib
 import json
 import logging
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,27 @@ class PriorParameters:
     def __post_init__(self) -> None:
         if isinstance(self.bonded, dict):
             object.__setattr__(self, "bonded", BondedParameters(**self.bonded))
+
+    def bent(self, stiffness: float) -> PriorParameters:
+        """The same with a stiffness.
+
+        Parameters
+        ----------
+        stiffness : float, kJ/mol/nm^2
+
+        Raises
+        ------
+        ConfigError
+            If the stiffness is below the slope that the force has at contact.
+        """
+        least = slope_at_contact(self.force, self.p, self.distance)
+        if stiffness < least:
+            raise ConfigError(
+                f"prior.stiffness: got {stiffness:g} kJ/mol/nm^2, but where beads get into contact"
+                f" the force has the slope {least:g} already, and it must grow further inside; set"
+                f" at least {2 * least:.2g} kilojoule/mole/nanometer**2."
+            )
+        return replace(self, stiffness=stiffness)
 
     def build(self, cutoff: float) -> PairRepulsion:
         return PairRepulsion(
@@ -240,6 +261,13 @@ def fit_prior(
         frames cannot hold cannot be estimated, or as `fit_bonded`.
     """
     config = config or PriorConfig()
+    return fit_exponential(frames, config, bin_width).bent(config.stiffness)
+
+
+def fit_exponential(
+    frames: Frames, config: PriorConfig, bin_width: float = 0.005
+) -> PriorParameters:
+    """As `fit_prior`, without a stiffness."""
     bonded = fit_bonded(frames)
     r_max = min(1.0, 0.499 * frames.smallest_height)
     edges = np.arange(0, r_max + bin_width, bin_width)
@@ -283,13 +311,6 @@ def fit_prior(
             contact[a, b] = edges[np.argmax(g > config.threshold)]
     _estimate_unseen(contact, possible, tuple(frames.beads.type_names))
     force = float(np.abs(frames.forces).mean())
-    least = slope_at_contact(force, config.p, config.distance)
-    if config.stiffness < least:
-        raise ConfigError(
-            f"prior.stiffness: got {config.stiffness:g} kJ/mol/nm^2, but where beads get into"
-            f" contact the force has the slope {least:g} already, and it must grow further inside;"
-            f" set at least {2 * least:.2g} kilojoule/mole/nanometer**2."
-        )
     return PriorParameters(
         tuple(frames.beads.type_names),
         contact.tolist(),
@@ -297,7 +318,6 @@ def fit_prior(
         config.p,
         config.distance,
         bonded,
-        config.stiffness,
     )
 
 

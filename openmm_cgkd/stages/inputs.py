@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from openmm_cgkd.config.section import younger_at_default
 from openmm_cgkd.exceptions import FramesError, TrainingError
 from openmm_cgkd.frames.frames import Frames, read_frames
 from openmm_cgkd.frames.split import Split, apply_split
-from openmm_cgkd.potential.prior import PriorParameters, fit_prior, read_prior, write_prior
+from openmm_cgkd.potential.prior import PriorParameters, fit_exponential, read_prior, write_prior
 from openmm_cgkd.run_folder import RunFolder
 from openmm_cgkd.training.ensemble import Ensemble, load_ensemble
 from openmm_cgkd.training.task import BEST
@@ -54,10 +53,10 @@ def fit_prior_of(run: RunConfig, frames: Frames) -> PriorParameters:
     configuration names another stiffness than the default: its networks were trained with it.
     """
     path = RunFolder(run).prior
-    prior = fit_prior(frames[split_run(run, frames).training], run.prior)
-    before = replace(prior, stiffness=None)
+    before = fit_exponential(frames[split_run(run, frames).training], run.prior)
     if "stiffness" in younger_at_default(run.prior) and _holds(path, before):
         return prior_of(run)
+    prior = before.bent(run.prior.stiffness)
     write_prior(prior, path)
     return prior
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from openmm_cgkd.config.section import plain_inputs
-from openmm_cgkd.exceptions import BoxError, ExecutionError, FramesError, TrainingError
+from openmm_cgkd.exceptions import BoxError, ConfigError, ExecutionError, FramesError, TrainingError
 from openmm_cgkd.execution.processes import cores
 from openmm_cgkd.potential.checkpoint import load_checkpoint
 from openmm_cgkd.potential.prior import read_prior, write_prior
@@ -120,6 +120,13 @@ def test_a_run_of_an_earlier_version_keeps_its_wall(tmp_path, frames, caplog):
     assert fit_prior_of(run, frames) == fitted
     path.unlink()
     assert fit_prior_of(run, frames) == fitted
+
+    steep = make_run(tmp_path, frames, prior={"distance": "1e-5 nm"})
+    with pytest.raises(ConfigError, match=r"prior\.stiffness: got 30000 "):  # too soft for it
+        fit_prior_of(steep, frames)
+    before = dataclasses.replace(old, distance=1e-5)
+    write_prior(before, path)
+    assert fit_prior_of(steep, frames) == before == read_prior(path)
 
 
 def test_threads_do_not_depend_on_what_is_left(tmp_path, frames):
