@@ -98,9 +98,7 @@ def compare_run(run: RunConfig) -> Path:
             raise AnalysisError(f"{path}: no such file; run 'cgkd simulate' first.")
         speed = _simulation_numbers(folder.simulation_report)
         others = _independent_frames(run, frames)
-        all_atom = joined_source(
-            [source_of_frames(each, folder.frames) for each in (frames, *others)]
-        )
+        all_atom = joined_source([source_of_frames(frames, folder.frames), *others])
         inputs = {
             "comparison": run.comparison,
             "all_atom_speed": all_atom.speed.numbers() if all_atom.speed else None,
@@ -124,8 +122,8 @@ def compare_run(run: RunConfig) -> Path:
     return outputs[0]
 
 
-def _independent_frames(run: RunConfig, frames: Frames) -> list[Frames]:
-    """Frames of further all-atom runs of this fluid."""
+def _independent_frames(run: RunConfig, frames: Frames) -> list[Source]:
+    """Further all-atom runs of this fluid."""
     others = []
     for path in RunFolder(run).independent_frames:
         other = read_frames(path)
@@ -135,7 +133,7 @@ def _independent_frames(run: RunConfig, frames: Frames) -> list[Frames]:
                 f"second_frames: {path} holds the same frames as {RunFolder(run).frames}; give"
                 " those of an independent run, or leave it out."
             )
-        others.append(other)
+        others.append(source_of_frames(other, path))
     return others
 
 

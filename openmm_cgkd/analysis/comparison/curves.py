@@ -14,8 +14,13 @@ import numpy as np
 from openmm_cgkd.analysis.observables.base import ObservableT
 from openmm_cgkd.analysis.observables.peaks import Peak, first_peak, fit_peak
 from openmm_cgkd.analysis.observables.rdf import RDF
-from openmm_cgkd.utils.statistics import BlockedMean, CurveError, blocked_mean, curve_error
-from openmm_cgkd.utils.statistics import pseudo_values as of_left_out
+from openmm_cgkd.utils.statistics import (
+    BlockedMean,
+    CurveError,
+    blocked_mean,
+    curve_error,
+    pseudo_values,
+)
 
 from .systematic import SystematicError, excess_of_runs, systematic_error
 
@@ -73,7 +78,7 @@ class Curve(Generic[ObservableT]):
         Shape (n_parts,) and that of the statistic.
         """
         left_out = np.array([statistic(values) for values in self.left_out])
-        return of_left_out(statistic(self.values), left_out)
+        return pseudo_values(statistic(self.values), left_out)
 
     @cached_property
     def series(self) -> np.ndarray:
@@ -81,7 +86,7 @@ class Curve(Generic[ObservableT]):
 
         A map's bins stand in one row.
         """
-        return of_left_out(self.values, self.left_out).reshape(len(self.parts), -1)
+        return pseudo_values(self.values, self.left_out).reshape(len(self.parts), -1)
 
     @cached_property
     def blocked(self) -> BlockedMean:
@@ -89,10 +94,7 @@ class Curve(Generic[ObservableT]):
 
         If independent runs differ by more than that, the errors are scaled to what they show.
         """
-        found = blocked_mean(of_left_out(self.values, self.left_out))
-        if len(self.runs) < 2:
-            return found
-        return _with_excess(found, excess_of_runs([curve.series for curve in self.separate]))
+        return blocked_statistic(self.values, self.left_out, self.runs)
 
     @property
     def standard_error(self) -> np.ndarray:
@@ -130,7 +132,7 @@ class Curve(Generic[ObservableT]):
             return (found.position, found.height) if found else (math.nan, math.nan)
 
         series = self.pseudo_values(row)
-        return blocked_mean(series[:, 0]), blocked_mean(series[:, 1])
+        return blocked_of_runs(series[:, 0], self.runs), blocked_of_runs(series[:, 1], self.runs)
 
 
 @dataclass(frozen=True)
@@ -164,8 +166,14 @@ class CurveComparison:
     @cached_property
     def _errors(self) -> dict[str, tuple[float, bool]]:
         """Standard error of every measure, and whether it is more than a lower bound."""
+        both = (self.all_atom, self.coarse_grained)
         return {
-            name: joint_error(*(series[:, k] for series in self.pseudo_values))
+            name: joint_error(
+                *(
+                    (series[:, k], curve.runs)
+                    for series, curve in zip(self.pseudo_values, both, strict=True)
+                )
+            )
             for k, name in enumerate(MEASURES)
         }
 
@@ -218,30 +226,48 @@ def blocked_of_runs(series: np.ndarray, runs: Sequence[int]) -> BlockedMean:
     ----------
     series : ndarray, shape (n_parts, ...)
     runs : sequence of int
-        Numbers of parts of the runs. If these differ by more than their blocks tell, the errors are
-        scaled to what they show.
+        Numbers of parts of the runs. If these differ by more than their blocks tell, their noise is
+        scaled to what they show, and the error is a lower bound.
     """
     found = blocked_mean(series)
     if len(runs) < 2:
         return found
-    each = np.split(series.reshape(len(series), -1), np.cumsum(runs)[:-1])
-    return _with_excess(found, excess_of_runs(each))
-
-
-def _with_excess(found: BlockedMean, excess: float) -> BlockedMean:
+    each = np.split(series, np.cumsum(runs)[:-1])
+    excess = excess_of_runs([run.reshape(len(run), -1) for run in each])
     if excess <= 1:
         return found
-    return replace(
-        found,
-        error=found.error * np.sqrt(excess),
-        independent=found.independent / excess,
-        plateau=False,
-    )
+    # long blocks of the whole series see a part of the difference already: not to be scaled again
+    squares = [(n * blocked_mean(run).error) ** 2 for n, run in zip(runs, each, strict=True)]
+    error = np.maximum(found.error, np.sqrt(excess * sum(squares)) / len(series))
+    growth = np.nansum(error**2) / np.nansum(np.square(found.error))
+    return replace(found, error=error, independent=found.independent / growth, plateau=False)
 
 
-def joint_error(*series: np.ndarray) -> tuple[float, bool]:
-    """Standard error from independent series of pseudo-values, and whether all have a plateau."""
-    found = [blocked_mean(each) for each in series]
+def blocked_statistic(value: Any, left_out: np.ndarray, runs: Sequence[int]) -> BlockedMean:
+    """A statistic that is not a mean, with its standard error.
+
+    Parameters
+    ----------
+    value : float or ndarray
+        The statistic of all parts; the mean of its pseudo-values is another number.
+    left_out : ndarray, shape (n_parts, ...)
+        The statistic without each of the parts.
+    runs : sequence of int
+        As in `blocked_of_runs`.
+    """
+    return replace(blocked_of_runs(pseudo_values(value, left_out), runs), mean=value)
+
+
+def joint_error(*series: tuple[np.ndarray, Sequence[int]]) -> tuple[float, bool]:
+    """Standard error of what depends on several trajectories, and whether all have a plateau.
+
+    Parameters
+    ----------
+    *series : (ndarray, sequence of int)
+        Pseudo-values of what each of the trajectories adds, shape (n_parts,), and the numbers of
+        parts of its runs.
+    """
+    found = [blocked_of_runs(each, runs) for each, runs in series]
     return math.hypot(*(each.error for each in found)), all(each.plateau for each in found)
 
 

@@ -18,10 +18,10 @@ from openmm_cgkd.analysis.observables.scattering import (
     intermediate_scattering,
 )
 from openmm_cgkd.exceptions import AnalysisError
-from openmm_cgkd.utils.statistics import BlockedMean, error_words, pseudo_values
+from openmm_cgkd.utils.statistics import BlockedMean, error_words
 
-from .curves import blocked_of_runs, count_parts, number
-from .sources import NO_TIMES, Source
+from .curves import blocked_statistic, count_parts, number
+from .sources import Source
 from .speed import NO_SPEED, Speed, hardware_note
 
 # a sample: the structure is quadratic in the waves, so that of an exponential decay it remembers
@@ -61,10 +61,14 @@ class Estimate:
         }
 
     def over(self, other: Estimate) -> Estimate:
-        """The ratio of two; that of a bound on `other` is a bound."""
+        """The ratio of two.
+
+        It is at least this large if `self` is at least, or `other` at most, so large. The other two
+        bounds would make it an upper one, which nothing states: who divides refuses them.
+        """
         ratio = self.value / other.value
         error = math.hypot(self.error / self.value, other.error / other.value) * ratio
-        return Estimate(ratio, error, self.plateau and other.plateau, other.bound)
+        return Estimate(ratio, error, self.plateau and other.plateau, self.bound or other.bound)
 
 
 @dataclass(frozen=True)
@@ -148,9 +152,9 @@ def decorrelation(source: Source) -> Decorrelation | str:
     """Intermediate scattering functions of a trajectory, or why there are none."""
     found = source.stretches()
     if found is None:
-        return NO_TIMES
+        return source.no_times
     interval, stretches = found
-    runs = [len(run) for run in source.separate()]
+    runs = source.pieces()
     parts = [count_parts(run, max(runs)) for run in runs]
     first = [0, *accumulate(runs)]
     starts = [
@@ -172,10 +176,7 @@ def decorrelation(source: Source) -> Decorrelation | str:
         return str(error)
     times = interval * scattering.lags
     band, left_out = scattering.band, scattering.band_left_out
-    curves = [
-        blocked_of_runs(pseudo_values(values, left_out[:, k]), parts)
-        for k, values in enumerate(band)
-    ]
+    curves = [blocked_statistic(values, left_out[:, k], parts) for k, values in enumerate(band)]
     half_times = {
         name: _half_time(name, times, band[k], left_out[:, k], parts)
         for k, name in enumerate(scattering.names)
@@ -191,8 +192,8 @@ def _half_time(
         return Undecayed(name, float(values[-1]), float(times[-1]), SHARE * value)
     if values[1] < 0.5:  # how it fell in between is not known
         return Estimate(float(times[1]), math.nan, True, bound=True)
-    series = pseudo_values(value, np.array([half_time(times, each) for each in left_out]))
-    found = blocked_of_runs(series, parts)
+    others = np.array([half_time(times, each) for each in left_out])
+    found = blocked_statistic(value, others, parts)
     return Estimate(value, found.error, found.plateau)
 
 

@@ -21,11 +21,12 @@ from openmm_cgkd.analysis.observables.order import SteinhardtOrder
 from openmm_cgkd.analysis.observables.structure_factor import StructureFactor
 from openmm_cgkd.config.run import ComparisonConfig
 from openmm_cgkd.exceptions import AnalysisError
-from openmm_cgkd.utils.statistics import BlockedMean, pseudo_values
+from openmm_cgkd.utils.statistics import BlockedMean
 
-from .curves import Curve, blocked_of_runs, joint_error, number
-from .sources import NO_TIMES, Source
+from .curves import Curve, blocked_statistic, joint_error, number
+from .sources import Source
 from .structure import Key, observables_of
+from .systematic import systematic_error
 
 _NEAREST = 12
 
@@ -34,7 +35,7 @@ def all_diffusion(source: Source) -> dict[str, Diffusion] | str:
     """Diffusion of every bead type, or why there is none."""
     found = source.stretches()
     if found is None:
-        return NO_TIMES
+        return source.no_times
     interval, stretches = found
     parts = [unwrapped(source.positions[part], source.boxes[part]) for part in stretches]
     types = source.beads.types
@@ -132,7 +133,7 @@ def order_numbers(curves: dict[str, Curve[SteinhardtOrder]]) -> dict[str, Any]:
 def _mean_order(curve: Curve[SteinhardtOrder]) -> BlockedMean:
     whole = curve.whole
     left_out = np.array([whole.without(part).mean for part in curve.parts])
-    return blocked_of_runs(pseudo_values(whole.mean, left_out), curve.runs)
+    return blocked_statistic(whole.mean, left_out, curve.runs)
 
 
 def structure_factor_numbers(
@@ -140,7 +141,8 @@ def structure_factor_numbers(
 ) -> dict[str, Any]:
     """Root mean square difference by pair of types, over the bins that both boxes fill.
 
-    With standard errors; empty if there is nothing to compare.
+    With standard errors, and with what a perfect model would show: the noise of both. Empty if
+    there is nothing to compare.
     """
     if model is None or all_atom is None:
         return {}
@@ -150,9 +152,15 @@ def structure_factor_numbers(
         model.pseudo_values(lambda values: _rmse(values, aa)),
     )
     names = ["-".join(map(str, pair)) for pair in all_atom.whole.pairs]
-    errors = [joint_error(*(each[:, k] for each in series)) for k in range(len(names))]
+    errors = [
+        joint_error((series[0][:, k], all_atom.runs), (series[1][:, k], model.runs))
+        for k in range(len(names))
+    ]
     return {
         "structure_factor_rmse": dict(zip(names, _rmse(cg, aa).tolist(), strict=True)),
+        "structure_factor_rmse_perfect": dict(
+            zip(names, _perfect_rmse(model, all_atom), strict=True)
+        ),
         "structure_factor_rmse_se": {
             name: number(error) for name, (error, _) in zip(names, errors, strict=True)
         },
@@ -160,6 +168,22 @@ def structure_factor_numbers(
             name for name, (_, plateau) in zip(names, errors, strict=True) if not plateau
         ],
     }
+
+
+def _perfect_rmse(
+    model: Curve[StructureFactor], all_atom: Curve[StructureFactor]
+) -> list[float | None]:
+    runs, filled = all_atom.separate, np.isfinite(model.values) & np.isfinite(all_atom.values)
+    found = []
+    for row in range(len(filled)):
+        of_all_atom, of_model = (
+            [each.series.reshape(-1, *filled.shape)[:, row, filled[row]] for each in curves]
+            for curves in (runs, [model])
+        )
+        known = np.isfinite(np.concatenate([*of_all_atom, *of_model])).all(axis=0)
+        error = systematic_error([each[:, known] for each in of_all_atom], of_model[0][:, known])
+        found.append(number(error.perfect_rmse))
+    return found
 
 
 def _rmse(model: np.ndarray, all_atom: np.ndarray) -> np.ndarray:

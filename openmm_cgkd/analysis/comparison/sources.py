@@ -31,7 +31,10 @@ from .trajectory import read_trajectory
 _VOLUME_TOLERANCE = 0.01
 # shares of the time of a run, and of its frames: a gap so long, so near to the middle, cuts it
 _LONG_GAP, _NEAR = 0.1, 0.15
-NO_TIMES = "The time between frames is not known: neither the file nor a state.csv beside it tells."
+_NO_TIMES = (
+    "The time between frames is not known: neither the file nor a state.csv beside it tells."
+)
+_CHARGE_TOLERANCE = 1e-3  # elementary charge
 logger = logging.getLogger(__name__)
 
 _TRAJECTORIES = ("trajectory.dcd", "trajectory.xtc")
@@ -66,6 +69,8 @@ class Source:
         Of mapped frames; a trajectory says nothing of charges.
     speed : Speed or None
         Of the run; None if it is not known.
+    untimed : str
+        Why there are no times, where there are none.
     """
 
     label: str
@@ -80,6 +85,7 @@ class Source:
     runs: tuple[int, ...] = ()
     charges: np.ndarray | None = None
     speed: Speed | None = None
+    untimed: str = _NO_TIMES
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -111,7 +117,7 @@ class Source:
     def stretches(self) -> tuple[float, list[slice]] | None:
         """Usual time between frames (ps), and the stretches of frames that are so far apart.
 
-        None if the times are not known.
+        None if the times are not known or do not increase; `no_times` says why.
         """
         if self.times is None or len(self.times) < 2:
             return None
@@ -125,19 +131,47 @@ class Source:
         return usual, [slice(start, stop) for start, stop in pairwise(edges)]
 
     @property
+    def no_times(self) -> str:
+        """Why `stretches` is None."""
+        if self.times is None:
+            return self.untimed
+        return "The times of the frames do not increase; write them in order of time."
+
+    @cached_property
+    def _long_gaps(self) -> list[int]:
+        """First frames after long gaps in time, whose two sides remember least of each other."""
+        found = self.stretches()
+        if found is None or self.times is None:
+            return []
+        long = _LONG_GAP * (self.times[-1] - self.times[0])
+        starts = [part.start for part in found[1][1:]]
+        return [start for start in starts if self.times[start] - self.times[start - 1] > long]
+
+    def pieces(self) -> list[int]:
+        """Numbers of frames of the independent runs, and of pieces of them beside long gaps.
+
+        A piece with less than a tenth of the frames of its run is not cut off.
+        """
+        found = []
+        for run in self.separate():
+            edges, few = [0], _LONG_GAP * len(run)
+            for start in run._long_gaps:
+                if min(start - edges[-1], len(run) - start) >= max(few, FEWEST_FRAMES):
+                    edges.append(start)
+            found += [stop - start for start, stop in pairwise([*edges, len(run)])]
+        return found
+
+    @property
     def middle(self) -> float:
         """Share of the frames before the place where a single run is cut into halves.
 
-        That is a long gap in time near the middle, whose two sides remember least of each other.
+        That is the longest gap in time near the middle, if it is long.
         """
-        found = self.stretches()
-        if found is None or self.times is None:
+        n, times = len(self), self.times
+        near = [start for start in self._long_gaps if abs(start / n - 0.5) < _NEAR]
+        if times is None or not near:
             return 0.5
-        n, long = len(self), _LONG_GAP * (self.times[-1] - self.times[0])
-        gaps = {part.start / n: self.times[part.start] - self.times[part.start - 1]
-                for part in found[1][1:]}  # fmt: skip
-        near = [share for share, gap in gaps.items() if gap > long and abs(share - 0.5) < _NEAR]
-        return max(near, key=gaps.__getitem__, default=0.5)
+        return max(near, key=lambda start: times[start] - times[start - 1]) / n
 
     def frames(self, chosen: np.ndarray) -> list[Frame]:
         """Some of the configurations."""
@@ -186,23 +220,29 @@ def joined_source(sources: Sequence[Source]) -> Source:
     Raises
     ------
     AnalysisError
-        As `check_comparable`.
+        As `check_comparable`, or if their beads have different charges.
     """
     first, *others = sources
     if not others:
         return first
     for other in others:
         check_comparable(first, other)
+    charges = _common_charges(sources)
     identity = hashlib.sha256("".join(source.identity for source in sources).encode()).hexdigest()
-    times = None
+    times, untimed = None, _NO_TIMES
     found = [source.stretches() for source in sources]
     intervals = [each[0] for each in found if each is not None]
-    if len(intervals) == len(sources) and np.ptp(intervals) > 1e-3 * intervals[0]:
-        logger.warning(
-            "the all-atom runs have frames every %s ps: dynamics are left out, save both alike",
-            " and ".join(f"{interval:g}" for interval in intervals),
+    if len(intervals) < len(sources):
+        untimed = next(
+            f"{source.path}: {source.no_times}"
+            for source, each in zip(sources, found, strict=True)
+            if each is None
         )
-    elif all(source.times is not None for source in sources):
+    elif np.ptp(intervals) > 1e-3 * intervals[0]:
+        told = " and ".join(f"{interval:g}" for interval in intervals)
+        untimed = f"The runs have frames every {told} ps; save all of them alike."
+        logger.warning("all-atom dynamics are left out. %s", untimed)
+    else:
         known = [np.asarray(source.times, dtype=float) for source in sources]
         # as far apart as all of them are long: no usual time between frames is that long
         gap, pieces = sum(float(each[-1] - each[0]) + 1.0 for each in known), [known[0]]
@@ -216,8 +256,31 @@ def joined_source(sources: Sequence[Source]) -> Source:
         boxes=np.concatenate([source.boxes for source in sources]),
         times=times,
         runs=tuple(len(source) for source in sources),
+        charges=charges,
         speed=next((source.speed for source in sources if source.speed), None),
+        untimed=untimed,
     )
+
+
+def _common_charges(sources: Sequence[Source]) -> np.ndarray | None:
+    """Charges of the beads from whichever runs know them; zeros mean that they are not known."""
+    first = None
+    for source in sources:
+        if source.charges is None or not np.any(source.charges):
+            continue
+        if first is None:
+            first = source
+            continue
+        assert first.charges is not None
+        apart = np.abs(source.charges - first.charges)
+        if apart.max() > _CHARGE_TOLERANCE:
+            k = int(apart.argmax())
+            raise AnalysisError(
+                f"{source.path}: bead {k} ({source.names[k]}) has the charge"
+                f" {source.charges[k]:.3f}, in {first.path} {first.charges[k]:.3f}; compare runs of"
+                " one force field."
+            )
+    return sources[0].charges if first is None else first.charges
 
 
 def source_of_frames(frames: Frames, path: Path, label: str = "AA") -> Source:

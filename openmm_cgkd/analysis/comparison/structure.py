@@ -237,6 +237,8 @@ def scores(comparisons: dict[Key, CurveComparison]) -> dict[str, float | None]:
     """
     overlap = MEASURES.index("overlap")
     kinds = [kind for kind in KINDS if any(found == kind for found, _ in comparisons)]
+    one = next(iter(comparisons.values()))
+    runs = one.all_atom.runs, one.coarse_grained.runs  # of all observables
     values, halves, series = [], [], []
     for kind in kinds:
         chosen = [comparison for (found, _), comparison in comparisons.items() if found == kind]
@@ -254,7 +256,7 @@ def scores(comparisons: dict[Key, CurveComparison]) -> dict[str, float | None]:
     series.append([np.mean(each, axis=0) for each in zip(*series, strict=True)])
     result: dict[str, float | None] = {}
     for kind, value, half, both in zip(kinds, values, halves, series, strict=True):
-        error, plateau = joint_error(*both)
+        error, plateau = joint_error(*zip(both, runs, strict=True))
         result |= {
             kind: float(value),
             f"{kind}_se": number(error),

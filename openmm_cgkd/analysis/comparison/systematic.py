@@ -255,7 +255,9 @@ def _told_by(count: int, memory: np.ndarray) -> np.ndarray:
 
 
 def excess_of_runs(series: Sequence[np.ndarray]) -> float:
-    """By how much the squared noise of independent runs exceeds what their blocks tell; at least 1.
+    """By how much the squared noise of independent runs exceeds what their blocks tell.
+
+    That is the squared errors of `blocked_mean`; 1 where it does not exceed them.
 
     Parameters
     ----------
@@ -264,7 +266,8 @@ def excess_of_runs(series: Sequence[np.ndarray]) -> float:
     """
     before = [_sampled(run, beyond=False) for run in series]
     after = _with_seen_noise(before)
-    return after[0].trace / before[0].trace if before[0].trace > 0 else 1.0
+    told = sum(float(np.nansum(np.square(blocked_mean(run).error))) for run in series)
+    return sum(run.trace for run in after) / told if after is not before and told > 0 else 1.0
 
 
 def _with_seen_noise(runs: list[_Sampled]) -> list[_Sampled]:

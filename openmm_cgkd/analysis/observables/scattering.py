@@ -115,7 +115,8 @@ def intermediate_scattering(
     charges : ndarray, shape (n_beads,), optional
         Without any, or if all are 0, there is no function of charge.
     stretches : sequence of slice, optional
-        Of frames that follow each other at equal intervals; all frames if absent.
+        Of frames that follow each other at equal intervals; all frames if absent. Lags go to a
+        fifth of all frames, as far as half of them are time origins.
     starts : sequence of int
         First frames of the parts in time, the first of them 0. A pair of times belongs to the part
         of the earlier one.
@@ -126,15 +127,14 @@ def intermediate_scattering(
     Raises
     ------
     AnalysisError
-        If the box has no vector in the range.
+        If the box has no vector in the range, or no two frames follow each other.
     """
     members = {name: types == k for k, name in enumerate(type_names) if (types == k).any()}
     weights = {(COLLECTIVE, name): chosen for name, chosen in members.items()}
     if charges is not None and np.any(charges):
         weights[CHARGE, "all"] = charges
     stretches = [slice(0, len(positions))] if stretches is None else list(stretches)
-    longest = max(part.stop - part.start for part in stretches)
-    lags = lag_grid(min(longest - 1, len(positions) // SHARE))
+    lags = lag_grid(_longest_lag([part.stop - part.start for part in stretches]))
     part_of = np.searchsorted(starts, np.arange(len(positions)), side="right") - 1
     times = _Times(lags, stretches, part_of, len(starts))
     indices, lengths = _vectors(
@@ -159,6 +159,22 @@ def intermediate_scattering(
     number = np.bincount(where, minlength=bins)
     k_mean = np.where(number, np.bincount(where, lengths, bins) / np.maximum(number, 1), np.nan)
     return Scattering(names, k_mean, lags, products, times.counts)
+
+
+def _longest_lag(lengths: Sequence[int]) -> int:
+    """In frames, for stretches of so many frames.
+
+    A lag that only a few long stretches hold is known from these few alone.
+    """
+    n, longer = sum(lengths), np.bincount(lengths)[::-1].cumsum()[::-1]  # stretches as long as this
+    origins = np.append(longer[::-1].cumsum()[::-1], 0)[1:]  # by lag
+    if len(origins) < 3:
+        raise AnalysisError(
+            "No two frames follow each other in the usual time between frames; save frames at equal"
+            " intervals."
+        )
+    enough = np.flatnonzero(origins[: n // SHARE + 1] >= n / 2)
+    return max(int(enough[-1]), 1)
 
 
 def _vectors(

@@ -57,6 +57,19 @@ def test_short_runs_have_lower_bounds():
     assert comparison.numbers()["bands_at_least"] == [True, True]
 
 
+def test_errors_see_that_runs_are_apart():
+    """By what their blocks cannot: of a curve and of its distance from another one alike."""
+    runs = [trajectory(0, TRUTH + 1), trajectory(1, TRUTH + 1.3)]
+    parts = [part for run in runs for part in run.parts]
+    joined, model = Curve(parts, tuple(len(run.parts) for run in runs)), trajectory(2, TRUTH)
+    assert not joined.blocked.plateau
+    # two values that are 0.3 apart have a mean with the error of 0.15
+    assert np.sqrt(np.mean(joined.standard_error**2)) == pytest.approx(0.15, rel=0.1)
+    found = CurveComparison(joined, model)  # which lies below both
+    assert "mean_absolute" in found.at_least
+    assert found.error_se.mean_absolute == pytest.approx(0.15, rel=0.1)
+
+
 def test_standard_error_of_an_error_is_its_scatter():
     """The model is off by more than its noise, so that errors are nearly linear in the curves."""
     off = TRUTH + 0.15 * np.cos(np.linspace(0, 9, 30))

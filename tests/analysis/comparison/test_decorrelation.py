@@ -19,8 +19,10 @@ from openmm_cgkd.analysis.comparison.decorrelation import (
     samples_per_day,
     samples_words,
 )
+from openmm_cgkd.analysis.comparison.dynamics import all_diffusion
 from openmm_cgkd.analysis.comparison.sources import Source, joined_source, read_source
 from openmm_cgkd.analysis.comparison.speed import Speed
+from openmm_cgkd.exceptions import AnalysisError
 from openmm_cgkd.frames.frames import read_frames, set_attributes
 from tests.cases.comparison import BEADS, write_frames, write_run
 from tests.cases.liquids import liquid
@@ -99,6 +101,8 @@ def test_ratio_of_half_times(pair):
     by_k = numbers["functions"][2]["half_time_by_k"]
     assert by_k[0] > by_k[1] > by_k[2] > by_k[3]
     json.dumps(numbers, allow_nan=False)
+    for curve, values in zip(fast.curves, fast.scattering.band, strict=True):
+        np.testing.assert_array_equal(curve.mean, values)
     words = decorrelation_words(numbers)
     assert words.startswith(function_words(*fast.slowest[0]))
     assert "times faster than all-atom." in words
@@ -114,15 +118,65 @@ def test_charges_have_a_function_of_their_own():
 
 def test_gaps_and_runs_are_not_crossed():
     """Frames after a gap start elsewhere; only within a stretch do they remember."""
-    whole = brownian(0.05, n=300)
-    jump = whole.positions.copy()
-    jump[150:] += np.random.default_rng(9).uniform(0, BOX, (24, 3))
-    torn = replace(whole, positions=jump, times=whole.times + 500 * (np.arange(300) >= 150))
-    joined = joined_source([brownian(0.05, n=150, seed=seed) for seed in (4, 5)])
-    for source in (torn, joined):
-        found = decorrelation(source).half_times["self", "A"]
-        alone = decorrelation(whole).half_times["self", "A"]
-        assert found.value == pytest.approx(alone.value, rel=0.35)
+    for source in (torn(0.05), joined_source([brownian(0.05, n=150, seed=k) for k in (4, 5)])):
+        found = decorrelation(source).scattering
+        assert found.lags[-1] == 60
+        assert found.counts.sum(axis=0).tolist() == [300 - 2 * lag for lag in found.lags]
+
+
+def torn(*steps: float) -> Source:
+    """150 frames, and as many after a long gap, in which beads may move in other steps."""
+    first, second = brownian(steps[0], n=150, seed=4), brownian(steps[-1], n=150, seed=5)
+    return replace(
+        first,
+        positions=np.concatenate([first.positions, second.positions]),
+        boxes=np.concatenate([first.boxes, second.boxes]),
+        times=np.concatenate([first.times, second.times + 500]),
+    )
+
+
+def test_pieces_beside_a_long_gap_count_as_runs():
+    """What changes slowly differs between them, and blocks of each do not see it."""
+    source = torn(0.06, 0.04)
+    runs = [replace(source, positions=source.positions[part], boxes=source.boxes[part],
+                    times=source.times[part]) for part in source.stretches()[1]]  # fmt: skip
+    assert source.pieces() == joined_source(runs).pieces() == [150, 150]
+    found, joined = decorrelation(source), decorrelation(joined_source(runs))
+    estimate = found.half_times["self", "A"]
+    assert estimate == joined.half_times["self", "A"]
+    assert not estimate.plateau
+    values = [decorrelation(run).half_times["self", "A"].value for run in runs]
+    assert estimate.error > 0.3 * abs(values[0] - values[1])
+    alike = decorrelation(torn(0.06)).half_times["self", "A"]
+    assert alike.error / alike.value < 0.3 * estimate.error / estimate.value
+    # a gap too near to the end leaves a piece too small to compare, a short one remembers
+    times = np.arange(300.0)
+    for late in (500.0 * (times >= 290), 20.0 * (times >= 150)):
+        assert replace(source, times=times + late).pieces() == [300]
+
+
+def test_runs_whose_times_tell_nothing():
+    known = brownian(0.05, n=20)
+    for other, words in (
+        (brownian(0.05, n=20, interval=1.0), "The runs have frames every 0.5 and 1 ps; save all"),
+        (replace(known, times=None), "model.dcd: The time between frames is not known"),
+        (replace(known, times=np.zeros(20)), "model.dcd: The times of the frames do not increase"),
+    ):
+        joined = joined_source([known, other])
+        assert decorrelation(joined).startswith(words)
+        assert all_diffusion(joined).startswith(words)
+
+
+def test_charges_are_those_of_the_runs_that_know_them():
+    charges = np.repeat([1.0, -1.0], 12)
+    unknown = brownian(0.1, n=20)
+    zero, charged = replace(unknown, charges=np.zeros(24)), replace(unknown, charges=charges)
+    for runs in ((unknown, charged), (zero, charged), (charged, unknown), (charged, charged)):
+        np.testing.assert_array_equal(joined_source(runs).charges, charges)
+    assert joined_source([unknown, unknown]).charges is None
+    other = replace(charged, charges=0.8 * charges)
+    with pytest.raises(AnalysisError, match=r"bead 0 \(A\) has the charge 0\.800, in .* 1\.000"):
+        joined_source([unknown, charged, other])
 
 
 def test_what_has_not_decayed_is_refused():
@@ -152,7 +206,15 @@ def test_frames_too_far_apart_give_a_bound(pair):
     assert row["half_time_by_k"] == [None] * 4
     numbers = samples_numbers((far, Speed(10.0, "x")), (pair[1], Speed(5.0, "x")))
     assert (numbers["per_day"], numbers["per_day_is_bound"]) == (1e4, True)
-    assert samples_words(numbers).startswith("at least 1e+04 independent samples")
+    assert (numbers["ratio_is_bound"], numbers["ratio_se"]) == (True, None)
+    assert numbers["ratio"] == pytest.approx(2 * pair[1].slowest[1].value / 0.5)
+    words = samples_words(numbers)
+    assert words.startswith("at least 1e+04 independent samples")
+    assert f"at least {numbers['ratio']:.2g} times as many as all-atom" in words
+    # two bounds on half-times say nothing of their ratio
+    numbers = samples_numbers((far, Speed(10.0, "x")), (far, Speed(5.0, "x")))
+    assert "its frames are too far apart" in numbers["ratio_absent"]
+    assert "ratio" not in numbers
     numbers = decorrelation_numbers(pair[0], far)
     assert "save all-atom frames more often" in numbers["slowest"]["faster_absent"]
 

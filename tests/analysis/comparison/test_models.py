@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import h5py
 import mdtraj
@@ -11,7 +12,7 @@ from matplotlib.image import imread
 from typer.testing import CliRunner
 
 from openmm_cgkd.analysis.comparison.compare import compare
-from openmm_cgkd.analysis.comparison.dynamics import all_diffusion
+from openmm_cgkd.analysis.comparison.dynamics import all_diffusion, structure_factor_numbers
 from openmm_cgkd.analysis.comparison.models import compare_models, report
 from openmm_cgkd.analysis.comparison.sources import joined_source, read_source
 from openmm_cgkd.analysis.comparison.tables import write_tables
@@ -206,12 +207,19 @@ def test_stage_and_command_agree(tmp_path, monkeypatch):
         bins=60,
         r_max="0.99 nanometer",
     )
+    # of the second run a log beside its frames tells the speed
+    frames = [tmp_path / "frames.h5", tmp_path / "second" / "frames.h5"]
+    frames[1].parent.mkdir()
+    write_frames(frames[1], liquid(12, seed=12))
+    (frames[1].parent / "production.csv").write_text('#"Step","Speed (ns/day)"\n1,9\n2,9\n')
+    run = run.model_copy(update={"second_frames": Path("second/frames.h5")})
     stage = json.loads(compare_run(run).read_text())
     command = json.loads(
-        compare_runs(
-            [f"CG={tmp_path / 'run'}"], [tmp_path / "frames.h5"], tmp_path / "out", SETTINGS
-        ).read_text()
+        compare_runs([f"CG={tmp_path / 'run'}"], frames, tmp_path / "out", SETTINGS).read_text()
     )
+    found = stage["structure"]["all_atom"]
+    assert found == {name: command["all_atom"][name] for name in found}
+    assert found["speed"] == {"ns_per_day": 9.0, "hardware": None}
     first, second = stage["structure"]["models"][0], command["models"][0]
     assert first["curves"] == second["curves"]
     assert first["scores"] == second["scores"]
@@ -392,6 +400,29 @@ def test_systematic_error_is_that_of_plain_rdfs(two_runs):
         assert found.systematic.square == pytest.approx(plain, abs=0.2 * noise)
         pooled = (60 * a + 40 * b) / 100
         assert found.error.mean_absolute == pytest.approx(np.mean(np.abs(c - pooled)), rel=1e-6)
+
+
+def test_structure_factor_of_a_perfect_and_of_a_wrong_model(two_runs):
+    """A perfect one shows what noise makes, as drawn from frames that are independent here."""
+    _, comparison = two_runs
+    perfect, wrong = (
+        structure_factor_numbers(
+            result.analysis.structure_factor, comparison.all_atom.structure_factor
+        )
+        for result in comparison.results
+    )
+    all_atom = comparison.all_atom.structure_factor
+    for k, pair in enumerate(("CHO-CHO", "CHO-CL", "CL-CL")):
+        frames = np.array([part.density[k] for part in all_atom.parts])
+        spread = np.nanmean(frames.var(axis=0, ddof=1))
+        n_model = len(comparison.results[0].analysis.source)
+        expected = np.sqrt(spread * (1 / len(frames) + 1 / n_model))
+        assert perfect["structure_factor_rmse_perfect"][pair] == pytest.approx(expected, rel=0.25)
+        assert perfect["structure_factor_rmse"][pair] == pytest.approx(expected, rel=0.5)
+    assert wrong["structure_factor_rmse"]["CL-CL"] > (
+        1.4 * wrong["structure_factor_rmse_perfect"]["CL-CL"]
+    )
+    json.dumps([perfect, wrong], allow_nan=False)
 
 
 def test_report_tells_of_the_runs(two_runs, tmp_path):

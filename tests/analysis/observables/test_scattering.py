@@ -1,5 +1,7 @@
 """Intermediate scattering functions: Brownian motion, free flight, and a slow double sum."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -122,6 +124,25 @@ def test_lags():
     assert lags[-9:].tolist() == [64, 70, 76, 83, 91, 99, 108, 117, 128]
     assert lag_grid(20)[-3:].tolist() == [17, 19, 20]
     assert lag_grid(0).tolist() == [0, 1]
+
+
+def test_lags_end_where_few_stretches_are_as_long():
+    """A lag is known from half of the frames at least."""
+    moves = np.zeros((160, 2, 3))
+    for lengths, last in (([40] + 10 * [12], 7), ([100, 30, 30], 26), ([160], 32), (80 * [2], 1)):
+        edges = np.cumsum([0, *lengths])
+        stretches = [slice(*pair) for pair in pairwise(edges.tolist())]
+        boxes = np.broadcast_to(BOX, (160, 3, 3))
+        found = intermediate_scattering(
+            moves, boxes, np.zeros(2, int), ("A",), None, stretches, k_range=(6, 7), bins=1
+        )
+        assert found.lags[-1] == last
+        origins = [sum(max(n - lag, 0) for n in lengths) for lag in (last, last + 1)]
+        assert found.counts[0, -1] == origins[0] >= 80
+        assert origins[1] < 80 or last == 160 // 5
+    stretches = [slice(k, k + 1) for k in range(160)]
+    with pytest.raises(AnalysisError, match="No two frames follow each other"):
+        intermediate_scattering(moves, boxes, np.zeros(2, int), ("A",), None, stretches)
 
 
 def test_half_times():
