@@ -77,7 +77,10 @@ DEFINITIONS = {
         "the same between the two all-atom runs, or the two halves of a single one: 1.4 to 2"
         " times what a perfect model would show (Jensen-Shannon 2 to 4), see perfect_rmse"
     ),
-    "order_q6": "mean over all frames; structure_factor_rmse: over the bins that both boxes fill",
+    "order_q6": (
+        "mean over all frames; structure_factor_rmse: over the bins that both boxes fill;"
+        " structure_factor_rmse_perfect: of a perfect model, noise alone"
+    ),
     "systematic": (
         "root mean square difference without the noise of either: from (model - run 1)(model - run"
         " 2) over independent all-atom runs, less the variance of the model's own curve;"
