@@ -32,9 +32,9 @@ _USUAL = 0.8  # of the median distance to the nearest bead, where these are not 
 _COMPACT = 1.5  # box edges that positions span which were not unwrapped for long
 _COMMON = 0.05  # share of beads that are too near to others, if more than a few have gone wrong
 _PAIRS = 2_000_000  # looked at
-# repulsion in a start, in kT, and in kT for each bead besides: all beads of a fluid together have
-# far less (the frames of ethaline at most 0.004 for each bead)
-_REPULSION, _REPULSION_OF_BEAD = 30.0, 0.05
+# repulsion beyond that at contact, in kT: of two beads; of all, and for each bead besides. A fluid
+# has far less: all 240 beads of ethaline 1 kT, but 20 kT in another order with a soft wall
+_PAIR, _ALL, _EACH = 20.0, 10.0, 0.04
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,10 @@ class FirstState:
     def refuse_overlaps(self, molecules: list[int], temperature: float) -> None:
         """Refuse a start with more repulsion between its beads than a fluid ever has.
 
+        What counts is how much more two beads repel each other than at the contact of their types,
+        since a soft repulsion reaches far beyond it. One pair must not have too much, nor all. Of
+        an ensemble, the potential counts that has least for a pair.
+
         The wall is so soft that it would part them, and the run would go on in a wrong box or from
         a wrong order of beads.
 
@@ -183,6 +187,7 @@ class FirstState:
         """
         if self._known is None:
             return
+        thermal = GAS_CONSTANT * temperature
         reach = max(min(float(each.contact.max()), each.cutoff) for each in self._known.repulsions)
         if not reach > 0:
             return
@@ -190,26 +195,25 @@ class FirstState:
         of = np.array(molecules)
         pairs = pairs[of[pairs.first] != of[pairs.second]]
         vectors = self._positions[pairs.second] - self._positions[pairs.first] + pairs.shifts
-        arrays = (
-            np.array([self._known.type_names.index(name) for name in self._names]),
-            pairs.first,
-            pairs.second,
-            vectors,
-        )
-        energy = min(
-            float(repulsion(*map(torch.from_numpy, arrays)).sum())
+        types = torch.tensor([self._known.type_names.index(name) for name in self._names])
+        ends = torch.from_numpy(np.stack([pairs.first, pairs.second], axis=1))
+        by_potential = [
+            _beyond_contact(repulsion, types[ends], torch.from_numpy(vectors)).numpy() / thermal
             for repulsion in self._known.repulsions
-        )
-        thermal = GAS_CONSTANT * temperature
-        if energy <= thermal * (_REPULSION + _REPULSION_OF_BEAD * len(self._names)):
+        ]
+        least = np.minimum.reduce(by_potential)
+        total, worst = float(least.sum()), float(least.max(initial=0.0))
+        if worst > _PAIR:
+            one, other = (self._bead(int(k)) for k in ends[int(least.argmax())])
+            found = f"{one} and {other} repel each other with {worst:.3g} kT"
+        elif total > _ALL + _EACH * len(self._names):
+            found = f"the beads repel each other with {total:.3g} kT"
+        else:
             return
         reason = self._crowded() or (
             "beads overlap; give positions without overlaps, or minimize their energy first"
         )
-        raise SimulationError(
-            f"The start of the simulation: {reason} (the beads repel each other with"
-            f" {energy / thermal:.3g} kT)."
-        )
+        raise SimulationError(f"The start of the simulation: {reason} ({found}).")
 
     def explain(self, timestep: float, temperature: float) -> str | None:
         """Likely cause and cure of an explosion; None if the start looks sound.
@@ -299,3 +303,20 @@ class FirstState:
 
     def _bead(self, k: int) -> str:
         return f"bead {k} ({self._names[k]})"
+
+
+def _beyond_contact(
+    repulsion: PairRepulsion, types: torch.Tensor, vectors: torch.Tensor
+) -> torch.Tensor:
+    """Energy of every pair beyond that at its contact, kJ/mol.
+
+    Parameters
+    ----------
+    repulsion : PairRepulsion
+    types : Tensor, shape (n_pairs, 2)
+    vectors : Tensor, shape (n_pairs, 3), nm
+    """
+    # every pair has beads of its own, so that the energies of beads are those of pairs
+    beads = torch.arange(types.numel()).reshape(-1, 2)
+    energies = repulsion(types.reshape(-1), beads[:, 0], beads[:, 1], vectors)
+    return torch.relu(energies.reshape(-1, 2).sum(dim=1) - repulsion.height)

@@ -12,6 +12,7 @@ from openmm_cgkd import CGPotential, EnsemblePotential
 from openmm_cgkd.config.run import SimulationConfig
 from openmm_cgkd.exceptions import ConfigError, ExplosionError, SimulationError
 from openmm_cgkd.frames.frames import Frames, read_frames
+from openmm_cgkd.potential.prior import PriorParameters
 from openmm_cgkd.simulation.dynamics import run_dynamics
 from openmm_cgkd.simulation.simulate import simulate
 from openmm_cgkd.simulation.start import FirstState, Known
@@ -148,8 +149,56 @@ def test_every_shipped_frame_is_a_start(potential, frames):
     simulation.context.setPositions(put_on(frames.positions, 5, 200)[0])
     first = FirstState(simulation, frames.beads.names, known)
     first.refuse_overlaps([*range(200), 5, *range(201, 240)], 363.15)
-    with pytest.raises(SimulationError, match=r"beads overlap: .* repel each other with 5.. kT"):
+    with pytest.raises(SimulationError, match=r"overlap: .* bead 200 \(EGL\) repel .* with 5.. kT"):
         first.refuse_overlaps(list(range(240)), 363.15)
+
+
+def start(known: Known, names: list[str], positions: np.ndarray, box: np.ndarray) -> FirstState:
+    """A state in which only the repulsion that `known` has is looked at."""
+    system, periodic = openmm.System(), openmm.HarmonicBondForce()
+    periodic.setUsesPeriodicBoundaryConditions(True)
+    system.addForce(periodic)
+    for _ in names:
+        system.addParticle(1.0)
+    platform = openmm.Platform.getPlatform("Reference")
+    simulation = app.Simulation(app.Topology(), system, openmm.VerletIntegrator(0.001), platform)
+    simulation.context.setPositions(positions)
+    simulation.context.setPeriodicBoxVectors(*box)
+    return FirstState(simulation, names, known)
+
+
+@pytest.mark.parametrize(("p", "distance"), [(0.05, 0.015), (0.5, 0.05), (0.8, 0.1)])
+def test_repulsion_counts_from_the_contact_of_two_types_on(potential, frames, p, distance):
+    """A soft wall has 200 kT in a good frame, all of it from pairs beyond their contact."""
+    known = Known.of(potential)
+    fitted = PriorParameters(**potential.metadata.prior)
+    wall = dataclasses.replace(fitted, p=p, distance=distance).build(potential.cutoff).double()
+    known = dataclasses.replace(known, repulsions=[wall])
+    names, box = frames.beads.names, frames.box[0].astype(float)
+    molecules = list(range(len(names)))
+    start(known, names, frames.positions[0], box).refuse_overlaps(molecules, 363.15)
+    crowded = put_on(frames.positions, 5, 200)[0]
+    with pytest.raises(
+        SimulationError,
+        match=r"beads overlap: .* \(bead 5 \(CHO\) and bead 200 \(EGL\) repel each other",
+    ):
+        start(known, names, crowded, box).refuse_overlaps(molecules, 363.15)
+    for seed in range(6):
+        mixed = frames.positions[0, np.random.default_rng(seed).permutation(len(names))]
+        with pytest.raises(SimulationError, match="in another order"):
+            start(known, names, mixed, box).refuse_overlaps(molecules, 363.15)
+
+
+def test_one_overlap_among_many_beads(potential, frames):
+    known, box = Known.of(potential), frames.box[0].astype(float)
+    steps = np.stack(np.meshgrid(*3 * [np.arange(4)]), axis=-1).reshape(-1, 1, 3) @ box
+    names = len(steps) * frames.beads.names
+    positions = (frames.positions + steps).reshape(-1, 3)
+    molecules = list(range(len(names)))
+    start(known, names, positions, 4 * box).refuse_overlaps(molecules, 363.15)
+    crowded = put_on(positions[None], 5, 200)[0]
+    with pytest.raises(SimulationError, match=r"bead 5 \(CHO\) and bead 200 \(EGL\) repel"):
+        start(known, names, crowded, 4 * box).refuse_overlaps(molecules, 363.15)
 
 
 def test_a_time_step_that_is_too_long_is_told_within_ten_steps(potential, frames, tmp_path):
