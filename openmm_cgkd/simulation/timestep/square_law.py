@@ -2,8 +2,8 @@
 
 Langevin dynamics by a symmetric splitting, as OpenMM's, samples averages with an error c h^2 plus
 terms of order h^4 (Leimkuhler and Matthews, J. Chem. Phys. 2013, 138, 174102). One coefficient from
-all steps has a smaller standard error than what was measured at any of them. A true h^4 part that the
-scatter does not show makes the told error too large by up to 0.3 % of the temperature.
+all steps has a smaller standard error than what was measured at any of them. A true h^4 part that
+the scatter does not show makes the told error too large by up to 0.3 % of the temperature.
 """
 
 from __future__ import annotations
