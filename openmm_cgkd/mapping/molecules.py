@@ -5,7 +5,6 @@ from __future__ import annotations
 import mdtraj
 import numpy as np
 from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from openmm_cgkd.utils.box import lattice_coordinates
 
@@ -99,6 +98,9 @@ def bond_order(topology: mdtraj.Topology) -> np.ndarray:
 
     The first atom of every molecule is a root.
     """
+    # much memory for those who only read frames
+    from scipy.sparse.csgraph import breadth_first_order, connected_components
+
     n_atoms = topology.n_atoms
     bonds = np.array([(a.index, b.index) for a, b in topology.bonds], dtype=int).reshape(-1, 2)
     molecule = connected_components(_graph(bonds, n_atoms), directed=False)[1]
