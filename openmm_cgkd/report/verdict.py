@@ -29,10 +29,10 @@ ENOUGH_TIME = 1.0  # ns
 ENOUGH_SURVIVAL = 0.5
 
 BOUNDS = (
-    f"Structure: by the RDF error without noise (rms). If it is significant (p < {SIGNIFICANT:g}),"
-    f" green up to {GOOD_STRUCTURE:g}, yellow up to {FAIR_STRUCTURE:g}, red above; if not, green"
-    f" where its upper 95 % limit is below {2 * GOOD_STRUCTURE:g}, else grey. Red wherever beads"
-    " aggregate. Stability: green without failure in at least"
+    f"Structure: by the RDF error without noise (rms), which counts as 0 if it is not significant"
+    f" (p < {SIGNIFICANT:g}): green up to {GOOD_STRUCTURE:g}, yellow up to {FAIR_STRUCTURE:g}, red"
+    " above; grey instead of green or yellow where its upper 95 % limit is more than twice that"
+    " bound. Red wherever beads aggregate. Stability: green without failure in at least"
     f" {ENOUGH_TIME:g} ns of all runs, if a run as long as simulation.production then survives with"
     f" at least {ENOUGH_SURVIVAL:.0%} (lower 95 % bound), grey without failure in less; yellow if"
     f" at most half of the runs fail, red above. Temperature: green within {GOOD_TEMPERATURE:.0%},"
@@ -138,25 +138,17 @@ def _structure(runs: list[Run]) -> Finding:
     p = float(np.median([each["systematic_p"] for each in found]))
     perfect = float(np.mean([each["perfect_mean_absolute"] for each in found]))
     doubt = any(each["systematic_at_least"] for each in found)
-    if p < SIGNIFICANT:
-        mark = (
-            Mark.GOOD
-            if size <= GOOD_STRUCTURE
-            else Mark.FAIR
-            if size <= FAIR_STRUCTURE
-            else Mark.POOR
-        )
-        words = {Mark.GOOD: "is close to", Mark.FAIR: "is near", Mark.POOR: "is far from"}[mark]
+    significant = p < SIGNIFICANT
+    mark = _structure_mark(size if significant else 0.0, limit)
+    told = f"without noise below {limit:.3f} rms"
+    if significant:
         told = f"{size:.3f} rms without noise, p {'< 0.001' if p < 1.5e-3 else f'= {p:.3f}'}"
-        start = f"The structure {words} all-atom"
-    else:
-        mark = Mark.GOOD if limit <= 2 * GOOD_STRUCTURE else Mark.UNKNOWN
-        told = f"without noise below {limit:.3f} rms"
-        start = (
-            "The structure agrees with all-atom"
-            if mark is Mark.GOOD
-            else "The data do not tell how far the structure is from all-atom"
-        )
+    start = {
+        Mark.GOOD: f"The structure {'is close to' if significant else 'agrees with'} all-atom",
+        Mark.FAIR: "The structure is near all-atom",
+        Mark.POOR: "The structure is far from all-atom",
+        Mark.UNKNOWN: "The data do not tell how far the structure is from all-atom",
+    }[mark]
     sentence = (
         f"{start}: the mean RDF error is {value}, a perfect model would show {perfect:.3f}"
         f" ({told})."
@@ -175,6 +167,14 @@ def _structure(runs: list[Run]) -> Finding:
         )
     note = f"RDF error; {told}" + ("; beads aggregate" if clumped else "")
     return Finding(mark, value, note, sentence)
+
+
+def _structure_mark(size: float, limit: float) -> Mark:
+    """Mark of an error without noise that is smaller than a limit with 95 % confidence."""
+    for mark, highest in ((Mark.GOOD, GOOD_STRUCTURE), (Mark.FAIR, FAIR_STRUCTURE)):
+        if size <= highest:
+            return mark if limit <= 2 * highest else Mark.UNKNOWN
+    return Mark.POOR
 
 
 def _stability(runs: list[Run]) -> Finding:

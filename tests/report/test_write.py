@@ -311,6 +311,19 @@ def protocol(failed: int, duration: float = 6.0, production: float = 100.0) -> d
         ),
         (model(alone=True), None, "GOOD UNKNOWN UNKNOWN UNKNOWN", "the noise may be larger"),
         (model(systematic=0.06), None, "FAIR UNKNOWN UNKNOWN UNKNOWN", "is near all-atom"),
+        (  # significant, and of a size that is not known
+            model(limit=0.07),
+            None,
+            "UNKNOWN UNKNOWN UNKNOWN UNKNOWN",
+            "The data do not tell how far the structure is from all-atom: the mean RDF error is"
+            " 0.040, a perfect model would show 0.014 (0.020 rms without noise, p < 0.001).",
+        ),
+        (
+            model(systematic=0.06, limit=0.31),
+            None,
+            "UNKNOWN UNKNOWN UNKNOWN UNKNOWN",
+            "The data do not tell",
+        ),
         (model(systematic=0.2), None, "POOR UNKNOWN UNKNOWN UNKNOWN", "is far from all-atom"),
         (model(clumped=True), None, "POOR UNKNOWN UNKNOWN UNKNOWN", "up to 40% of the frames"),
         (
