@@ -183,7 +183,7 @@ class _WholeFrames:
     def each(self, task: str) -> Iterator[AtomFrame]:
         """All frames, with a progress bar of this name."""
         last, last_time = -1, -np.inf
-        with progress(task, len(self._source)) as meter:
+        with progress(task, len(self._source), "frames") as meter:
             for k, frame in enumerate(self._source):
                 if frame.step <= last:
                     raise FramesError(

@@ -218,7 +218,9 @@ class Phases:
                 simulation.reporters.append(stack.enter_context(closing(mapped(simulation))))
                 simulation.reporters.append(self._snapshots())
             meter = stack.enter_context(
-                progress(f"all-atom {name}", total * timestep, simulation.currentStep * timestep)
+                progress(
+                    f"all-atom {name}", total * timestep, "ps", simulation.currentStep * timestep
+                )
             )
             asked_to_end = stack.enter_context(held_back())
             saved, ending = time.monotonic(), False

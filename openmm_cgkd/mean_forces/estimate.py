@@ -98,7 +98,7 @@ def run_mean_forces(
             if configuration.missing(folder, protocol.starts):
                 tasks[f"configuration-{index:04d}"] = (config, configuration, folder.resolve())
         parts = dict.fromkeys(tasks, 0.0)
-        with progress("mean forces", count, count - len(tasks)) as meter:
+        with progress("mean forces", count, "configurations", count - len(tasks)) as meter:
 
             def report(name: str, share: float, note: str = "") -> None:
                 parts[name] = share

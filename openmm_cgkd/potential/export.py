@@ -136,7 +136,7 @@ def export_potential(
     if fast and custom is None:
         files["fast"] = fast_path(path)
     beads, last = frames.beads, frames[-1:]
-    with locked_file(path), progress("export", len(files)) as meter:
+    with locked_file(path), progress("export", len(files), "files") as meter:
         for done, (kind, file) in enumerate(files.items(), start=1):
             write_potential(
                 file,

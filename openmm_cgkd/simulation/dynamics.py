@@ -246,8 +246,9 @@ class Dynamics:
             simulation.context.setVelocitiesToTemperature(self.temperature * unit.kelvin, self.seed)
         simulation.reporters.append(self.guard)
         with progress(
-            "CG equilibration, ps",
+            "CG equilibration",
             self.protocol.equilibration,
+            "ps",
             simulation.currentStep * self.timestep,
         ) as meter:
             while simulation.currentStep < self.warm_up:
@@ -274,8 +275,9 @@ class Dynamics:
         # the guard first: frames that it refuses are not written
         simulation.reporters.extend([self.guard, *self.reporters()])
         with progress(
-            "CG simulation, ps",
+            "CG simulation",
             self.protocol.production,
+            "ps",
             self.done["steps"] * self.timestep,
         ) as meter:
             try:

@@ -113,7 +113,7 @@ def run_replicas(
                 temperature,
             )
     done = dict.fromkeys(tasks, 0.0)
-    with progress("replicas", len(starts), len(found)) as meter:
+    with progress("stability", len(starts), "replicas", len(found)) as meter:
 
         def report(name: str, share: float, note: str = "") -> None:
             done[name] = share

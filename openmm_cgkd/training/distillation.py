@@ -159,7 +159,7 @@ def distill(
             len(parts.training),
             len(beyond),
         )
-    with progress("student", training.epochs) as meter:
+    with progress("student", training.epochs, "epochs") as meter:
         from .fit import fit  # Lightning, which only training needs
 
         best = fit(task, lambda share, note: meter.update(share * training.epochs, note))

@@ -359,7 +359,7 @@ def _train_members(
     }
     threads = threads_per_member(task.teachers, execution, workers)
     missing = {name: (task, k, threads) for k, name in enumerate(names) if done[name] == 0}
-    with progress("teachers", count * epochs, sum(done.values())) as meter:
+    with progress("teachers", count * epochs, "epochs", sum(done.values())) as meter:
 
         def report(name: str, share: float, note: str) -> None:
             done[name] = share * epochs

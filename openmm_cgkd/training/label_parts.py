@@ -71,7 +71,7 @@ class Parts:
         """
         size, n_teachers = max(1, BEADS_PER_PART // frames.beads.n_beads), len(ensemble.networks)
         networks = [network.to(device()) for network in ensemble.networks]
-        with progress(title, len(frames) * n_teachers) as meter:
+        with progress(title, len(frames) * n_teachers, "predictions") as meter:
             for first in range(0, len(frames), size):
                 part = frames[first : first + size]
                 if not whole_arrays(self._path(first)):

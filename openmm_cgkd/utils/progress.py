@@ -15,7 +15,6 @@ from typing import IO, Any, cast
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
     TaskProgressColumn,
@@ -64,15 +63,35 @@ Report = Callable[[float, str], None]
 _report: ContextVar[Report | None] = ContextVar("report", default=None)
 
 
+# seconds of the first estimate of the time left, which is rough, and between lines of a log
+_FIRST_LINE, _BETWEEN_LINES = 5.0, 30.0
+
+
+def duration_words(seconds: float) -> str:
+    """A duration in the two largest units that tell something: 25 min, 2 h 10 min, 3 d 4 h."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d {hours % 24} h"
+
+
 class Meter:
     """Counts work done; `update` is cheap enough to call at every small piece of work."""
 
-    def __init__(self, label: str, total: float, done: float, bar: Progress | None) -> None:
-        self._label, self._total = label, total
-        self._start, self._first, self._last_line = time.monotonic(), done, time.monotonic()
+    def __init__(
+        self, label: str, total: float, unit: str, done: float, bar: Progress | None
+    ) -> None:
+        self._label, self._total, self._unit = label, total, unit
+        self._start, self._first = time.monotonic(), done
+        self._next_line = self._start + _FIRST_LINE
         self._shown: tuple[Progress, TaskID] | None = None
         if bar is not None:
-            self._shown = bar, bar.add_task(label, total=total)
+            self._shown = bar, bar.add_task(label, total=total, unit=unit)
             bar.update(self._shown[1], completed=done)
 
     def update(self, done: float, note: str = "") -> None:
@@ -82,24 +101,38 @@ class Meter:
         elif self._shown is not None:
             bar, task = self._shown
             bar.update(task, completed=done, description=f"{self._label} {note}".strip())
-        elif time.monotonic() - self._last_line > 30:
-            self._last_line = time.monotonic()
-            rate = (done - self._first) / (self._last_line - self._start)
-            eta = f", {(self._total - done) / rate / 60:.1f} min left" if rate > 0 else ""
-            logger.info("%s: %.0f of %.0f%s %s", self._label, done, self._total, eta, note)
+        elif (now := time.monotonic()) > self._next_line:
+            self._next_line = now + _BETWEEN_LINES
+            rate = (done - self._first) / (now - self._start)
+            left = f", {duration_words((self._total - done) / rate)} left" if rate > 0 else ""
+            amount = f"{done:.0f} of {self._total:.0f} {self._unit}"
+            logger.info("%s", f"{self._label}: {amount}{left} {note}".rstrip())
 
 
 @contextmanager
-def progress(label: str, total: float, done: float = 0) -> Iterator[Meter]:
-    """Show the progress of one piece of work."""
+def progress(label: str, total: float, unit: str, done: float = 0) -> Iterator[Meter]:
+    """Show the progress of one piece of work.
+
+    Parameters
+    ----------
+    label : str
+        What is done.
+    total : float
+        Amount of work.
+    unit : str
+        Of the amount, such as "ps" or "frames".
+    done : float
+        Amount that was done before.
+    """
     if not console.is_terminal or _report.get() is not None:
-        yield Meter(label, total, done, None)
+        yield Meter(label, total, unit, done, None)
         return
+    amount = TextColumn("{task.completed:.0f} of {task.total:.0f} {task.fields[unit]}")
     times = TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times, console=console
+        TextColumn("{task.description}"), BarColumn(), amount, *times, console=console
     ) as bar:
-        yield Meter(label, total, done, bar)
+        yield Meter(label, total, unit, done, bar)
 
 
 @contextmanager

@@ -106,7 +106,7 @@ def _run_tasks(
 ) -> None:
     """Tasks side by side, the longest first, with progress in units of `costs`."""
     done = dict.fromkeys(tasks, 0.0)
-    with progress(title, sum(costs.values())) as meter:
+    with progress(title, sum(costs.values()), "passes over a frame") as meter:
 
         def report(name: str, share: float, note: str) -> None:
             done[name] = share * costs[name]

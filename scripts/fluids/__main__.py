@@ -248,7 +248,7 @@ def run_all(runs: dict[str, tuple[SystemConfig, Path]], folder: Path, at_once: i
             run_reference(*run)
         return
     left = {name: run for name, run in runs.items() if not (run[1] / "production.xml").exists()}
-    with progress("states", len(runs), done := len(runs) - len(left)) as meter:
+    with progress("fluids", len(runs), "states", done := len(runs) - len(left)) as meter:
 
         def count(*_: object) -> None:
             nonlocal done

@@ -237,7 +237,7 @@ def _do_variant_runs(
     done = dict.fromkeys(waiting, 0.0)
     if not waiting:
         return
-    with progress("variant runs", len(waiting)) as meter:
+    with progress("study", len(waiting), "variant runs") as meter:
 
         def report(name: str, share: float, stage: str) -> None:
             done[name] = share

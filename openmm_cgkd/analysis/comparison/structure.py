@@ -159,7 +159,7 @@ def _over_runs(
     # the same for all observables: the combined score joins them
     parts = [count_parts(count, max(counts)) for count in counts]
     found: dict[Key, list[Any]] = {}
-    with progress(what, len(source)) as meter:
+    with progress(what, len(source), "frames") as meter:
         done = 0
         for run, number in zip(runs, parts, strict=True):
 

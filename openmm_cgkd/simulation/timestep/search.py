@@ -25,7 +25,7 @@ from openmm_cgkd.simulation.topology import bead_topology_to_openmm
 from openmm_cgkd.utils.box import smallest_height
 from openmm_cgkd.utils.files import file_hash, replacing, write_text
 from openmm_cgkd.utils.lock import locked, locked_file
-from openmm_cgkd.utils.progress import progress
+from openmm_cgkd.utils.progress import duration_words, progress
 from openmm_cgkd.utils.records import write_record
 from openmm_cgkd.utils.statistics import error_words
 
@@ -84,7 +84,7 @@ def _search(model: Path, frames: Frames, search: TimestepSearch) -> Path:
     duration, total = search.long_enough(frames.beads.n_beads), search.forces(frames.beads.n_beads)
     integration.begin(frames.positions[-1])
     _announce(integration, search, duration, total)
-    with progress("time step search, forces", total) as meter:
+    with progress("time step search", total, "forces") as meter:
         start = integration.equilibrated(search.timesteps[0], search.equilibration)
         done = round(search.equilibration / search.timesteps[0])
 
@@ -191,12 +191,8 @@ def _announce(
         "time step search: %d time steps of %g to %g fs, %g ps each on %s: %s forces of %.2g ms,"
         " about %s",
         len(search.timesteps), search.timesteps[0] * 1e3, search.timesteps[-1] * 1e3, duration,
-        integration.platform, f"{total:,}", seconds * 1e3, _minutes(seconds * total),
+        integration.platform, f"{total:,}", seconds * 1e3, duration_words(seconds * total),
     )  # fmt: skip
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
 
 
 def _check_length(curves: np.ndarray, search: TimestepSearch, duration: float) -> None:
