@@ -90,7 +90,7 @@ READS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
         RunConfig,
         ("folder", "frames", "potential", "run_script", "seed", "simulation"),
     ),
-    "compare": (RunConfig, ("folder", "frames", "comparison")),
+    "compare": (RunConfig, ("folder", "frames", "second_frames", "comparison")),
     "stability": (
         RunConfig,
         ("folder", "frames", "potential", "run_script", "seed", "simulation", "stability"),

@@ -8,8 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from openmm_cgkd.config.inputs import check_inputs
 from openmm_cgkd.config.run import RunConfig, load_run
 from openmm_cgkd.exceptions import ConfigError
+
+from .base import READS
 
 RunFile = Annotated[
     Path,
@@ -49,7 +52,8 @@ def open_run(ctx: typer.Context, path: Path, folder: Path | None) -> RunConfig:
     Raises
     ------
     ConfigError
-        If the configuration is not valid, or its folder is a file.
+        If the configuration is not valid, names an input that is not there, or its folder is a
+        file.
     """
     run = load_run(path)
     if folder is not None:
@@ -58,6 +62,8 @@ def open_run(ctx: typer.Context, path: Path, folder: Path | None) -> RunConfig:
         raise ConfigError(
             f"{path}: folder: {run.run_folder} is a file; name a folder for the results."
         )
+    if ctx.command.name in READS:
+        check_inputs(run, READS[ctx.command.name][1])
     ctx.obj["folder"] = run.run_folder
     return run
 

@@ -313,6 +313,8 @@ class StabilityConfig(Section):
 class RunConfig(ConfigFile):
     """The whole pipeline on one fluid (run.yaml)."""
 
+    usual_name = "run.yaml"
+
     system: RelativePath = Field(description="system.yaml of the fluid")
     folder: RelativePath = Field(description="results, logs and checkpoints")
     frames: RelativePath | None = Field(

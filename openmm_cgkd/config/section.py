@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -75,7 +75,15 @@ class Section(BaseModel):
 
 
 class ConfigFile(Section):
-    """A whole configuration file; its relative paths refer to the folder of the file."""
+    """A whole configuration file; its relative paths refer to the folder of the file.
+
+    Attributes
+    ----------
+    usual_name : str
+        Of such a file, for messages.
+    """
+
+    usual_name: ClassVar[str]
 
     _folder: Path = PrivateAttr(default=Path())
 
@@ -186,12 +194,28 @@ def read_section(
     CGKDError
         Of the type `error`: naming the file, the field or the line, the value and the cure.
     """
+    return _validate(kind, path, *_read(path, what, error), error, unknown)
+
+
+def _read(path: Path, what: str, error: type[CGKDError]) -> tuple[str, dict]:
+    """The text of a YAML file and what it says."""
     text = read_text(path, what, error)
     data = parse_yaml(text, path, error)
     if not isinstance(data, dict):
         raise error(
             f"{path}: expected a mapping of fields to values, got {_kind(data)}; give {what}."
         )
+    return text, data
+
+
+def _validate(
+    kind: type[_Model],
+    path: Path,
+    text: str,
+    data: dict,
+    error: type[CGKDError],
+    unknown: str,
+) -> _Model:
     try:
         return kind.model_validate(data)
     except ValidationError as mistake:
@@ -211,7 +235,20 @@ def load(kind: type[_Config], path: Path | str) -> _Config:
         Naming the file, the field, the value and the cure.
     """
     path = Path(path)
-    return read_section(kind, path, "the path of a YAML configuration").relative_to(path.parent)
+    what = f"the path of a {kind.usual_name}"
+    if path.is_dir():
+        found = ", ".join(sorted(file.name for file in path.glob("*.y*ml"))[:_MOST_NAMES])
+        holds = f"; it holds {found}" if found else ""
+        raise ConfigError(f"{path}: is a folder; give {what}{holds}.")
+    text, data = _read(path, what, ConfigError)
+    for other in ConfigFile.__subclasses__():
+        # most of the fields of a file that is meant as the other kind are unknown to this one
+        if len(set(other.model_fields) & set(data)) > len(set(kind.model_fields) & set(data)):
+            raise ConfigError(f"{path}: has the fields of a {other.usual_name}; give {what}.")
+    return _validate(kind, path, text, data, ConfigError, _UNKNOWN).relative_to(path.parent)
+
+
+_MOST_NAMES = 6  # of files, in a message
 
 
 def dump(config: ConfigFile, folder: Path | None = None) -> str:

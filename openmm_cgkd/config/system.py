@@ -115,6 +115,8 @@ class MeanForceConfig(Section):
 class SystemConfig(ConfigFile):
     """A fluid: molecules, force field, state point and mapping (system.yaml)."""
 
+    usual_name = "system.yaml"
+
     name: str = Field(min_length=1)
     force_field: RelativePath = Field(description="OpenMM force-field XML")
     temperature: Temperature

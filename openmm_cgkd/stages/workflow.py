@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openmm_cgkd.analysis.comparison.decorrelation import samples_words
+from openmm_cgkd.config.inputs import check_inputs
 from openmm_cgkd.config.run import RunConfig, load_run
 from openmm_cgkd.config.system import load_system
 from openmm_cgkd.run_folder import RunFolder
@@ -35,6 +36,7 @@ def run_all(run: RunConfig | Path | str) -> None:
         Of whichever stage cannot go on; a second call resumes there.
     """
     config = run if isinstance(run, RunConfig) else load_run(run)
+    check_inputs(config)
     with locked(RunFolder(config).root):
         if config.frames is None:
             from openmm_cgkd.allatom.independent import run_independent

@@ -106,7 +106,7 @@ def test_exit_code_of_the_real_command(tmp_path):
     result = cgkd("run", tmp_path / "run.yaml")
     assert result.returncode == 2
     assert result.stderr.splitlines() == [
-        f"error: {tmp_path / 'run.yaml'}: no such file; give the path of a YAML configuration."
+        f"error: {tmp_path / 'run.yaml'}: no such file; give the path of a run.yaml."
     ]
     assert not list(tmp_path.iterdir())
 

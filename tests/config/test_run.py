@@ -205,7 +205,7 @@ def test_missing_field(field):
         ("name: [unclosed", "cannot be read as YAML"),
         ("- 1\n- 2\n", "expected a mapping"),
         ("", "expected a mapping"),
-        ("\x00", "YAML"),
+        ("\x00", r"it is no text; give the path of a system\.yaml"),
     ],
 )
 def test_not_a_configuration(tmp_path, text, message):
@@ -241,7 +241,7 @@ def test_switches_may_be_written_in_words(tmp_path):
 def test_no_file(tmp_path):
     with pytest.raises(ConfigError, match=r"absent\.yaml: no such file"):
         load_run(tmp_path / "absent.yaml")
-    with pytest.raises(ConfigError, match="is a folder; give the path of a YAML configuration"):
+    with pytest.raises(ConfigError, match=r"is a folder; give the path of a run\.yaml\.$"):
         load_run(tmp_path)
 
 
