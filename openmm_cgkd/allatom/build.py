@@ -18,7 +18,7 @@ from openmm_cgkd.exceptions import BoxError, ForceFieldError
 from openmm_cgkd.utils.box import smallest_height
 from openmm_cgkd.utils.units import DENSITY_UNIT
 
-from .force_field_scripts import tell_of_scripts
+from .force_field import read_force_field
 from .molecule_file import load_molecule
 
 
@@ -59,6 +59,13 @@ def pack(config: SystemConfig) -> tuple[app.Topology, np.ndarray]:
     topology : openmm.app.Topology
         With periodic box vectors.
     positions : ndarray, shape (n_atoms, 3), nm
+
+    Raises
+    ------
+    ForceFieldError
+        If Packmol is missing or finds no room.
+    BoxError
+        If the cutoff is above half the box.
     """
     topology = build_topology(config)
     given = {molecule.name: molecule.masses for molecule in config.molecules}
@@ -69,6 +76,8 @@ def pack(config: SystemConfig) -> tuple[app.Topology, np.ndarray]:
         for atom in topology.atoms()
     )
     edge = (mass / (config.reference.initial_density * DENSITY_UNIT)) ** (1 / 3)  # nm
+    topology.setPeriodicBoxVectors(np.eye(3) * edge * unit.nanometer)
+    _check_box(topology, config.reference.nonbonded_cutoff)
     tolerance = 2.0  # angstrom
     lines = [
         f"tolerance {tolerance}",
@@ -113,53 +122,28 @@ def pack(config: SystemConfig) -> tuple[app.Topology, np.ndarray]:
             line for line in packed.read_text().splitlines() if line.startswith(("ATOM", "HETATM"))
         )
         positions = np.array([[float(line[k : k + 8]) for k in (30, 38, 46)] for line in records])
-    topology.setPeriodicBoxVectors(np.eye(3) * edge * unit.nanometer)
     return topology, positions / 10
 
 
 def create_system(config: SystemConfig, topology: app.Topology) -> openmm.System:
     """All-atom `openmm.System` with PME, constrained bonds to hydrogen and heavy hydrogens.
 
-    OpenMM runs the Python code in a ``<Script>`` of the force field.
-
     Raises
     ------
     ForceFieldError
-        If the force field lacks a template, a bond or an angle, or the box is not neutral.
+        As `read_force_field`.
     BoxError
         If the cutoff is above half the box.
     """
-    path = config.path(config.force_field)
-    if not path.exists():
-        raise ForceFieldError(
-            f"{path}: no such file; force_field must name an OpenMM force-field XML."
-        )
-    tell_of_scripts(path)
-    try:
-        force_field = app.ForceField(str(path))
-    except Exception as error:  # ForceField raises bare Exception and XML errors
-        raise ForceFieldError(
-            f"{path}: is not a valid OpenMM force field ({' '.join(str(error).split())})."
-        ) from error
-    for molecule in config.molecules:
-        _check_complete(
-            force_field, load_molecule(config, molecule.name).topology, molecule.name, path
-        )
+    force_field = read_force_field(config)
     _check_box(topology, config.reference.nonbonded_cutoff)
-    system = force_field.createSystem(
+    return force_field.createSystem(
         topology,
         nonbondedMethod=app.PME,
         nonbondedCutoff=config.reference.nonbonded_cutoff * unit.nanometer,
         constraints=app.HBonds,
         hydrogenMass=config.reference.hydrogen_mass * unit.dalton,
     )
-    charge = atomic_charges(system).sum()
-    if abs(charge) > 1e-4:
-        raise ForceFieldError(
-            f"The box carries a charge of {charge:+.4f} e; change the molecule counts so that it is"
-            " neutral."
-        )
-    return system
 
 
 def _check_box(topology: app.Topology, cutoff: float) -> None:
@@ -172,46 +156,3 @@ def _check_box(topology: app.Topology, cutoff: float) -> None:
             f"nonbonded_cutoff {cutoff:g} nm is above half the box ({height:.3f} nm); use more"
             " molecules or a shorter cutoff."
         )
-
-
-def atomic_charges(system: openmm.System) -> np.ndarray:
-    """Charges of the NonbondedForce, shape (n_atoms,), elementary charges; zero without one."""
-    for force in system.getForces():
-        if isinstance(force, openmm.NonbondedForce):
-            return np.array(
-                [force.getParticleParameters(i)[0]._value for i in range(system.getNumParticles())]
-            )
-    return np.zeros(system.getNumParticles())
-
-
-def _check_complete(
-    force_field: app.ForceField, topology: app.Topology, name: str, path: Path
-) -> None:
-    """ForceField skips bonds and angles that match no parameter; a chemist would rather know."""
-    try:
-        system = force_field.createSystem(topology, constraints=None, rigidWater=False)
-    # ForceField raises bare ValueError and Exception for missing templates and parameters
-    except Exception as error:
-        raise ForceFieldError(
-            f"{path}: cannot parametrise {name} ({' '.join(str(error).split())})."
-        ) from error
-    atoms = list(topology.atoms())
-    bonds = {frozenset((a.index, b.index)) for a, b in topology.bonds()}
-    neighbors = {a.index: [next(iter(b - {a.index})) for b in bonds if a.index in b] for a in atoms}
-    angles = {
-        (min(i, k), j, max(i, k))
-        for j, around in neighbors.items()
-        for i in around
-        for k in around
-        if i != k
-    }
-    for force in system.getForces():
-        if isinstance(force, openmm.HarmonicBondForce):
-            bonds -= {frozenset(force.getBondParameters(b)[:2]) for b in range(force.getNumBonds())}
-        elif isinstance(force, openmm.HarmonicAngleForce):
-            found = (force.getAngleParameters(a)[:3] for a in range(force.getNumAngles()))
-            angles -= {(min(i, k), j, max(i, k)) for i, j, k in found}
-    for kind, missing in (("bond", sorted(map(sorted, bonds))), ("angle", sorted(angles))):
-        if missing:
-            which = "-".join(atoms[i].name for i in missing[0])
-            raise ForceFieldError(f"{path}: has no {kind} parameter for {which} of {name}; add it.")

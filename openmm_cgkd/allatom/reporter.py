@@ -23,7 +23,7 @@ from openmm_cgkd.platforms import hardware_of
 from openmm_cgkd.utils.files import replacing
 from openmm_cgkd.utils.units import GAS_CONSTANT
 
-from .build import atomic_charges
+from .force_field import atomic_charges
 
 logger = logging.getLogger(__name__)
 

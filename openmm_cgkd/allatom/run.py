@@ -29,9 +29,10 @@ from openmm_cgkd.utils.units import DENSITY_UNIT
 from openmm_cgkd.utils.yaml_file import parse_yaml
 
 from .backmap import add_restraint, place_molecules, relax
-from .build import atomic_charges, build_topology, create_system, pack
+from .build import build_topology, create_system, pack
 from .equilibration import Volume, used_volumes
 from .finished import read_finished, write_finished
+from .force_field import atomic_charges, read_force_field
 from .phases import Phases, Start, StartState, all_atom_simulation
 from .reporter import MappedReporter
 
@@ -270,6 +271,7 @@ class _Reference:
 
     def _packed(self, path: Path) -> tuple[app.Topology, np.ndarray]:
         if not whole_arrays(path):
+            read_force_field(self.config)  # before Packmol takes its time
             topology, positions = pack(self.config)
             # the PDB is for looking; exact numbers come from the array
             with replacing(self.folder / "box.pdb") as fresh, open(fresh, "w") as file:

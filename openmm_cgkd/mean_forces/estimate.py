@@ -19,7 +19,8 @@ import openmm
 from openmm import unit
 
 from openmm_cgkd import __version__
-from openmm_cgkd.allatom.build import atomic_charges, build_topology, create_system
+from openmm_cgkd.allatom.build import build_topology, create_system
+from openmm_cgkd.allatom.force_field import atomic_charges
 from openmm_cgkd.config.section import dump
 from openmm_cgkd.config.system import MeanForceConfig, SystemConfig
 from openmm_cgkd.exceptions import ConfigError

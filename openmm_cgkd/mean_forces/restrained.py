@@ -15,7 +15,8 @@ import openmm
 from openmm import app, unit
 
 from openmm_cgkd.allatom.backmap import add_restraint, set_restraint
-from openmm_cgkd.allatom.build import atomic_charges, build_topology, create_system
+from openmm_cgkd.allatom.build import build_topology, create_system
+from openmm_cgkd.allatom.force_field import atomic_charges
 from openmm_cgkd.allatom.phases import all_atom_simulation
 from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import SimulationError

@@ -11,7 +11,8 @@ import yaml
 from openmm import app, unit
 
 import openmm_cgkd
-from openmm_cgkd.allatom.build import atomic_charges, create_system, pack
+from openmm_cgkd.allatom.build import create_system, pack
+from openmm_cgkd.allatom.force_field import atomic_charges
 from openmm_cgkd.allatom.reporter import MappedReporter
 from openmm_cgkd.exceptions import BoxError, ConfigError, FramesError, MappingError
 from openmm_cgkd.frames.frames import read_frames, write_frames

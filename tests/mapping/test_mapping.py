@@ -6,7 +6,8 @@ import openmm
 import pytest
 from openmm import app, unit
 
-from openmm_cgkd.allatom.build import atomic_charges, build_topology, create_system, pack
+from openmm_cgkd.allatom.build import build_topology, create_system, pack
+from openmm_cgkd.allatom.force_field import atomic_charges
 from openmm_cgkd.exceptions import MappingError
 from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config

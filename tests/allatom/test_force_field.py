@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from openmm import unit
 
-from openmm_cgkd.allatom.build import build_topology, create_system
+from openmm_cgkd.allatom.build import build_topology, create_system, pack
+from openmm_cgkd.allatom.force_field import read_force_field
 from openmm_cgkd.config.system import SystemConfig
-from openmm_cgkd.exceptions import ForceFieldError
+from openmm_cgkd.exceptions import BoxError, ForceFieldError
 from tests.cases.fluids import ETHALINE, small_config
 
 
@@ -48,8 +49,36 @@ def test_charged_box():
     config = small_config({"CHO": 2, "CL": 1})
     topology = build_topology(config)
     topology.setPeriodicBoxVectors(np.eye(3) * 3 * unit.nanometer)
-    with pytest.raises(ForceFieldError, match=r"charge of \+0\.8000 e; change the molecule counts"):
+    with pytest.raises(
+        ForceFieldError,
+        match=r"charge of \+0\.8000 e: 2 CHO of \+0\.8000 e, 1 CL of -0\.8000 e; change the"
+        r" molecule counts, or correct the charges in .*forcefield\.xml\.$",
+    ):
         create_system(config, topology)
+
+
+def test_molecule_file_without_bonds(tmp_path):
+    text = (ETHALINE / "molecules" / "EGL.pdb").read_text()
+    lines = [line for line in text.splitlines() if not line.startswith("CONECT")]
+    path = tmp_path / "EGL.pdb"
+    path.write_text("\n".join(lines))
+    config = small_config({"EGL": 1})
+    molecule = config.molecules[0].model_copy(update={"structure": path})
+    with pytest.raises(ForceFieldError) as caught:
+        read_force_field(config.model_copy(update={"molecules": [molecule]}))
+    assert str(caught.value) == (
+        f"{path}: atom C1 has no bond; add a line 'CONECT    1' with the numbers of the atoms that"
+        " it is bound to, five columns each, before END."
+    )
+
+
+def test_a_cutoff_too_long_is_refused_before_packing(monkeypatch):
+    monkeypatch.setenv("PATH", "")  # no Packmol
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    config = small_config({"EGL": 2})
+    reference = config.reference.model_copy(update={"nonbonded_cutoff": 0.5})
+    with pytest.raises(BoxError, match=r"nonbonded_cutoff 0\.5 nm is above half the box"):
+        pack(config.model_copy(update={"reference": reference}))
 
 
 def test_missing_files():
