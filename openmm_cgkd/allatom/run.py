@@ -157,7 +157,7 @@ class _Reference:
         else:
             topology, positions = self._packed(packed)
             system, mapping = self._system(topology)
-            hot = protocol.annealing_temperature
+            hot = self.config.annealing_temperature
 
             # a phase that is finished does not ask for those before it
             def annealed() -> openmm.State:
@@ -261,7 +261,7 @@ class _Reference:
         logger.info("backmapping the last frame of %s", start)
         positions = place_molecules(self.config, topology, mapping, beads, box, seed)
         simulation = all_atom_simulation(self.config, held, topology, seed)
-        hot = protocol.annealing_temperature
+        hot = self.config.annealing_temperature
         relax(
             simulation, positions, hot, protocol.annealing, self.config.temperature, COOLING, seed
         )

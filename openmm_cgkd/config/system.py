@@ -63,7 +63,9 @@ class ReferenceConfig(Section):
     hydrogen_mass: Mass = "3 dalton"
     timestep: Time = "4 femtosecond"
     friction: Rate = "1 / picosecond"
-    annealing_temperature: Temperature = "450 kelvin"
+    annealing_temperature: Temperature | None = Field(
+        None, description="at the pressure of the run; 1.2 times its temperature if absent"
+    )
     annealing: Duration = "60 picosecond"
     npt: Duration = "200 picosecond"
     nvt: Duration = "20 picosecond"
@@ -152,6 +154,12 @@ class SystemConfig(ConfigFile):
                     f" {names}"
                 )
         return self
+
+    @property
+    def annealing_temperature(self) -> float:
+        """Temperature of the annealing of the all-atom run, K."""
+        # much hotter, a volatile liquid boils at the pressure of the run
+        return self.reference.annealing_temperature or 1.2 * self.temperature
 
 
 def load_system(path: Path | str) -> SystemConfig:

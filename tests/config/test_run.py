@@ -299,3 +299,10 @@ def test_more_bead_types_than_a_potential_can_have():
     assert len(most.beads) == MOST_TYPES
     with pytest.raises(ConfigError, match="has 101 bead types, at most 100 can be trained"):
         parse(SystemConfig, with_types(MOST_TYPES + 1), "system.yaml", ETHALINE)
+
+
+def test_annealing_is_a_fifth_hotter_than_the_run_unless_it_is_given():
+    config = parse(SystemConfig, {**SYSTEM, "reference": {}}, "system.yaml", Path())
+    assert config.annealing_temperature == pytest.approx(1.2 * config.temperature)
+    given = {**SYSTEM, "reference": {"annealing_temperature": "450 kelvin"}}
+    assert parse(SystemConfig, given, "system.yaml", Path()).annealing_temperature == 450
