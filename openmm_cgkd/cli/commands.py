@@ -11,12 +11,10 @@ from typing import Annotated
 
 import typer
 
-from . import analysis_commands, frame_commands, run_commands
+from . import analysis_commands, frame_commands, run_commands, setup_commands
 from .base import READS, Command, CommandGroup, StageCommand
 
-app = typer.Typer(
-    cls=CommandGroup, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
-)
+app = typer.Typer(cls=CommandGroup, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _print_version(wanted: bool) -> None:
@@ -66,6 +64,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "stability": analysis_commands.stability,
     "report": analysis_commands.report,
     "run": run_commands.run,
+    "schema": setup_commands.schema,
 }
 for _name, _function in _COMMANDS.items():
     app.command(_name, cls=StageCommand if _name in READS else Command)(_function)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import pint
 from openmm import unit as omm_unit
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 from scipy import constants
 
 from .text_file import shown
@@ -51,6 +51,8 @@ _NAME = rf"[^\W\d_][^\W_]*(?:_[^\W_]+)*{_POWER}"
 _TIMES = r"(?:\s*[*/]\s*|\s+)"
 _PRODUCT = rf"{_NAME}(?:{_TIMES}{_NAME})*"
 _FACTOR = rf"(?:{_NAME}|\(\s*{_PRODUCT}\s*\){_POWER})"
+# for JSON Schemas, in the regular expressions of JavaScript
+_QUANTITY = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*[^\s0-9.].*$"
 _UNIT = re.compile(rf"(?:1?\s*/\s*)?{_FACTOR}(?:{_TIMES}{_FACTOR})*\s*")
 
 # unit name -> the same unit for openmm.unit.Quantity arguments
@@ -141,6 +143,10 @@ def _dimension(
         BeforeValidator(parse),
         Field(gt=gt, ge=ge, le=le, description=unit),
         PlainSerializer(write),
+        # the unit itself is not checked there
+        WithJsonSchema(
+            {"type": "string", "pattern": _QUANTITY, "description": unit, "examples": [f"1 {unit}"]}
+        ),
     ]
 
 
