@@ -7,14 +7,13 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn, cast, get_args, get_origin
+from typing import Any, NoReturn, get_origin
 
 import typer
-from pydantic import BaseModel, BeforeValidator, PlainSerializer
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
@@ -22,6 +21,7 @@ from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
 from openmm_cgkd import __version__
+from openmm_cgkd.config.fields import section_of, unit_of
 from openmm_cgkd.config.run import RunConfig
 from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import CGKDError
@@ -203,12 +203,12 @@ def _field_rows(
     """Rows (field, default, meaning) of a section; nested sections are indented as in YAML."""
     for name in names:
         field = model.model_fields[name]
-        section = _section(field)
+        section = section_of(field)
         if section is not None:
             yield f"{indent}{name}:", "", "list of" if get_origin(field.annotation) is list else ""
             yield from _field_rows(section, tuple(section.model_fields), indent + "  ")
             continue
-        unit = _unit(field)
+        unit = unit_of(field)
         default = (
             "required"
             if field.is_required()
@@ -224,26 +224,3 @@ def _field_rows(
             default,
             "" if field.description in (None, unit) else field.description,
         )
-
-
-def _section(field: FieldInfo) -> type[BaseModel] | None:
-    """The section a field holds one or a list of."""
-    kind = (
-        get_args(field.annotation)[0] if get_origin(field.annotation) is list else field.annotation
-    )
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-
-
-def _unit(field: FieldInfo) -> str:
-    """Unit of a field with a dimension, as its serializer writes it.
-
-    Only such fields parse their input.
-    """
-    parts = [
-        *field.metadata,
-        *(part for kind in get_args(field.annotation) for part in get_args(kind)[1:]),
-    ]
-    if not any(isinstance(part, BeforeValidator) for part in parts):
-        return ""
-    write = next(part.func for part in parts if isinstance(part, PlainSerializer))
-    return cast(Callable[[float], str], write)(1.0).removeprefix("1 ")

@@ -49,6 +49,7 @@ def _options(
 
 # in the order of the help
 _COMMANDS: dict[str, Callable[..., None]] = {
+    "init": setup_commands.init,
     "reference": frame_commands.reference,
     "meanforce": frame_commands.meanforce,
     "noise": frame_commands.noise,
