@@ -11,7 +11,7 @@ import numpy as np
 from openmm_cgkd.exceptions import BoxError, FramesError
 from openmm_cgkd.utils.appended import check_written
 from openmm_cgkd.utils.box import box_volume
-from openmm_cgkd.utils.foreign import reading
+from openmm_cgkd.utils.foreign import reading, without_native_output
 from openmm_cgkd.utils.text_file import check_regular
 
 from .gromacs_files import check_headers
@@ -73,7 +73,8 @@ def read_bead_trajectory(path: Path | str, topology: mdtraj.Topology) -> BeadTra
     what = f"a trajectory of {topology.n_atoms} beads"
     with reading(path, what, "run the simulation again", FramesError):
         check_headers(path, topology.n_atoms)
-        trajectory = mdtraj.load(str(path), top=topology)
+        with without_native_output():
+            trajectory = mdtraj.load(str(path), top=topology)
     if trajectory.n_frames == 0:
         raise FramesError(f"{path}: holds no frame; simulate longer or write frames more often.")
     if (

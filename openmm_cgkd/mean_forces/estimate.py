@@ -30,7 +30,7 @@ from openmm_cgkd.mapping.mapping import mapping_from_config
 from openmm_cgkd.mapping.molecules import WholeMolecules, bond_order
 from openmm_cgkd.utils.appended import check_written
 from openmm_cgkd.utils.files import file_hash, write_text
-from openmm_cgkd.utils.foreign import reading
+from openmm_cgkd.utils.foreign import reading, without_native_output
 from openmm_cgkd.utils.lock import locked
 from openmm_cgkd.utils.progress import log_to, progress
 
@@ -302,7 +302,8 @@ def _read_snapshots(
     what = f"a trajectory of the {topology.n_atoms} atoms of {config.name}"
     with reading(path, what, "give one, such as production.xtc", ConfigError):
         check_headers(path, topology.n_atoms)
-        trajectory = mdtraj.load(str(path), top=topology)
+        with without_native_output():
+            trajectory = mdtraj.load(str(path), top=topology)
         if not np.isfinite(trajectory.xyz).all():
             raise ValueError("positions are not finite")
     if trajectory.unitcell_vectors is None:

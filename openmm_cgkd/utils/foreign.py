@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from openmm_cgkd.exceptions import CGKDError
@@ -38,3 +41,33 @@ def reading(path: Path, what: str, cure: str, error: type[CGKDError]) -> Iterato
     except Exception as cause:
         reason = shown(" ".join(str(cause).split()) or type(cause).__name__, 200)[1:-1]
         raise error(f"{path}: cannot be read as {what} ({reason}); {cure}.") from cause
+
+
+@contextmanager
+def without_native_output() -> Iterator[None]:
+    """Drop what C code prints within the block, such as the lines of MDTraj's DCD reader.
+
+    Standard output is for results.
+    """
+    _flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # closed
+        yield
+        return
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
+        yield
+    finally:
+        _flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _flush() -> None:
+    """Write out what Python and the C library still hold back of standard output."""
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()
+    ctypes.CDLL(None).fflush(None)
