@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn, get_origin
+from typing import Any, NoReturn
 
 import typer
 from pydantic import BaseModel
@@ -21,7 +21,7 @@ from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
 from openmm_cgkd import __version__
-from openmm_cgkd.config.fields import section_of, unit_of
+from openmm_cgkd.config.fields import field_rows
 from openmm_cgkd.config.run import RunConfig
 from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import CGKDError
@@ -146,7 +146,7 @@ class StageCommand(Command):
         table.add_column("field", no_wrap=True)
         table.add_column("default")
         table.add_column("meaning")
-        for row in _field_rows(model, names):
+        for row in field_rows(model, names):
             table.add_row(*map(escape, row))
         Console().print(table)
 
@@ -195,32 +195,3 @@ def _log_to_terminal() -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-
-
-def _field_rows(
-    model: type[BaseModel], names: tuple[str, ...], indent: str = ""
-) -> Iterator[tuple[str, str, str]]:
-    """Rows (field, default, meaning) of a section; nested sections are indented as in YAML."""
-    for name in names:
-        field = model.model_fields[name]
-        section = section_of(field)
-        if section is not None:
-            yield f"{indent}{name}:", "", "list of" if get_origin(field.annotation) is list else ""
-            yield from _field_rows(section, tuple(section.model_fields), indent + "  ")
-            continue
-        unit = unit_of(field)
-        default = (
-            "required"
-            if field.is_required()
-            else "absent"
-            if field.default is None
-            else str(field.default)
-        )
-        # a default that is written out carries its unit
-        if unit and not isinstance(field.default, str):
-            default = f"{default} ({unit})"
-        yield (
-            f"{indent}{name}",
-            default,
-            "" if field.description in (None, unit) else field.description,
-        )

@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, PlainSerializer
 from pydantic.fields import FieldInfo
+
+
+def field_rows(
+    model: type[BaseModel], names: tuple[str, ...], indent: str = ""
+) -> Iterator[tuple[str, str, str]]:
+    """Rows (field, default, meaning) of a section; nested sections are indented as in YAML."""
+    for name in names:
+        field = model.model_fields[name]
+        section = section_of(field)
+        if section is not None:
+            yield f"{indent}{name}:", "", "list of" if get_origin(field.annotation) is list else ""
+            yield from field_rows(section, tuple(section.model_fields), indent + "  ")
+            continue
+        unit = unit_of(field)
+        default = (
+            "required"
+            if field.is_required()
+            else "absent"
+            if field.default is None
+            else str(field.default)
+        )
+        # a default that is written out carries its unit
+        if unit and not isinstance(field.default, str):
+            default = f"{default} ({unit})"
+        yield (
+            f"{indent}{name}",
+            default,
+            "" if field.description in (None, unit) else field.description,
+        )
 
 
 def section_of(field: FieldInfo) -> type[BaseModel] | None:
