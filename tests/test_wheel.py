@@ -1,16 +1,19 @@
-"""A wheel, installed away from the checkout, has the fluids and simulates one by its name."""
+"""A wheel, installed away from the checkout, has the fluids and simulates one by its name; a source
+distribution has everything.
+"""
 
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
 
 from tests.cases.paths import ROOT
 
-_BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+_BUILD = "import sys; from setuptools import build_meta; build_meta.build_{}(sys.argv[1])"
 _MOST = 10e6  # bytes
 # what only mapping, training, reports or clusters need
 _ABSENT = "lightning", "torchmdnet", "packmol", "MDAnalysis", "bokeh", "jinja2", "parsl"
@@ -23,7 +26,8 @@ import openmm_cgkd
 from openmm_cgkd.cli.options import open_run_or_fluid
 from openmm_cgkd.stages.simulate import simulate_run
 
-run = open_run_or_fluid(SimpleNamespace(obj={{}}), "ethaline", None)
+command = SimpleNamespace(name="simulate")
+run = open_run_or_fluid(SimpleNamespace(obj={{}}, command=command), "ethaline", None)
 short = {{"equilibration": 0.0, "production": 0.1, "frame_interval": 0.05}}
 simulation = run.simulation.model_copy(update=short)
 print(openmm_cgkd.__file__)
@@ -42,11 +46,44 @@ def wheel(tmp_path_factory):
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, checkout / name, symlinks=True, ignore=ignore)
     subprocess.run(
-        [sys.executable, "-c", _BUILD, folder], cwd=checkout, check=True, capture_output=True
+        [sys.executable, "-c", _BUILD.format("wheel"), folder],
+        cwd=checkout,
+        check=True,
+        capture_output=True,
     )
     shutil.rmtree(checkout)
     (path,) = folder.glob("*.whl")
     return path
+
+
+def test_source_distribution_has_every_file_and_can_be_uploaded(tmp_path):
+    clone = tmp_path / "clone"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    files = {name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()}
+    for name in files:
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, clone / name, follow_symlinks=False)
+    subprocess.run(
+        [sys.executable, "-c", _BUILD.format("sdist"), tmp_path],
+        cwd=clone,
+        check=True,
+        capture_output=True,
+    )
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    # the link to the fluids is their files there
+    assert files - {"openmm_cgkd/systems"} <= names
+    assert "openmm_cgkd/systems/ethaline/student.pt" in names
+    checked = subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout
 
 
 def test_wheel_has_what_its_commands_need_and_no_more(wheel):
