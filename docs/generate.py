@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import typer.main
@@ -27,6 +28,7 @@ def write_all(docs: Path) -> None:
     for readme in sorted(systems.glob("*/README.md")):
         for path in (readme, *sorted(readme.parent.glob("*validation.md"))):
             pages[f"fluids/{_page(readme.parent.name, path.name)}"] = _of_fluid(path)
+    shutil.rmtree(docs / "reference/functions", ignore_errors=True)  # of names that are gone
     for name, text in pages.items():
         path = docs / name
         path.parent.mkdir(exist_ok=True)

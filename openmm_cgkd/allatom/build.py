@@ -51,6 +51,18 @@ def build_topology(config: SystemConfig, names: list[str] | None = None) -> app.
     return topology
 
 
+def box_edge(config: SystemConfig, topology: app.Topology, density: float) -> float:
+    """Edge of a cubic box of all molecules, nm, at a density in g/cm^3."""
+    given = {molecule.name: molecule.masses for molecule in config.molecules}
+    mass = sum(
+        given[atom.residue.name][atom.name]
+        if atom.name in given[atom.residue.name]
+        else atom.element.mass.value_in_unit(unit.dalton)
+        for atom in topology.atoms()
+    )
+    return float((mass / (density * DENSITY_UNIT)) ** (1 / 3))
+
+
 def pack(config: SystemConfig) -> tuple[app.Topology, np.ndarray]:
     """Pack the molecules into a cubic box at the initial density.
 
@@ -68,14 +80,7 @@ def pack(config: SystemConfig) -> tuple[app.Topology, np.ndarray]:
         If the cutoff is above half the box.
     """
     topology = build_topology(config)
-    given = {molecule.name: molecule.masses for molecule in config.molecules}
-    mass = sum(
-        given[atom.residue.name][atom.name]
-        if atom.name in given[atom.residue.name]
-        else atom.element.mass.value_in_unit(unit.dalton)
-        for atom in topology.atoms()
-    )
-    edge = (mass / (config.reference.initial_density * DENSITY_UNIT)) ** (1 / 3)  # nm
+    edge = box_edge(config, topology, config.reference.initial_density)
     topology.setPeriodicBoxVectors(np.eye(3) * edge * unit.nanometer)
     _check_box(topology, config.reference.nonbonded_cutoff)
     tolerance = 2.0  # angstrom

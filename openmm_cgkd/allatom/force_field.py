@@ -43,7 +43,7 @@ def read_force_field(config: SystemConfig) -> app.ForceField:
     charges = {}
     for molecule in config.molecules:
         topology = load_molecule(config, molecule.name).topology
-        _check_bonded(topology, config.path(molecule.structure))
+        check_bonded(topology, config.path(molecule.structure))
         system = _parametrised(force_field, topology, molecule.name, path)
         _check_complete(system, topology, molecule.name, path)
         charges[molecule.name] = atomic_charges(system).sum()
@@ -70,8 +70,16 @@ def atomic_charges(system: openmm.System) -> np.ndarray:
     return np.zeros(system.getNumParticles())
 
 
-def _check_bonded(topology: app.Topology, path: Path) -> None:
-    """OpenMM knows a molecule by its bonds, which PDB files of most programs leave out."""
+def check_bonded(topology: app.Topology, path: Path) -> None:
+    """Refuse a molecule file without bonds, which PDB files of most programs leave out.
+
+    OpenMM knows a molecule by its bonds.
+
+    Raises
+    ------
+    ForceFieldError
+        Naming the line that is missing.
+    """
     bonded = {atom for bond in topology.bonds() for atom in bond}
     # of virtual sites, which have no element, force fields expect no bonds
     atoms = [atom for atom in topology.atoms() if atom.element is not None]

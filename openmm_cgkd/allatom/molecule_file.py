@@ -76,6 +76,32 @@ def load_molecule(config: SystemConfig, name: str) -> app.PDBFile:
     return pdb
 
 
+def rename_residue(path: Path, text: str, name: str) -> str:
+    """The text of a PDB file of one residue with another name of the residue.
+
+    Raises
+    ------
+    ForceFieldError
+        If there are several residues, or the name does not fit.
+    """
+    if not 0 < len(name) <= 4 or not name.isalnum():
+        raise ForceFieldError(
+            f"{path}: the name {shown(name)} does not fit into PDB files; give one to four letters"
+            " and digits."
+        )
+    atoms = [line for line in text.splitlines() if line.startswith(("ATOM", "HETATM"))]
+    residues = {line[17:27] for line in atoms}
+    if len(residues) > 1:
+        raise ForceFieldError(
+            f"{path}: has {len(residues)} residues; give a file of one molecule as one residue."
+        )
+    lines = (
+        f"{line[:17]}{name:<4}{line[21:]}" if line.startswith(("ATOM", "HETATM")) else line
+        for line in text.splitlines()
+    )
+    return "\n".join(lines) + "\n"
+
+
 def bond_lengths(pdb: app.PDBFile) -> dict[tuple[str, str], float]:
     """Lengths of all bonds of a molecule file by the names of their atoms, in its order, nm."""
     x = pdb.getPositions(asNumpy=True).value_in_unit(unit.nanometer)

@@ -6,6 +6,7 @@ import logging
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 import mdtraj
 import numpy as np
@@ -81,9 +82,23 @@ def run_reference(
         If the simulation fails, or its volume is far from that of `independent_of`.
     """
     with locked(folder), log_to(folder / "reference.log"):
+        config = _as_begun(config, folder)
         _check_same_settings(config, folder)
         write_text(folder / "system.yaml", dump(config, folder))
         return _Reference(config, folder, start, independent_of).run()
+
+
+def _as_begun(config: SystemConfig, folder: Path) -> SystemConfig:
+    """The configuration with the annealing temperature of a run that has begun, unless it has one.
+
+    Earlier versions had another default.
+    """
+    path = folder / "system.yaml"
+    if config.reference.annealing_temperature or not path.exists() or not _has_begun(folder):
+        return config
+    before = load_system(path).reference.annealing_temperature
+    reference = config.reference.model_copy(update={"annealing_temperature": before})
+    return config.model_copy(update={"reference": reference})
 
 
 def _check_same_settings(config: SystemConfig, folder: Path) -> None:
@@ -97,12 +112,7 @@ def _check_same_settings(config: SystemConfig, folder: Path) -> None:
     free = {"force_field", "molecules", "reference", "platform", "threads", "runs"}
     if not (folder / "production.xml").exists():
         free.add("production")
-    before, now = (
-        parse_yaml(dump(each, folder), path, ConfigError) for each in (load_system(path), config)
-    )
-    for each in (before, now):
-        each["counts"] = {molecule["name"]: molecule["count"] for molecule in each["molecules"]}
-        each.update(each["reference"])
+    before, now = (_settings(each, folder) for each in (load_system(path), config))
     for field in sorted(now.keys() & before.keys() - free):
         if before[field] != now[field]:
             if not _has_begun(folder):  # a run that was refused binds nobody
@@ -112,6 +122,14 @@ def _check_same_settings(config: SystemConfig, folder: Path) -> None:
                 f"{folder}: holds a run with {field} {before[field]}, got {now[field]}; put it back"
                 " or use another folder."
             )
+
+
+def _settings(config: SystemConfig, folder: Path) -> dict[str, Any]:
+    """All settings as plain data, those of the protocol and the molecules' counts beside them."""
+    plain = parse_yaml(dump(config, folder), folder / "system.yaml", ConfigError)
+    counts = {molecule["name"]: molecule["count"] for molecule in plain["molecules"]}
+    hot = f"{config.annealing_temperature:g} kelvin"  # also if it is the default
+    return {**plain, **plain["reference"], "counts": counts, "annealing_temperature": hot}
 
 
 def _has_begun(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +17,19 @@ _LARGEST = 16 * MEGABYTE
 _FLAT = 1e-3  # angstrom
 
 
-def sdf_to_pdb(path: Path, name: str, output: Path) -> None:
-    """Write the first molecule of an SDF or MOL file as PDB.
+def sdf_to_pdb(path: Path) -> str:
+    """The molecule of an SDF or MOL file as the text of a PDB file.
 
     Atoms are named by element and number, C1, C2, H1 and so on.
 
     Parameters
     ----------
     path : path
-    name : str
-        Of the residue.
-    output : path
 
     Raises
     ------
     ForceFieldError
-        If RDKit is missing, or the file is no molecule in three dimensions with its hydrogens.
+        If RDKit is missing, or the file is not one molecule in three dimensions with its hydrogens.
     """
     try:
         from rdkit import Chem, rdBase
@@ -41,6 +39,11 @@ def sdf_to_pdb(path: Path, name: str, output: Path) -> None:
             " 'pip install rdkit', or give a PDB file with CONECT records."
         ) from error
     text = read_text(path, "an SDF file of one molecule", ForceFieldError, _LARGEST)
+    records = [record for record in text.split("$$$$") if record.strip()]
+    if len(records) > 1:
+        raise ForceFieldError(
+            f"{path}: holds {len(records)} molecules; give a file of each of them."
+        )
     with reading(path, "an SDF file", "give one molecule, V2000 or V3000", ForceFieldError):
         with rdBase.BlockLogs():
             molecule = Chem.MolFromMolBlock(text, removeHs=False, sanitize=False)
@@ -60,7 +63,7 @@ def sdf_to_pdb(path: Path, name: str, output: Path) -> None:
             f"{path}: {hidden} hydrogen atoms are missing; write the file with all hydrogen atoms."
         )
     topology, numbers = app.Topology(), Counter[str]()
-    residue = topology.addResidue(name, topology.addChain())
+    residue = topology.addResidue("UNK", topology.addChain())
     atoms = []
     for atom in molecule.GetAtoms():
         numbers[atom.GetSymbol()] += 1
@@ -70,5 +73,6 @@ def sdf_to_pdb(path: Path, name: str, output: Path) -> None:
         )
     for bond in molecule.GetBonds():
         topology.addBond(atoms[bond.GetBeginAtomIdx()], atoms[bond.GetEndAtomIdx()])
-    with open(output, "w") as file:
-        app.PDBFile.writeFile(topology, positions * unit.angstrom, file)
+    file = StringIO()
+    app.PDBFile.writeFile(topology, positions * unit.angstrom, file)
+    return file.getvalue()

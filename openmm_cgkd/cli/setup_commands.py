@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from openmm_cgkd.config.run import RunConfig
-from openmm_cgkd.config.schema import json_schema
+from openmm_cgkd.config.schema import schema_text
 from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.utils.progress import duration_words
 
@@ -26,8 +26,7 @@ def schema(
     kind: Annotated[Kind, typer.Argument(help="Of run.yaml or of system.yaml.")],
 ) -> None:
     """Print the JSON Schema of a configuration file, by which editors complete and check it."""
-    found = json_schema(RunConfig if kind is Kind.RUN else SystemConfig)
-    typer.echo(json.dumps(found, indent=1))
+    typer.echo(schema_text(RunConfig if kind is Kind.RUN else SystemConfig), nl=False)
 
 
 def init(
@@ -65,9 +64,9 @@ def init(
     )
     typer.echo(
         f"{fluid.simulated / 1000:.3g} ns of all-atom dynamics take about"
-        f" {duration_words(fluid.seconds)} on the processor of this machine, if it is as fast as"
-        " the one of docs/performance.md; a GPU takes minutes"
+        f" {duration_words(fluid.seconds)} on the processor of this machine, if two of its cores"
+        " make 24 ns/day of 2,520 atoms; much less on a GPU"
     )
     if fluid.lacks_force_field:
         typer.echo(f"next: put an OpenMM force field into {fluid.folder / 'forcefield.xml'}")
-    typer.echo(f"then: cgkd run {fluid.folder / 'run.yaml'}")
+    typer.echo(f"then: cgkd run {shlex.quote(str(fluid.folder / 'run.yaml'))}")

@@ -26,24 +26,25 @@ def commented_yaml(config: ConfigFile, head: str) -> str:
         Comment above, of one line or several.
     """
     lines = [f"# {line}".rstrip() for line in head.splitlines()]
+    plain = config.model_dump(mode="json")
     for name in type(config).model_fields:
         if isinstance(getattr(config, name), BaseModel):
             lines.append("")
-        lines += _field(config, name, config.model_dump(mode="json")[name], "", True)
+        lines += _field(config, name, plain[name], "")
     return "\n".join(lines) + "\n"
 
 
-def _field(section: BaseModel, name: str, plain: Any, indent: str, active: bool) -> Iterator[str]:
-    """Lines of a field whose plain value is given, in a section that is a comment or not."""
+def _field(section: BaseModel, name: str, plain: Any, indent: str) -> Iterator[str]:
+    """Lines of a field whose plain value is given."""
     value, field = getattr(section, name), type(section).model_fields[name]
     inner = section_of(field)
     if inner is not None and isinstance(value, BaseModel):
-        set_here = active and _sets_something(value)
-        yield _line(f"{name}:", _meaning(inner.__doc__), indent, set_here)
+        # never a comment: a field below it that loses its mark must not fall to another section
+        yield _line(f"{indent}{name}:", _meaning(inner.__doc__))
         for each in type(value).model_fields:
-            yield from _field(value, each, plain[each], indent + "  ", set_here)
+            yield from _field(value, each, plain[each], indent + "  ")
     elif inner is not None and isinstance(value, list):
-        yield _line(f"{name}:", _meaning(inner.__doc__), indent, active)
+        yield _line(f"{indent}{name}:", _meaning(inner.__doc__))
         for each, its in zip(value, plain, strict=True):
             chosen = {
                 key: its[key] for key in type(each).model_fields if key in each.model_fields_set
@@ -51,17 +52,12 @@ def _field(section: BaseModel, name: str, plain: Any, indent: str, active: bool)
             yield f"{indent}  - {_flow(chosen)}"
     else:
         words = "" if field.description in (None, unit_of(field)) else str(field.description)
-        entry = f"{name}: {_flow(plain)}"
-        yield _line(entry, words, indent, active and name in section.model_fields_set)
+        mark = "" if name in section.model_fields_set else "# "
+        yield _line(f"{indent}{mark}{name}: {_flow(plain)}", words)
 
 
-def _sets_something(section: BaseModel) -> bool:
-    return bool(section.model_fields_set)
-
-
-def _line(text: str, meaning: str, indent: str, active: bool) -> str:
-    line = indent + text if active else f"# {indent}{text}"
-    return f"{line:<{_COLUMN - 1}} # {meaning}" if meaning else line
+def _line(text: str, meaning: str) -> str:
+    return f"{text:<{_COLUMN - 1}} # {meaning}" if meaning else text
 
 
 def _meaning(documentation: str | None) -> str:

@@ -10,8 +10,8 @@ from .run import RunConfig
 
 # not system: a run with frames needs none
 _CURES = {
-    "frames": "make mapped frames with 'cgkd reference' or 'cgkd map', or leave the field out to"
-    " run the all-atom stage",
+    "frames": "make mapped frames with 'cgkd reference' or 'cgkd map'; 'cgkd run' makes them if the"
+    " field is left out",
     "second_frames": "make a second all-atom run with 'cgkd reference --independent-of', or leave"
     " the field out",
     "potential": "export one with 'cgkd export', or leave the field out to train one",
@@ -19,7 +19,7 @@ _CURES = {
 }
 
 
-def check_inputs(run: RunConfig, names: Iterable[str] = tuple(_CURES)) -> None:
+def check_inputs(run: RunConfig, names: Iterable[str] = (*_CURES, "student")) -> None:
     """Refuse a file that is not there.
 
     Parameters
@@ -37,3 +37,9 @@ def check_inputs(run: RunConfig, names: Iterable[str] = tuple(_CURES)) -> None:
         file = getattr(run, name) if name in _CURES else None
         if file is not None and not (path := run.path(file)).exists():
             raise ConfigError(f"{name}: {path}: no such file; {_CURES[name]}.")
+        for file in run.student.extra.trajectories if name == "student" else []:
+            if not (path := run.path(file)).exists():
+                raise ConfigError(
+                    f"student.extra.trajectories: {path}: no such file; simulate with a student or"
+                    " a teacher, or leave it out."
+                )

@@ -237,11 +237,17 @@ class CommitteeConfig(Section):
     action: Literal["warn", "stop"] = "warn"
 
 
+def _or_auto(schema: dict[str, Any]) -> None:
+    schema["anyOf"].append({"const": "auto"})
+
+
 class SimulationConfig(Section):
     """Coarse-grained molecular dynamics."""
 
     timestep: Time | None = Field(
-        None, description="what 'cgkd timestep' recommends, if absent or 'auto'"
+        None,
+        description="what 'cgkd timestep' recommends, if absent or 'auto'",
+        json_schema_extra=_or_auto,
     )
     friction: Rate = "1 / picosecond"
     pressure: Pressure | None = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
@@ -21,23 +22,24 @@ class _WithoutTitles(GenerateJsonSchema):
 def json_schema(kind: type[ConfigFile]) -> dict[str, Any]:
     """JSON Schema of a configuration file.
 
-    It allows whatever reading the file allows. It does not know units, bounds of quantities, and
-    rules between fields.
+    It does not know units, bounds of quantities, and rules between fields, and it does not allow
+    numbers and switches in quotes.
 
     Parameters
     ----------
     kind : type of ConfigFile
     """
     found = kind.model_json_schema(schema_generator=_WithoutTitles)
-    _remove(found, set(YOUNGER))
+    for section in (found, *found["$defs"].values()):
+        for name, field in section["properties"].items():
+            for key in YOUNGER:  # for this package alone
+                field.pop(key, None)
+            if "$ref" in field and name not in section.get("required", ()):
+                # the name of a section without a field is null in YAML
+                field["anyOf"] = [{"$ref": field.pop("$ref")}, {"type": "null"}]
     return {"$schema": DIALECT, **found, "title": kind.usual_name}
 
 
-def _remove(schema: Any, names: set[str]) -> None:
-    """Remove keys that are meant for this package alone."""
-    if isinstance(schema, dict):
-        for name in names & schema.keys():
-            del schema[name]
-    for part in schema.values() if isinstance(schema, dict) else schema:
-        if isinstance(part, dict | list):
-            _remove(part, names)
+def schema_text(kind: type[ConfigFile]) -> str:
+    """`json_schema` as the text of a file."""
+    return json.dumps(json_schema(kind), indent=1) + "\n"

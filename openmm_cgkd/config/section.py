@@ -23,6 +23,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from openmm_cgkd.exceptions import CGKDError, ConfigError
@@ -59,6 +60,23 @@ class Section(BaseModel):
         allow_inf_nan=False,
         str_max_length=10_000,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, data: Any) -> Any:
+        """A section whose fields are all comments, which YAML reads as null, has its defaults."""
+        if not isinstance(data, dict):
+            return data
+        return {
+            name: value
+            for name, value in data.items()
+            if value is not None or not isinstance(cls._default(name), Section)
+        }
+
+    @classmethod
+    def _default(cls, name: Any) -> Any:
+        field = cls.model_fields.get(name)
+        return None if field is None or field.is_required() else field.default
 
     @field_validator("*", mode="before")
     @classmethod

@@ -143,6 +143,8 @@ def _structure(runs: list[Run]) -> Finding:
     told = f"without noise below {limit:.3f} rms"
     if significant:
         told = f"{size:.3f} rms without noise, p {'< 0.001' if p < 1.5e-3 else f'= {p:.3f}'}"
+        if mark is Mark.UNKNOWN:
+            told += f", but up to {limit:.3f}"
     start = {
         Mark.GOOD: f"The structure {'is close to' if significant else 'agrees with'} all-atom",
         Mark.FAIR: "The structure is near all-atom",

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import re
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from openmm import unit
-
-from openmm_cgkd.allatom.force_field import read_force_field
-from openmm_cgkd.allatom.molecule_file import load_molecule
+from openmm_cgkd.allatom.build import box_edge, build_topology
+from openmm_cgkd.allatom.force_field import check_bonded, read_force_field
+from openmm_cgkd.allatom.molecule_file import load_molecule, rename_residue
 from openmm_cgkd.allatom.sdf import sdf_to_pdb
 from openmm_cgkd.config.commented import commented_yaml
 from openmm_cgkd.config.run import RunConfig
-from openmm_cgkd.config.schema import json_schema
+from openmm_cgkd.config.schema import schema_text
 from openmm_cgkd.config.section import parse
 from openmm_cgkd.config.system import SystemConfig
-from openmm_cgkd.exceptions import BoxError, ConfigError
+from openmm_cgkd.exceptions import BoxError, CGKDError, ConfigError
 from openmm_cgkd.utils.files import write_text
 from openmm_cgkd.utils.text_file import MEGABYTE, read_text
-from openmm_cgkd.utils.units import DENSITY_UNIT, to_float
+from openmm_cgkd.utils.units import to_float
 
 _MOLECULE = re.compile(r"(?:(?P<name>[^=:/]+)=)?(?P<file>.+):(?P<count>\d{1,8})")
 _ROOM = 0.85  # of the density, so that Packmol finds room
 _MARGIN = 1.02  # of the box beyond twice the cutoff: the density is not known yet
-# ethaline on two cores of 2025, in docs/performance.md
+# of ethaline on two cores, in docs/performance.md
 _SPEED, _ATOMS, _CORES = 24.0, 2520, 2  # ns/day
 
 
@@ -98,16 +101,9 @@ def write_new_fluid(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: exists already; give the name of a new folder.")
     given = [_parsed(text) for text in molecules]
-    new = folder.with_name(f"{folder.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.joinpath("molecules").mkdir(parents=True)
-    try:
-        fluid = _write(new, folder, given, temperature, force_field, density)
-        if folder.exists():
-            folder.rmdir()
-        new.rename(folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as new:
+        fluid = _write(Path(new), folder, given, temperature, force_field, density)
+        shutil.copytree(new, folder, dirs_exist_ok=True)
     return fluid
 
 
@@ -128,14 +124,25 @@ def _write(
     force_field: Path | str | None,
     density: str,
 ) -> NewFluid:
-    entries = [_molecule(new, *each) for each in given]
+    new.joinpath("molecules").mkdir()
+    entries, sources = [], {}
+    for name, path, count in given:
+        entry = _molecule(new, name, path, count)
+        if entry in entries or entry["structure"] in sources:
+            raise ConfigError(
+                f"molecule: two are named {entry['name']}; give NAME={path}:{count} with another"
+                " name."
+            )
+        entries.append(entry)
+        sources[entry["structure"]] = path
     if force_field is not None:
         if not Path(force_field).is_file():
             raise ConfigError(f"force field: {force_field}: no such file; give an OpenMM XML.")
         shutil.copy(force_field, new / "forcefield.xml")
+        sources["forcefield.xml"] = Path(force_field)
     per_volume = _density(density)
     data = {
-        "name": folder.name,
+        "name": folder.resolve().name,
         "force_field": "forcefield.xml",
         "temperature": temperature,
         "molecules": entries,
@@ -143,53 +150,60 @@ def _write(
         "reference": {"initial_density": f"{_ROOM * per_volume:.3g} gram/centimeter**3"},
     }
     system = parse(SystemConfig, data, "the new system.yaml", new)
-    fluid = _measured(system, folder, per_volume, force_field is None)
-    if force_field is not None:
-        read_force_field(system)
+    with _naming(new, sources):
+        fluid = _measured(system, folder, per_volume, force_field is None)
+        if force_field is not None:
+            read_force_field(system)
     run = parse(RunConfig, {"system": "system.yaml", "folder": "run"}, "the new run.yaml", new)
     for name, config, head in (("system", system, _SYSTEM_HEAD), ("run", run, _RUN_HEAD)):
         schema = f"{name}.schema.json"
-        write_text(new / schema, json.dumps(json_schema(type(config)), indent=1) + "\n")
+        write_text(new / schema, schema_text(type(config)))
         head = f"yaml-language-server: $schema={schema}\n{head}"
         write_text(new / f"{name}.yaml", commented_yaml(config, head))
     return fluid
 
 
 _SYSTEM_HEAD = """The fluid: molecules, force field, temperature, beads.
-What is a comment is a default; remove the mark and change it. Every quantity has a unit."""
+A line with a mark before its field is a default; remove the mark and change it. Quantities have
+units."""
 _RUN_HEAD = """What to do with it: cgkd run run.yaml.
-What is a comment is a default; remove the mark and change it. Every quantity has a unit."""
+A line with a mark before its field is a default; remove the mark and change it. Quantities have
+units."""
 
 
-def _molecule(new: Path, name: str | None, path: Path, count: int) -> dict[str, object]:
+@contextmanager
+def _naming(new: Path, sources: dict[str, Path]) -> Iterator[None]:
+    """Errors name the user's own files, not their copies."""
+    try:
+        yield
+    except CGKDError as error:
+        text = str(error)
+        for copy, source in sources.items():
+            text = text.replace(str((new / copy).resolve()), str(source))
+        raise type(error)(text) from error
+
+
+def _molecule(new: Path, name: str | None, path: Path, count: int) -> dict[str, Any]:
     """Put the file of a molecule into the folder; its entry in system.yaml."""
     if path.suffix.lower() in (".sdf", ".mol"):
-        name = name or re.sub(r"\W", "", path.stem)[:3].upper()
-        target = new / "molecules" / f"{name}.pdb"
-        sdf_to_pdb(path, name, target)
+        name = name or re.sub(r"[^A-Za-z0-9]", "", path.stem)[:3].upper()
+        text = sdf_to_pdb(path)
     else:
         text = read_text(path, "a PDB file of one molecule", ConfigError, 16 * MEGABYTE)
-        lines = [line for line in text.splitlines() if line.startswith(("ATOM", "HETATM"))]
-        residue = lines[0][17:21].strip() if lines else ""
-        if not residue and not name:
-            raise ConfigError(
-                f"{path}: has no residue name in columns 18-20; write it there, or give"
-                f" NAME={path}:{count}."
-            )
-        target = new / "molecules" / f"{name or residue}.pdb"
-        write_text(target, _renamed(text, name) if name else text)
-        name = name or residue
-    return {"name": name, "structure": f"molecules/{target.name}", "count": count}
-
-
-def _renamed(text: str, name: str) -> str:
-    if len(name) > 4:
-        raise ConfigError(f"molecule: the name {name} is too long for PDB files; use 4 letters.")
-    lines = (
-        f"{line[:17]}{name:<4}{line[21:]}" if line.startswith(("ATOM", "HETATM")) else line
-        for line in text.splitlines()
-    )
-    return "\n".join(lines) + "\n"
+    if name:
+        text = rename_residue(path, text, name)
+    else:
+        atoms = [line for line in text.splitlines() if line.startswith(("ATOM", "HETATM"))]
+        name = atoms[0][17:21].strip() if atoms else ""
+    if not re.fullmatch(r"\w+", name):
+        raise ConfigError(
+            f"{path}: has no residue name in columns 18-20; write it there, or give"
+            f" NAME={path}:{count}."
+        )
+    structure = f"molecules/{name}.pdb"
+    if not (new / structure).exists():
+        write_text(new / structure, text)
+    return {"name": name, "structure": structure, "count": count}
 
 
 def _density(text: str) -> float:
@@ -207,25 +221,24 @@ def _measured(
     system: SystemConfig, folder: Path, density: float, lacks_force_field: bool
 ) -> NewFluid:
     """Count atoms, and check the size of the box."""
-    n_atoms, mass = 0, 0.0
     for molecule in system.molecules:
-        atoms = list(load_molecule(system, molecule.name).topology.atoms())
-        n_atoms += molecule.count * len(atoms)
-        mass += molecule.count * sum(
-            molecule.masses[atom.name]
-            if atom.element is None
-            else atom.element.mass.value_in_unit(unit.dalton)
-            for atom in atoms
-        )
-    reference = system.reference
-    edge, cutoff = (mass / (density * DENSITY_UNIT)) ** (1 / 3), reference.nonbonded_cutoff
-    if edge < 2 * _MARGIN * cutoff:
-        times = (2 * _MARGIN * cutoff / edge) ** 3
+        check_bonded(load_molecule(system, molecule.name).topology, system.path(molecule.structure))
+    topology, reference = build_topology(system), system.reference
+    n_beads = sum(molecule.count for molecule in system.molecules)
+    edge, cutoff = box_edge(system, topology, density), reference.nonbonded_cutoff
+    smallest = 2 * _MARGIN * cutoff
+    if edge < smallest:
         raise BoxError(
-            f"The box of {sum(molecule.count for molecule in system.molecules)} molecules at"
-            f" {density:g} g/cm^3 has an edge of {edge:.2f} nm, less than twice the cutoff of"
-            f" {cutoff:g} nm; take at least {times:.1f} times as many."
+            f"The box of {n_beads} molecules at {density:g} g/cm^3 has an edge of {edge:.2f} nm; a"
+            f" cutoff of {cutoff:g} nm needs {smallest:.2f} nm, with a margin for the density; take"
+            f" at least {math.ceil(n_beads * (smallest / edge) ** 3)} molecules."
         )
     simulated = reference.annealing + reference.npt + reference.nvt + reference.production
-    n_beads = sum(molecule.count for molecule in system.molecules)
-    return NewFluid(folder, n_atoms, n_beads, edge, reference.runs * simulated, lacks_force_field)
+    return NewFluid(
+        folder,
+        topology.getNumAtoms(),
+        n_beads,
+        edge,
+        reference.runs * simulated,
+        lacks_force_field,
+    )

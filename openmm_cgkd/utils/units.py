@@ -52,7 +52,7 @@ _TIMES = r"(?:\s*[*/]\s*|\s+)"
 _PRODUCT = rf"{_NAME}(?:{_TIMES}{_NAME})*"
 _FACTOR = rf"(?:{_NAME}|\(\s*{_PRODUCT}\s*\){_POWER})"
 # for JSON Schemas, in the regular expressions of JavaScript
-_QUANTITY = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*[^\s0-9.].*$"
+_QUANTITY = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*(1\s*/|[^\s0-9.]).*$"
 _UNIT = re.compile(rf"(?:1?\s*/\s*)?{_FACTOR}(?:{_TIMES}{_FACTOR})*\s*")
 
 # unit name -> the same unit for openmm.unit.Quantity arguments

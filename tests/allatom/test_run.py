@@ -409,6 +409,19 @@ def test_interrupted_before_production(tmp_path, monkeypatch):
         assert [int(row['#"Step"']) for row in csv.DictReader(file)] == list(range(50, 401, 50))
 
 
+def test_a_default_that_has_changed_does_not_stop_a_run(equilibrated):
+    """Earlier versions annealed at 450 K where system.yaml does not say."""
+    config = tiny_system()
+    assert config.reference.annealing_temperature == 450
+    reference = config.reference.model_copy(update={"annealing_temperature": None})
+    run_reference(config.model_copy(update={"reference": reference}), equilibrated)
+    kept = load_system(equilibrated / "system.yaml").reference
+    assert kept.annealing_temperature == 450
+    reference = config.reference.model_copy(update={"annealing_temperature": 400.0})
+    with pytest.raises(ConfigError, match="annealing_temperature 450 kelvin, got 400 kelvin"):
+        run_reference(config.model_copy(update={"reference": reference}), equilibrated)
+
+
 def test_other_settings_in_the_same_folder(finished):
     with pytest.raises(
         ConfigError,

@@ -1,5 +1,7 @@
 """Molecules of SDF files."""
 
+from io import StringIO
+
 import numpy as np
 import pytest
 from openmm import app, unit
@@ -19,14 +21,13 @@ def molecule(smiles: str) -> Chem.Mol:
 @pytest.mark.parametrize("smiles", ["OCCO", "C[N+](C)(C)CCO", "O", "c1ccccc1", "[Cl-]"])
 def test_atoms_bonds_and_positions_are_those_of_the_file(tmp_path, smiles):
     made = molecule(smiles)
-    path, pdb = tmp_path / "in.sdf", tmp_path / "out.pdb"
+    path = tmp_path / "in.sdf"
     path.write_text(Chem.MolToMolBlock(made))
-    sdf_to_pdb(path, "ABC", pdb)
-    read = app.PDBFile(str(pdb))
+    read = app.PDBFile(StringIO(sdf_to_pdb(path)))
     atoms = list(read.topology.atoms())
     assert [atom.element.symbol for atom in atoms] == [a.GetSymbol() for a in made.GetAtoms()]
     assert len({atom.name for atom in atoms}) == len(atoms)
-    assert {atom.residue.name for atom in atoms} == {"ABC"}
+    assert read.topology.getNumResidues() == 1
     assert {frozenset((a.index, b.index)) for a, b in read.topology.bonds()} == {
         frozenset((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())) for bond in made.GetBonds()
     }
@@ -47,12 +48,12 @@ def drawing(hydrogens: bool) -> str:
         (drawing(True), "its atoms lie in a plane, as in a drawing"),
         (drawing(False), "6 hydrogen atoms are missing"),
         ("not a molecule\n", "cannot be read as an SDF file"),
-        ("", "SDF file"),
+        ("", "cannot be read as an SDF file"),
+        (2 * f"{Chem.MolToMolBlock(molecule('O'))}$$$$\n", "holds 2 molecules"),
     ],
 )
 def test_what_is_no_molecule_is_refused(tmp_path, text, message):
     path = tmp_path / "in.sdf"
     path.write_text(text)
     with pytest.raises(ForceFieldError, match=message):
-        sdf_to_pdb(path, "ABC", tmp_path / "out.pdb")
-    assert not (tmp_path / "out.pdb").exists()
+        sdf_to_pdb(path)

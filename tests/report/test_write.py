@@ -316,7 +316,8 @@ def protocol(failed: int, duration: float = 6.0, production: float = 100.0) -> d
             None,
             "UNKNOWN UNKNOWN UNKNOWN UNKNOWN",
             "The data do not tell how far the structure is from all-atom: the mean RDF error is"
-            " 0.040, a perfect model would show 0.014 (0.020 rms without noise, p < 0.001).",
+            " 0.040, a perfect model would show 0.014 (0.020 rms without noise, p < 0.001, but"
+            " up to 0.070).",
         ),
         (
             model(systematic=0.06, limit=0.31),

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from openmm_cgkd.allatom.build import build_topology
-from openmm_cgkd.config.run import load_run
+from openmm_cgkd.config.run import RunConfig, load_run
+from openmm_cgkd.config.section import dump, parse
 from openmm_cgkd.config.system import load_system
 from openmm_cgkd.exceptions import BoxError, ConfigError, ForceFieldError
 from openmm_cgkd.stages.new_fluid import write_new_fluid
@@ -64,8 +65,12 @@ def test_a_molecule_may_be_given_another_name(tmp_path):
         ({"molecules": ["water.pdb"]}, ConfigError, "write FILE:COUNT or NAME=FILE:COUNT"),
         ({"molecules": ["water.pdb:0"]}, ConfigError, "write FILE:COUNT or NAME=FILE:COUNT"),
         ({"molecules": ["absent.pdb:5"]}, ConfigError, r"absent\.pdb: no such file"),
-        ({"molecules": [f"TOOLONG={MOLECULES[0]}"]}, ConfigError, "TOOLONG is too long"),
-        ({"molecules": MOLECULES[2:] * 2}, ConfigError, "molecule names repeat"),
+        (
+            {"molecules": [f"TOOLONG={MOLECULES[0]}"]},
+            ForceFieldError,
+            "the name 'TOOLONG' does not fit into PDB files",
+        ),
+        ({"molecules": MOLECULES[2:] * 2}, ConfigError, "two are named EGL; give NAME="),
         (
             {"molecules": [f"{ETHALINE}/molecules/CHO.pdb:80"]},
             ForceFieldError,
@@ -75,7 +80,7 @@ def test_a_molecule_may_be_given_another_name(tmp_path):
         ({"density": "1 g"}, ConfigError, "density: got '1 g', which does not convert"),
         ({"density": "-1 g/cm^3"}, ConfigError, "density: got -1 g/cm"),
         ({"force_field": "absent.xml"}, ConfigError, r"absent\.xml: no such file"),
-        ({"density": "20 g/cm^3"}, BoxError, r"take at least 9\.7 times as many"),
+        ({"density": "20 g/cm^3"}, BoxError, "take at least 1551 molecules"),
     ],
 )
 def test_what_is_wrong_leaves_nothing_behind(tmp_path, change, error, message):
@@ -96,7 +101,46 @@ def test_what_is_there_is_kept(tmp_path):
     assert (tmp_path / "mine/CHO.pdb").exists()
 
 
+def test_other_folders_beside_it_are_kept(tmp_path):
+    other = tmp_path / "mine.new"
+    other.mkdir()
+    other.joinpath("thesis.txt").write_text("years")
+    write_new_fluid(tmp_path / "mine", MOLECULES, "363 K")
+    assert other.joinpath("thesis.txt").read_text() == "years"
+
+
+def test_the_folder_may_be_the_one_where_one_is(tmp_path, monkeypatch):
+    tmp_path.joinpath("mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    write_new_fluid(".", MOLECULES, "363 K")
+    assert load_system("system.yaml").name == "mine"
+
+
+def test_messages_name_the_users_own_files(tmp_path):
+    text = (ETHALINE / "forcefield.xml").read_text()
+    broken = tmp_path / "own.xml"
+    broken.write_text(text.replace('type="chN" charge="0.791"', 'type="chN" charge="0.781"'))
+    with pytest.raises(ForceFieldError, match=rf"correct the charges in {broken}\.$"):
+        write_new_fluid(tmp_path / "mine", MOLECULES, "363 K", broken)
+
+
+def test_a_file_of_two_molecules_is_refused_whatever_they_are_called(tmp_path):
+    lines = (ETHALINE / "molecules/EGL.pdb").read_text().splitlines()
+    atoms = [line for line in lines if line.startswith("HETATM")]
+    second = [f"{line[:22]}{2:4d}{line[26:]}" for line in atoms]
+    path = tmp_path / "two.pdb"
+    path.write_text("\n".join([*atoms, *second, "END", ""]))
+    with pytest.raises(ForceFieldError, match=r"two\.pdb: has 2 residues"):
+        write_new_fluid(tmp_path / "mine", [f"EGL={path}:200"], "363 K")
+
+
 def test_defaults_are_comments(tmp_path):
     write_new_fluid(tmp_path / "mine", MOLECULES, "363 K")
     run = yaml.safe_load((tmp_path / "mine/run.yaml").read_text())
-    assert run == {"system": "system.yaml", "folder": "run"}
+    assert {name: value for name, value in run.items() if isinstance(value, str)} == {
+        "system": "system.yaml",
+        "folder": "run",
+    }
+    assert dump(load_run(tmp_path / "mine/run.yaml")) == dump(
+        parse(RunConfig, {"system": "system.yaml", "folder": "run"}, "run.yaml", tmp_path)
+    )

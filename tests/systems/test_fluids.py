@@ -12,13 +12,9 @@ import openmm
 import pytest
 from openmm import app, unit
 
-from openmm_cgkd.allatom.build import (
-    atomic_charges,
-    build_topology,
-    create_system,
-    load_molecule,
-    pack,
-)
+from openmm_cgkd.allatom.build import build_topology, create_system, pack
+from openmm_cgkd.allatom.force_field import atomic_charges
+from openmm_cgkd.allatom.molecule_file import load_molecule
 from openmm_cgkd.allatom.phases import all_atom_simulation
 from openmm_cgkd.config.system import SystemConfig, load_system
 from openmm_cgkd.frames.frames import read_frames
