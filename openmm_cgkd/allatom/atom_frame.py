@@ -32,6 +32,12 @@ class AtomFrame:
     step : int
     types : ndarray, shape (n_atoms,), optional
         Atom types, where the format has them: atoms of one type are of one element.
+    masses : ndarray, shape (n_atoms,), optional
+        Masses, dalton, where the format has them.
+    elements : ndarray of str, shape (n_atoms,), optional
+        Symbols of elements, where the format has them.
+    molecules : ndarray, shape (n_atoms,), optional
+        Numbers of molecules, where the format has them.
     """
 
     positions: np.ndarray
@@ -40,6 +46,9 @@ class AtomFrame:
     time: float
     step: int
     types: np.ndarray | None = None
+    masses: np.ndarray | None = None
+    elements: np.ndarray | None = None
+    molecules: np.ndarray | None = None
 
     def check(self, path: Path, k: int) -> None:
         """Refuse what no simulation of a fluid gives.

@@ -110,6 +110,7 @@ class H5mdTrajectory:
                         self._boxes[k],
                         float(self._times[k]),
                         int(self._steps[k]),
+                        **(self._identity(group) if k == 0 else {}),
                     )
                     frame.check(self._path, k)
                     yield frame
@@ -226,6 +227,26 @@ class H5mdTrajectory:
                 raise self._error(
                     "stores the particles in another order than their ids; sort them by id"
                 )
+
+    def _identity(self, group: h5py.Group) -> dict[str, np.ndarray]:
+        """Species and masses of the atoms, where they are known and do not change."""
+        found = {}
+        for name, part in (("types", "species"), ("masses", "mass")):
+            data = group.get(part)
+            if isinstance(data, h5py.Group):
+                data = data.get("value")
+            if not isinstance(data, h5py.Dataset) or data.shape[-1:] != (self._n_atoms,):
+                continue
+            if data.dtype.kind not in "iuf" or not data.size:
+                continue
+            unit = self._attribute(data, "unit")
+            if name == "masses" and (
+                unit is None or plain_text(unit) not in ("u", "Da", "dalton", "amu", "g/mol")
+            ):
+                continue
+            values = self._values(data) if data.ndim == 1 else self._values(data, slice(0, 1))[0]
+            found[name] = values.astype(int if name == "types" else float)
+        return found
 
     def _read_boxes(self, group: h5py.Group) -> np.ndarray:
         """Box vectors of every frame, shape (n_frames, 3, 3), nm."""

@@ -35,6 +35,7 @@ from openmm_cgkd.utils.units import DENSITY_UNIT
 from .atom_frame import AtomFrame
 from .bond_check import BondCheck
 from .equilibration import Volume
+from .identity_check import check_identity
 from .match_topology import match_topology
 from .mdanalysis import AtomTrajectory, open_topology, open_trajectory
 
@@ -118,7 +119,8 @@ def map_trajectory(
         universe = open_topology(topology)
         source = open_trajectory(trajectory, universe, topology, units, timestep)
         atoms = match_topology(system, universe, topology)
-        bonds = bond_order(atoms)
+        masses = atomic_masses(system, atoms)
+        bonds = bond_order(atoms, masses == 0)
         if len(bonds) != atoms.n_atoms - atoms.n_residues:
             raise MappingError(
                 "Some atoms of a molecule are not bonded to the rest of it; add CONECT records to"
@@ -127,7 +129,7 @@ def map_trajectory(
         beads = _mapping(system, mapping, atoms, getattr(universe.atoms, "charges", None))
         _log_masses(beads)
         molecules = WholeMolecules(bonds, atoms.n_atoms)
-        whole = _WholeFrames(source, trajectory, atoms, molecules, BondCheck(system, atoms))
+        whole = _WholeFrames(source, trajectory, atoms, masses, molecules, BondCheck(system, atoms))
         options: dict[str, object] = {
             "units": units,
             "timestep": timestep,
@@ -174,10 +176,11 @@ class _WholeFrames:
         source: AtomTrajectory,
         path: Path,
         atoms: mdtraj.Topology,
+        masses: np.ndarray,
         whole: WholeMolecules,
         bonds: BondCheck,
     ) -> None:
-        self._source, self._path, self._atoms = source, path, atoms
+        self._source, self._path, self._atoms, self._masses = source, path, atoms, masses
         self._whole, self._check_bonds = whole, bonds
 
     def each(self, task: str) -> Iterator[AtomFrame]:
@@ -188,32 +191,19 @@ class _WholeFrames:
                 if frame.step <= last:
                     raise FramesError(
                         f"{self._path}: frame {k} is at step {frame.step}, not after {last}; remove"
-                        " repeated frames."
+                        " repeated frames, and map the parts of joined runs one by one."
                     )
                 if not frame.time > last_time:
                     raise FramesError(
-                        f"{self._path}: frame {k} is at {frame.time:g} ps, not after"
-                        f" {last_time:g} ps; map the parts of joined runs one by one."
+                        f"{self._path}: frame {k} is at {frame.time:.8g} ps, not after"
+                        f" {last_time:.8g} ps; map the parts of joined runs one by one, and where"
+                        " single precision cannot tell so late times apart, write them from 0 on."
                     )
                 last, last_time = frame.step, frame.time
-                if k == 0 and frame.types is not None:
-                    self._check_types(frame.types)
+                if k == 0:
+                    check_identity(frame, self._atoms, self._masses, self._path)
                 yield replace(frame, positions=self._placed(frame))
                 meter.update(k + 1)
-
-    def _check_types(self, types: np.ndarray) -> None:
-        """Atoms of one type are of one element, or the file numbers the atoms in another order."""
-        symbols = np.array([atom.element.symbol for atom in self._atoms.atoms])
-        kinds = np.unique(types)
-        if len(kinds) == 1:  # written by a converter that knew no types
-            return
-        for kind in kinds:
-            found = sorted(set(symbols[types == kind]))
-            if len(found) > 1:
-                raise MappingError(
-                    f"{self._path}: atoms of type {kind} are {' and '.join(found)} in the topology;"
-                    " give a topology whose atoms are in the order of their ids."
-                )
 
     def _placed(self, frame: AtomFrame) -> np.ndarray:
         """Positions with whole molecules, whose bonds are those of the molecule files."""
@@ -344,11 +334,15 @@ def _existing(output: Path, attributes: dict[str, object]) -> Path:
     if any(
         found.get(key) != attributes[key]
         for key in ("configuration", "trajectory_sha256", "options")
+    ) or any(
+        # earlier versions did not write them
+        found.get(key, attributes[key]) != attributes[key]
+        for key in ("topology_sha256", "molecules_sha256")
     ):
         cure = "remove it or choose another --output"
         raise FramesError(
-            f"{output}: exists and holds frames of another trajectory or system, or made with other"
-            f" options; {cure}."
+            f"{output}: exists and holds frames of another trajectory, topology or system, or made"
+            f" with other options; {cure}."
         )
     logger.info("%s: finished before, skipped", output)
     return output
@@ -370,6 +364,13 @@ def _provenance(
         "trajectory": trajectory.name,
         "trajectory_sha256": file_hash(trajectory),
         "topology": topology.name,
+        "topology_sha256": file_hash(topology),
+        "molecules_sha256": json.dumps(
+            {
+                molecule.name: file_hash(system.path(molecule.structure))
+                for molecule in system.molecules
+            }
+        ),
         "options": json.dumps(options),
         "versions": f"openmm_cgkd {__version__}, openmm {openmm.__version__}",
     }

@@ -40,6 +40,7 @@ _COORDINATES = {
 _FORCES = ("fx", "fy", "fz")
 _LONGEST_LINE = 100_000  # characters
 _LARGEST_TYPE = 2**31
+_STEPS = 1e-5, 0.05  # ps, of all-atom dynamics
 
 
 def is_lammps_dump(path: Path) -> bool:
@@ -105,10 +106,13 @@ class LammpsDump:
 
     def __iter__(self) -> Iterator[AtomFrame]:
         with _open(self._path) as file:
-            lines, k = self._lines(file), 0
+            lines, k, last = self._lines(file), 0, None
             while (header := self._header(lines, k)) is not None:
                 frame = self._frame(lines, header, k)
                 frame.check(self._path, k)
+                if last is not None:
+                    self._check_step(frame, last, k)
+                last = frame
                 yield frame
                 k += 1
 
@@ -131,6 +135,8 @@ class LammpsDump:
         """Items before the atoms of frame k; None at the end of the file."""
         items: dict[str, Any] = {}
         for line in lines:
+            if not line.strip() and not items and not next(lines, ""):
+                return None  # a blank line at the end of a file
             name = line.removeprefix("ITEM: ").strip()
             if not line.startswith("ITEM: "):
                 raise self._damaged(k)
@@ -175,13 +181,15 @@ class LammpsDump:
             bounds = np.array(header["BOX"], dtype=float)
             names = ["id", *coordinates, *forces, *(["type"] if typed else [])]
             wanted = [header["columns"].index(name) for name in names]
-            table = np.loadtxt(list(islice(lines, self._n_atoms)), usecols=wanted, ndmin=2)
+            rows = list(islice(lines, self._n_atoms))
+            table = np.loadtxt(rows, usecols=wanted, ndmin=2)
         except (KeyError, ValueError, IndexError) as error:
             raise self._damaged(k) from error
         if len(table) != self._n_atoms or (typed and not (abs(table[:, 7]) < _LARGEST_TYPE).all()):
             raise self._damaged(k)
         origin, box = self._box(header["flags"], bounds, k)
-        table = table[np.argsort(table[:, 0])]
+        order = np.argsort(table[:, 0])
+        table = table[order]
         if not np.array_equal(table[:, 0], np.arange(1, self._n_atoms + 1)):
             raise MappingError(
                 f"{self._path}: the atom ids of frame {k} are not 1 to {self._n_atoms}; dump all"
@@ -196,7 +204,24 @@ class LammpsDump:
             self._checked_time(units, time, step),
             step,
             table[:, 7].astype(int) if typed else None,
+            # who the atoms are does not change
+            **(self._identity(header["columns"], rows, order, k) if k == 0 else {}),
         )
+
+    def _identity(
+        self, columns: list[str], rows: list[str], order: np.ndarray, k: int
+    ) -> dict[str, np.ndarray]:
+        """Masses, elements and molecules of the atoms, in the order of their ids."""
+        kinds = {"masses": ("mass", float), "elements": ("element", str), "molecules": ("mol", int)}
+        found = {}
+        for name, (column, kind) in kinds.items():
+            if column in columns:
+                place = columns.index(column)
+                try:
+                    found[name] = np.array([kind(row.split()[place]) for row in rows])[order]
+                except (ValueError, IndexError, OverflowError) as error:
+                    raise self._damaged(k) from error
+        return found
 
     def _columns(self, columns: list[str], k: int) -> tuple[tuple[str, str, str], tuple[str, ...]]:
         """Names of the coordinate and force columns."""
@@ -240,6 +265,18 @@ class LammpsDump:
                 " that frame."
             )
         return low, np.array([[lengths[0], 0, 0], [xy, lengths[1], 0], [xz, yz, lengths[2]]])
+
+    def _check_step(self, frame: AtomFrame, last: AtomFrame, k: int) -> None:
+        """Refuse times that no all-atom dynamics has: another unit style, or a wrong time step."""
+        if frame.step <= last.step or frame.time <= last.time:
+            return  # told elsewhere
+        step = (frame.time - last.time) / (frame.step - last.step)
+        if not _STEPS[0] <= step <= _STEPS[1]:
+            raise ConfigError(
+                f"{self._path}: frame {k} comes {frame.time - last.time:.3g} ps and"
+                f" {frame.step - last.step} steps after the one before, which makes steps of"
+                f" {step:.3g} ps; give the right --units, or --timestep."
+            )
 
     def _checked_time(self, units: str, time: float | None, step: int) -> float:
         """Time in ps; checks that the file agrees with what the user said."""

@@ -50,7 +50,7 @@ def match_topology(
     for expected, found in zip(atoms.residues, universe.residues, strict=True):
         _check_molecule(path, expected, [str(name) for name in found.atoms.names])
     if hasattr(universe.atoms, "masses"):
-        _check_masses(path, system, atoms, universe.residues.masses)
+        _check_masses(path, system, atoms, np.asarray(universe.atoms.masses, dtype=float))
     return atoms
 
 
@@ -85,7 +85,17 @@ def _check_masses(
 ) -> None:
     """Compare molecules with the masses that the topology file states; hydrogens may be heavy."""
     residues = np.array([atom.residue.index for atom in atoms.atoms])
-    expected = np.bincount(residues, atomic_masses(system, atoms))
+    of_atoms = atomic_masses(system, atoms)
+    if len(odd := np.flatnonzero((masses == 0) != (of_atoms == 0))):
+        atom = atoms.atom(int(odd[0]))
+        here, there = ("no mass", "a mass") if masses[odd[0]] == 0 else ("a mass", "no mass")
+        raise MappingError(
+            f"{path}: atom {atom.name} of {atom.residue.name} has {here} there and {there} by its"
+            f" molecule file; system.yaml gives masses (masses of molecule {atom.residue.name}), 0"
+            " dalton for virtual sites alone, which are the atoms without mass."
+        )
+    masses = np.bincount(residues, masses)
+    expected = np.bincount(residues, of_atoms)
     wrong = np.flatnonzero(~(np.abs(masses - expected) <= 0.1 + 0.005 * expected))  # nan is
     if len(wrong):
         k = int(wrong[0])

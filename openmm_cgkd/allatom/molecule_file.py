@@ -121,6 +121,11 @@ def _atom_lines(text: str) -> list[_Line]:
 
 def _check_names(path: Path, name: str, lines: list[_Line]) -> None:
     residues = list(dict.fromkeys(line.residue for line in lines))
+    if len(name) > 4 and residues == [name[:4]]:
+        raise ForceFieldError(
+            f"{path}: its residue is named {name[:4]}, and {name} does not fit into PDB files; use"
+            " a name of four letters in the topology, in system.yaml and here."
+        )
     if residues != [name]:
         raise ForceFieldError(f"{path}: expected one residue named {name}, got {shown(residues)}.")
     twice = [atom for atom, n in Counter(line.name for line in lines).items() if n > 1]
@@ -142,13 +147,14 @@ def _element(path: Path, line: _Line, molecule: MoleculeConfig) -> app.Element |
         raise ForceFieldError(
             f"{path}: atom {line.name} needs its element in columns 77-78, {found}; write it, or"
             f" give its mass in system.yaml: masses: {{{line.name}: '12 dalton'}} of molecule"
-            f" {molecule.name}."
+            f" {molecule.name}, 0 dalton for a virtual site."
         ) from error
 
 
 def _check_geometry(path: Path, molecule: MoleculeConfig, pdb: app.PDBFile) -> None:
+    sites = {name for name, mass in molecule.masses.items() if mass == 0}
     for (first, second), length in bond_lengths(pdb).items():
-        if not _BONDS[0] < length < _BONDS[1]:
+        if sites.isdisjoint((first, second)) and not _BONDS[0] < length < _BONDS[1]:
             raise ForceFieldError(
                 f"{path}: the bond {first}-{second} is {length:.3g} nm long; give positions in"
                 " angstrom of one whole molecule and correct CONECT records."

@@ -19,6 +19,7 @@ from openmm_cgkd.exceptions import BoxError, CGKDError, ConfigError
 from openmm_cgkd.frames.checks import temperature_of
 from openmm_cgkd.frames.frames import FrameWriter, frames_header, set_attributes
 from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
+from openmm_cgkd.mapping.molecules import WholeMolecules, bond_order
 from openmm_cgkd.platforms import hardware_of
 from openmm_cgkd.utils.files import replacing
 from openmm_cgkd.utils.units import GAS_CONSTANT
@@ -69,10 +70,11 @@ class MappedReporter:
     Notes
     -----
     The file is opened when the simulation begins to step, after these checks. Positions are taken
-    without wrapping, so that molecules are whole. Constraint forces are not in ``State.getForces``;
-    within a bead they cancel. The force on a virtual site does not count, because OpenMM has handed
-    it on to the particles that the site depends on. When the file is closed, by `close` or at the
-    end of the program, the speed of the simulation and what it ran on become attributes of it.
+    without wrapping, and molecules whose bonds cross the box are made whole. Constraint forces are
+    not in ``State.getForces``; within a bead they cancel. The force on a virtual site does not
+    count, because OpenMM has handed it on to the particles that the site depends on. When the file
+    is closed, by `close` or at the end of the program, the speed of the simulation and what it ran
+    on become attributes of it.
 
     Examples
     --------
@@ -104,9 +106,9 @@ class MappedReporter:
     def report(self, simulation: app.Simulation, state: Any) -> None:
         """Map one state and append it."""
         writer, mapping = self._open(simulation)
-        positions = state.getPositions(asNumpy=True)._value
-        forces = state.getForces(asNumpy=True)._value
         box = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
+        positions = self._whole(state.getPositions(asNumpy=True)._value, np.asarray(box))
+        forces = state.getForces(asNumpy=True)._value
         self._stopwatch.lap(state.getTime().value_in_unit(unit.picosecond))
         writer.append(
             mapping.map_positions(positions),
@@ -124,11 +126,16 @@ class MappedReporter:
             mapping = self._mapping
         else:
             system = self._mapping
-            topology = mdtraj.Topology.from_openmm(simulation.topology)
-            mapping = mapping_from_config(system, topology, atomic_charges(simulation.system))
+            mapping = mapping_from_config(
+                system,
+                mdtraj.Topology.from_openmm(simulation.topology),
+                atomic_charges(simulation.system),
+            )
             self._attributes = {"system": system.name, **self._attributes}
             self._temperatures["the system.yaml says"] = system.temperature
         mapping = mapping.for_system(simulation.system)
+        topology = mdtraj.Topology.from_openmm(simulation.topology)
+        self._whole = WholeMolecules(bond_order(topology), topology.n_atoms)
         if not simulation.system.usesPeriodicBoundaryConditions():
             raise BoxError(
                 f"{self._file}: the system is not periodic; only periodic fluids can be mapped."
@@ -208,22 +215,30 @@ def _close(writer: FrameWriter, stopwatch: _Stopwatch, hardware: str) -> None:
 
 def temperatures_of(simulation: app.Simulation) -> dict[str, float]:
     """Temperatures (kelvin) that integrator, thermostats and barostats hold, by what has them."""
-    integrator, context = simulation.integrator, simulation.context
-    found: dict[str, float] = {}
-    if isinstance(integrator, openmm.NoseHooverIntegrator):
-        for k in range(integrator.getNumThermostats()):
-            found["the integrator"] = integrator.getTemperature(k).value_in_unit(unit.kelvin)
-    elif get := getattr(integrator, "getTemperature", None):  # only thermostats have it
-        found["the integrator"] = get().value_in_unit(unit.kelvin)
-    elif isinstance(integrator, openmm.CustomIntegrator):
-        names = [
-            integrator.getGlobalVariableName(k) for k in range(integrator.getNumGlobalVariables())
-        ]
-        if "kT" in names:  # of OpenMM's own and of openmmtools
-            found["the integrator"] = integrator.getGlobalVariableByName("kT") / GAS_CONSTANT
-    parameters = dict(context.getParameters())
+    integrator = simulation.integrator
+    parts = [integrator]
+    if isinstance(integrator, openmm.CompoundIntegrator):
+        parts = [integrator.getIntegrator(k) for k in range(integrator.getNumIntegrators())]
+    held = [temperature for part in parts for temperature in _held_by(part)]
+    found = {"the integrator" + (f" ({k})" if k else ""): held[k] for k in range(len(held))}
+    parameters = dict(simulation.context.getParameters())
     for force in simulation.system.getForces():
         kind = type(force)
         if hasattr(kind, "Temperature") and kind.Temperature() in parameters:
             found[f"the {kind.__name__}"] = parameters[kind.Temperature()]
     return found
+
+
+def _held_by(integrator: openmm.Integrator) -> list[float]:
+    """Temperatures of the thermostats of an integrator, kelvin."""
+    if isinstance(integrator, openmm.NoseHooverIntegrator):
+        thermostats = range(integrator.getNumThermostats())
+        return [integrator.getTemperature(k).value_in_unit(unit.kelvin) for k in thermostats]
+    if get := getattr(integrator, "getTemperature", None):  # only thermostats have it
+        return [get().value_in_unit(unit.kelvin)]
+    if isinstance(integrator, openmm.CustomIntegrator):
+        variables = range(integrator.getNumGlobalVariables())
+        if "kT" in [integrator.getGlobalVariableName(k) for k in variables]:
+            # of OpenMM's own and of openmmtools
+            return [integrator.getGlobalVariableByName("kT") / GAS_CONSTANT]
+    return []

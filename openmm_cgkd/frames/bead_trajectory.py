@@ -15,6 +15,7 @@ from openmm_cgkd.utils.foreign import reading, without_native_output
 from openmm_cgkd.utils.text_file import check_regular
 
 from .gromacs_files import check_headers
+from .netcdf import has_times
 
 # formats that MDTraj reads with certain units (nm or angstrom by definition), and whether they
 # carry times: of the others MDTraj makes up the times
@@ -73,6 +74,7 @@ def read_bead_trajectory(path: Path | str, topology: mdtraj.Topology) -> BeadTra
     what = f"a trajectory of {topology.n_atoms} beads"
     with reading(path, what, "run the simulation again", FramesError):
         check_headers(path, topology.n_atoms)
+        timed = has_times(path) if kind in (".nc", ".ncdf") else _TIMED[kind]
         with without_native_output():
             trajectory = mdtraj.load(str(path), top=topology)
     if trajectory.n_frames == 0:
@@ -90,7 +92,7 @@ def read_bead_trajectory(path: Path | str, topology: mdtraj.Topology) -> BeadTra
                 f"{path}: {name} of frame {np.argmax(bad)} are not finite or of no fluid; the"
                 " simulation has failed, or the file is damaged, run it again."
             )
-    times = trajectory.time if _TIMED[kind] else None
+    times = trajectory.time if timed else None
     if times is not None and not np.isfinite(times).all():
         raise FramesError(
             f"{path}: the time of frame {np.argmin(np.isfinite(times))} is not finite; the file is"

@@ -273,6 +273,18 @@ def atomic_masses(config: SystemConfig, topology: mdtraj.Topology) -> np.ndarray
     )
 
 
+def _check_connected(config: SystemConfig, beads: BeadTopology) -> None:
+    """Refuse beads of one molecule that no bond joins: they would drift apart."""
+    n_bonds = np.bincount(beads.molecules[beads.bonds[:, 0]], minlength=beads.molecules[-1] + 1)
+    lacking = np.flatnonzero(n_bonds < np.bincount(beads.molecules) - 1)
+    if len(lacking):
+        names = [beads.names[k] for k in np.flatnonzero(beads.molecules == lacking[0])]
+        raise MappingError(
+            f"No bonds join the beads {', '.join(names)} of molecule {lacking[0]}; give a topology"
+            " with all bonds (PDB files: CONECT records)."
+        )
+
+
 def mapping_from_config(
     config: SystemConfig,
     topology: mdtraj.Topology,
@@ -351,4 +363,5 @@ def mapping_from_config(
     masses = atomic_masses(config, topology)
     beads = BeadTopology(type_names, np.array(types), np.zeros(len(types)), np.array(molecules))
     mapping = Mapping(bead_atoms, masses, beads, partial=optimal).with_bonds(topology)
+    _check_connected(config, mapping.topology)
     return mapping if charges is None else mapping.with_charges(charges)

@@ -93,16 +93,25 @@ class WholeMolecules:
         return positions - images @ box
 
 
-def bond_order(topology: mdtraj.Topology) -> np.ndarray:
+def bond_order(topology: mdtraj.Topology, sites: np.ndarray | None = None) -> np.ndarray:
     """Bonds of a topology as a spanning forest, parents before children, shape (n, 2).
 
     The first atom of every molecule is a root.
+
+    Parameters
+    ----------
+    topology : mdtraj.Topology
+        One residue per molecule, if there are sites.
+    sites : ndarray of bool, shape (n_atoms,), optional
+        Virtual sites; those without a bond are placed beside another atom of their molecule.
     """
     # much memory for those who only read frames
     from scipy.sparse.csgraph import breadth_first_order, connected_components
 
     n_atoms = topology.n_atoms
     bonds = np.array([(a.index, b.index) for a, b in topology.bonds], dtype=int).reshape(-1, 2)
+    if sites is not None and sites.any():
+        bonds = np.concatenate([bonds, _beside_atoms(topology, sites, bonds)])
     molecule = connected_components(_graph(bonds, n_atoms), directed=False)[1]
     roots = np.unique(molecule, return_index=True)[1]
     # one search over all molecules, from a node that is bonded to every root
@@ -112,6 +121,15 @@ def bond_order(topology: mdtraj.Topology) -> np.ndarray:
     )
     children = order[(parents[order] >= 0) & (parents[order] < n_atoms)]
     return np.column_stack([parents[children], children]).astype(int)
+
+
+def _beside_atoms(topology: mdtraj.Topology, sites: np.ndarray, bonds: np.ndarray) -> np.ndarray:
+    """Pairs of a massive atom and a site of its molecule that has no bond, shape (n, 2)."""
+    found = []
+    for site in np.setdiff1d(np.flatnonzero(sites), bonds):
+        own = [atom.index for atom in topology.atom(site).residue.atoms if not sites[atom.index]]
+        found += [(own[0], site)] if own else []
+    return np.array(found, dtype=int).reshape(-1, 2)
 
 
 def _graph(bonds: np.ndarray, n_nodes: int) -> csr_matrix:

@@ -50,9 +50,15 @@ def _differences(system: SystemConfig, frames: Frames) -> list[tuple[str, Any, A
     found = []
     if abs(frames.temperature - system.temperature) > 1e-3 * system.temperature:
         found.append(("temperature", f"{frames.temperature:g} K", f"{system.temperature:g} K"))
+    count = {molecule.name: molecule.count for molecule in system.molecules}
+    made_with = _attribute(frames, "configuration")
+    molecules = made_with.get("molecules")
+    if isinstance(molecules, list) and all(isinstance(each, dict) for each in molecules):
+        made_of = {str(each.get("name")): each.get("count") for each in molecules}
+        if made_of != count:
+            return [*found, ("the molecules", _listed(made_of), _listed(count))]
     if _attribute(frames, "options").get("mapping"):
         return found  # beads of a mapping file, which replaced those of system.yaml
-    count = {molecule.name: molecule.count for molecule in system.molecules}
     expected: dict[str, int] = {}
     for bead in system.beads:
         expected[bead.type] = expected.get(bead.type, 0) + count[bead.molecule]
@@ -60,7 +66,6 @@ def _differences(system: SystemConfig, frames: Frames) -> list[tuple[str, Any, A
     counts = {name: names.count(name) for name in dict.fromkeys(names)}
     if counts != expected:
         return [*found, ("the beads", _listed(counts), _listed(expected))]
-    made_with = _attribute(frames, "configuration")
     beads = [bead.model_dump(mode="json") for bead in system.beads]
     if "beads" in made_with and made_with["beads"] != beads:
         found.append(("the selections", _selections(made_with["beads"]), _selections(beads)))

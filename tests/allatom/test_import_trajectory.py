@@ -8,6 +8,7 @@ import copy
 import gzip
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import h5py
@@ -115,11 +116,27 @@ def test_existing_output(case, tmp_path):
     made = output.stat().st_mtime_ns
     map_trajectory(case.config, trajectory, case.topology, output)  # finished before
     assert output.stat().st_mtime_ns == made
-    with pytest.raises(FramesError, match="another trajectory or system"):
+    with pytest.raises(FramesError, match="another trajectory, topology or system"):
         map_trajectory(
             case.config.model_copy(update={"temperature": 300.0}), trajectory, case.topology, output
         )
     assert "mapped" in (tmp_path / "mapped.log").read_text()
+
+
+def test_a_corrected_topology_or_molecule_is_mapped_anew(case, tmp_path):
+    """Their names have not changed."""
+    output, trajectory = tmp_path / "mapped.h5", case.write(tmp_path / "a.trr")
+    topology = shutil.copy(case.topology, tmp_path / "topology.pdb")
+    folder = shutil.copytree(case.config.path(Path("molecules")), tmp_path / "molecules")
+    config = case.config.relative_to(tmp_path)
+    map_trajectory(config, trajectory, Path(topology), output)
+    map_trajectory(config, trajectory, Path(topology), output)
+    for file in (Path(topology), folder / "EGL.pdb"):
+        before = file.read_text()
+        file.write_text(f"REMARK corrected\n{before}")
+        with pytest.raises(FramesError, match="frames of another trajectory, topology or system"):
+            map_trajectory(config, trajectory, Path(topology), output)
+        file.write_text(before)
 
 
 def hash_of(path: Path) -> str:
@@ -467,7 +484,7 @@ def test_joined_runs(case, tmp_path):
         case,
         path,
         FramesError,
-        r"frame 4 is at \S+ ps, not after 0\.04 ps; .* parts of joined runs",
+        r"frame 4 is at \S+ ps, not after 0\.0\d+ ps; .* parts of joined runs",
     )
 
 

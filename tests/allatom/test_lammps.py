@@ -166,6 +166,51 @@ def test_damaged_compression(tmp_path):
                 use(dump)
 
 
+def test_who_the_atoms_are(tmp_path):
+    text = DUMP.replace("id element x", "id element mol mass x").replace("2 H ", "2 H 7 1.008 ")
+    path = write(tmp_path / "a.dump", text.replace("1 O ", "1 O 7 15.999 "))
+    (frame,) = LammpsDump(path, 2, "real", 0.001)
+    assert frame.elements.tolist() == ["O", "H"]
+    assert frame.molecules.tolist() == [7, 7]
+    assert frame.masses.tolist() == [15.999, 1.008]
+    path.write_text(text.replace("1 O ", "1 O seven 15.999 "))
+    with pytest.raises(FramesError, match="frame 0 cannot be read"):
+        list(LammpsDump(path, 2, "real", 0.001))
+
+
+def test_blank_line_at_the_end(tmp_path):
+    path = write(tmp_path / "a.dump", DUMP + "\n")
+    dump = LammpsDump(path, 2, "real", 0.001)
+    assert len(dump) == len(list(dump)) == 1
+
+
+@pytest.mark.parametrize(
+    ("units", "timestep", "message"),
+    [
+        ("real", 2.0, r"makes steps of 2 ps; give the right --units, or --timestep"),
+        ("real", 1e-7, r"makes steps of 1e-07 ps"),
+    ],
+)
+def test_time_steps_that_no_dynamics_has(tmp_path, units, timestep, message):
+    later = DUMP.replace("TIMESTEP\n100", "TIMESTEP\n200")
+    path = write(tmp_path / "a.dump", DUMP + later)
+    assert len(list(LammpsDump(path, 2, units, 0.002))) == 2
+    with pytest.raises(ConfigError, match=message):
+        list(LammpsDump(path, 2, units, timestep))
+
+
+def test_times_in_the_unit_of_another_style(tmp_path):
+    """Steps of 1 fs, written by a run in real units and read as metal: 1 ps."""
+    frames = [
+        DUMP.replace("ITEM: TIMESTEP\n100", f"ITEM: TIME\n{step}.0\nITEM: TIMESTEP\n{step}")
+        for step in (100, 200)
+    ]
+    path = write(tmp_path / "a.dump", "".join(frames))
+    assert [frame.time for frame in LammpsDump(path, 2, "real", None)] == [0.1, 0.2]
+    with pytest.raises(ConfigError, match="makes steps of 1 ps; give the right --units"):
+        list(LammpsDump(path, 2, "metal", None))
+
+
 @pytest.mark.parametrize("endless", [b"0" * 2**20, b"\n" * 2**20], ids=["one line", "lines"])
 def test_what_expands_without_end(tmp_path, endless):
     """A few kilobytes that expand to 16 MB are refused after the first of them."""

@@ -1,5 +1,6 @@
 """Molecule files: names, elements and masses as the file says them, or a refusal with the cure."""
 
+import mdtraj
 import numpy as np
 import pytest
 
@@ -8,6 +9,8 @@ from openmm_cgkd.allatom.molecule_file import bond_lengths, load_molecule
 from openmm_cgkd.config.section import parse
 from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import ConfigError, ForceFieldError
+from openmm_cgkd.mapping.mapping import atomic_masses
+from openmm_cgkd.mapping.molecules import WholeMolecules, bond_order
 from tests.cases.fluids import ETHALINE
 
 # name, position in angstrom, element
@@ -47,6 +50,28 @@ def test_water_keeps_its_names(tmp_path, name):
     assert {residue.name for residue in topology.residues()} == {name}
     assert [atom.name for atom in topology.atoms()] == 2 * ["OW", "HW1", "HW2"]
     assert len(list(topology.bonds())) == 4
+
+
+@pytest.mark.parametrize("bonds", [[(1, 2), (1, 3)], [(1, 2), (1, 3), (1, 4)]])
+def test_virtual_sites_may_have_a_bond_or_none(tmp_path, bonds):
+    """The site of TIP4P is 0.015 nm from the oxygen."""
+    atoms = [*WATER, ("MW", (0.105, 0.105, 0.0), "")]
+    config = system(tmp_path, "SOL", pdb("SOL", atoms, bonds), {"MW": "0 dalton"})
+    topology = mdtraj.Topology.from_openmm(build_topology(config))
+    masses = atomic_masses(config, topology)
+    order = bond_order(topology, masses == 0)
+    assert len(order) == topology.n_atoms - topology.n_residues
+    whole = WholeMolecules(order, topology.n_atoms)
+    x = np.array([position for _, position, _ in atoms] * 2) / 10
+    box = 2.0 * np.eye(3)
+    broken = x + np.array([[0], [1], [0], [-1], [0], [0], [1], [0]]) * box[0]
+    assert whole(broken, box) == pytest.approx(x)
+
+
+def test_names_that_do_not_fit_into_pdb_files(tmp_path):
+    config = system(tmp_path, "WATER", pdb("WATE", WATER, [(1, 2), (1, 3)]))
+    with pytest.raises(ForceFieldError, match="WATER does not fit into PDB files; use a name of"):
+        load_molecule(config, "WATER")
 
 
 def test_elements_are_not_guessed(tmp_path):

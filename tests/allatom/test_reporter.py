@@ -199,6 +199,36 @@ def test_from_system_yaml(liquid, tmp_path):
     assert frames.beads.charges == pytest.approx([0.8] * 3 + [-0.8] * 3 + [0.0] * 6, abs=1e-4)
 
 
+def test_molecules_whose_bonds_cross_the_box_are_made_whole(tmp_path):
+    """Two particles with a periodic bond, one of them at the other side of the box."""
+    system, topology = openmm.System(), app.Topology()
+    residue = topology.addResidue("A", topology.addChain())
+    atoms = [topology.addAtom(name, app.element.argon, residue) for name in "AB"]
+    topology.addBond(*atoms)
+    for _ in range(2):
+        system.addParticle(40.0)
+    bond = openmm.HarmonicBondForce()
+    bond.addBond(0, 1, 0.2, 1000.0)
+    bond.setUsesPeriodicBoundaryConditions(True)
+    system.addForce(bond)
+    system.setDefaultPeriodicBoxVectors(*(3 * np.eye(3)))
+    simulation = app.Simulation(
+        topology,
+        system,
+        openmm.VerletIntegrator(1e-6),
+        openmm.Platform.getPlatform("Reference"),
+    )
+    simulation.context.setPositions([[0.1, 1.0, 1.0], [2.9, 1.0, 1.0]])
+    beads = BeadTopology(("A",), np.zeros(1, dtype=int), np.full(1, 80.0), np.zeros(1, dtype=int))
+    mapping = Mapping([np.array([0, 1])], np.full(2, 40.0), beads)
+    reporter = MappedReporter(tmp_path / "a.h5", 1, mapping, {"temperature": 300.0})
+    simulation.reporters = [reporter]
+    simulation.step(1)
+    reporter.close()
+    position = read_frames(tmp_path / "a.h5").positions[0, 0]
+    assert position == pytest.approx([0.0, 1.0, 1.0], abs=1e-5)
+
+
 def test_constant_pressure(liquid, tmp_path):
     """The box of each frame is that of its state."""
     config = small_config(hydrogen_mass="3 dalton")
@@ -274,6 +304,13 @@ def test_all_temperatures_agree(liquid, tmp_path):
     simulation.reporters = []
 
 
+def compound() -> openmm.CompoundIntegrator:
+    found = openmm.CompoundIntegrator()
+    found.addIntegrator(openmm.VerletIntegrator(0.001))
+    found.addIntegrator(openmm.LangevinMiddleIntegrator(300, 1, 0.001))
+    return found
+
+
 @pytest.mark.parametrize(
     ("integrator", "force", "message"),
     [
@@ -281,6 +318,7 @@ def test_all_temperatures_agree(liquid, tmp_path):
         (openmm.VerletIntegrator(0.001), openmm.MonteCarloBarostat(1, 300), "MonteCarloBarostat"),
         (openmm.NoseHooverIntegrator(300, 1, 0.001), None, "integrator"),
         (openmm.MTSLangevinIntegrator(300, 1, 0.001, [(0, 1)]), None, "integrator"),
+        (compound(), None, "integrator"),
     ],
 )
 def test_temperature_of_every_thermostat(tmp_path, integrator, force, message):

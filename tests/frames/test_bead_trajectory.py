@@ -6,6 +6,7 @@ from pathlib import Path
 import mdtraj
 import numpy as np
 import pytest
+from scipy.io import netcdf_file
 
 from openmm_cgkd.exceptions import BoxError, CGKDError, FramesError
 from openmm_cgkd.frames.bead_trajectory import read_bead_trajectory
@@ -37,6 +38,48 @@ def test_whole_files(tmp_path, kind):
     assert found.positions.shape == (4, N, 3)
     assert found.boxes == pytest.approx(np.repeat(2 * np.eye(3)[None], 4, 0), abs=1e-5)
     assert (found.times is None) == (kind == "dcd")
+
+
+def test_netcdf_without_times_has_none(tmp_path):
+    """The library numbers the frames instead."""
+    path = write(tmp_path / "a.nc")
+    edit_netcdf(path, tmp_path / "b.nc", leave_out="time")
+    assert read_bead_trajectory(tmp_path / "b.nc", beads()).times is None
+
+
+@pytest.mark.parametrize(
+    ("name", "attribute", "value", "message"),
+    [
+        ("coordinates", "units", b"nanometer", "coordinates are in 'nanometer', not in angstrom"),
+        ("time", "units", b"femtosecond", "time are in 'femtosecond', not in picosecond"),
+        ("cell_lengths", "units", b"bohr", "cell_lengths are in 'bohr'"),
+        ("coordinates", "scale_factor", 10.0, "coordinates are to be multiplied by 10"),
+    ],
+)
+def test_netcdf_in_other_units(tmp_path, name, attribute, value, message):
+    path = write(tmp_path / "a.nc")
+    edit_netcdf(path, tmp_path / "b.nc", name, attribute, value)
+    with pytest.raises(FramesError, match=message):
+        read_bead_trajectory(tmp_path / "b.nc", beads())
+
+
+def edit_netcdf(path, output, name="", attribute="", value=None, leave_out="") -> None:
+    with (
+        netcdf_file(path, "r", mmap=False) as old,
+        netcdf_file(output, "w", version=2) as new,
+    ):
+        new.Conventions, new.ConventionVersion = b"AMBER", b"1.0"
+        for key, size in old.dimensions.items():
+            new.createDimension(key, size)
+        for key, data in old.variables.items():
+            if key == leave_out:
+                continue
+            copy = new.createVariable(key, data.data.dtype, data.dimensions)
+            copy[:] = data.data
+            if hasattr(data, "units"):
+                copy.units = data.units
+            if key == name:
+                setattr(copy, attribute, value)
 
 
 @pytest.mark.parametrize("kind", ["xtc", "trr"])

@@ -4,10 +4,13 @@ import mdtraj
 import numpy as np
 import openmm
 import pytest
+import yaml
 from openmm import app, unit
 
 from openmm_cgkd.allatom.build import build_topology, create_system, pack
 from openmm_cgkd.allatom.force_field import atomic_charges
+from openmm_cgkd.config.section import dump, parse
+from openmm_cgkd.config.system import SystemConfig
 from openmm_cgkd.exceptions import MappingError
 from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.mapping.mapping import Mapping, mapping_from_config
@@ -273,3 +276,20 @@ def test_bond_order_places_parents_first():
         assert child not in placed
         placed.add(child)
     assert placed == set(range(topology.n_atoms))
+
+
+def test_beads_of_one_molecule_that_no_bond_joins():
+    config = small_config({"EGL": 2})
+    halves = [
+        {"type": "EGA", "molecule": "EGL", "selection": "name C1 O1 HO1 H11 H12"},
+        {"type": "EGB", "molecule": "EGL", "selection": "name C2 O2 HO2 H21 H22"},
+    ]
+    data = {**yaml.safe_load(dump(config)), "beads": halves}
+    config = parse(SystemConfig, data, "system.yaml", config.base_folder)
+    topology = mdtraj.Topology.from_openmm(build_topology(config))
+    assert mapping_from_config(config, topology).topology.bonds.tolist() == [[0, 1], [2, 3]]
+    topology._bonds = []
+    with pytest.raises(
+        MappingError, match="No bonds join the beads EGA, EGB of molecule 0; give a"
+    ):
+        mapping_from_config(config, topology)

@@ -55,7 +55,7 @@ def test_frames_of_the_fluid(frames, tmp_path):
         ({"temperature": "300 K"}, r"frames have temperature 363\.15 K, .* has 300 K"),
         (
             {"molecules": molecules(CHO=60, CL=60, EGL=119)},
-            r"the beads 60 CHO, 60 CL, 120 EGL, .* has 60 CHO, 60 CL, 119 EGL",
+            r"the molecules 60 CHO, 60 CL, 120 EGL, .* has 60 CHO, 60 CL, 119 EGL",
         ),
         ({"beads": [dict(b, type=b["type"][:2]) for b in beads()]}, r"has 60 CH, 60 CL, 120 EG"),
         (
@@ -67,6 +67,16 @@ def test_frames_of_the_fluid(frames, tmp_path):
 def test_another_fluid_is_refused(frames, tmp_path, changes, message):
     with pytest.raises(FramesError, match=message):
         check_same_fluid(system(tmp_path, **changes), frames, Path("frames.h5"))
+
+
+def test_frames_of_a_mapping_file_are_of_their_molecules(frames, tmp_path):
+    mapped = dataclasses.replace(
+        frames, attributes={**frames.attributes, "options": json.dumps({"mapping": "abc"})}
+    )
+    check_same_fluid(ETHALINE / "system.yaml", mapped, Path("frames.h5"))
+    others = system(tmp_path, molecules=molecules(CHO=60, CL=60, EGL=119))
+    with pytest.raises(FramesError, match=r"have the molecules 60 CHO, 60 CL, 120 EGL"):
+        check_same_fluid(others, mapped, Path("frames.h5"))
 
 
 def test_other_masses_are_refused(frames, tmp_path):
