@@ -53,7 +53,7 @@ _DEFINITIONS = {
     "rmse": "square root of the mean over all bins of (g_CG - g_AA)^2",
     "all_atom_halves": (
         "mean absolute difference between the first and the second half of the all-atom frames;"
-        " 1.4 to 2 times what a perfect model would show"
+        " what a perfect model would show is less, see perfect_mean_absolute"
     ),
     "systematic": "see structure.definitions",
     "normalisation": (

@@ -24,6 +24,7 @@ from openmm_cgkd.simulation.timestep.criteria import CAREFUL
 from openmm_cgkd.training.configurations import snapshots
 from openmm_cgkd.utils.files import file_hash
 from openmm_cgkd.utils.lock import locked
+from openmm_cgkd.utils.seeds import derived_seed
 
 from .distill import train_student
 from .inputs import all_frames, load_frames, load_teachers, split_run
@@ -66,7 +67,7 @@ def simulate_student(run: RunConfig, checkpoint: Path, folder: Path) -> Path:
             folder,
             protocol,
             start=int(split_run(run, frames).training[-1]),
-            seed=run.seed,
+            seed=derived_seed(run.seed, f"on-policy {folder.parent.name}"),
             identity=file_hash(checkpoint),
         )
     except SimulationError as error:

@@ -388,6 +388,20 @@ def protocol(failed: int, duration: float = 6.0, production: float = 100.0) -> d
             " as many as all-atom.",
         ),
         (
+            model(simulation=SIMULATION, samples={**MANY_SAMPLES, "ratio": 1.5, "ratio_se": 0.2}),
+            80.0,
+            "GOOD UNKNOWN GOOD FAIR",  # the error is at least 0.2
+            "1.5 ± >= 0.2 times as many as all-atom",
+        ),
+        (
+            model(
+                simulation={**SIMULATION, "mean_temperature": 600.0, "mean_temperature_se": None}
+            ),
+            None,
+            "GOOD UNKNOWN POOR UNKNOWN",
+            "600.0 K, 300 K was set",
+        ),
+        (
             model(simulation={**SIMULATION, "mean_temperature": 310.0}),
             None,
             "GOOD UNKNOWN FAIR UNKNOWN",

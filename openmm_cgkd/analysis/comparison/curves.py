@@ -226,19 +226,26 @@ def blocked_of_runs(series: np.ndarray, runs: Sequence[int]) -> BlockedMean:
     ----------
     series : ndarray, shape (n_parts, ...)
     runs : sequence of int
-        Numbers of parts of the runs. If these differ by more than their blocks tell, their noise is
-        scaled to what they show, and the error is a lower bound.
+        Numbers of parts of the runs. If these differ by more than their blocks tell, all get the
+        variance that they show besides, and the error is a lower bound.
     """
     found = blocked_mean(series)
     if len(runs) < 2:
         return found
     each = np.split(series, np.cumsum(runs)[:-1])
     excess = excess_of_runs([run.reshape(len(run), -1) for run in each])
-    if excess <= 1:
+    if excess <= 0:
         return found
-    # long blocks of the whole series see a part of the difference already: not to be scaled again
-    squares = [(n * blocked_mean(run).error) ** 2 for n, run in zip(runs, each, strict=True)]
-    error = np.maximum(found.error, np.sqrt(excess * sum(squares)) / len(series))
+    # long blocks of the whole series see a part of the difference already: not to be added again
+    squares = [np.square(blocked_mean(run).error) for run in each]
+    between = excess * sum(squares) / np.nansum(sum(squares))
+    shares = [n / len(series) for n in runs]
+    error = np.maximum(
+        found.error,
+        np.sqrt(
+            sum(share**2 * (own + between) for share, own in zip(shares, squares, strict=True))
+        ),
+    )
     growth = np.nansum(error**2) / np.nansum(np.square(found.error))
     return replace(found, error=error, independent=found.independent / growth, plateau=False)
 

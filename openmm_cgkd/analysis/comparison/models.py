@@ -74,8 +74,8 @@ DEFINITIONS = {
     ),
     "bands_at_least": "whether the standard errors of the two curves are lower bounds",
     "_halves": (
-        "the same between the two all-atom runs, or the two halves of a single one: 1.4 to 2"
-        " times what a perfect model would show (Jensen-Shannon 2 to 4), see perfect_rmse"
+        "the same between the two all-atom runs, or the two halves of a single one: more than what"
+        " a perfect model would show, see perfect_rmse"
     ),
     "order_q6": (
         "mean over all frames; structure_factor_rmse: over the bins that both boxes fill;"

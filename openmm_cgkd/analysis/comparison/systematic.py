@@ -14,6 +14,7 @@ from openmm_cgkd.utils.statistics import blocked_mean, root, safe_error
 SIGNIFICANT = 0.01  # p of a perfect model below which a difference is called real
 _DRAWS = 1000  # of the noise, for p
 _BEYOND_BLOCKS = 2.0  # standard deviations by which the difference of the runs may exceed the noise
+_SIGMAS = 1.645  # of a one-sided limit of 95 %
 _FEW, _MORE = 4, 8  # numbers of blocks whose scatter tells of a memory that outlasts them
 
 
@@ -28,11 +29,13 @@ class SystematicError:
         negative.
     square_se : float
         Its standard error.
+    square_limit : float
+        The square is smaller than this with 95 % confidence.
     p : float
         How often a perfect model would show as much or more.
     perfect_rmse, perfect_mean_absolute : float
         What the plain root mean square and mean absolute difference between the model and the mean
-        of the all-atom runs would be if the model were perfect: noise alone.
+        over all parts of the all-atom runs would be if the model were perfect: noise alone.
     independent : bool
         Whether the all-atom runs are independent of each other. Halves of one run are not: what
         changes slowly in it is the same in both and counts as an error of the model.
@@ -44,6 +47,7 @@ class SystematicError:
 
     square: float
     square_se: float
+    square_limit: float
     p: float
     perfect_rmse: float
     perfect_mean_absolute: float
@@ -63,7 +67,7 @@ class SystematicError:
     @property
     def upper_limit(self) -> float:
         """The error is smaller than this with 95 % confidence."""
-        return float(np.sqrt(max(self.square, 0.0) + 1.645 * self.square_se))
+        return float(np.sqrt(self.square_limit))
 
     @property
     def significant(self) -> bool:
@@ -105,6 +109,7 @@ class _Sampled:
     mean: np.ndarray
     noise: np.ndarray  # shape (n_blocks, bins); noise.T @ noise is the covariance of the mean
     converged: bool
+    freedom: float  # degrees of freedom of that covariance
 
     @property
     def trace(self) -> float:
@@ -121,7 +126,7 @@ class _Sampled:
 
         For normal noise (Bai and Saranadasa, Stat. Sin. 1996, 6, 311).
         """
-        n = len(self.noise) - 1
+        n = self.freedom
         if n < 2:
             return self.trace**2
         return max(0.0, n**2 / ((n - 1) * (n + 2)) * (self.overlap(self) - self.trace**2 / n))
@@ -140,13 +145,14 @@ def systematic_error(
 
     .. math:: \langle (c - a_1)(c - a_2) \rangle - \langle \mathrm{var}(c) \rangle
 
-    has the mean square of the error of the model as its expectation; < > is the mean over bins. Of
-    more runs all pairs count. The variance of c comes from the blocks of the model's own
+    has the mean square of the error of the model as its expectation, as far as the blocks tell the
+    variance of c (of few, slow components they tell a tenth of it too much); < > is the mean over
+    bins. Of more runs all pairs count. The variance of c comes from the blocks of the model's own
     trajectory. So do the standard error and, by drawing noise from the blocks of all trajectories,
-    p. If the runs differ by more than their blocks tell, the noise is scaled to what the runs show:
-    by a difference that is significant, and where blocks have no plateau by any. Where a trajectory
-    is too short for a plateau, what its blocks do not show is added as if memory were lost
-    exponentially. The standard error is 0.8 to 1.8 times the true one; docs/observables.md tells
+    p. If the runs differ by more than their blocks tell, each gets the variance besides that they
+    show: by a difference that is significant, and where blocks have no plateau by any. Where a
+    trajectory is too short for a plateau, what its blocks do not show is added as if memory were
+    lost exponentially. The standard error is 0.9 to 2 times the true one; docs/observables.md tells
     where p is too small.
 
     Parameters
@@ -180,6 +186,7 @@ def systematic_error(
         c.mean - np.mean([run.mean for run in runs], axis=0),
         np.concatenate([c.noise, *(run.noise / len(runs) for run in runs)]),
         True,
+        np.nan,  # not asked for
     )
     along = float(np.sum((total.noise @ total.mean) ** 2))
     of_noise = (
@@ -189,16 +196,38 @@ def systematic_error(
         )
         + sum(2 * a.overlap(b) / len(runs) ** 4 for a, b in pairs)
     )
-    noise = np.sqrt(np.sum(total.noise**2, axis=0))
+    along = max(along - of_noise, 0.0)
+    # the difference that is looked at is from all frames, of which a long run has more
+    shares = np.array([len(run) for run in all_atom]) / sum(len(run) for run in all_atom)
+    plain = np.concatenate(
+        [c.noise, *(share * run.noise for share, run in zip(shares, runs, strict=True))]
+    )
+    noise = np.sqrt(np.sum(plain**2, axis=0))
     known = scale > 0
     return SystematicError(
         square,
-        float(np.sqrt(chance + 4 * max(along - of_noise, 0.0))),
+        float(np.sqrt(chance + 4 * along)),
+        _limit(square, chance, along, total),
         _chance_of(square, c, runs),
-        float(np.sqrt(total.trace)),
+        float(np.sqrt(np.sum(plain**2))),
         float(np.sqrt(2 / np.pi) * np.sum((noise * scale)[known])),
         independent,
         all(sampled.converged for sampled in (c, *runs)),
+    )
+
+
+def _limit(square: float, chance: float, along: float, total: _Sampled) -> float:
+    """What the square of the error is smaller than with 95 % confidence.
+
+    The largest one that would rarely show so little. The noise of the estimate grows with the
+    error; how much, the estimate itself tells if it is large, and the noise if it is small.
+    """
+    growth = along / square if square**2 > 4 * (chance + 4 * along) else 0.0
+    growth = max(growth, total.overlap(total) / total.trace if total.trace > 0 else 0.0)
+    # (limit - square)^2 = k^2 (chance + 4 growth limit)
+    half = 2 * _SIGMAS**2 * growth
+    return max(
+        0.0, square + half + np.sqrt(max(0.0, half * (half + 2 * square)) + _SIGMAS**2 * chance)
     )
 
 
@@ -214,7 +243,7 @@ def _sampled(series: np.ndarray, beyond: bool = True) -> _Sampled:
         largest, found = float(np.sum(blocked.error**2)), float(np.sum(noise**2))
         expected = _beyond_blocks(series, largest) if beyond else largest
         noise *= np.sqrt(max(1.0, expected / found)) if found > 0 else 1.0
-    return _Sampled(series.mean(axis=0), noise, blocked.plateau)
+    return _Sampled(series.mean(axis=0), noise, blocked.plateau, len(means) - 1)
 
 
 def _cut(series: np.ndarray, count: int) -> np.ndarray:
@@ -255,9 +284,10 @@ def _told_by(count: int, memory: np.ndarray) -> np.ndarray:
 
 
 def excess_of_runs(series: Sequence[np.ndarray]) -> float:
-    """By how much the squared noise of independent runs exceeds what their blocks tell.
+    """Variance between independent runs that their blocks do not tell, summed over the bins.
 
-    That is the squared errors of `blocked_mean`; 1 where it does not exceed them.
+    That is beyond the squared errors of `blocked_mean`, of every run alike: what changes so slowly
+    does not depend on how long a run is. 0 where there is none.
 
     Parameters
     ----------
@@ -266,8 +296,10 @@ def excess_of_runs(series: Sequence[np.ndarray]) -> float:
     """
     before = [_sampled(run, beyond=False) for run in series]
     after = _with_seen_noise(before)
+    if after is before:
+        return 0.0
     told = sum(float(np.nansum(np.square(blocked_mean(run).error))) for run in series)
-    return sum(run.trace for run in after) / told if after is not before and told > 0 else 1.0
+    return max(0.0, sum(run.trace for run in after) - told) / len(series)
 
 
 def _with_seen_noise(runs: list[_Sampled]) -> list[_Sampled]:
@@ -282,8 +314,19 @@ def _with_seen_noise(runs: list[_Sampled]) -> list[_Sampled]:
     allowed = _BEYOND_BLOCKS * np.sqrt(spread) if all(run.converged for run in runs) else 0.0
     if seen <= traces + allowed:
         return runs
-    factor = np.sqrt(seen / traces)
-    return [_Sampled(run.mean, factor * run.noise, False) for run in runs]
+    # of all runs alike, in the shape of the noise of all
+    share = (seen - traces) / 2 / sum(run.trace for run in runs)
+    between = np.concatenate([np.sqrt(share) * run.noise for run in runs])
+    found = []
+    for k, run in enumerate(runs):
+        own = np.array([(share + (j == k)) * other.trace for j, other in enumerate(runs)])
+        # of a sum of variances (Welch, Biometrika 1947, 34, 28)
+        freedom = own.sum() ** 2 / sum(
+            x**2 / max(other.freedom, 1) for x, other in zip(own, runs, strict=True)
+        )
+        noise = np.concatenate([run.noise, between])
+        found.append(_Sampled(run.mean, noise, False, float(freedom)))
+    return found
 
 
 def _variance_of_noise(c: _Sampled, runs: list[_Sampled]) -> float:
