@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from .config.run import RunConfig
+from .config.run import RunConfig, load_run
 from .config.section import dump, plain_inputs
-from .exceptions import RecordError
+from .exceptions import ConfigError, RecordError
 from .utils.files import write_text
 from .utils.lock import locked, locked_file
 from .utils.progress import log_to
@@ -204,6 +204,16 @@ class RunFolder(RunFiles):
         return self.exported
 
 
+def _says(path: Path, content: str) -> bool:
+    """Whether a run.yaml means the same: it may be the user's own, with its comments."""
+    if not path.exists():
+        return False
+    try:
+        return dump(load_run(path), path.parent) == content
+    except ConfigError:
+        return False
+
+
 class StageRecord:
     """A stage of a run: knows whether it has been finished with the same inputs.
 
@@ -225,7 +235,9 @@ class StageRecord:
         self._inputs = plain_inputs(inputs)
         # stages that work side by side write it, too
         with locked_file(folder.run_file, wait=_RUN_FILE_WAIT):
-            write_text(folder.run_file, dump(folder.config, folder.root))
+            content = dump(folder.config, folder.root)
+            if not _says(folder.run_file, content):
+                write_text(folder.run_file, content)
 
     @property
     def finished(self) -> bool:

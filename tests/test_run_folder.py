@@ -2,9 +2,11 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from openmm_cgkd.config.section import dump
 from openmm_cgkd.exceptions import FolderInUseError
 from openmm_cgkd.run_folder import RunFiles, RunFolder, StageRecord
 from tests.cases.training import make_frames, make_run
@@ -106,3 +108,17 @@ def test_stages_side_by_side_write_run_yaml_in_turn(tmp_path):
         for done in [threads.submit(record, name) for name in ("simulate", "stability")]:
             done.result()
     assert [path.name for path in folder.root.iterdir() if path.is_file()] == ["run.yaml"]
+
+
+def test_a_run_yaml_of_the_user_keeps_its_comments(tmp_path):
+    """In the folder of its results."""
+    run = make_run(tmp_path, make_frames(20, 12, noise=1.0)[0])
+    run = run.model_copy(update={"folder": Path()}).relative_to(tmp_path / "run")
+    folder = RunFolder(run)
+    folder.root.mkdir(exist_ok=True)
+    text = "# why I chose this\n" + dump(run, folder.root)
+    folder.run_file.write_text(text)
+    StageRecord(folder, "teach", {}, [])
+    assert folder.run_file.read_text() == text
+    StageRecord(RunFolder(run.model_copy(update={"seed": 7})), "teach", {}, [])
+    assert "seed: 7" in folder.run_file.read_text()

@@ -158,6 +158,6 @@ def _check_box(topology: app.Topology, cutoff: float) -> None:
     height = smallest_height(np.array(vectors.value_in_unit(unit.nanometer)))
     if height < 2 * cutoff:
         raise BoxError(
-            f"nonbonded_cutoff {cutoff:g} nm is above half the box ({height:.3f} nm); use more"
+            f"nonbonded_cutoff {cutoff:g} nm is above half the box ({height / 2:.3f} nm); use more"
             " molecules or a shorter cutoff."
         )

@@ -46,6 +46,7 @@ _NAMES = {
 }
 _GIVE = "give a trajectory with forces"
 _TOPOLOGY = "a PDB, GRO or TPR file"
+_TOPOLOGIES = (".pdb", ".ent", ".gro", ".tpr")
 _LARGEST_PDB = 2**30  # bytes; ten million atoms
 _FEWEST_BYTES = 20  # of an atom in a GRO file
 
@@ -76,6 +77,12 @@ def open_topology(path: Path) -> MDAnalysis.Universe:
             "Reading trajectories needs MDAnalysis; install it with: pip install 'MDAnalysis>=2.8'."
         ) from error
     size = check_regular(path, _TOPOLOGY, FramesError)
+    if path.suffix.lower() not in _TOPOLOGIES:
+        # others include further files, or make room for as many atoms as they say
+        raise FramesError(
+            f"{path}: the ending {path.suffix or '(none)'} is of no topology that is read; give"
+            f" {_TOPOLOGY}."
+        )
     if path.suffix.lower() in (".pdb", ".ent"):
         text = read_text(path, _TOPOLOGY, FramesError, _LARGEST_PDB)
         source = NamedStream(StringIO(_numbered_anew(text)), f"{path.stem}.pdb")

@@ -23,6 +23,7 @@ from openmm_cgkd.utils.box import box_volume, smallest_height
 from openmm_cgkd.utils.disk import disk_errors
 from openmm_cgkd.utils.files import replacing
 from openmm_cgkd.utils.hdf5_output import Room, hdf5_output
+from openmm_cgkd.utils.lock import locked_file
 
 from .checks import (
     BEFORE_ALL,
@@ -157,40 +158,40 @@ class FrameWriter:
         after_step: int | None = None,
     ) -> None:
         self.path = Path(path)
-        continued = self.path.exists()
-        if continued:
-            if is_open(self.path) and is_held(self.path, unknown=False):
-                raise FramesError(f"{self.path}: is being written; write to another file.")
-            found = frames_header(self.path)
-            if any(
-                not np.array_equal(getattr(found.beads, name), getattr(beads, name))
-                for name in ("type_names", "types", "bonds")
-            ):
-                raise FramesError(
-                    f"{self.path}: holds other beads than this simulation; write to another file."
-                )
-            attributes = found.attributes
-        # a killed HDF5 writer leaves the file marked as open, so continue in a fresh file that then
-        # takes its place
-        fresh = self.path.with_name(self.path.name + ".tmp")
-        try:
-            with disk_errors(self.path):
-                with hdf5_output(fresh) as output, create(output, beads, attributes) as file:
-                    for frames in iterate_frames(self.path, torn_tail=True) if continued else ():
-                        kept = slice(None) if after_step is None else frames.step <= after_step
-                        append_rows(file, frames[kept].arrays)
-                    steps, times = file["step"], file["time"]
-                    self._last = (int(steps[-1]), float(times[-1])) if len(steps) else None
-                self._room = Room(fresh)
-                self._room.require(0)
-                self._file = h5py.File(fresh, "r+", libver="latest")
-                # before the file takes its name, so that a reader never meets a locked one
-                self._file.swmr_mode = True
-        except BaseException:  # a full disk or a signal, too, must leave nothing behind
-            fresh.unlink(missing_ok=True)
-            raise
-        self._hold = mark_as_written(fresh)
-        os.replace(fresh, self.path)
+        with locked_file(self.path):  # another one may begin at the same time
+            continued = self.path.exists()
+            if continued:
+                if is_open(self.path) and is_held(self.path, unknown=False):
+                    raise FramesError(f"{self.path}: is being written; write to another file.")
+                found = frames_header(self.path)
+                if any(
+                    not np.array_equal(getattr(found.beads, name), getattr(beads, name))
+                    for name in ("type_names", "types", "bonds")
+                ):
+                    raise FramesError(f"{self.path}: holds other beads; write to another file.")
+                attributes = found.attributes
+            # a killed HDF5 writer leaves the file marked as open: a fresh one takes its place
+            fresh = self.path.with_name(self.path.name + ".tmp")
+            try:
+                with disk_errors(self.path):
+                    with hdf5_output(fresh) as output, create(output, beads, attributes) as file:
+                        for frames in (
+                            iterate_frames(self.path, torn_tail=True) if continued else ()
+                        ):
+                            kept = slice(None) if after_step is None else frames.step <= after_step
+                            append_rows(file, frames[kept].arrays)
+                        steps, times = file["step"], file["time"]
+                        self._last = (int(steps[-1]), float(times[-1])) if len(steps) else None
+                    self._room = Room(fresh)
+                    self._room.require(0)
+                    self._file = h5py.File(fresh, "r+", libver="latest")
+                    # before the file takes its name, so that a reader never meets a locked one
+                    self._file.swmr_mode = True
+            except BaseException:  # a full disk or a signal, too, must leave nothing behind
+                fresh.unlink(missing_ok=True)
+                raise
+            self._hold = mark_as_written(fresh)
+            os.replace(fresh, self.path)
 
     def append(
         self, positions: np.ndarray, forces: np.ndarray, box: np.ndarray, time: float, step: int
@@ -384,11 +385,12 @@ def set_attributes(path: Path, attributes: dict[str, Any]) -> None:
 
 
 def write_frames(frames: Frames, path: Path | str) -> None:
-    """Write frames as a compressed file, complete or not at all.
-
-    For shipping, and for parts of a file.
-    """
-    with replacing(Path(path)) as fresh, whole_file(fresh, frames.beads, frames.attributes) as file:
+    """Write frames as a compressed file, complete or not at all."""
+    with (
+        locked_file(path),
+        replacing(Path(path)) as fresh,
+        whole_file(fresh, frames.beads, frames.attributes) as file,
+    ):
         for name, values in frames.arrays.items():
             del file[name]
             file.create_dataset(name, data=values, chunks=True, compression="gzip", shuffle=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from openmm_cgkd.utils.text_file import shown
 
+_MOST_BONDS = 30  # of a bead
 _Positive = Annotated[float, Field(gt=0)]
 _Names = Annotated[Sequence[str], Field(min_length=1, max_length=1000)]
 
@@ -27,6 +29,12 @@ class _Molecule(_Strict):
         for bond in self.bonds:
             if not all(0 <= bead < len(self.beads) for bead in bond) or bond[0] == bond[1]:
                 raise ValueError(f"bond {list(bond)} does not join two of {len(self.beads)} beads")
+        pairs = {frozenset(bond) for bond in self.bonds}
+        if len(pairs) < len(self.bonds):
+            raise ValueError("a bond stands there twice")
+        ends = Counter(bead for pair in pairs for bead in pair)
+        if max(ends.values(), default=0) > _MOST_BONDS:  # angles grow with their square
+            raise ValueError(f"a bead has more than {_MOST_BONDS} bonds")
         return self
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,8 @@ class Contents:
         Most frames for angles and coordination numbers.
     runs : list of Run
     all_atom_speed : float or None, ns/day
+    tables : dict of str
+        SHA-256 of the tables, empty of earlier versions.
     """
 
     root: Path
@@ -119,6 +121,7 @@ class Contents:
     shell_frames: int | None
     runs: list[Run]
     all_atom_speed: float | None
+    tables: dict[str, str] = field(default_factory=dict)
 
     @property
     def models(self) -> dict[str, list[Run]]:
@@ -137,7 +140,8 @@ class Contents:
     def table(self, name: str) -> dict[str, list[str]] | None:
         """Columns of a CSV file of the comparison, or None if it was not written."""
         path = self.folder / f"{name}.csv"
-        return read_columns(path) if path.exists() else None
+        cure = f"remove {self.folder / 'rdf.csv'} and run 'cgkd compare' again"
+        return read_columns(path, self.tables, cure) if path.exists() else None
 
     def lower_bounds(self, name: str) -> list[str]:
         """All-atom and the runs for which errors of a table are lower bounds."""
@@ -170,8 +174,16 @@ def error_column(columns: dict[str, list[str]], curve: str) -> list[str]:
     return columns[title] if title in columns else columns[f"{title}{_AT_LEAST}"]
 
 
-def read_columns(path: Path) -> dict[str, list[str]]:
-    """Columns of a CSV file by their titles."""
+def read_columns(path: Path, tables: dict[str, str], cure: str) -> dict[str, list[str]]:
+    """Columns of a CSV file by their titles.
+
+    Raises
+    ------
+    AnalysisError
+        If it was changed, by the checksums of `tables`.
+    """
+    if tables.get(path.name) not in (None, file_hash(path)):
+        raise AnalysisError(f"{path}: was changed after it was written; {cure}.")
     with open(path, newline="") as file:
         header, *rows = csv.reader(file)
     return {title: [row[k] for row in rows] for k, title in enumerate(header)}
@@ -241,6 +253,7 @@ def _of_one(root: Path) -> Contents:
         frames,
         [run],
         _all_atom_speed(whole["structure"]),
+        whole.get("tables", {}),
     )
 
 
@@ -275,6 +288,7 @@ def _of_many(folder: Path) -> Contents:
         settings["shell_frames"],
         runs,
         _all_atom_speed(data),
+        data.get("tables", {}),
     )
 
 
@@ -300,12 +314,14 @@ def read_run(record: dict[str, Any], root: Path, config: RunConfig | None) -> Ru
     """
     files = RunFiles(root)
     simulation, stability = files.simulation_report, files.stability_report
-    survival = None
+    survival, tested = None, None
     if stability.exists():
         _check_student(root)
+        tested = _read_json(stability, "runs", "causes")
+        cure = f"remove {files.survival} and run 'cgkd stability' again"
         survival = {
             name: np.array(values, dtype=float)
-            for name, values in read_columns(files.survival).items()
+            for name, values in read_columns(files.survival, tested.get("tables", {}), cure).items()
         }
     model = RunFolder(config).model if config else files.exported
     metadata = read_metadata(model) if model.exists() else None
@@ -314,7 +330,7 @@ def read_run(record: dict[str, Any], root: Path, config: RunConfig | None) -> Ru
         root,
         config,
         _read_json(simulation, "ns_per_day") if simulation.exists() else None,
-        _read_json(stability, "runs", "causes") if stability.exists() else None,
+        tested,
         survival,
         metadata,
         _test(config, metadata),

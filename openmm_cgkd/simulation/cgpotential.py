@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,9 @@ from .topology import bead_molecules, bead_names, box_in_nm, own_box
 
 if TYPE_CHECKING:
     import torch
+
+
+logger = logging.getLogger(__name__)
 
 
 class CGPotential:
@@ -90,6 +94,11 @@ class CGPotential:
                     " run_script=True (in run.yaml run_script: true, with cgkd timestep"
                     " --run-script)."
                 )
+            logger.warning(
+                "%s: runs a script of its maker with your rights, because run_script is set; use it"
+                " only if you trust who made it",
+                self.file,
+            )
             if engine is None:
                 check_stack()
                 self.engine = "portable"

@@ -21,7 +21,7 @@ from openmm_cgkd.utils.langevin import langevin_simulation
 from openmm_cgkd.utils.lock import locked
 from openmm_cgkd.utils.progress import progress
 from openmm_cgkd.utils.records import write_record
-from openmm_cgkd.utils.save_points import SavePoints, reseed
+from openmm_cgkd.utils.save_points import Progress, SavePoints, reseed
 from openmm_cgkd.utils.seeds import derived_seed
 from openmm_cgkd.utils.statistics import mean_of, numbers_of
 
@@ -228,7 +228,8 @@ class Dynamics:
         return False
 
     def _continues(self, record: dict[str, Any]) -> bool:
-        return record.get("inputs") == self.done["inputs"] and record["steps"] <= self.total
+        same = record.get("inputs") == self.done["inputs"]
+        return same and Progress.fits(record) and record["steps"] <= self.total
 
     def _made(self) -> list[Path]:
         """What a run leaves, except the topology, which every run writes."""

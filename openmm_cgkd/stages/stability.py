@@ -242,6 +242,7 @@ def write_results(
         zip(*curve.values(), strict=True),
     )
     draw_stability(files.stability / "stability", replicas, traces, curve, report)
+    report["tables"] = {files.survival.name: file_hash(files.survival)}
     write_record(files.stability_report, report, allow_nan=False)
     logger.info(
         "%d of %d runs failed in %g ps each; %s",

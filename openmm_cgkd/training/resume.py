@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from openmm_cgkd.exceptions import ModelFileError
-from openmm_cgkd.potential.archive import ArchiveError, read_archive
+from openmm_cgkd.potential.archive import MEGABYTE, ArchiveError, read_archive
 from openmm_cgkd.potential.checkpoint import read_checkpoint
+from openmm_cgkd.potential.plain_pickle import read_plain
 from openmm_cgkd.utils.damaged import set_aside
 
 from .task import BEST, LAST
 
 _CURE = "its training starts over"
+_LARGEST_TABLE = 16 * MEGABYTE  # of the names and shapes in a state
 _NUMBERS = ("state_dict", "optimizer_states")
 
 
@@ -76,7 +78,8 @@ def _read_best(path: Path) -> dict[str, Any]:
 def _read_state(path: Path) -> dict[str, Any]:
     """The state of a training, as Lightning writes and reads it."""
     try:
-        read_archive(path, "a checkpoint")  # by the checksums that torch writes and does not read
+        # by the checksums that torch writes and does not read, and what would take all memory
+        read_plain(read_archive(path, "a checkpoint"), _LARGEST_TABLE)
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever torch makes of damage that no checksum covers

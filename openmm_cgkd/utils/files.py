@@ -29,6 +29,8 @@ def replacing(path: Path) -> Iterator[Path]:
     with disk_errors(path):
         check_locks(path)  # before a folder that was removed is made anew
         path.parent.mkdir(parents=True, exist_ok=True)
+        # it may be a link to somebody's file
+        fresh.unlink(missing_ok=True)
         try:
             yield fresh
             with open(fresh, "rb") as written:

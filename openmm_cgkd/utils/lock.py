@@ -21,6 +21,7 @@ import logging
 import os
 import shlex
 import socket
+import stat
 import sys
 import threading
 import time
@@ -190,7 +191,8 @@ class _Lock:
     def _sign(self, owner: Owner) -> None:
         """Append who holds the lock to its file; others may do so at the same time."""
         line = json.dumps(asdict(owner)).encode() + b"\n"
-        descriptor = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(self.file, flags)
         try:
             length = os.write(descriptor, line)
             self._line = os.lseek(descriptor, 0, os.SEEK_CUR) - length, length
@@ -239,7 +241,10 @@ def _make_folders(folder: Path) -> list[Path]:
 
 def _open(file: Path) -> tuple[int, bool, bool]:
     """Open a lock file: descriptor, whether it was made here, and whether it can be written."""
-    flags = os.O_RDWR | os.O_CLOEXEC
+    # not through a link, which somebody else may have put there, nor into what is no file
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
+        raise FolderInUseError(f"{file}: is a link, or no file; remove it.")
     while True:
         with contextlib.suppress(FileExistsError):
             return os.open(file, flags | os.O_CREAT | os.O_EXCL, 0o666), True, True
@@ -249,7 +254,7 @@ def _open(file: Path) -> tuple[int, bool, bool]:
             continue  # given up in between
         except PermissionError:
             with contextlib.suppress(FileNotFoundError):
-                return os.open(file, os.O_RDONLY | os.O_CLOEXEC), False, False
+                return os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), False, False
 
 
 def _is_same(descriptor: int, file: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -154,6 +155,11 @@ class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
+
+    def _open(self) -> Any:
+        # not through a link, which may lead to somebody's file
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        return open(os.open(self.baseFilename, flags, 0o666), "a", encoding=self.encoding)
 
     def close(self) -> None:
         with suppress(OSError):

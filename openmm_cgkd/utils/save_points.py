@@ -14,10 +14,11 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import openmm
 from openmm import app
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from openmm_cgkd.exceptions import CGKDError, SimulationError
 
@@ -107,9 +108,11 @@ class SavePoints:
 
     def _check(self, path: Path, record: dict[str, Any], damage: list[str]) -> Save:
         try:
-            files, hashes = record["files"], (record["checkpoint"], record["state"])
-        except KeyError as error:
+            saved = _Saved.model_validate(record)
+        except ValidationError as error:
             raise SimulationError(f"{path}: has no checksums of what was saved.") from error
+        files = {name: summary.model_dump() for name, summary in saved.files.items()}
+        hashes = saved.checkpoint, saved.state
         for name, output in self._outputs.items():
             if not fits(output.path, files.get(name, _EMPTY)):
                 raise SimulationError(
@@ -215,6 +218,67 @@ class SavePoints:
         for path in self.files:
             path.unlink(missing_ok=True)
         self._kept = True
+
+
+class _Summary(BaseModel):
+    """Of an output file, as `AppendedFile.summary` gives it."""
+
+    model_config = ConfigDict(strict=True)
+
+    size: int = Field(ge=0)
+    sha256: str
+    head: str
+
+
+class _Saved(BaseModel):
+    """What a record says of the files of a save."""
+
+    model_config = ConfigDict(strict=True)
+
+    steps: int = Field(ge=0, lt=2**53)
+    files: dict[str, _Summary]
+    checkpoint: str
+    state: str
+
+
+class Progress(BaseModel):
+    """How far a simulation has come, as its record says.
+
+    Attributes
+    ----------
+    equilibrated : bool
+    step : int
+        Of the context, to which it is reset.
+    steps : int
+        Of the production.
+    measured : int
+        Steps whose time is known.
+    seconds : float
+        Which they took.
+    """
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    equilibrated: bool
+    step: int = Field(ge=0, lt=2**53)
+    steps: int = Field(ge=0, lt=2**53)
+    measured: int = Field(ge=0, lt=2**53)
+    seconds: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _time_is_known(self) -> Self:
+        if self.steps and not (self.measured and self.seconds):
+            raise ValueError("the time of the steps is missing")
+        return self
+
+    @classmethod
+    def fits(cls, record: dict[str, Any]) -> bool:
+        """Whether a record says so."""
+        try:
+            cls.model_validate(record)
+        except ValidationError:
+            return False
+        return True
 
 
 def reseed(simulation: app.Simulation, seed: int) -> None:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import openmm
 
 from openmm_cgkd.exceptions import SimulationError
 
-_STATE = re.compile(r"\s*(<\?xml[^>]*\?>\s*)?<State[\s>]")
+_PARTS = {
+    "PeriodicBoxVectors",
+    "Parameters",
+    "Energies",
+    "Positions",
+    "Velocities",
+    "Forces",
+    "IntegratorParameters",
+}
 
 
 def read_state(path: Path) -> openmm.State:
     """Read a state that `openmm.XmlSerializer` wrote.
 
-    The serializer makes whatever object a file holds. A system with a `PythonForce` is a pickle,
-    which runs code when it is read, so nothing but a state goes to it.
+    The serializer makes whatever object a file asks for. A system with a `PythonForce` or a
+    `TorchForce` runs code when it is read, so nothing but a state goes to it, and as text that this
+    package has written anew: another parser could see something else in the file.
 
     Raises
     ------
@@ -24,11 +33,14 @@ def read_state(path: Path) -> openmm.State:
         If the file holds no state.
     """
     try:
-        text = path.read_text()
-        if not _STATE.match(text):
-            raise ValueError("it begins with no state")
-        return openmm.XmlSerializer.deserialize(text)
-    except (openmm.OpenMMException, ValueError) as error:
+        root = ElementTree.fromstring(path.read_text())
+        if root.tag != "State" or root.get("type") != "State":
+            raise ValueError("it holds no state")
+        for part in root:
+            if part.tag not in _PARTS or any("type" in each.attrib for each in part.iter()):
+                raise ValueError(f"it holds {part.tag!r:.40}, which no state has")
+        return openmm.XmlSerializer.deserialize(ElementTree.tostring(root, "unicode"))
+    except (openmm.OpenMMException, ValueError, ElementTree.ParseError) as error:
         raise SimulationError(
             f"{path}: is not a state of an OpenMM simulation ({error})."
         ) from error

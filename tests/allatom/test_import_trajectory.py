@@ -274,7 +274,11 @@ def test_files_that_cannot_be_read(case, tmp_path):
     strange.write_text("?")
     refuse(case, strange, FramesError, r"a\.strange: the ending \.strange is of no format")
     refuse(
-        case, trajectory, FramesError, r"a\.strange: cannot be read as a topology", topology=strange
+        case,
+        trajectory,
+        FramesError,
+        r"a\.strange: the ending \.strange is of no topology",
+        topology=strange,
     )
     broken = tmp_path / "broken.trr"
     data = trajectory.read_bytes()
@@ -411,6 +415,16 @@ def test_files_that_are_cut_off(case, tmp_path, kind):
     data = trajectory.read_bytes()
     trajectory.write_bytes(data[: len(data) - 500])
     refuse(case, trajectory, FramesError, "cannot be read", **options)
+
+
+@pytest.mark.parametrize("ending", [".itp", ".psf", ".xyz", ""])
+def test_topologies_of_other_formats_are_not_opened(case, tmp_path, ending):
+    """Some include further files, others make room for as many atoms as they say."""
+    topology = tmp_path / f"topology{ending}"
+    topology.write_text('#include "/dev/zero"\n')
+    trajectory = case.write(tmp_path / "a.trr")
+    with pytest.raises(FramesError, match="of no topology that is read; give a PDB, GRO or TPR"):
+        map_trajectory(case.config, trajectory, topology, tmp_path / "mapped.h5")
 
 
 def test_topologies_that_are_none(case, tmp_path):

@@ -1,6 +1,7 @@
 """The file of mapped frames: what survives a crash, what is refused, how it is split."""
 
 import dataclasses
+import threading
 import time
 from itertools import pairwise
 
@@ -8,12 +9,13 @@ import h5py
 import numpy as np
 import pytest
 
-from openmm_cgkd.exceptions import FramesError
+from openmm_cgkd.exceptions import FolderInUseError, FramesError
 from openmm_cgkd.frames.frames import FrameWriter, read_frames, write_frames
 from openmm_cgkd.frames.hdf5 import checksums
 from openmm_cgkd.frames.split import split_frames
 from openmm_cgkd.mapping.beads import BeadTopology
 from openmm_cgkd.utils.box import smallest_height
+from openmm_cgkd.utils.lock import locked_file
 from tests.cases.frames import (
     BEADS,
     TRICLINIC,
@@ -385,3 +387,26 @@ def test_two_writers_of_one_file(tmp_path):
     first.close()
     FrameWriter(path, BEADS, {"temperature": 300.0}).close()
     assert not path.with_name("frames.h5.tmp").exists()
+
+
+def test_two_that_begin_a_file_at_the_same_time(tmp_path):
+    """Both would write into the same unfinished file; the second one is refused."""
+    path = tmp_path / "frames.h5"
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locked_file(path):
+            held.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(10)
+    try:
+        with pytest.raises(FolderInUseError, match=r"frames\.h5\.lock"):
+            FrameWriter(path, BEADS, {"temperature": 300.0})
+    finally:
+        done.set()
+        thread.join()
+    with FrameWriter(path, BEADS, {"temperature": 300.0}):
+        pass

@@ -200,6 +200,15 @@ def test_curves_are_those_of_independent_rdfs(overlaid):
         assert 1 <= np.mean(all_atom.band**2) / np.mean((2 * error) ** 2) < 3
 
 
+def test_a_table_that_was_changed_is_not_shown(basic, tmp_path):
+    folder = shutil.copytree(basic[0], tmp_path / "run")
+    table = folder / "comparison" / "rdf.csv"
+    head, first, *rest = table.read_text().splitlines()
+    table.write_text("\n".join([head, "9" + first[1:], *rest]) + "\n")
+    with pytest.raises(AnalysisError, match=r"rdf\.csv: was changed after it was written; remove"):
+        charts(read_contents(folder))
+
+
 def test_distributions_are_normalized(overlaid):
     contents = read_contents(overlaid[0] / "out")
     by_name = {chart.name: chart for chart in charts(contents)}

@@ -133,3 +133,16 @@ def test_flipped_bit_never_changes_what_is_read(copy, name):
     found = outcomes(copy.folder / name, read, FLIPS)
     assert set(found) <= {"refused", "same"}
     assert found["refused"] > FLIPS // 2
+
+
+@pytest.mark.parametrize("content", ["bytearray", "stride", "loop"])
+def test_states_that_would_take_all_memory_start_over(tmp_path, content, caplog):
+    """Small files that torch would expand, or go through without end."""
+    loop: list = []
+    loop.append(loop)
+    made = {"bytearray": bytearray(10**8), "stride": torch.zeros(1).expand(10**9), "loop": loop}
+    state = {"state_dict": {}, "optimizer_states": [], "fingerprint": "a", "extra": made[content]}
+    torch.save(state, tmp_path / LAST)
+    assert partial_work(tmp_path, "a") is None
+    assert "is no state to go on from" in caplog.text
+    assert (tmp_path / f"{LAST}.damaged").exists()

@@ -39,3 +39,10 @@ def test_files_of_earlier_versions(tmp_path):
     path = tmp_path / "part.npz"
     np.savez(path, forces=np.ones(3))
     assert whole_arrays(path)
+
+
+def test_compressed_arrays_may_expand_without_end(tmp_path, caplog):
+    path = tmp_path / "part.npz"
+    np.savez_compressed(path, forces=np.zeros(10**6))
+    assert not whole_arrays(path)
+    assert "it is compressed, as this package never writes it" in caplog.text

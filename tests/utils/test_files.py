@@ -52,3 +52,12 @@ def test_file_hash(tmp_path):
     path = tmp_path / "data.bin"
     path.write_bytes(b"ethaline" * 1000)
     assert file_hash(path) == hashlib.sha256(b"ethaline" * 1000).hexdigest()
+
+
+def test_a_link_in_place_of_the_unfinished_file_leads_nowhere(tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("somebody's")
+    (tmp_path / "result.txt.tmp").symlink_to(other)
+    write_text(tmp_path / "result.txt", "done")
+    assert other.read_text() == "somebody's"
+    assert (tmp_path / "result.txt").read_text() == "done"

@@ -343,3 +343,18 @@ def test_lock_of_a_file(tmp_path):
             in_thread(lambda: locked_file(path))
         in_thread(lambda: locked_file(tmp_path / "other.h5"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_lock_that_is_no_file_is_refused(tmp_path, kind):
+    """What a link leads to would be emptied."""
+    other, folder = tmp_path / "thesis.txt", tmp_path / "run"
+    other.write_text("years")
+    folder.mkdir()
+    if kind == "link":
+        (folder / LOCK).symlink_to(other)
+    else:
+        os.mkfifo(folder / LOCK)
+    with pytest.raises(FolderInUseError, match="is a link, or no file; remove it"), locked(folder):
+        pass
+    assert other.read_text() == "years"

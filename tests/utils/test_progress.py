@@ -59,3 +59,12 @@ def test_lines_of_a_log_tell_amount_unit_and_time_left(monkeypatch, caplog):
 )
 def test_durations_are_given_in_the_units_people_think_in(seconds, words):
     assert duration_words(seconds) == words
+
+
+def test_log_does_not_go_through_a_link(tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("somebody's")
+    (tmp_path / "stage.log").symlink_to(other)
+    with pytest.raises(OSError, match="symbolic links"), log_to(tmp_path / "stage.log"):
+        pass
+    assert other.read_text() == "somebody's"

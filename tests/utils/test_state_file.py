@@ -34,6 +34,29 @@ def test_nothing_but_a_state_is_made(context, tmp_path, monkeypatch):
         read_state(path)
 
 
+@pytest.mark.parametrize("kind", ["State", "System", "Force", "HarmonicBondForce"])
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        '<?xml version="1.0" ?><State type="{kind}" version="1"><Force type="TorchForce"/></State>',
+        '<State type="{kind}"><Positions><Force type="TorchForce"/></Positions></State>',
+        '<?xml <System ?><State type="System" version="1">{kind}</State>',
+        '<State><State type="{kind}"/></State>',
+        '<!DOCTYPE State [<!ENTITY a "{kind}">]><State type="System">&a;</State>',
+        '<State version="1"><Positions/></State><!-- {kind} -->',
+    ],
+)
+def test_disguised_objects_are_not_made(tmp_path, monkeypatch, kind, disguise):
+    """OpenMM makes what the attribute type of the root names, whatever the tag is."""
+    path = tmp_path / "state.xml"
+    path.write_text(disguise.format(kind=kind))
+    monkeypatch.setattr(
+        openmm.XmlSerializer, "deserialize", lambda text: pytest.fail("made what the file holds")
+    )
+    with pytest.raises(SimulationError, match=r"state\.xml: is not a state"):
+        read_state(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"<State", b"\xff\xfe", b"<State><Positions/>"])
 def test_damaged_state_is_named(tmp_path, content):
     path = tmp_path / "state.xml"

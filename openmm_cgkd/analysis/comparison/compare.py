@@ -81,8 +81,8 @@ def _write(comparison: Comparison, all_atom: Source, folder: Path) -> None:
         | {"settings": comparison.settings.model_dump(mode="json"), "r_max": comparison.r_max}
         | report(comparison)
     )
+    numbers["tables"] = write_tables(comparison, folder)
     write_record(folder / "comparison.json", numbers, allow_nan=False)
-    write_tables(comparison, folder)
     write_pictures(comparison, folder, title_of(all_atom.attributes))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from openmm_cgkd.utils.files import replacing
+from openmm_cgkd.utils.files import file_hash, replacing
 
 from .models import Analysis, Comparison, error_rows
 
@@ -21,8 +21,13 @@ _COLUMNS = {
 _ERROR = ("se", "bound")  # "at least" where the standard error is a lower bound
 
 
-def write_tables(comparison: Comparison, folder: Path) -> None:
+def write_tables(comparison: Comparison, folder: Path) -> dict[str, str]:
     """CSV files of all curves with their standard errors, and of the errors.
+
+    Returns
+    -------
+    dict of str
+        SHA-256 of every file, for the record of the comparison.
 
     Raises
     ------
@@ -63,6 +68,7 @@ def write_tables(comparison: Comparison, folder: Path) -> None:
             ["run", "types", "q / nm^-1", "S", *_ERROR],
             _structure_factor_rows(named),
         )
+    return {path.name: file_hash(path) for path in sorted(folder.glob("*.csv"))}
 
 
 def _curve_columns(

@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT, VERSION = "openmm_cgkd time step", 2
 _BY_KINETIC_ENERGY = 1  # version 0.1 did not look at the configurational temperature
+_STEPS = 1e-5, 1.0  # ps; others are of no coarse-grained dynamics
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,12 @@ def recommendation_path(model: Path) -> Path:
     return model.with_name("timestep.json")
 
 
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError("no number")
+    return float(value)
+
+
 def read_recommendation(model: Path) -> Recommendation | None:
     """Recommended time step of a potential; None if there is none for this very file.
 
@@ -64,9 +71,9 @@ def read_recommendation(model: Path) -> Recommendation | None:
         version = content["version"]
         names = ("timestep_ps", "temperature_error", "temperature_error_se")
         if version == _BY_KINETIC_ENERGY:
-            found = Recommendation(float(content["timestep_ps"]))
+            found = Recommendation(_number(content["timestep_ps"]))
         elif version == VERSION:
-            found = Recommendation(*(float(content[name]) for name in names))
+            found = Recommendation(*(_number(content[name]) for name in names))
         else:
             logger.warning(
                 "%s: is of version %r, and this package reads %d at most; searching again",
@@ -76,10 +83,10 @@ def read_recommendation(model: Path) -> Recommendation | None:
     except RecordError as error:
         logger.warning("%s", error)
         return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         found = Recommendation(math.nan)
     numbers = [found.timestep, found.error or 0.0, found.error_se or 0.0]
-    if not (found.timestep > 0 and all(map(math.isfinite, numbers))):
+    if not (_STEPS[0] <= found.timestep <= _STEPS[1] and all(map(math.isfinite, numbers))):
         logger.warning("%s: holds no time step; searching again", path)
         return None
     if found.error is None:

@@ -65,3 +65,10 @@ def test_damaged_files_count_as_none(model, caplog):
         for name in ("timestep_ps", "temperature_error_se")[: 1 if wrong in (0, -0.004) else 2]:
             write_record(path, content(model, **{name: wrong}))
             assert read_recommendation(model) is None
+
+
+@pytest.mark.parametrize("step", [1e-12, 1e300, 10**400, True, "0.02", None])
+def test_time_steps_of_no_dynamics_count_as_none(model, caplog, step):
+    write_record(recommendation_path(model), content(model, timestep_ps=step))
+    assert read_recommendation(model) is None
+    assert "holds no time step; searching again" in caplog.text
