@@ -76,10 +76,12 @@ def test_run_makes_every_result_and_prints_the_table(finished_run, small_run):
     for pair in report["pairs"]:
         row = next(
             line
-            for line in result.stdout.splitlines()
+            for line in result.stderr.splitlines()
             if line.startswith("-".join(pair["types"]) + " ")
         )
         assert f"{pair['mean_absolute_error']:.3f}" in row
+    summary = next(line for line in result.stdout.splitlines() if line.startswith("RDF error"))
+    assert f"{report['mean']['mean_absolute_error']:.3f}" in summary
     for words in ("student.pt", "trajectory.dcd", "rdf.png", "ns/day", "samples", "time per step"):
         assert words in result.stdout
     assert "Traceback" not in result.stderr
