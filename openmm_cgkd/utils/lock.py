@@ -243,7 +243,8 @@ def _open(file: Path) -> tuple[int, bool, bool]:
     """Open a lock file: descriptor, whether it was made here, and whether it can be written."""
     # not through a link, which somebody else may have put there, nor into what is no file
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
+    kinds = stat.S_IFREG, stat.S_IFDIR  # opening a folder fails by itself
+    if os.path.lexists(file) and stat.S_IFMT(file.lstat().st_mode) not in kinds:
         raise FolderInUseError(f"{file}: is a link, or no file; remove it.")
     while True:
         with contextlib.suppress(FileExistsError):

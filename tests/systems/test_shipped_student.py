@@ -39,9 +39,8 @@ def test_it_was_trained_on_the_shipped_frames(folder):
 
 
 def test_its_report_is_of_this_network_and_these_frames(folder):
-    """The report was made before there was a soft wall."""
     page = (folder / "report.html").read_text()
-    assert read_metadata(BEFORE).content_sha256 in page
+    assert read_metadata(folder / "student.pt").content_sha256 in page
     assert read_frames(folder / "frames.h5").identity in page
 
 
